@@ -1,0 +1,236 @@
+"""Read run settings, from a YAML file or from the command line, into one flat table.
+
+Both sources give {setting path: Given}; a name that means the same setting has the same path, so
+that laying one table over the other settles which source wins.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mindformers_glm.config.refused_settings import find_refusal
+from mindformers_glm.config.yaml_schema import (
+    SETTINGS,
+    Setting,
+    block_keys,
+    find_setting,
+    is_block,
+    nearest_name,
+)
+from mindformers_glm.core.errors import ConfigError
+
+# Sources are written as they end a phrase: "seed in run.yaml", "--seed on the command line".
+COMMAND_LINE = "on the command line"
+_LONGEST_SHOWN_VALUE = 80
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that the user gave to a setting, and how and where they gave it."""
+
+    value: Any
+    name: str
+    source: str
+
+
+def read_yaml_settings(path: Path) -> dict[str, Given]:
+    """Read a YAML file in upstream's schema.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds something that is no setting.
+    """
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)
+    except OSError as problem:
+        raise ConfigError(f"Cannot read the config file {path}: {problem.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"The config file {path} is not UTF-8 text.") from None
+    except yaml.YAMLError as problem:
+        raise ConfigError(f"The config file {path} is not valid YAML: {_told(problem)}.") from None
+    except RecursionError:
+        raise ConfigError(f"The config file {path} is nested too deeply.") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"The config file {path} must hold `key: value` lines, it holds {tree!r}."
+        )
+    return settings_from_tree(tree, f"in {path}")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key stands once, and a value that cannot be is a YAMLError too."""
+
+    # PyYAML's type stubs call the anchor a dict; it is text or None, and only passed on here.
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        # Before merge keys (<<) are resolved, whose purpose is that a key stands twice.
+        node = super().compose_mapping_node(anchor)
+        first_lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            identity = (key.tag, key.value)
+            if identity in first_lines:
+                raise yaml.composer.ComposerError(
+                    None,
+                    None,
+                    f"the key {key.value} stands twice, first in line {first_lines[identity]}",
+                    key.start_mark,
+                )
+            first_lines[identity] = key.start_mark.line + 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError:  # 2020-13-45, or a number with more digits than Python reads
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"{_shortened(node.value)} is neither a number nor a date",
+                node.start_mark,
+            ) from None
+
+
+def _told(problem: yaml.YAMLError) -> str:
+    """What is wrong and in which line, without PyYAML's excerpt of the file."""
+    if not isinstance(problem, yaml.MarkedYAMLError) or problem.problem_mark is None:
+        return " ".join(str(problem).split())
+    what = ", ".join(part for part in (problem.context, problem.problem) if part)
+    return f"{what} (line {problem.problem_mark.line + 1})"
+
+
+def settings_from_tree(tree: Mapping[str, Any], source: str) -> dict[str, Given]:
+    """The settings in nested mappings; `source` names them in messages."""
+    settings: dict[str, Given] = {}
+    for name, value in _leaves(tree, source, prefix=""):
+        setting = find_setting(name)
+        if setting is None:
+            raise unknown_name(name, source)
+        _add(settings, setting, _read_value(setting, value, name, source, from_text=False))
+    return settings
+
+
+def setting_from_text(name: str, texts: list[str]) -> tuple[Setting, Given]:
+    """The setting that `--name texts...` on the command line gives.
+
+    Raises:
+        ConfigError: there is no such setting, or it does not take this value.
+    """
+    refuse_if_listed(name, COMMAND_LINE)
+    setting = find_setting(name, on_command_line=True)
+    if setting is None:
+        refuse_if_block(name, COMMAND_LINE)
+        raise unknown_name(name, COMMAND_LINE)
+    value: Any = texts if setting.type.takes_many else " ".join(texts)
+    return setting, _read_value(setting, value, f"--{name}", COMMAND_LINE, from_text=True)
+
+
+def refuse_if_listed(name: str, source: str) -> None:
+    """Raise if `name` is one of upstream's settings that are never accepted here."""
+    reason = find_refusal(name)
+    if reason is not None:
+        raise ConfigError(f"{name} {source} is refused: {reason}.")
+
+
+def refuse_if_block(name: str, source: str) -> None:
+    """Raise if `name` is a block of settings where a single one was expected."""
+    if is_block(name):
+        raise ConfigError(
+            f"{name} {source} is a block of settings: give one of them, {_some_keys(name)}."
+        )
+
+
+def unknown_name(name: str, source: str) -> ConfigError:
+    """The error for a name that is no setting."""
+    if name == "config":
+        return ConfigError(
+            f"config {source} is no setting: give the YAML file as --config FILE on its own."
+        )
+    # What only the command line has, beside the settings.
+    extra = ("config", "options") if source == COMMAND_LINE else ()
+    nearest = nearest_name(name, extra=extra)
+    return ConfigError(f"Unknown setting {name} {source}: did you mean {nearest}?")
+
+
+def _some_keys(block: str) -> str:
+    return "such as " + ", ".join(block_keys(block)[:3])
+
+
+def default_value(path: str) -> Any:
+    """What a setting is where nobody gives it."""
+    return next(setting.default for setting in SETTINGS if setting.path == path)
+
+
+def _leaves(tree: Mapping[str, Any], source: str, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every leaf; None means that the key was left empty."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if value is None and (is_block(name) or find_setting(name) or find_refusal(name)):
+            continue
+        refuse_if_listed(name, source)
+        # An unknown block is entered too: its first key tells best which block was meant.
+        if isinstance(value, dict) and value and find_setting(name) is None:
+            yield from _leaves(value, source, prefix=f"{name}.")
+        elif is_block(name) and value != {}:
+            raise ConfigError(
+                f"{name} {source} must be a block of settings, {_some_keys(name)}, got "
+                f"{_shortened(value)}."
+            )
+        elif not is_block(name):
+            yield name, value
+
+
+def _read_value(setting: Setting, raw: Any, name: str, source: str, *, from_text: bool) -> Given:
+    """Convert and check one value."""
+    try:
+        if not from_text:
+            value = setting.type.from_yaml(raw)
+        elif setting.type.takes_many:
+            value = tuple(setting.type.from_text(text) for text in raw)
+        else:
+            value = setting.type.from_text(raw)
+    except ValueError:
+        raise ConfigError(
+            f"{name} {source} must be {setting.type.description}, got {_shortened(raw)}."
+        ) from None
+    # `is` for bool against int: True == 1 in Python, and neither may pass for the other.
+    if setting.only and not any(
+        value == allowed and isinstance(value, bool) == isinstance(allowed, bool)
+        for allowed in setting.only
+    ):
+        allowed_text = " or ".join(_shown(allowed) for allowed in setting.only)
+        raise ConfigError(
+            f"{name} {source} is {_shown(value)} but can only be {allowed_text} here: "
+            f"{setting.because}."
+        )
+    if setting.minimum is not None and value < setting.minimum:
+        raise ConfigError(f"{name} {source} must be at least {setting.minimum}, got {value}.")
+    return Given(value, name, source)
+
+
+def _shortened(raw: Any) -> str:
+    """A value as it was read, cut where it would bury the sentence."""
+    text = repr(raw)
+    if len(text) > _LONGEST_SHOWN_VALUE:
+        return f"{text[: _LONGEST_SHOWN_VALUE // 2]}... ({len(text)} characters)"
+    return text
+
+
+def _shown(value: Any) -> str:
+    """A value as the user would write it."""
+    if value == "":
+        return "left out"
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _add(settings: dict[str, Given], setting: Setting, given: Given) -> None:
+    """Enter a setting; two names of one setting in one file must agree."""
+    other = settings.get(setting.path)
+    if other is not None and other.value != given.value:
+        raise ConfigError(
+            f"{other.name} and {given.name} {given.source} mean the same setting but differ: "
+            f"{other.value} and {given.value}; keep one."
+        )
+    settings[setting.path] = given

@@ -1,0 +1,38 @@
+"""Ctrl-C where an exception in the middle would do harm."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def delay_interrupts() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block has ended, then deliver the first of them.
+
+    For MindSpore's graph compiler, which runs Python code: an exception there comes out as a page
+    of C++ errors and leaves a dump (rank_0/om/analyze_fail.ir) behind. Outside the main thread the
+    block just runs, since Python calls signal handlers in the main thread only.
+    """
+    # None is a handler that C code installed: Python could not put it back.
+    handlers = {number: signal.getsignal(number) for number in _INTERRUPTS}
+    if threading.current_thread() is not threading.main_thread() or None in handlers.values():
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+
+    try:
+        for number in handlers:
+            signal.signal(number, hold)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])

@@ -1,0 +1,20 @@
+"""The Cell classes that layer specs are made of."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Operators:
+    """One class per operator, as one device implements them.
+
+    How each is built and called is fixed by the layers; see the classes of kernels/cpu/cells.py.
+    """
+
+    embedding: type
+    rms_norm: type
+    rms_norm_add: type
+    linear: type
+    norm_linear: type
+    norm_gated_linear: type
+    paged_attention: type
+    gather_rows: type

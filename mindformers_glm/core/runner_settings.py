@@ -1,0 +1,125 @@
+"""What a model runner must know besides the architecture: types and the largest step."""
+
+from dataclasses import dataclass, fields
+from numbers import Integral
+from typing import Any
+
+from mindformers_glm.config.value_types import DTYPE
+from mindformers_glm.core.dtypes import DTYPE_BYTES
+from mindformers_glm.core.errors import ConfigError
+
+# (params_dtype, compute_dtype) -> how products are taken. Accumulation is float32 in every case.
+PRECISIONS: dict[tuple[str, str], str] = {
+    ("float32", "float32"): "exact float32",
+    ("bfloat16", "bfloat16"): "activations rounded to bfloat16 before each product",
+    ("bfloat16", "float32"): "weights widened to float32, activations float32",
+    (
+        "float16",
+        "float16",
+    ): "activations rounded to float16 before each product, saturating at 65504",
+    ("float16", "float32"): "weights widened to float32, activations float32",
+}
+
+# A context of 131072 tokens would reserve gigabytes of KV cache that few prompts need.
+DEFAULT_MAX_MODEL_LEN = 8192
+
+_DTYPE_FIELDS = ("params_dtype", "compute_dtype", "rotary_dtype")
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """Types and sizes a runner is built for.
+
+    params_dtype: type of the weights in memory; compute_dtype: type in which activations enter a
+    product; rotary_dtype: type the cos/sin tables are rounded to.
+    `max_num_batched_tokens` is the largest number of rows in one step, `max_num_seqs` the largest
+    number of sequences.
+    """
+
+    params_dtype: str
+    compute_dtype: str
+    rotary_dtype: str
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+
+    def __post_init__(self) -> None:
+        if (self.params_dtype, self.compute_dtype) not in PRECISIONS:
+            allowed = ", ".join(f"{params}/{compute}" for params, compute in PRECISIONS)
+            raise ConfigError(
+                f"params_dtype {self.params_dtype} with compute_dtype {self.compute_dtype} "
+                f"cannot be computed: use one of params_dtype/compute_dtype {allowed}."
+            )
+        if self.rotary_dtype not in DTYPE_BYTES:
+            raise ConfigError(
+                f"rotary_dtype must be one of {', '.join(DTYPE_BYTES)}, got {self.rotary_dtype!r}."
+            )
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, Integral):
+                raise ConfigError(f"{name} must be a whole number, got {size!r}.")
+            if size < 1:
+                raise ConfigError(f"{name} must be at least 1, got {size}.")
+
+    @classmethod
+    def with_defaults(
+        cls, checkpoint_dtype: str, max_position_embeddings: int, **given: Any
+    ) -> "RunnerSettings":
+        """Settings with what is not given (or None) chosen from the checkpoint.
+
+        Weights keep the checkpoint's type, products take the weights', RoPE tables the products'.
+
+        Raises:
+            ConfigError: there is no such setting, or its value is of the wrong type, out of its
+                range, or beyond the checkpoint's context.
+        """
+        known = tuple(field.name for field in fields(cls))
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"{name!r} is not a setting: use {', '.join(known)}.")
+        chosen = {
+            name: _read_dtype(name, value) if name in _DTYPE_FIELDS else value
+            for name, value in given.items()
+            if value is not None
+        }
+        params_dtype = chosen.get("params_dtype", checkpoint_dtype)
+        compute_dtype = chosen.get("compute_dtype", params_dtype)
+        defaults: dict[str, Any] = {
+            "params_dtype": params_dtype,
+            "compute_dtype": compute_dtype,
+            "rotary_dtype": compute_dtype,
+            "max_num_seqs": 32,
+            "max_num_batched_tokens": 512,
+            "max_model_len": min(max_position_embeddings, DEFAULT_MAX_MODEL_LEN),
+            "block_size": 32,
+        }
+        settings = cls(**(defaults | chosen))
+        if settings.max_model_len > max_position_embeddings:
+            raise ConfigError(
+                f"max_model_len={settings.max_model_len} is more than the checkpoint's "
+                f"max_position_embeddings={max_position_embeddings}: lower it."
+            )
+        return settings
+
+    @property
+    def kv_cache_dtype(self) -> str:
+        """Type of cached keys and values: float16 wherever products are not float32.
+
+        It has 8 times bfloat16's precision in the same two bytes, and attention scores are where
+        rounding shows most; keys and values come nowhere near its limit of 65504 (they saturate).
+        """
+        return "float32" if self.compute_dtype == "float32" else "float16"
+
+    @property
+    def max_blocks_per_seq(self) -> int:
+        """Blocks that the longest sequence needs."""
+        return -(-self.max_model_len // self.block_size)
+
+
+def _read_dtype(name: str, value: Any) -> str:
+    """The full name of a type, which may be given as on the command line ("bf16")."""
+    try:
+        return DTYPE.from_yaml(value)
+    except ValueError:
+        raise ConfigError(f"{name} must be {DTYPE.description}, got {value!r}.") from None

@@ -1,0 +1,34 @@
+"""A Cell that holds weights of a checkpoint."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mindspore import nn
+
+
+@dataclass(frozen=True)
+class LoadInto:
+    """Where one parameter's tensors go: `load` is given them in the order of its weight rule."""
+
+    load: Callable[[Sequence[Any]], None]
+
+
+class WeightedCell(nn.Cell):
+    """Base of the operator Cells that own Parameters.
+
+    The Parameters are allocated, not filled, when the Cell is built; the memory is touched only by
+    `load`, so that a weight is never in memory twice.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._targets: dict[str, LoadInto] = {}
+
+    def weight_targets(self) -> dict[str, LoadInto]:
+        """Local parameter name -> how it is filled."""
+        return self._targets
+
+    def num_weight_bytes(self) -> int:
+        """Bytes of this Cell's own Parameters in memory."""
+        return sum(parameter.nbytes for parameter in self.parameters_dict(recurse=False).values())

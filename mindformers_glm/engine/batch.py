@@ -1,0 +1,100 @@
+"""The flat arrays of one step, made from what the scheduler chose."""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindformers_glm.engine.scheduler import Chunk
+
+
+@dataclass(frozen=True)
+class ModelBatch:
+    """One step: the new tokens of all sequences, packed on axis 0.
+
+    Example: block_size 4, a sequence of 5 prompt tokens in blocks [0, 1] and one at its 7th token
+    in blocks [3, 2]:
+        positions [0 1 2 3 4 | 6], slot_mapping [0 1 2 3 4 | 10], query_start [0, 5, 6],
+        seq_lens [5, 7], block_tables [[0, 1], [3, 2]], sample_rows [4, 5].
+
+    Attributes:
+        token_ids: int32 [num_rows].
+        positions: int32 [num_rows], position of each token in its sequence.
+        slot_mapping: int32 [num_rows], where K and V go: block * block_size + offset.
+        query_start: int32 [num_seqs + 1]; sequence s has rows query_start[s]..query_start[s + 1]-1.
+        seq_lens: int32 [num_seqs], total KV length of each sequence after this step.
+        block_tables: blocks of each sequence in logical order.
+        sample_rows: int32 [num_samples], rows whose logits are wanted; of each sampled sequence the
+            row of its last token and those of its draft.
+    """
+
+    token_ids: np.ndarray
+    positions: np.ndarray
+    slot_mapping: np.ndarray
+    query_start: np.ndarray
+    seq_lens: np.ndarray
+    block_tables: list[list[int]]
+    sample_rows: np.ndarray
+
+
+def build_batch(chunks: Items[Chunk], block_size: int, sample_all_rows: bool = False) -> ModelBatch:
+    """Pack chunks of distinct sequences into one step.
+
+    Args:
+        chunks: at least one; each sequence holds blocks for its chunk.
+        sample_all_rows: ask for the logits of every row, not only of each last one.
+    """
+    query_start = np.cumsum([0, *(chunk.num_rows for chunk in chunks)], dtype=np.int32)
+    # Tokens and draft of each chunk: positions [start, end).
+    ends = [chunk.end + len(chunk.draft) for chunk in chunks]
+    samples = [
+        np.arange(end_row - chunk.num_samples, end_row, dtype=np.int32)
+        for chunk, end_row in zip(chunks, query_start[1:], strict=True)
+    ]
+    return ModelBatch(
+        token_ids=np.concatenate([_token_ids(chunk) for chunk in chunks]),
+        positions=np.concatenate(
+            [np.arange(c.start, end, dtype=np.int32) for c, end in zip(chunks, ends, strict=True)]
+        ),
+        slot_mapping=np.concatenate(
+            [
+                build_slot_mapping(c.sequence.block_table, c.start, end, block_size)
+                for c, end in zip(chunks, ends, strict=True)
+            ]
+        ),
+        query_start=query_start,
+        seq_lens=np.array(ends, np.int32),
+        block_tables=[list(chunk.sequence.block_table) for chunk in chunks],
+        sample_rows=(
+            np.arange(query_start[-1], dtype=np.int32)
+            if sample_all_rows
+            else np.concatenate(samples)
+        ),
+    )
+
+
+def _token_ids(chunk: Chunk) -> np.ndarray:
+    token_ids = chunk.sequence.token_ids[chunk.start : chunk.end]
+    if not chunk.draft:
+        return token_ids
+    return np.concatenate([token_ids, np.array(chunk.draft, np.int32)])
+
+
+def build_slot_mapping(
+    block_table: Items[int], start: int, end: int, block_size: int
+) -> np.ndarray:
+    """Map token positions [start, end) of one sequence to KV-cache slots.
+
+    Args:
+        block_table: physical block ids, in logical order.
+        block_size: tokens per block.
+    Returns:
+        int32 [end - start]; slot = block_table[p // block_size] * block_size + p % block_size.
+    Raises:
+        ValueError: `end` lies beyond the allocated blocks.
+    """
+    if end > len(block_table) * block_size:
+        raise ValueError(f"{end} tokens do not fit into {len(block_table)} blocks of {block_size}")
+    positions = np.arange(start, end, dtype=np.int32)
+    blocks = np.asarray(block_table, np.int32)[positions // block_size]
+    return blocks * np.int32(block_size) + positions % np.int32(block_size)

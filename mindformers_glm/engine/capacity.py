@@ -1,0 +1,56 @@
+"""KV-cache blocks for a given model on this machine: what it needs against what there is."""
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.footprint import (
+    count_kv_block_bytes,
+    count_weight_bytes,
+    count_workspace_bytes,
+)
+from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.engine.host_memory import read_available_memory
+from mindformers_glm.engine.memory import MemoryDemand, MemorySupply, plan_kv_blocks
+from mindformers_glm.engine.runner import ModelRunner
+
+
+def check_memory_before_loading(
+    config: GlmConfig, settings: RunnerSettings, cap_bytes: int | None
+) -> None:
+    """Refuse a model that cannot fit, from its config alone and before the long work.
+
+    Raises:
+        MemoryBudgetError: weights, workspace and one sequence's KV cache do not fit.
+    """
+    demand = _demand(
+        settings,
+        count_weight_bytes(config, settings.params_dtype),
+        count_workspace_bytes(config, settings),
+        count_kv_block_bytes(config, settings),
+    )
+    plan_kv_blocks(demand, MemorySupply(cap_bytes, read_available_memory()))
+
+
+def plan_kv_blocks_of(runner: ModelRunner, settings: RunnerSettings, cap_bytes: int | None) -> int:
+    """Return how many KV-cache blocks a loaded runner may have.
+
+    Raises:
+        MemoryBudgetError: not even one sequence of max_model_len fits.
+    """
+    demand = _demand(settings, runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes)
+    available = read_available_memory()
+    if available is not None:
+        available += runner.weights_bytes  # they are in memory now
+    return plan_kv_blocks(demand, MemorySupply(cap_bytes, available))
+
+
+def _demand(
+    settings: RunnerSettings, weights_bytes: int, workspace_bytes: int, kv_block_bytes: int
+) -> MemoryDemand:
+    return MemoryDemand(
+        weights_bytes=weights_bytes,
+        workspace_bytes=workspace_bytes,
+        kv_block_bytes=kv_block_bytes,
+        block_size=settings.block_size,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        params_dtype=settings.params_dtype,
+    )

@@ -1,0 +1,148 @@
+"""The runner on static graphs: one graph per row bucket, compiled on first use."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from mindspore import Tensor
+from mindspore.nn import Cell
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.attn_metadata import AttnMetadataBuffer
+from mindformers_glm.core.footprint import count_kv_block_bytes, count_workspace_bytes
+from mindformers_glm.core.interrupts import delay_interrupts
+from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.engine.batch import ModelBatch
+from mindformers_glm.models.glm4 import InferenceGlm4ForCausalLM
+from mindformers_glm.models.glm4.utils import build_network
+from mindformers_glm.weights.checkpoint import Checkpoint
+
+# Rows a graph is compiled for; a step takes the smallest that holds it. Operators touch only the
+# real rows, so a larger bucket costs memory and not time.
+ROW_BUCKETS = (1, 8, 32, 128, 512, 2048, 8192)
+# Logits of this many rows at a time: 32 x 151,552 float32 are 19 MB.
+SAMPLE_BUCKETS = (1, 8, 32)
+
+
+def create_runner(
+    config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings
+) -> "CpuModelRunner":
+    """Build the network that the registry names, load the weights and wrap it in a runner."""
+    network = build_network(config, settings)
+    network.load_weights(checkpoint)
+    return CpuModelRunner(network)
+
+
+class CpuModelRunner:
+    """Runs batches on the CPU network (protocol: engine/runner.py)."""
+
+    def __init__(self, network: InferenceGlm4ForCausalLM) -> None:
+        settings = network.settings
+        self.network = network
+        self.vocab_size = network.glm_config.vocab_size
+        self.weights_bytes = network.num_weight_bytes()
+        self.workspace_bytes = count_workspace_bytes(network.glm_config, settings)
+        self.kv_block_bytes = count_kv_block_bytes(network.glm_config, settings)
+        self._compiled: set[tuple[object, ...]] = set()  # cells with the shapes of their inputs
+        self._row_inputs = {
+            rows: _RowInputs(rows, settings)
+            for rows in _buckets_up_to(settings.max_num_batched_tokens, ROW_BUCKETS)
+        }
+        self._sample_inputs = {
+            samples: _SampleInputs(samples)
+            for samples in _buckets_up_to(
+                min(settings.max_num_batched_tokens, SAMPLE_BUCKETS[-1]), SAMPLE_BUCKETS
+            )
+        }
+
+    def allocate_kv_cache(self, num_blocks: int) -> None:
+        """Reserve the KV cache; once, before the first step."""
+        self.network.allocate_kv_cache(num_blocks)
+
+    def execute(self, batch: ModelBatch) -> np.ndarray:
+        """Run one step; see engine/runner.py.
+
+        Returns:
+            float32 [len(batch.sample_rows), vocab_size].
+        """
+        inputs = self._row_inputs[_smallest_bucket(self._row_inputs, len(batch.token_ids))]
+        hidden_states = self._run(self.network.model, inputs.fill(batch))
+        hidden_states.asnumpy()  # waits for the graph: the next step reuses the input buffers
+        return self._compute_logits(hidden_states, batch.sample_rows)
+
+    def _compute_logits(self, hidden_states: Tensor, sample_rows: np.ndarray) -> np.ndarray:
+        largest = max(self._sample_inputs)
+        if len(sample_rows) <= largest:
+            return self._compute_logits_of(hidden_states, sample_rows)
+        logits = np.empty((len(sample_rows), self.vocab_size), np.float32)
+        for start in range(0, len(sample_rows), largest):
+            rows = sample_rows[start : start + largest]
+            logits[start : start + len(rows)] = self._compute_logits_of(hidden_states, rows)
+        return logits
+
+    def _compute_logits_of(self, hidden_states: Tensor, rows: np.ndarray) -> np.ndarray:
+        if len(rows) == 0:
+            return np.empty((0, self.vocab_size), np.float32)
+        inputs = self._sample_inputs[_smallest_bucket(self._sample_inputs, len(rows))]
+        tensors = (hidden_states, *inputs.fill(rows))
+        return self._run(self.network.logits_head, tensors).asnumpy()[: len(rows)]
+
+    def _run(self, cell: Cell, tensors: tuple[Tensor, ...]) -> Tensor:
+        signature = (cell, *(tensor.shape for tensor in tensors))
+        if signature in self._compiled:
+            return cell(*tensors)
+        with delay_interrupts():
+            output = cell(*tensors)
+        self._compiled.add(signature)
+        return output
+
+
+class _RowInputs:
+    """Input tensors of one row bucket; they share memory with NumPy arrays refilled every step."""
+
+    def __init__(self, max_rows: int, settings: RunnerSettings) -> None:
+        self._token_ids = np.zeros(max_rows, np.int32)
+        self._num_rows = np.zeros(1, np.int32)
+        self._metadata = AttnMetadataBuffer(
+            max_rows, min(max_rows, settings.max_num_seqs), settings.max_blocks_per_seq
+        )
+        self._tensors = (
+            Tensor.from_numpy(self._token_ids),
+            Tensor.from_numpy(self._num_rows),
+            Tensor.from_numpy(self._metadata.array),
+        )
+
+    def fill(self, batch: ModelBatch) -> tuple[Tensor, ...]:
+        num_rows = len(batch.token_ids)
+        self._token_ids[:num_rows] = batch.token_ids
+        self._num_rows[0] = num_rows
+        self._metadata.fill(
+            batch.positions,
+            batch.slot_mapping,
+            batch.query_start,
+            batch.seq_lens,
+            batch.block_tables,
+        )
+        return self._tensors
+
+
+class _SampleInputs:
+    """Input tensors of one bucket of the logits head."""
+
+    def __init__(self, max_samples: int) -> None:
+        self._rows = np.zeros(max_samples, np.int32)
+        self._num_samples = np.zeros(1, np.int32)
+        self._tensors = (Tensor.from_numpy(self._rows), Tensor.from_numpy(self._num_samples))
+
+    def fill(self, rows: np.ndarray) -> tuple[Tensor, ...]:
+        self._rows[: len(rows)] = rows
+        self._num_samples[0] = len(rows)
+        return self._tensors
+
+
+def _buckets_up_to(largest: int, buckets: tuple[int, ...]) -> tuple[int, ...]:
+    """The buckets below `largest`, and `largest` itself."""
+    return (*(size for size in buckets if size < largest), largest)
+
+
+def _smallest_bucket(buckets: Iterable[int], size: int) -> int:
+    return min(bucket for bucket in buckets if bucket >= size)

@@ -1,0 +1,40 @@
+"""The sizes the engine schedules with."""
+
+from dataclasses import dataclass
+
+from mindformers_glm.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Limits of one engine.
+
+    max_num_seqs: most sequences that hold KV-cache blocks at the same time.
+    max_num_batched_tokens: most rows of one step, prefill and decode together.
+    max_model_len: most tokens of prompt and answer together.
+    num_blocks: KV-cache blocks of `block_size` tokens each.
+    seed: draws of requests without their own seed follow from it.
+    prompt_lookup_num_tokens: most tokens that a step guesses ahead; 0: none.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    block_size: int
+    num_blocks: int
+    seed: int
+    prompt_lookup_num_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "max_model_len",
+            "block_size",
+            "num_blocks",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("seed", "prompt_lookup_num_tokens"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")

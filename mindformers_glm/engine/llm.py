@@ -1,0 +1,405 @@
+"""The Python API: a checkpoint folder in, answers out."""
+
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Items
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from mindformers_glm.backends import select_backend
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.value_types import parse_size
+from mindformers_glm.core.errors import CheckpointError, ConfigError, GlmError, PromptError
+from mindformers_glm.core.log import note
+from mindformers_glm.core.progress import Progress
+from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.engine.capacity import check_memory_before_loading, plan_kv_blocks_of
+from mindformers_glm.engine.engine_config import EngineConfig
+from mindformers_glm.engine.generation_defaults import (
+    DEFAULT_MAX_NEW_TOKENS,
+    from_generation_config,
+)
+from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.request_output import RequestOutput
+from mindformers_glm.engine.row_logits import compute_row_logits
+from mindformers_glm.engine.runner import ModelRunner
+from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+
+# Eight rows in a step take little longer than one: the products are bound by reading the weights.
+DEFAULT_PROMPT_LOOKUP_NUM_TOKENS = 7
+
+# A text, token ids, or a conversation.
+Prompt = str | Items[int] | Items[Mapping[str, Any]]
+
+
+class LLM:
+    """A loaded model that answers prompts.
+
+        with LLM("/models/GLM-4-9B-0414") as llm:
+            print(llm.generate("请介绍一下北京")[0].text)
+
+    Not thread-safe. Several `stream`s may be read in turns; their requests run together.
+
+    Args:
+        pretrained_model_dir: a Hugging Face folder as downloaded.
+        params_dtype: type of the weights in memory (float32, bfloat16, float16, or short fp32,
+            bf16, fp16); None: as in the checkpoint.
+        compute_dtype: type in which products are taken; None: `params_dtype`.
+        rotary_dtype: type of the RoPE tables; None: `compute_dtype`.
+        max_model_len: most tokens of prompt and answer together; None: the checkpoint's limit, but
+            at most 8192.
+        max_num_seqs: most requests that run together; None: 32.
+        max_num_batched_tokens: most tokens of one step; longer prompts are split. None: 512.
+        max_device_memory: cap for weights, KV cache and workspace, bytes or a text such as "59GB"
+            (2**30); None: what the machine has.
+        block_size: tokens of one KV-cache block.
+        seed: draws of requests without their own seed follow from it and from the request's number.
+        prompt_lookup_num_tokens: most tokens that a step guesses ahead from what prompt and answer
+            hold already; 0: none; None: 7. Answers are the same, repetitive ones come faster.
+        device_target: "CPU" or "Ascend"; None: Ascend where there is one.
+        apply_chat_template: whether a text is written as a user's message: True, False, or "auto"
+            for True where the checkpoint has a chat template. Token ids are taken as they are.
+    Raises:
+        GlmError: the folder, a setting, or the memory does not allow it; in one sentence.
+    """
+
+    def __init__(
+        self,
+        pretrained_model_dir: str | Path,
+        *,
+        params_dtype: str | None = None,
+        compute_dtype: str | None = None,
+        rotary_dtype: str | None = None,
+        max_model_len: int | None = None,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        max_device_memory: str | int | None = None,
+        block_size: int | None = None,
+        seed: int = 0,
+        prompt_lookup_num_tokens: int | None = None,
+        device_target: str | None = None,
+        apply_chat_template: bool | Literal["auto"] = "auto",
+    ) -> None:
+        cap_bytes = _read_size(max_device_memory)
+        _check_border(pretrained_model_dir, seed, apply_chat_template)
+        max_draft_len = _read_draft_len(prompt_lookup_num_tokens)
+        config = GlmConfig.from_hf(pretrained_model_dir)
+        with Checkpoint.open(pretrained_model_dir) as checkpoint:
+            config = resolve_attention_bias(config, checkpoint)
+            check_rules(build_rules(config), checkpoint)
+            settings = RunnerSettings.with_defaults(
+                config.torch_dtype or checkpoint.dtype,
+                config.max_position_embeddings,
+                params_dtype=params_dtype,
+                compute_dtype=compute_dtype,
+                rotary_dtype=rotary_dtype,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens,
+                max_model_len=max_model_len,
+                block_size=block_size,
+            )
+            defaults = from_generation_config(pretrained_model_dir)
+            self.tokenizer: GlmTokenizer = load_tokenizer(pretrained_model_dir)
+            _check_vocabulary(self.tokenizer, config, pretrained_model_dir)
+            backend = select_backend(device_target)
+            # Before the long work, from the sizes in the headers; again below with the real ones.
+            check_memory_before_loading(config, settings, cap_bytes)
+            runner: ModelRunner = backend.create_runner(config, checkpoint, settings)
+        num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes)
+        runner.allocate_kv_cache(num_blocks)
+        self.config = config
+        self.settings = settings
+        self._apply_chat_template = apply_chat_template
+        self._is_length_noted = False
+        self._num_requests = 0
+        self._undelivered: defaultdict[str, deque[RequestOutput]] = defaultdict(deque)
+        self._open_engine: LLMEngine | None = LLMEngine(
+            runner,
+            EngineConfig(
+                max_num_seqs=settings.max_num_seqs,
+                max_num_batched_tokens=settings.max_num_batched_tokens,
+                max_model_len=settings.max_model_len,
+                block_size=settings.block_size,
+                num_blocks=num_blocks,
+                seed=seed,
+                prompt_lookup_num_tokens=max_draft_len,
+            ),
+            self.tokenizer,
+            eos_token_ids=(
+                *config.eos_token_ids,
+                *defaults.eos_token_ids,
+                *self.tokenizer.eos_token_ids,
+            ),
+            defaults=defaults,
+        )
+
+    def generate(
+        self,
+        prompts: Prompt | Items[Prompt],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer prompts together, in one continuous batch.
+
+        Args:
+            prompts: one prompt or several; each a text, token ids or a conversation.
+            sampling_params: one for all prompts, or one for each; None: as the checkpoint says.
+        Returns:
+            One output for each prompt, in their order. A prompt that cannot be run has
+            finish_reason "error" and says why in `error`; the others run.
+        Raises:
+            PromptError: `prompts` as a whole is none of these.
+            ConfigError: sampling_params are of another type, or not as many as prompts.
+        """
+        wanted: list[Any] = [prompts] if _is_single_prompt(prompts) else list(prompts)
+        params = _spread_params(sampling_params, len(wanted))
+        outputs: dict[str, RequestOutput] = {}
+        request_ids = []
+        try:
+            for prompt, prompt_params in zip(wanted, params, strict=True):
+                request_ids.append(self._add(prompt, prompt_params))
+            with Progress("Generating", len(wanted), "prompt") as progress:
+                for output in self._collect(request_ids):
+                    if output.finished:
+                        outputs[output.request_id] = output
+                        progress.advance(1)
+        finally:
+            self._discard(request_ids)
+        return [outputs[request_id] for request_id in request_ids]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        tools: Items[Mapping[str, Any]] | None = None,
+    ) -> Iterator[RequestOutput]:
+        """Answer one prompt; yields an output for each step, the last one has a finish_reason.
+
+        A step gives one token, or several where `prompt_lookup_num_tokens` guessed right.
+        `delta_text` is what is new; it can be empty while a character or a stop string is
+        incomplete. Leaving the loop early ends the request. `tools` are descriptions of functions
+        that the model may call; they need a prompt that the chat template writes.
+        """
+        request_id = self._add(prompt, sampling_params, tools)
+        try:
+            yield from self._collect([request_id])
+        finally:
+            self._discard([request_id])
+
+    def chat(
+        self,
+        messages: Items[Mapping[str, Any]],
+        sampling_params: SamplingParams | None = None,
+        tools: Items[Mapping[str, Any]] | None = None,
+    ) -> RequestOutput:
+        """Answer a conversation, written by the checkpoint's chat template.
+
+        Args:
+            messages: [{"role": "user", "content": "..."}, ...].
+            tools: descriptions of functions that the model may call.
+        """
+        for output in self.stream(messages, sampling_params, tools):
+            if output.finished:
+                return output
+        raise AssertionError("a stream ends with a finished output")
+
+    def logits(self, token_ids: Items[int]) -> np.ndarray:
+        """Return what the network says after each token: float32 [num_tokens, vocab_size].
+
+        Raises:
+            PromptError: no tokens, more than max_model_len, or ids outside the vocabulary.
+        """
+        return compute_row_logits(self._engine, token_ids)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Memory of the weights."""
+        return self._engine.runner.weights_bytes
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        """Memory of the KV cache, as far as it will be used."""
+        return self._engine.config.num_blocks * self._engine.runner.kv_block_bytes
+
+    def close(self) -> None:
+        """Give the memory of weights and KV cache back; the object cannot be used any more."""
+        self._open_engine = None
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _engine(self) -> LLMEngine:
+        if self._open_engine is None:
+            raise GlmError("This LLM is closed: create a new one.")
+        return self._open_engine
+
+    def _add(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        tools: Items[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """Queue a prompt; what is wrong with it becomes its only output."""
+        _check_params(params)
+        request_id = str(self._num_requests)
+        self._num_requests += 1
+        params = params or SamplingParams()
+        token_ids: list[int] = []
+        try:
+            token_ids = self._encode(prompt, tools)
+            self._engine.add_request(request_id, token_ids, params)
+        except PromptError as problem:
+            output = RequestOutput(request_id, token_ids, [], "", "", "error", str(problem))
+            self._undelivered[request_id].append(output)
+        else:
+            self._note_default_length(params)
+        return request_id
+
+    def _encode(self, prompt: Prompt, tools: Items[Mapping[str, Any]] | None) -> list[int]:
+        if isinstance(prompt, str) and not tools:
+            return self.tokenizer.encode_prompt(prompt, self._apply_chat_template)
+        if isinstance(prompt, str) and self._writes_text_as_message:
+            return self.tokenizer.encode_chat([{"role": "user", "content": prompt}], tools)
+        if not isinstance(prompt, str) and not _is_list(prompt):
+            raise PromptError(
+                f"A prompt must be a text, token ids or messages, got a {type(prompt).__name__}."
+            )
+        if len(prompt) > 0 and isinstance(prompt[0], Mapping):
+            return self.tokenizer.encode_chat(prompt, tools)  # type: ignore[arg-type]
+        if tools:
+            raise PromptError(
+                "tools are written by the chat template, and this prompt is taken as it is: give "
+                "messages, or a text with apply_chat_template."
+            )
+        return list(prompt)  # type: ignore[arg-type]
+
+    @property
+    def _writes_text_as_message(self) -> bool:
+        if self._apply_chat_template == "auto":
+            return self.tokenizer.has_chat_template
+        return self._apply_chat_template
+
+    def _note_default_length(self, params: SamplingParams) -> None:
+        if self._is_length_noted or self._engine.defaults.has_length_limit(params):
+            return
+        self._is_length_noted = True
+        note(
+            f"no length limit is set: answers end after {DEFAULT_MAX_NEW_TOKENS} tokens "
+            "(max_new_tokens changes it)"
+        )
+
+    def _collect(self, request_ids: Items[str]) -> Iterator[RequestOutput]:
+        """Step until these requests are done and yield their outputs; others' are kept for them."""
+        open_ids = set(request_ids)
+        while True:
+            for request_id in [i for i in self._undelivered if i in open_ids]:
+                for output in self._undelivered.pop(request_id):
+                    if output.finished:
+                        open_ids.remove(request_id)
+                    yield output
+            if not open_ids:
+                return
+            for output in self._engine.step():
+                self._undelivered[output.request_id].append(output)
+
+    def _discard(self, request_ids: Items[str]) -> None:
+        """End what is left of requests that nobody waits for any more."""
+        for request_id in request_ids:
+            self._undelivered.pop(request_id, None)
+            if self._open_engine is not None:
+                self._open_engine.abort(request_id)
+
+
+def _is_single_prompt(prompts: Prompt | Items[Prompt]) -> bool:
+    if isinstance(prompts, str):
+        return True
+    if not _is_list(prompts):
+        raise PromptError(
+            "generate() takes a text, token ids, messages, or a list of these, got a "
+            f"{type(prompts).__name__}."
+        )
+    return len(prompts) > 0 and isinstance(prompts[0], int | np.integer | Mapping)
+
+
+def _is_list(value: Any) -> bool:
+    """Whether it can be token ids or messages; bytes hold numbers too, but nobody means those."""
+    return isinstance(value, Items | np.ndarray) and not isinstance(value, str | bytes | bytearray)
+
+
+def _spread_params(
+    params: SamplingParams | Items[SamplingParams] | None, count: int
+) -> Items[SamplingParams | None]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params] * count
+    if not isinstance(params, Items):
+        _check_params(params)
+    if len(params) != count:
+        raise ConfigError(
+            f"{len(params)} sampling_params were given for {count} prompts: give one for all "
+            "prompts, or one for each."
+        )
+    return params
+
+
+def _check_params(params: Any) -> None:
+    if params is not None and not isinstance(params, SamplingParams):
+        raise ConfigError(
+            f"sampling_params must be SamplingParams or a list of them, got {params!r}."
+        )
+
+
+def _read_size(size: str | int | None) -> int | None:
+    if size is None or (type(size) is int and size > 0):
+        return size
+    try:
+        return parse_size(size)
+    except ValueError:
+        raise ConfigError(
+            'max_device_memory must be a size such as "59GB" or "512MB", or a number of bytes, '
+            f"got {size!r}."
+        ) from None
+
+
+def _read_draft_len(given: int | None) -> int:
+    if given is None:
+        return DEFAULT_PROMPT_LOOKUP_NUM_TOKENS
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise ConfigError(
+            f"prompt_lookup_num_tokens must be a whole number of at least 0, got {given!r}."
+        )
+    return given
+
+
+def _check_border(folder: Any, seed: Any, apply_chat_template: Any) -> None:
+    if not isinstance(folder, str | Path):
+        raise ConfigError(
+            f"pretrained_model_dir must be the path of a Hugging Face folder, got {folder!r}."
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed must be a whole number of at least 0, got {seed!r}.")
+    if not isinstance(apply_chat_template, bool) and apply_chat_template != "auto":
+        raise ConfigError(
+            f'apply_chat_template must be True, False or "auto", got {apply_chat_template!r}.'
+        )
+
+
+def _check_vocabulary(tokenizer: GlmTokenizer, config: GlmConfig, folder: str | Path) -> None:
+    if tokenizer.num_token_ids > config.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer in {folder} has token ids up to {tokenizer.num_token_ids - 1}, the "
+            f"network only vocab_size={config.vocab_size}: the files are of different models."
+        )

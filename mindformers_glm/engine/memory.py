@@ -1,0 +1,113 @@
+"""How many KV-cache blocks there is memory for, decided before the weights are read."""
+
+from dataclasses import dataclass
+
+from mindformers_glm.core.errors import MemoryBudgetError
+
+
+@dataclass(frozen=True)
+class MemoryDemand:
+    """What a model needs, and the settings it follows from.
+
+    kv_block_bytes: one block of `block_size` tokens in all layers.
+    params_dtype: type of the weights in memory, named in the advice only.
+    """
+
+    weights_bytes: int
+    workspace_bytes: int
+    kv_block_bytes: int
+    block_size: int
+    max_model_len: int
+    max_num_seqs: int
+    params_dtype: str
+
+    @property
+    def blocks_per_sequence(self) -> int:
+        """Blocks that one sequence of max_model_len needs."""
+        return -(-self.max_model_len // self.block_size)
+
+    @property
+    def least_bytes(self) -> int:
+        """Memory without which not even one sequence of max_model_len runs."""
+        kv_bytes = self.blocks_per_sequence * self.kv_block_bytes
+        return self.weights_bytes + self.workspace_bytes + kv_bytes
+
+
+@dataclass(frozen=True)
+class MemorySupply:
+    """What there is for weights, workspace and KV cache together; None means no such limit.
+
+    cap_bytes: what `max_device_memory` allows.
+    available_bytes: what the machine has, the weights included if they are loaded already.
+    """
+
+    cap_bytes: int | None
+    available_bytes: int | None
+
+    @property
+    def bytes(self) -> int | None:
+        """The smaller of both."""
+        limits = [limit for limit in (self.cap_bytes, self.available_bytes) if limit is not None]
+        return min(limits, default=None)
+
+
+def plan_kv_blocks(demand: MemoryDemand, supply: MemorySupply) -> int:
+    """Return how many KV-cache blocks to allocate.
+
+    As many as max_num_seqs sequences of max_model_len can use, or as many as fit.
+
+    Raises:
+        MemoryBudgetError: not even one sequence of max_model_len fits.
+    """
+    usable_blocks = demand.max_num_seqs * demand.blocks_per_sequence
+    if supply.bytes is None:
+        return usable_blocks
+    if demand.least_bytes > supply.bytes:
+        raise MemoryBudgetError(_explain_shortage(demand, supply))
+    kv_bytes = supply.bytes - demand.weights_bytes - demand.workspace_bytes
+    return min(usable_blocks, kv_bytes // demand.kv_block_bytes)
+
+
+def format_memory(num_bytes: int) -> str:
+    """Write a size for people; units count in powers of 1024, as in settings: "17.5 GB"."""
+    for size, unit in ((2**30, "GB"), (2**20, "MB")):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes / 2**10:.0f} KB"
+
+
+def _explain_shortage(demand: MemoryDemand, supply: MemorySupply) -> str:
+    kv_bytes = demand.blocks_per_sequence * demand.kv_block_bytes
+    is_capped = supply.bytes == supply.cap_bytes
+    limit = (
+        f"max_device_memory allows {format_memory(supply.bytes or 0)}"
+        if is_capped
+        else f"{format_memory(supply.bytes or 0)} of memory is available"
+    )
+    return (
+        f"The model needs {format_memory(demand.least_bytes)} "
+        f"(weights {format_memory(demand.weights_bytes)} in {demand.params_dtype}, workspace "
+        f"{format_memory(demand.workspace_bytes)}, KV cache {format_memory(kv_bytes)} for one "
+        f"sequence of {demand.max_model_len} tokens), but {limit}: "
+        f"{' or '.join(_list_remedies(demand, supply))}."
+    )
+
+
+def _list_remedies(demand: MemoryDemand, supply: MemorySupply) -> list[str]:
+    """Return the settings that would fit, the mildest first."""
+    limit = supply.bytes or 0
+    remedies = []
+    blocks = (limit - demand.weights_bytes - demand.workspace_bytes) // demand.kv_block_bytes
+    if blocks > 0:
+        remedies.append(f"set max_model_len to {blocks * demand.block_size} or less")
+    if demand.params_dtype == "float32" and demand.least_bytes - demand.weights_bytes // 2 <= limit:
+        remedies.append("set params_dtype to bfloat16")
+    if supply.available_bytes is None or demand.least_bytes <= supply.available_bytes:
+        least_mib = -(-demand.least_bytes // 2**20)
+        remedies.append(f"raise max_device_memory to {least_mib}MB or more")
+    # The cap holds for each rank; what the machine has is shared by its ranks.
+    parallel_sizes = (2, 4, 8) if supply.cap_bytes == limit else ()
+    fitting = [ranks for ranks in parallel_sizes if demand.least_bytes <= ranks * limit]
+    if fitting:
+        remedies.append(f"set model_parallel to {fitting[0]} (once this version can split a model)")
+    return remedies or ["use a machine with more memory or a smaller model"]

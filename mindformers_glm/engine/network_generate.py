@@ -1,0 +1,191 @@
+"""`network.generate(...)`: upstream's entry point for token ids, on this project's engine."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
+from mindformers_glm.engine.capacity import plan_kv_blocks_of
+from mindformers_glm.engine.cpu_runner import CpuModelRunner
+from mindformers_glm.engine.engine_config import EngineConfig
+from mindformers_glm.engine.generation_defaults import (
+    GenerationDefaults,
+    from_generation_config,
+    is_unsupported_key,
+    read_eos_token_ids,
+    refuse_unsupported,
+)
+from mindformers_glm.engine.llm_engine import Detokenizing, LLMEngine
+from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.models.glm4 import InferenceGlm4ForCausalLM
+from mindformers_glm.tokenizer import load_tokenizer
+
+_PARAMS = tuple(field.name for field in fields(SamplingParams))
+# Hugging Face's names for what SamplingParams calls stop_token_ids and stop.
+_ALIASES = ("eos_token_id", "stop_strings")
+
+
+def generate(
+    network: InferenceGlm4ForCausalLM,
+    input_ids: list[int] | list[list[int]] | np.ndarray,
+    generation_config: Any = None,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> list[np.ndarray]:
+    """See InferenceGlm4ForCausalLM.generate.
+
+    Raises:
+        GlmError: the network has no weights.
+        ConfigError: an unknown setting, or one out of its range.
+        UnsupportedError: a setting that would change the answer and is not supported.
+        PromptError: a prompt is empty, too long, or has ids outside the vocabulary.
+    """
+    if not network.has_weights:
+        raise GlmError(
+            "The network has no weights yet: call load_weights(folder), or get it from "
+            "from_pretrained(folder)."
+        )
+    for name in kwargs:
+        if name not in _PARAMS and name not in _ALIASES and not is_unsupported_key(name):
+            raise ConfigError(f"generate() does not know {name!r}: it takes {', '.join(_PARAMS)}.")
+    given = _read_settings(_as_mapping(generation_config), "generation_config")
+    given |= _read_settings(kwargs, "generate()")
+    if seed is not None:
+        given["seed"] = seed
+    eos_token_ids = given.pop("eos_token_ids", ())
+    params = SamplingParams(**given)
+    if eos_token_ids and not params.ignore_eos:
+        params = replace(params, stop_token_ids=(*params.stop_token_ids, *eos_token_ids))
+    prompts = _as_prompts(input_ids)
+    if network.engine is None:
+        network.engine = _create_engine(network)
+    _check_stop(network.engine, params)
+    return _run(network.engine, prompts, params)
+
+
+def _run(engine: LLMEngine, prompts: list[list[int]], params: SamplingParams) -> list[np.ndarray]:
+    answers: dict[str, list[int]] = {}
+    request_ids = [str(index) for index in range(len(prompts))]
+    try:
+        for request_id, prompt in zip(request_ids, prompts, strict=True):
+            engine.add_request(request_id, prompt, params)
+        while engine.has_unfinished():
+            for output in engine.step():
+                if output.error:
+                    raise ConfigError(f"prompt {output.request_id}: {output.error}")
+                if output.finished:
+                    answers[output.request_id] = list(output.token_ids)
+    finally:
+        for request_id in request_ids:
+            engine.abort(request_id)
+    return [
+        np.array(prompt + answers[request_id], np.int32)
+        for request_id, prompt in zip(request_ids, prompts, strict=True)
+    ]
+
+
+def _as_prompts(input_ids: Any) -> list[list[int]]:
+    """One list for each prompt; what they hold is checked by the engine."""
+    if isinstance(input_ids, Tensor):
+        input_ids = input_ids.asnumpy()
+    if isinstance(input_ids, np.ndarray):
+        input_ids = input_ids.tolist()
+    if not isinstance(input_ids, list | tuple):
+        raise PromptError(
+            "input_ids must be a list of token ids or a list of such lists, got a "
+            f"{type(input_ids).__name__}."
+        )
+    if input_ids and isinstance(input_ids[0], Real):
+        return [list(input_ids)]
+    for prompt in input_ids:
+        if not isinstance(prompt, list | tuple | np.ndarray):
+            raise PromptError(
+                f"A prompt of token ids must be a list of them, got a {type(prompt).__name__}."
+            )
+    return [list(prompt) for prompt in input_ids]
+
+
+def _as_mapping(generation_config: Any) -> Mapping[str, Any]:
+    """The keys of a Hugging Face or MindSpore Transformers GenerationConfig, or of a dict."""
+    if generation_config is None:
+        return {}
+    if isinstance(generation_config, Mapping):
+        return generation_config
+    to_dict = getattr(generation_config, "to_dict", None)
+    if to_dict is None:
+        raise ConfigError(
+            "generation_config must be a GenerationConfig or a dict, got a "
+            f"{type(generation_config).__name__}."
+        )
+    raw = dict(to_dict())
+    # Both classes cut at 20 tokens of prompt and answer unless told otherwise; nobody means that.
+    if raw.get("max_length") == type(generation_config)().max_length:
+        del raw["max_length"]
+    return raw
+
+
+def _read_settings(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Fields of SamplingParams, and `eos_token_ids` where the end-of-text tokens are named."""
+    refuse_unsupported(raw, source)
+    settings = {name: raw[name] for name in _PARAMS if raw.get(name) is not None}
+    if raw.get("stop_strings") and "stop" not in settings:
+        settings["stop"] = raw["stop_strings"]
+    eos_token_ids = read_eos_token_ids(raw, source)
+    if eos_token_ids:
+        settings["eos_token_ids"] = eos_token_ids
+    return settings
+
+
+def _create_engine(network: InferenceGlm4ForCausalLM) -> LLMEngine:
+    settings = network.settings
+    runner = CpuModelRunner(network)
+    num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes=None)
+    runner.allocate_kv_cache(num_blocks)
+    folder = network.name_or_path
+    defaults = from_generation_config(folder) if folder else GenerationDefaults()
+    return LLMEngine(
+        runner,
+        EngineConfig(
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            max_model_len=settings.max_model_len,
+            block_size=settings.block_size,
+            num_blocks=num_blocks,
+            seed=0,
+        ),
+        _load_tokenizer(folder),
+        eos_token_ids=(*network.glm_config.eos_token_ids, *defaults.eos_token_ids),
+        defaults=defaults,
+    )
+
+
+def _load_tokenizer(folder: str | None) -> Detokenizing:
+    """The folder's tokenizer, which stop texts need; token ids alone do without one."""
+    has_tokenizer = bool(folder) and (Path(str(folder)) / "tokenizer.json").exists()
+    return load_tokenizer(str(folder)) if has_tokenizer else _NoText()
+
+
+def _check_stop(engine: LLMEngine, params: SamplingParams) -> None:
+    if isinstance(engine.tokenizer, _NoText) and engine.defaults.resolve(params).stop:
+        raise ConfigError(
+            "stop looks for text and this network has no tokenizer: build it with from_pretrained "
+            "from a folder with tokenizer.json, or use stop_token_ids."
+        )
+
+
+class _NoText:
+    """Stands in for the tokenizer: the caller wants token ids only."""
+
+    def new_detokenizer(self) -> "_NoText":
+        return self
+
+    def feed(self, token_id: int) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""

@@ -1,0 +1,35 @@
+"""What the caller gets back for a request."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """The state of one request after a step.
+
+    Attributes:
+        request_id: the caller's name for the request.
+        prompt_token_ids: the prompt as the network saw it.
+        token_ids: tokens generated so far, the one that ended the answer included.
+        text: the answer so far, without special tokens and without the stop string.
+        delta_text: what this step added to `text`.
+        finish_reason: None while running; "stop" (end-of-text token, stop token or stop string),
+            "length" (max_new_tokens, max_length or max_model_len), "abort" or "error".
+        error: one sentence when `finish_reason` is "error".
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    text: str
+    delta_text: str
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the last output of the request."""
+        return self.finish_reason is not None

@@ -1,0 +1,214 @@
+"""Which tokens of which sequences go into the next step.
+
+Continuous batching with chunked prefill: every step takes one token of each decoding sequence
+first, so that a long prompt does not hold up the answers under way, and fills the rest of the
+token budget with prompts in the order they came. The ideas are those of Orca (Yu et al. 2022),
+vLLM (Kwon et al. 2023, arXiv:2309.06180: recomputation of the preempted) and Sarathi-Serve
+(Agrawal et al. 2024, arXiv:2403.02310: chunked prefill). What is left of budget and blocks goes to
+drafts of what decoding sequences will say next (prompt_lookup.py).
+"""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from mindformers_glm.engine.block_pool import BlockPool
+from mindformers_glm.engine.engine_config import EngineConfig
+from mindformers_glm.engine.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens [start, end) of one sequence, and a guess of those after them.
+
+    is_sampled: the last row's logits are wanted; only the last chunk of what is pending tells the
+        next token.
+    draft: guessed tokens of positions end, end + 1, ...; their logits are wanted too.
+    """
+
+    sequence: Sequence
+    start: int
+    end: int
+    is_sampled: bool
+    draft: tuple[int, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the step that are this chunk's."""
+        return self.end - self.start + len(self.draft)
+
+    @property
+    def num_samples(self) -> int:
+        """Rows whose logits are wanted: none, or the last token's and the draft's."""
+        return 1 + len(self.draft) if self.is_sampled else 0
+
+
+@dataclass
+class Schedule:
+    """One step: the chunks to run, and the sequences that can never run.
+
+    num_tokens: rows of all chunks.
+    """
+
+    chunks: list[Chunk] = field(default_factory=list)
+    unschedulable: list[Sequence] = field(default_factory=list)
+    num_tokens: int = 0
+
+
+class Scheduler:
+    """First come, first served, within a token budget and a pool of KV-cache blocks.
+
+    A sequence is admitted when blocks for all its present tokens are free, and takes them then; so
+    only decoding can run out of blocks. The youngest running sequence then gives its blocks back
+    and waits, first in line, to be computed again with the tokens it has generated so far. The
+    oldest one is never preempted, so there is always progress.
+    """
+
+    def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
+        self._config = config
+        self._pool = pool
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []  # oldest first
+        self.num_preemptions = 0
+
+    def has_unfinished(self) -> bool:
+        """Whether any sequence waits or runs."""
+        return bool(self._waiting or self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence."""
+        self._waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that ended and free its blocks."""
+        queue = self._running if sequence in self._running else self._waiting
+        queue.remove(sequence)
+        self._release_blocks(sequence)
+
+    def schedule(self) -> Schedule:
+        """Choose the next step; `complete` must follow once it has run.
+
+        Sequences in `unschedulable` are removed already: they need more blocks than there are.
+        """
+        schedule = Schedule()
+        self._schedule_decodes(schedule)
+        self._schedule_running_prefills(schedule)
+        self._admit_waiting(schedule)
+        self._add_drafts(schedule)
+        return schedule
+
+    def complete(self, schedule: Schedule) -> None:
+        """Note that K and V of the step's tokens are in the cache now."""
+        for chunk in schedule.chunks:
+            chunk.sequence.num_computed = chunk.end
+
+    def settle_draft(self, chunk: Chunk, num_accepted: int) -> None:
+        """Count the draft's right tokens as computed, take back the blocks only others needed.
+
+        The K and V of wrong tokens stay where the next tokens overwrite them.
+        """
+        sequence = chunk.sequence
+        sequence.num_computed = chunk.end + num_accepted
+        num_kept = -(-sequence.num_computed // self._config.block_size)
+        self._pool.free(sequence.block_table[num_kept:])
+        del sequence.block_table[num_kept:]
+
+    def _schedule_decodes(self, schedule: Schedule) -> None:
+        for sequence in list(self._running):
+            if schedule.num_tokens == self._config.max_num_batched_tokens:
+                return
+            # The list is a copy: a sequence in it may have been preempted for an older one.
+            if sequence not in self._running or sequence.num_pending != 1:
+                continue
+            if self._make_room(sequence, schedule):
+                self._append_chunk(schedule, sequence)
+
+    def _make_room(self, sequence: Sequence, schedule: Schedule) -> bool:
+        """Allocate the block for one more token; False if `sequence` itself had to go."""
+        while not self._allocate(sequence):
+            victim = self._running[-1]
+            if victim is sequence and len(self._running) == 1:
+                self.remove(sequence)
+                schedule.unschedulable.append(sequence)
+                return False
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _schedule_running_prefills(self, schedule: Schedule) -> None:
+        for sequence in self._running:
+            if sequence.num_pending > 1:
+                self._append_chunk(schedule, sequence)
+
+    def _admit_waiting(self, schedule: Schedule) -> None:
+        budget = self._config.max_num_batched_tokens
+        while self._waiting and schedule.num_tokens < budget:
+            if len(self._running) == self._config.max_num_seqs:
+                return
+            sequence = self._waiting[0]
+            if self._num_missing_blocks(sequence) > self._pool.num_blocks:
+                schedule.unschedulable.append(self._waiting.popleft())
+                continue
+            # One spare block for each running sequence: without it a newcomer could be preempted in
+            # the very next step, and its prompt computed for nothing.
+            if not self._allocate(sequence, num_spare=len(self._running)):
+                return
+            self._running.append(self._waiting.popleft())
+            self._append_chunk(schedule, sequence)
+
+    def _append_chunk(self, schedule: Schedule, sequence: Sequence) -> None:
+        budget = self._config.max_num_batched_tokens - schedule.num_tokens
+        end = min(sequence.num_tokens, sequence.num_computed + budget)
+        if end > sequence.num_computed:
+            is_sampled = end == sequence.num_tokens
+            schedule.chunks.append(Chunk(sequence, sequence.num_computed, end, is_sampled))
+            schedule.num_tokens += end - sequence.num_computed
+
+    def _add_drafts(self, schedule: Schedule) -> None:
+        """Let decoding sequences guess ahead; nobody else gets fewer rows or blocks for it.
+
+        Drafts fill a step up to the rows that one sequence alone may have. So few rows cost little
+        more than one, because a step reads all weights once for all of them; in a larger step each
+        row costs its arithmetic, and a wrong guess time.
+        """
+        max_rows = min(
+            self._config.max_num_batched_tokens, 1 + self._config.prompt_lookup_num_tokens
+        )
+        for index, chunk in enumerate(schedule.chunks):
+            sequence = chunk.sequence
+            if not chunk.is_sampled or chunk.num_rows > 1:
+                continue
+            num_blocks = len(sequence.block_table) + self._pool.num_free
+            limit = min(
+                max_rows - schedule.num_tokens,
+                num_blocks * self._config.block_size - chunk.end,
+                sequence.max_tokens - chunk.end - 1,  # one token comes without a guess
+            )
+            draft = sequence.lookup.propose(sequence.token_ids, limit)
+            if draft:
+                self._allocate(sequence, num_ahead=len(draft))
+                schedule.chunks[index] = replace(chunk, draft=tuple(draft))
+                schedule.num_tokens += len(draft)
+
+    def _num_missing_blocks(self, sequence: Sequence, num_ahead: int = 0) -> int:
+        needed = -(-(sequence.num_tokens + num_ahead) // self._config.block_size)
+        return needed - len(sequence.block_table)
+
+    def _allocate(self, sequence: Sequence, *, num_ahead: int = 0, num_spare: int = 0) -> bool:
+        """Give the sequence blocks for all its tokens, or nothing if too few are free."""
+        missing = self._num_missing_blocks(sequence, num_ahead)
+        if missing + num_spare > self._pool.num_free:
+            return False
+        sequence.block_table += self._pool.allocate(missing)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._release_blocks(sequence)
+        sequence.num_computed = 0
+        self._waiting.appendleft(sequence)
+        self.num_preemptions += 1
+
+    def _release_blocks(self, sequence: Sequence) -> None:
+        self._pool.free(sequence.block_table)
+        sequence.block_table = []

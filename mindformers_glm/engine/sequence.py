@@ -1,0 +1,75 @@
+"""One request on its way: its tokens, its KV-cache blocks and what it may still generate."""
+
+from collections.abc import Sequence as Items
+
+import numpy as np
+
+from mindformers_glm.engine.prompt_lookup import PromptLookup
+from mindformers_glm.engine.sampling_params import SamplingSettings
+
+
+class Sequence:
+    """Prompt and generated tokens of one request, and how far the KV cache has followed.
+
+    Attributes:
+        num_prompt_tokens: length of the prompt.
+        num_tokens: prompt and generated tokens.
+        num_computed: leading tokens whose K and V are in the cache; 0 again after a preemption.
+        block_table: KV-cache blocks in logical order.
+        max_tokens: generation ends when `num_tokens` reaches it.
+        stop_token_ids: tokens that end the generation.
+        rng: this request's own source of randomness, so that a draw does not depend on what else
+            is in the batch.
+        lookup: guesses the next tokens, at most `max_draft_len` of them.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        prompt_token_ids: Items[int],
+        settings: SamplingSettings,
+        *,
+        max_tokens: int,
+        stop_token_ids: frozenset[int],
+        rng: np.random.Generator,
+        max_draft_len: int = 0,
+    ) -> None:
+        self.request_id = request_id
+        self.settings = settings
+        self.max_tokens = max_tokens
+        self.stop_token_ids = stop_token_ids
+        self.rng = rng
+        self.lookup = PromptLookup(max_draft_len)
+        self.num_prompt_tokens = len(prompt_token_ids)
+        self.num_tokens = len(prompt_token_ids)
+        self.num_computed = 0
+        self.block_table: list[int] = []
+        self._token_ids = np.array(prompt_token_ids, np.int32)
+
+    @property
+    def token_ids(self) -> np.ndarray:
+        """All tokens so far, int32 [num_tokens]; a view that the next append may outdate."""
+        return self._token_ids[: self.num_tokens]
+
+    @property
+    def generated_token_ids(self) -> np.ndarray:
+        """Generated tokens so far, int32."""
+        return self._token_ids[self.num_prompt_tokens : self.num_tokens]
+
+    @property
+    def num_generated(self) -> int:
+        """How many tokens were generated so far."""
+        return self.num_tokens - self.num_prompt_tokens
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that have still to go through the network; 1 while decoding."""
+        return self.num_tokens - self.num_computed
+
+    def append(self, token_id: int) -> None:
+        """Add a generated token."""
+        if self.num_tokens == len(self._token_ids):
+            # Doubling keeps appending cheap without reserving max_model_len for short answers.
+            self._token_ids = np.concatenate([self._token_ids, np.zeros_like(self._token_ids)])
+        self._token_ids[self.num_tokens] = token_id
+        self.num_tokens += 1

@@ -1,0 +1,1 @@
+"""Operators: `reference.py` defines them in NumPy, `cpu/` implements them in C++."""

@@ -1,0 +1,229 @@
+"""The CPU operators as Cells: each holds its Parameters and calls one fused kernel.
+
+Shapes and types are those of kernels/reference.py; `num_rows` int32 [1] is the number of real rows.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from mindformers_glm.core.operators import Operators
+from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
+from mindformers_glm.kernels.cpu import library, ops
+from mindformers_glm.kernels.cpu.memory import allocate
+from mindformers_glm.kernels.cpu.parameters import as_parameter
+
+
+def initialize() -> None:
+    """Static graphs on CPU; O0 keeps the graph as written, without fusion passes."""
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    # MindSpore refuses this once anything has run, even if it changes nothing.
+    if ms.get_context("device_target") != "CPU":
+        ms.set_device("CPU")
+
+
+class _CpuCell(WeightedCell):
+    """Allocates Parameters and remembers how each is filled."""
+
+    def _add_rows(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
+        """A parameter in row order: the embedding table, norm weights, biases."""
+        array = allocate(shape, dtype)
+        setattr(self, name, as_parameter(array, dtype, name))
+        self._targets[name] = LoadInto(lambda views: _convert_stacked(array, dtype, views))
+
+    def _add_tiles(self, num_rows: int, num_columns: int, dtype: str) -> None:
+        """A matrix in the kernels' packed tiles."""
+        array = allocate(library.packed_shape(num_rows, num_columns), dtype)
+        self.weight = as_parameter(array, dtype, "weight")
+        self._targets["weight"] = LoadInto(lambda views: _pack_stacked(array, dtype, views))
+
+
+class Embedding(_CpuCell):
+    """Token embedding."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, settings: RunnerSettings) -> None:
+        super().__init__()
+        self._add_rows("weight", (vocab_size, hidden_size), settings.params_dtype)
+        self.lookup = ops.embedding()
+
+    def construct(self, token_ids: Tensor, num_rows: Tensor) -> Tensor:
+        """int32 [max_rows] -> float32 [max_rows, hidden_size]."""
+        return self.lookup(token_ids, self.weight, num_rows)
+
+
+class RmsNorm(_CpuCell):
+    """RMSNorm."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self._add_rows("weight", (size,), "float32")
+        self.eps = _scalar(eps)
+        self.norm = ops.rms_norm()
+
+    def construct(self, hidden_states: Tensor, num_rows: Tensor) -> Tensor:
+        """float32 [max_rows, size] -> the same shape."""
+        return self.norm(hidden_states, self.weight, self.eps, num_rows)
+
+
+class RmsNormAdd(_CpuCell):
+    """RMSNorm of a branch's output, added to the residual stream."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self._add_rows("weight", (size,), "float32")
+        self.eps = _scalar(eps)
+        self.norm = ops.rms_norm_add()
+
+    def construct(self, branch: Tensor, residual: Tensor, num_rows: Tensor) -> Tensor:
+        """float32 [max_rows, size] twice -> residual + norm(branch)."""
+        return self.norm(branch, self.weight, self.eps, residual, num_rows)
+
+
+class Linear(_CpuCell):
+    """y = x W^T without bias."""
+
+    def __init__(self, in_features: int, out_features: int, settings: RunnerSettings) -> None:
+        super().__init__()
+        self._add_tiles(out_features, in_features, settings.params_dtype)
+        self.matmul = ops.linear(settings.compute_dtype, False, out_features)
+
+    def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
+        """float32 [max_rows, in_features] -> [max_rows, out_features]."""
+        return self.matmul(x, self.weight, num_rows)
+
+
+class NormLinear(_CpuCell):
+    """y = norm(x) W^T + bias in one kernel (Transformer Engine's LayerNormLinear)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        has_bias: bool,
+        eps: float,
+        settings: RunnerSettings,
+    ) -> None:
+        super().__init__()
+        self._add_rows("layer_norm_weight", (in_features,), "float32")
+        self._add_tiles(out_features, in_features, settings.params_dtype)
+        self.has_bias = has_bias
+        if has_bias:
+            self._add_rows("bias", (out_features,), "float32")
+        self.eps = _scalar(eps)
+        # Attention amplifies errors of queries and keys: with plain bfloat16 here, the logits'
+        # error is 1.5 times as large. This matrix is a tenth of a layer, so doubling its products
+        # is cheap.
+        is_short = settings.compute_dtype == "bfloat16"
+        compute_dtype = ops.SPLIT_BFLOAT16 if is_short else settings.compute_dtype
+        self.matmul = ops.norm_linear(compute_dtype, has_bias, out_features)
+
+    def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
+        """float32 [max_rows, in_features] -> [max_rows, out_features]."""
+        if self.has_bias:
+            return self.matmul(
+                x, self.layer_norm_weight, self.eps, self.weight, num_rows, self.bias
+            )
+        return self.matmul(x, self.layer_norm_weight, self.eps, self.weight, num_rows)
+
+
+class NormGatedLinear(_CpuCell):
+    """y = silu(norm(x) Wg^T) * (norm(x) Wu^T): the norm, both halves of fc1 and SwiGLU."""
+
+    def __init__(
+        self, in_features: int, out_features: int, eps: float, settings: RunnerSettings
+    ) -> None:
+        super().__init__()
+        dtype = settings.params_dtype
+        self._add_rows("layer_norm_weight", (in_features,), "float32")
+        # Gate and up tiles alternate, so one pass makes both factors of an output.
+        array = allocate(library.packed_shape(out_features, in_features, is_gated=True), dtype)
+        self.weight = as_parameter(array, dtype, "weight")
+        self._targets["weight"] = LoadInto(lambda views: _pack_gated(array, dtype, views))
+        self.eps = _scalar(eps)
+        self.matmul = ops.norm_gated_linear(settings.compute_dtype, out_features)
+
+    def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
+        """float32 [max_rows, in_features] -> [max_rows, out_features]."""
+        return self.matmul(x, self.layer_norm_weight, self.eps, self.weight, num_rows)
+
+
+class PagedAttention(nn.Cell):
+    """RoPE, write to the paged cache, attention over it."""
+
+    def __init__(
+        self, num_heads: int, num_kv_heads: int, head_dim: int, settings: RunnerSettings
+    ) -> None:
+        super().__init__()
+        self._block_shape = (num_kv_heads, settings.block_size, head_dim)
+        self._cache_dtype = settings.kv_cache_dtype
+        self.attend = ops.attention(num_heads, head_dim)
+
+    def allocate_kv_cache(self, num_blocks: int) -> None:
+        """Reserve [num_blocks, num_kv_heads, block_size, head_dim] for keys and for values."""
+        for name in ("key_cache", "value_cache"):
+            array = allocate((num_blocks, *self._block_shape), self._cache_dtype)
+            setattr(self, name, as_parameter(array, self._cache_dtype, name))
+
+    def construct(self, qkv: Tensor, cos_sin: Tensor, attn_metadata: Tensor) -> Tensor:
+        """float32 [max_rows, (heads + 2 kv_heads) * head_dim] -> [max_rows, heads * head_dim]."""
+        return self.attend(qkv, cos_sin, self.key_cache, self.value_cache, attn_metadata)
+
+
+class GatherRows(nn.Cell):
+    """Pick the rows that are sampled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gather = ops.gather_rows()
+
+    def construct(self, hidden_states: Tensor, rows: Tensor, num_samples: Tensor) -> Tensor:
+        """float32 [max_rows, size], int32 [max_samples] -> [max_samples, size]."""
+        return self.gather(hidden_states, rows, num_samples)
+
+
+OPERATORS = Operators(
+    embedding=Embedding,
+    rms_norm=RmsNorm,
+    rms_norm_add=RmsNormAdd,
+    linear=Linear,
+    norm_linear=NormLinear,
+    norm_gated_linear=NormGatedLinear,
+    paged_attention=PagedAttention,
+    gather_rows=GatherRows,
+)
+
+
+def _scalar(value: float) -> Tensor:
+    return Tensor(np.array([value], np.float32))
+
+
+def _convert_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> None:
+    start = 0
+    for view in views:
+        for first, rows in view.row_chunks():
+            place = array[start + first : start + first + len(rows)]
+            library.convert(place, rows, dst_dtype=dtype, src_dtype=view.dtype)
+        start += len(view.data)
+
+
+def _pack_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> None:
+    start = 0
+    for view in views:
+        for first, rows in view.row_chunks():
+            library.pack_rows(array, rows, view.dtype, dtype, row_offset=start + first)
+        start += len(view.data)
+
+
+def _pack_gated(array: np.ndarray, dtype: str, views: Sequence[Any]) -> None:
+    (view,) = views
+    size = len(view.data) // 2
+    for half in range(2):
+        begin = half * size
+        for first, rows in view.row_chunks(begin, begin + size):
+            library.pack_rows(
+                array, rows, view.dtype, dtype, row_offset=first - begin, gated_half=half
+            )

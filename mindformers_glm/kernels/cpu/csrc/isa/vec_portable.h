@@ -1,0 +1,150 @@
+// Sixteen float lanes as plain loops: runs anywhere, and says what the fast versions must do.
+#pragma once
+
+#include <cmath>
+
+#include "../dtype.h"
+
+namespace glm::GLM_ISA {
+
+constexpr int kLanes = 16;
+
+struct Vec {
+  float lane[kLanes];
+};
+
+// How many sums a compiler can keep in registers: tokens per block of a linear layer, weight rows
+// per block for that many tokens, queries per block of scores, queries and vectors of a head per
+// block of weighted values.
+constexpr int kTokenBlock = 2;
+constexpr int kRowsForTokens[kTokenBlock + 1] = {0, 4, 4};
+constexpr int kQueryBlock = 2;
+constexpr int kValueQueries = 4;
+constexpr int kValueVecs = 4;
+
+template <int kBytes>
+inline void Prefetch(const void*) {}
+
+inline Vec Set1(float value) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = value;
+  return out;
+}
+inline Vec Zero() { return Set1(0.0f); }
+
+// `src` and `dst` may be unaligned.
+template <typename T>
+inline Vec Load(const T* src) {
+  T values[kLanes];
+  std::memcpy(values, src, sizeof(values));
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = ToFloat(values[i]);
+  return out;
+}
+template <typename T>
+inline void Store(T* dst, const Vec& a) {
+  T values[kLanes];
+  for (int i = 0; i < kLanes; ++i) FromFloat(a.lane[i], &values[i]);
+  std::memcpy(dst, values, sizeof(values));
+}
+
+// The first `count` lanes, 0 <= count <= 16; the others are zero, or not written.
+template <typename T>
+inline Vec LoadPartial(const T* src, int64_t count) {
+  T values[kLanes] = {};
+  std::memcpy(values, src, count * sizeof(T));
+  return Load(values);
+}
+template <typename T>
+inline void StorePartial(T* dst, const Vec& a, int64_t count) {
+  T values[kLanes];
+  Store(values, a);
+  std::memcpy(dst, values, count * sizeof(T));
+}
+
+inline Vec Add(const Vec& a, const Vec& b) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] + b.lane[i];
+  return out;
+}
+inline Vec Mul(const Vec& a, const Vec& b) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] * b.lane[i];
+  return out;
+}
+inline Vec Div(const Vec& a, const Vec& b) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] / b.lane[i];
+  return out;
+}
+// a * b + c
+inline Vec MulAdd(const Vec& a, const Vec& b, const Vec& c) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] * b.lane[i] + c.lane[i];
+  return out;
+}
+// a where a > b, else b: a NaN in b stays.
+inline Vec Max(const Vec& a, const Vec& b) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+  return out;
+}
+inline Vec Exp(const Vec& a) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = std::exp(a.lane[i]);
+  return out;
+}
+// The first `count` lanes of a, `fill` in the others; any count.
+inline Vec Keep(const Vec& a, int64_t count, float fill) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = i < count ? a.lane[i] : fill;
+  return out;
+}
+
+inline float Sum(const Vec& a) {
+  float part[8];
+  for (int i = 0; i < 8; ++i) part[i] = a.lane[i] + a.lane[i + 8];
+  for (int i = 0; i < 4; ++i) part[i] += part[i + 4];
+  for (int i = 0; i < 2; ++i) part[i] += part[i + 2];
+  return part[0] + part[1];
+}
+inline float Largest(const Vec& a) {
+  float most = a.lane[0];
+  for (int i = 1; i < kLanes; ++i) most = most > a.lane[i] ? most : a.lane[i];
+  return most;
+}
+// out[i] (+)= sum of the lanes of a[i]
+inline void StoreSums4(const Vec* a, float* out, bool is_first) {
+  for (int i = 0; i < 4; ++i) out[i] = is_first ? Sum(a[i]) : out[i] + Sum(a[i]);
+}
+
+// rows[i].lane[j] <-> rows[j].lane[i]
+inline void Transpose(Vec (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float swapped = rows[i].lane[j];
+      rows[i].lane[j] = rows[j].lane[i];
+      rows[j].lane[i] = swapped;
+    }
+  }
+}
+
+// What products see of an activation: rounded to T. float16 saturates instead of overflowing.
+inline Vec Round(const Vec& a, const float*) { return a; }
+inline Vec Round(const Vec& a, const bf16_t*) {
+  bf16_t values[kLanes];
+  Store(values, a);
+  return Load(values);
+}
+inline Vec Round(const Vec& a, const f16_t*) {
+  f16_t values[kLanes];
+  Vec limited;
+  for (int i = 0; i < kLanes; ++i) {
+    const float low = a.lane[i] < -kMaxF16 ? -kMaxF16 : a.lane[i];
+    limited.lane[i] = low > kMaxF16 ? kMaxF16 : low;
+  }
+  Store(values, limited);
+  return Load(values);
+}
+
+}  // namespace glm::GLM_ISA

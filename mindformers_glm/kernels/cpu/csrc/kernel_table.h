@@ -1,0 +1,103 @@
+// What each instruction set implements: one table of functions, chosen once (dispatch.cc).
+//
+// The entry files (linear.cc, attention.cc, ...) check MindSpore's arguments, fill these structs
+// and call the table. Implementations trust what they are given.
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+
+namespace glm {
+
+// Weights are packed in tiles [n / 16][k / 32][16][32], zero padded along k; see pack.cc.
+constexpr int64_t kTileN = 16;
+constexpr int64_t kTileK = 32;
+constexpr int64_t kTileSize = kTileN * kTileK;
+
+constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct LinearArgs {
+  const float* x;  // [num_rows, k]
+  int64_t num_rows;
+  int64_t k;
+  const float* norm_weight;  // [k]; nullptr: x is taken as it is
+  float eps;
+  const void* tiles;  // [num_tiles, ceil(k / 32), 16, 32]
+  int64_t num_tiles;
+  DType weight_dtype;
+  DType compute_dtype;  // what activations are rounded to before products
+  bool is_split;        // what rounding loses is rounded too and multiplied as further rows
+  const float* bias;    // [n] or nullptr
+  bool is_gated;        // tiles alternate gate, up; the result is silu(gate) * up
+  float* y;             // [num_rows, n]
+  int64_t n;
+};
+
+struct RmsNormArgs {
+  const float* x;         // [num_rows, width]
+  const float* weight;    // [width]
+  const float* residual;  // [num_rows, width] or nullptr
+  float eps;
+  float* y;  // [num_rows, width]
+  int64_t num_rows;
+  int64_t width;
+};
+
+// The rows of one step and where each sequence's keys and values lie. Layout:
+// core/attn_metadata.py.
+struct AttnMetadata {
+  int64_t num_rows;
+  int64_t num_seqs;
+  int64_t max_blocks_per_seq;
+  const int32_t* positions;
+  const int32_t* slot_mapping;
+  const int32_t* query_start;
+  const int32_t* seq_lens;
+  const int32_t* block_tables;
+};
+
+struct AttentionArgs {
+  const float* qkv;      // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
+  const float* cos_sin;  // [num_positions, rotary_dim]
+  int64_t rotary_dim;
+  void* key_cache;  // [num_blocks, num_kv_heads, block_size, head_dim]
+  void* value_cache;
+  DType cache_dtype;
+  int64_t num_heads;
+  int64_t num_kv_heads;
+  int64_t head_dim;
+  int64_t block_size;
+  AttnMetadata metadata;
+  float* y;  // [num_rows, num_heads * head_dim]
+};
+
+struct KernelTable {
+  const char* name;
+  void (*linear)(const LinearArgs&);
+  void (*rms_norm)(const RmsNormArgs&);
+  void (*attention)(const AttentionArgs&);
+  // `count` elements, contiguous, of any alignment.
+  void (*convert)(void* dst, DType dst_dtype, const void* src, DType src_dtype, int64_t count);
+  // One row of k elements into its place in consecutive tiles; `dst` is the row in the first tile.
+  void (*pack_row)(void* dst, DType dst_dtype, const void* src, DType src_dtype, int64_t k);
+};
+
+// Only GCC lets one file choose its instruction set (`#pragma GCC target`); 11 is the first that
+// knows all of ours. Elsewhere there is the portable table alone.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+#define GLM_X86
+#endif
+
+extern const KernelTable kPortableTable;
+#if defined(GLM_X86)
+extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512Table;
+extern const KernelTable kAmxTable;
+extern const KernelTable kAmxEmulatedTable;
+#endif
+
+// The table in use. Never names an instruction set this machine lacks.
+const KernelTable& Kernels();
+
+}  // namespace glm

@@ -1,0 +1,239 @@
+"""The C++ library of the kernels: where it is, which instruction set it uses, its helpers.
+
+MindSpore opens the same file by the path that `library_path` returns (ops.py), so what is chosen
+here holds for its operators too. Nothing here imports MindSpore.
+"""
+
+import ctypes
+import hashlib
+import os
+import sysconfig
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.log import note
+
+# csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
+# layout changes.
+ABI_VERSION = 2
+TILE_N, TILE_K = 16, 32
+ISA_VARIABLE = "MINDFORMERS_GLM_ISA"
+
+_DTYPE_CODES = {"float32": 0, "bfloat16": 1, "float16": 2}
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_FOLDER = Path(__file__).resolve().parent
+# As setuptools names it for this interpreter: a tree may hold builds for several.
+_LIBRARY_NAME = f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+@cache
+def library_path() -> str:
+    """Path of the built library.
+
+    A source tree that was installed with `pip install .` has it in site-packages only, yet its
+    Python files are those imported when a script is started in the folder: both are looked at.
+    Raises:
+        UnsupportedError: it is nowhere, or it was built for another version of this package.
+    """
+    candidates = [*_FOLDER.glob(_LIBRARY_NAME), *_installed_libraries()]
+    if not candidates:
+        raise UnsupportedError(
+            f"The CPU kernels are not built: no {_LIBRARY_NAME} in {_FOLDER} or in an installed "
+            "mindformers-glm. Run `pip install -e .` in the source folder (it needs g++)."
+        )
+    path = str(candidates[0])
+    library = ctypes.CDLL(path)
+    version = library.glm_abi_version()
+    if version != ABI_VERSION:
+        raise UnsupportedError(
+            f"The CPU kernels in {path} have interface version {version}, this source needs "
+            f"{ABI_VERSION}. Run `pip install -e .` in the source folder to build them again."
+        )
+    library.glm_source_hash.restype = ctypes.c_char_p
+    built_from = library.glm_source_hash().decode()
+    if (sources := _hash_sources()) and sources != built_from:
+        note(
+            f"the CPU kernels in {path} were built from other sources than those in "
+            f"{_FOLDER / 'csrc'}; `pip install -e .` builds them again."
+        )
+    return path
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """Open the library and choose the instruction set, once per process.
+
+    Raises:
+        UnsupportedError: see `library_path`; or MINDFORMERS_GLM_ISA names an instruction set that
+            this machine cannot run.
+    """
+    library = ctypes.CDLL(library_path())
+    library.glm_isa.restype = ctypes.c_char_p
+    library.glm_available_isa.restype = ctypes.c_char_p
+    address, code, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    library.glm_pack_rows.argtypes = [address, code, address, code, *[count] * 5]
+    library.glm_convert.argtypes = [address, code, address, code, count]
+    library.glm_stream_read.argtypes = [address, count]
+    if forced := os.environ.get(ISA_VARIABLE):
+        _select(library, forced)
+    return library
+
+
+def isa() -> str:
+    """The instruction set in use: "portable", "avx2", "avx512", "amx" or "amx_emulated"."""
+    return load().glm_isa().decode()
+
+
+def available_isas() -> tuple[str, ...]:
+    """What this machine can run, the default first; amx_emulated runs only when asked for."""
+    return _available(load())
+
+
+def select_isa(name: str) -> None:
+    """Use another instruction set from now on (tests and benchmarks).
+
+    Raises:
+        UnsupportedError: this machine cannot run it.
+    """
+    _select(load(), name)
+
+
+def num_threads() -> int:
+    """Threads the kernels use (OMP_NUM_THREADS, else the processors this process may use)."""
+    return load().glm_num_threads()
+
+
+def packed_shape(num_rows: int, num_columns: int, is_gated: bool = False) -> tuple[int, ...]:
+    """Shape of a packed [num_rows, num_columns] matrix; gated: num_rows of each half."""
+    tiles = -(-num_rows // TILE_N) * (2 if is_gated else 1)
+    return (tiles, -(-num_columns // TILE_K), TILE_N, TILE_K)
+
+
+def pack_rows(
+    dst: np.ndarray,
+    src: np.ndarray,
+    src_dtype: str,
+    dst_dtype: str,
+    row_offset: int,
+    gated_half: int | None = None,
+) -> None:
+    """Pack matrix rows into tiles, converting with rounding to nearest even.
+
+    Args:
+        dst: tiles [ceil(N/16), ceil(K/32), 16, 32]; bfloat16 as any 2-byte type.
+        src: [rows, K], contiguous, of any alignment; becomes packed rows row_offset...
+        gated_half: where gate and up tiles alternate in dst: 0 for gate rows, 1 for up rows.
+    """
+    stride, first = (1, 0) if gated_half is None else (2, gated_half)
+    _pack(dst, src, src_dtype, dst_dtype, row_offset, tile_stride=stride, tile_first=first)
+
+
+def pack_gated(dst: np.ndarray, src: np.ndarray, src_dtype: str, dst_dtype: str) -> None:
+    """Pack src [2F, K] (F gate rows, then F up rows) so that gate and up tiles alternate.
+
+    Args:
+        dst: tiles [2 * ceil(F/16), ceil(K/32), 16, 32].
+    """
+    half = src.shape[0] // 2
+    for part in range(2):
+        rows = src[part * half : (part + 1) * half]
+        pack_rows(dst, rows, src_dtype, dst_dtype, 0, gated_half=part)
+
+
+def convert(dst: np.ndarray, src: np.ndarray, dst_dtype: str, src_dtype: str) -> None:
+    """Convert every element of src (of any alignment) into dst, rounding to nearest even."""
+    _check_array(dst, dst_dtype, is_written=True)
+    _check_array(src, src_dtype)
+    if dst.size != src.size:
+        raise ValueError(f"dst has {dst.size} elements, src has {src.size}")
+    code = load().glm_convert(
+        dst.ctypes.data, _DTYPE_CODES[dst_dtype], src.ctypes.data, _DTYPE_CODES[src_dtype], src.size
+    )
+    _check_result(code)
+
+
+def _pack(
+    dst: np.ndarray,
+    src: np.ndarray,
+    src_dtype: str,
+    dst_dtype: str,
+    row_offset: int,
+    tile_stride: int,
+    tile_first: int,
+) -> None:
+    _check_array(dst, dst_dtype, is_written=True)
+    _check_array(src, src_dtype)
+    rows, columns = src.shape
+    room = dst.shape[0] // tile_stride * TILE_N
+    if dst.shape[1:] != packed_shape(rows, columns)[1:] or not 0 <= row_offset <= room - rows:
+        raise ValueError(
+            f"rows {row_offset} to {row_offset + rows} of width {columns} do not fit "
+            f"into tiles of shape {dst.shape}"
+        )
+    code = load().glm_pack_rows(
+        dst.ctypes.data,
+        _DTYPE_CODES[dst_dtype],
+        src.ctypes.data,
+        _DTYPE_CODES[src_dtype],
+        rows,
+        columns,
+        row_offset,
+        tile_stride,
+        tile_first,
+    )
+    _check_result(code)
+
+
+def _check_array(array: np.ndarray, dtype: str, is_written: bool = False) -> None:
+    # numpy calls an unaligned array not C-contiguous in no way; only the strides count here.
+    if not array.flags.c_contiguous or array.itemsize != _ITEM_BYTES[dtype]:
+        raise ValueError(
+            f"expected a contiguous {dtype} array, got {array.dtype} strides {array.strides}"
+        )
+    if is_written and not array.flags.writeable:
+        raise ValueError("the destination is read-only")
+
+
+def _check_result(code: int) -> None:
+    if code != 0:
+        raise RuntimeError("a kernel refused its arguments; the line above says why")
+
+
+def _select(library: ctypes.CDLL, name: str) -> None:
+    if library.glm_select_isa(name.encode()) != 0:
+        raise UnsupportedError(
+            f"{ISA_VARIABLE}={name!r} cannot run on this machine: "
+            f"available are {', '.join(_available(library))}."
+        )
+
+
+def _available(library: ctypes.CDLL) -> tuple[str, ...]:
+    names: list[str] = []
+    while (name := library.glm_available_isa(len(names))) is not None:
+        names.append(name.decode())
+    return tuple(names)
+
+
+def _installed_libraries() -> list[Path]:
+    # `pip install .` leaves metadata in the source folder too, which knows no library: all
+    # distributions of this name are asked, not only the first on the path.
+    paths = [
+        Path(str(file.locate()))
+        for distribution in metadata.distributions(name="mindformers-glm")
+        for file in distribution.files or []
+        if file.match(f"*/kernels/cpu/{_LIBRARY_NAME}")
+    ]
+    return [path for path in paths if path.exists()]
+
+
+def _hash_sources() -> str:
+    """What setup.py computes when it builds; empty where the sources are not at hand."""
+    digest = hashlib.sha256()
+    sources = [p for p in sorted((_FOLDER / "csrc").rglob("*")) if p.suffix in (".cc", ".h")]
+    for path in sources:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16] if sources else ""

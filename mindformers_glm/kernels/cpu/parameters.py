@@ -1,0 +1,23 @@
+"""NumPy memory as MindSpore Parameters and Tensors, without a copy."""
+
+import numpy as np
+from mindspore import Parameter, Tensor
+from mindspore.common import np_dtype
+
+_VIEWS = {"float32": np.float32, "float16": np.float16, "bfloat16": np_dtype.bfloat16}
+
+
+def as_parameter(array: np.ndarray, dtype: str, name: str) -> Parameter:
+    """A Parameter whose storage is the array's own memory, which it keeps alive.
+
+    Args:
+        array: contiguous; bfloat16 as uint16 (memory.allocate).
+    """
+    # Parameter copies a tensor that anything else refers to, and also when it is given keyword
+    # arguments: hence the nameless temporary and the attributes set afterwards.
+    parameter = Parameter(Tensor.from_numpy(array.view(_VIEWS[dtype])))
+    parameter.name = name
+    parameter.requires_grad = False
+    if parameter.data_ptr() != array.ctypes.data:
+        raise RuntimeError(f"MindSpore copied the memory of parameter {name}")
+    return parameter

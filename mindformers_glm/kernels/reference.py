@@ -1,0 +1,202 @@
+"""The definition of every operator in NumPy: what the C++ kernels are tested against.
+
+Arguments come in the order of the operators (cpu/ops.py), with weights as plain matrices [N, K]
+instead of tiles. Activations are float32 [M, width]. Rows from `num_rows` on are not computed and
+come back as zeros here; the kernels leave them as they were.
+
+bfloat16 arrays are held as float32 values that bfloat16 can represent (`round_to`).
+Source of the arithmetic: transformers 4.51.3, models/glm4/modeling_glm4.py.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_FLOAT16 = np.float32(65504)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the attention operator reads from the metadata vector (core/attn_metadata.py).
+
+    Attributes:
+        positions: [num_rows] position of each row in its sequence.
+        slot_mapping: [num_rows] cache slot of each row's key and value.
+        query_start: [num_seqs + 1] first row of each sequence.
+        block_tables: [num_seqs, max_blocks_per_seq] cache blocks in logical order.
+    """
+
+    positions: np.ndarray
+    slot_mapping: np.ndarray
+    query_start: np.ndarray
+    block_tables: np.ndarray
+
+
+def round_to(x: np.ndarray, dtype: str, saturate: bool = False) -> np.ndarray:
+    """Round float32 values to what `dtype` can hold, ties to even; NaN stays NaN.
+
+    Args:
+        dtype: "bfloat16x2" is the sum of a bfloat16 and of what it lost, also as bfloat16.
+        saturate: limit float16 to its largest finite value instead of infinity.
+    """
+    x = np.asarray(x, np.float32)
+    if dtype == "float16":
+        limited = np.clip(x, -MAX_FLOAT16, MAX_FLOAT16) if saturate else x
+        with np.errstate(over="ignore"):
+            return limited.astype(np.float16).astype(np.float32)
+    if dtype == "bfloat16":
+        return bfloat16_to_float32(float32_to_bfloat16(x))
+    if dtype == "bfloat16x2":
+        rounded = round_to(x, "bfloat16")
+        return rounded + round_to(x - rounded, "bfloat16")
+    return x
+
+
+def float32_to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """The upper 16 bits of each float32, rounded to nearest even, as uint16."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    quiet_nan = bits >> np.uint32(16) | np.uint32(0x40)
+    return np.where(np.isnan(x), quiet_nan, rounded).astype(np.uint16)
+
+
+def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
+    """uint16 bfloat16 patterns as float32 values."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def embedding(ids: np.ndarray, table: np.ndarray, num_rows: int) -> np.ndarray:
+    """Rows of table [V, H] as float32 [M, H]."""
+    out = np.zeros((len(ids), table.shape[1]), np.float32)
+    out[:num_rows] = table[ids[:num_rows]]
+    return out
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, num_rows: int) -> np.ndarray:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Glm4RMSNorm)."""
+    out = np.zeros_like(x)
+    rows = x[:num_rows].astype(np.float64)
+    variance = np.mean(rows * rows, axis=-1, keepdims=True)
+    out[:num_rows] = rows / np.sqrt(variance + eps) * weight
+    return out
+
+
+def rms_norm_add(
+    x: np.ndarray, weight: np.ndarray, eps: float, residual: np.ndarray, num_rows: int
+) -> np.ndarray:
+    """residual + rms_norm(x): GLM-4-0414 norms a branch's output before it is added."""
+    out = rms_norm(x, weight, eps, num_rows)
+    out[:num_rows] += residual[:num_rows]
+    return out
+
+
+def linear(
+    x: np.ndarray,
+    weight: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+    compute_dtype: str = "float32",
+) -> np.ndarray:
+    """x rounded to `compute_dtype`, times weight^T, plus bias; sums in higher precision."""
+    out = np.zeros((len(x), len(weight)), np.float32)
+    rounded = round_to(x[:num_rows], compute_dtype, saturate=True).astype(np.float64)
+    product = rounded @ weight.astype(np.float64).T
+    out[:num_rows] = product if bias is None else product + bias
+    return out
+
+
+def norm_linear(
+    x: np.ndarray,
+    norm_weight: np.ndarray,
+    eps: float,
+    weight: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+    compute_dtype: str = "float32",
+) -> np.ndarray:
+    """linear(rms_norm(x))."""
+    normed = rms_norm(x, norm_weight, eps, num_rows)
+    return linear(normed, weight, num_rows, bias, compute_dtype)
+
+
+def norm_gated_linear(
+    x: np.ndarray,
+    norm_weight: np.ndarray,
+    eps: float,
+    weight: np.ndarray,
+    num_rows: int,
+    compute_dtype: str = "float32",
+) -> np.ndarray:
+    """silu(gate) * up, where weight [2F, K] holds F gate rows, then F up rows (Glm4MLP)."""
+    both = norm_linear(x, norm_weight, eps, weight, num_rows, None, compute_dtype)
+    gate, up = np.split(both.astype(np.float64), 2, axis=-1)
+    with np.errstate(over="ignore"):
+        return (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
+
+
+def rotate(heads: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:
+    """Interleaved, partial RoPE: pairs (2i, 2i + 1) of the first rotary_dim elements.
+
+    Args:
+        heads: [M, num_heads, head_dim].
+        cos_sin: [M, rotary_dim], each row's cosines, then its sines.
+    """
+    cos, sin = np.split(cos_sin[:, None, :].astype(np.float64), 2, axis=-1)
+    rotary_dim = cos_sin.shape[-1]
+    even, odd = heads[..., 0:rotary_dim:2], heads[..., 1:rotary_dim:2]
+    out = heads.astype(np.float32)
+    out[..., 0:rotary_dim:2] = even * cos - odd * sin
+    out[..., 1:rotary_dim:2] = odd * cos + even * sin
+    return out
+
+
+def attention(
+    qkv: np.ndarray,
+    cos_sin: np.ndarray,
+    key_cache: np.ndarray,
+    value_cache: np.ndarray,
+    rows: Rows,
+    num_heads: int,
+    cache_dtype: str = "float32",
+) -> np.ndarray:
+    """RoPE, cache write, then causal attention of every row over its sequence's cached tokens.
+
+    Args:
+        qkv: [M, (num_heads + 2 * num_kv_heads) * head_dim].
+        cos_sin: [num_positions, rotary_dim].
+        key_cache, value_cache: float32 [num_blocks, num_kv_heads, block_size, head_dim], written.
+        cache_dtype: what keys and values are rounded to; float16 saturates.
+    Returns:
+        [M, num_heads * head_dim].
+    """
+    _, num_kv_heads, block_size, head_dim = key_cache.shape
+    num_rows = len(rows.positions)
+    heads = qkv[:num_rows].reshape(num_rows, -1, head_dim)
+    q, k, v = np.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
+    row_cos_sin = cos_sin[rows.positions]
+    q, k = rotate(q, row_cos_sin), rotate(k, row_cos_sin)
+    blocks, offsets = np.divmod(rows.slot_mapping, block_size)
+    key_cache[blocks, :, offsets] = round_to(k, cache_dtype, saturate=True)
+    value_cache[blocks, :, offsets] = round_to(v, cache_dtype, saturate=True)
+
+    out = np.zeros((len(qkv), num_heads * head_dim), np.float32)
+    for seq, table in enumerate(rows.block_tables):
+        for row in range(rows.query_start[seq], rows.query_start[seq + 1]):
+            blocks, offsets = np.divmod(np.arange(rows.positions[row] + 1), block_size)
+            # [num_tokens, num_kv_heads, head_dim], each KV head repeated for its query heads
+            keys = key_cache[table[blocks], :, offsets].astype(np.float64)
+            values = value_cache[table[blocks], :, offsets].astype(np.float64)
+            keys = np.repeat(keys, num_heads // num_kv_heads, axis=1)
+            values = np.repeat(values, num_heads // num_kv_heads, axis=1)
+            scores = np.einsum("hd,thd->ht", q[row], keys) * head_dim**-0.5
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+            out[row] = np.einsum("ht,thd->hd", weights, values).ravel()
+    return out
+
+
+def gather_rows(x: np.ndarray, rows: np.ndarray, num_samples: int) -> np.ndarray:
+    """x[rows] for the first `num_samples` entries of rows."""
+    out = np.zeros((len(rows), x.shape[1]), np.float32)
+    out[:num_samples] = x[rows[:num_samples]]
+    return out

@@ -1,0 +1,44 @@
+"""The gated feed-forward network."""
+
+from dataclasses import dataclass
+
+from mindformers.parallel_core.utils.spec_utils import ModuleSpec, build_module
+from mindspore import Tensor, nn
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.runner_settings import RunnerSettings
+
+
+@dataclass(frozen=True)
+class MLPSubmodules:
+    """The operators of one MLP; `linear_fc1` includes the norm before it and SwiGLU after it."""
+
+    linear_fc1: ModuleSpec
+    linear_fc2: ModuleSpec
+
+
+class MLP(nn.Cell):
+    """SwiGLU feed-forward: fc2(silu(gate(norm(x))) * up(norm(x))).
+
+    hidden_states, output: float32 [max_rows, hidden_size]; not added to the residual here.
+    Source: transformers 4.51.3 `Glm4MLP`.
+    """
+
+    def __init__(
+        self, config: GlmConfig, settings: RunnerSettings, submodules: MLPSubmodules
+    ) -> None:
+        super().__init__()
+        self.linear_fc1 = build_module(
+            submodules.linear_fc1,
+            config.hidden_size,
+            config.intermediate_size,
+            eps=config.rms_norm_eps,
+            settings=settings,
+        )
+        self.linear_fc2 = build_module(
+            submodules.linear_fc2, config.intermediate_size, config.hidden_size, settings=settings
+        )
+
+    def construct(self, hidden_states: Tensor, num_rows: Tensor) -> Tensor:
+        """Run both projections."""
+        return self.linear_fc2(self.linear_fc1(hidden_states, num_rows), num_rows)

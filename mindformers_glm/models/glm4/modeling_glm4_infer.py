@@ -1,0 +1,118 @@
+"""The inference network of GLM-4-0414."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from mindformers_glm.backends import select_backend
+from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
+from mindformers_glm.models.glm4.configuration_glm4 import Glm4Config
+from mindformers_glm.models.glm4.utils import Glm4PreTrainedModel
+from mindformers_glm.models.gpt_layer_specs import get_sandwich_layer_spec
+from mindformers_glm.models.gpt_model import GPTModel, LogitsHead
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.loader import load_weights
+from mindformers_glm.weights.rules import build_rules
+
+
+class InferenceGlm4ForCausalLM(Glm4PreTrainedModel):
+    """GLM-4-0414 over a paged KV cache, in two graphs: `model` and `logits_head`.
+
+    The engine's runner calls the two graphs itself, so that a prefill chunk which samples nothing
+    skips the head. Weights come by `load_weights`, the KV cache by `allocate_kv_cache`.
+    """
+
+    def __init__(self, config: Glm4Config, device_target: str = "CPU") -> None:
+        backend = select_backend(device_target)
+        backend.initialize()
+        super().__init__(config, auto_prefix=False)
+        self.glm_config = config.to_glm_config()
+        self.settings = config.to_runner_settings()
+        operators = backend.operators()
+        self.model = GPTModel(
+            self.glm_config, self.settings, get_sandwich_layer_spec(operators), operators
+        )
+        self.logits_head = LogitsHead(self.glm_config, self.settings, operators)
+        # Made by the first `generate` and kept from call to call, and with it the KV cache.
+        self.engine: Any = None
+        self.has_weights = False
+        # Megatron-Core counts the final norm to the decoder.
+        self.logits_head.final_layernorm.update_parameters_name("decoder.final_layernorm.")
+
+    def construct(
+        self,
+        token_ids: Tensor,
+        num_rows: Tensor,
+        attn_metadata: Tensor,
+        sample_rows: Tensor,
+        num_samples: Tensor,
+    ) -> Tensor:
+        """One step as one graph; see GPTModel and LogitsHead for the shapes."""
+        hidden_states = self.model(token_ids, num_rows, attn_metadata)
+        return self.logits_head(hidden_states, sample_rows, num_samples)
+
+    def weighted_cells(self) -> dict[str, WeightedCell]:
+        """The Cells that hold weights, by their Megatron-Core names."""
+        cells = {
+            name: cell
+            for name, cell in self.model.cells_and_names()
+            if isinstance(cell, WeightedCell)
+        }
+        cells["decoder.final_layernorm"] = self.logits_head.final_layernorm
+        cells["output_layer"] = self.logits_head.output_layer
+        return cells
+
+    def weight_targets(self) -> dict[str, LoadInto]:
+        """Every parameter that a checkpoint fills, by its Megatron-Core name."""
+        return {
+            f"{cell_name}.{name}": target
+            for cell_name, cell in self.weighted_cells().items()
+            for name, target in cell.weight_targets().items()
+        }
+
+    def num_weight_bytes(self) -> int:
+        """Bytes of all weights in memory."""
+        return sum(cell.num_weight_bytes() for cell in self.weighted_cells().values())
+
+    def load_weights(self, weights: str | Path | Checkpoint) -> None:
+        """Fill every parameter from a Hugging Face folder; all names and shapes are checked first.
+
+        Raises:
+            CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        """
+        checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights)
+        load_weights(checkpoint, build_rules(self.glm_config), self.weight_targets())
+        self.has_weights = True
+
+    def allocate_kv_cache(self, num_blocks: int) -> None:
+        """Give every layer a KV cache of `num_blocks` blocks; once, before the first step."""
+        for layer in self.model.decoder.layers:
+            layer.self_attention.core_attention.allocate_kv_cache(num_blocks)
+
+    def generate(
+        self,
+        input_ids: list[int] | list[list[int]] | np.ndarray,
+        generation_config: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> list[np.ndarray]:
+        """Generate as upstream's `generate` does, through this project's engine.
+
+        Args:
+            input_ids: one prompt or several, which may differ in length (no padding is needed).
+            generation_config: a GenerationConfig of transformers or MindSpore Transformers, or a
+                dict, read as a generation_config.json is: what would change the answer and is not
+                supported is refused. None: the generation_config.json of the folder given to
+                `from_pretrained`.
+            kwargs: single settings (do_sample, top_k, max_new_tokens, ...), which win.
+        Returns:
+            For each prompt its token ids followed by the generated ones, int32.
+        Raises:
+            GlmError: there are no weights, or a setting or a prompt is wrong; in one sentence.
+        """
+        # The engine stands above the models; only this entry, which upstream's API fixes, looks up.
+        from mindformers_glm.engine.network_generate import generate
+
+        return generate(self, input_ids, generation_config, seed, **kwargs)

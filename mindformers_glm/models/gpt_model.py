@@ -1,0 +1,69 @@
+"""The decoder-only network in two graphs: token ids to hidden states, hidden states to logits."""
+
+from mindformers.parallel_core.utils.spec_utils import ModuleSpec
+from mindspore import Parameter, Tensor, nn
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.operators import Operators
+from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.layers.rotary import build_cos_sin_table
+from mindformers_glm.layers.transformer_layer import TransformerBlock
+
+
+class GPTModel(nn.Cell):
+    """Embedding and decoder.
+
+    Every input has the size of the largest step of its row bucket; `num_rows` says how many rows
+    are real (see core/attn_metadata.py), and the operators leave the others alone.
+    """
+
+    def __init__(
+        self,
+        config: GlmConfig,
+        settings: RunnerSettings,
+        layer_spec: ModuleSpec,
+        operators: Operators,
+    ) -> None:
+        super().__init__()
+        self.embedding = LanguageModelEmbedding(config, settings, operators)
+        self.decoder = TransformerBlock(config, settings, layer_spec)
+        cos_sin = build_cos_sin_table(
+            settings.max_model_len, config.rotary_dim, config.rope_theta, settings.rotary_dtype
+        )
+        self.cos_sin = Parameter(Tensor(cos_sin), name="rotary_cos_sin", requires_grad=False)
+
+    def construct(self, token_ids: Tensor, num_rows: Tensor, attn_metadata: Tensor) -> Tensor:
+        """int32 [max_rows] token ids -> float32 [max_rows, hidden_size] before the final norm."""
+        hidden_states = self.embedding(token_ids, num_rows)
+        return self.decoder(hidden_states, self.cos_sin, num_rows, attn_metadata)
+
+
+class LanguageModelEmbedding(nn.Cell):
+    """Token embedding (Megatron-Core's name and place for it)."""
+
+    def __init__(self, config: GlmConfig, settings: RunnerSettings, operators: Operators) -> None:
+        super().__init__()
+        self.word_embeddings = operators.embedding(
+            config.vocab_size, config.hidden_size, settings=settings
+        )
+
+    def construct(self, token_ids: Tensor, num_rows: Tensor) -> Tensor:
+        """Look up the rows of the token ids."""
+        return self.word_embeddings(token_ids, num_rows)
+
+
+class LogitsHead(nn.Cell):
+    """Final norm and output layer, only on the rows that are sampled."""
+
+    def __init__(self, config: GlmConfig, settings: RunnerSettings, operators: Operators) -> None:
+        super().__init__()
+        self.gather_rows = operators.gather_rows()
+        self.final_layernorm = operators.rms_norm(config.hidden_size, eps=config.rms_norm_eps)
+        self.output_layer = operators.linear(
+            config.hidden_size, config.vocab_size, settings=settings
+        )
+
+    def construct(self, hidden_states: Tensor, sample_rows: Tensor, num_samples: Tensor) -> Tensor:
+        """int32 [max_samples] row numbers -> float32 [max_samples, vocab_size] logits."""
+        rows = self.gather_rows(hidden_states, sample_rows, num_samples)
+        return self.output_layer(self.final_layernorm(rows, num_samples), num_samples)

@@ -1,0 +1,82 @@
+"""Registration of the GLM classes with MindSpore Transformers.
+
+Upstream has no plugin discovery, so importing `mindformers_glm` is the hook. Registration needs
+`mindformers`, whose import takes seconds; it therefore happens when both packages are there, in
+whichever order they are imported.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+
+def register_on_import() -> None:
+    """Register now if `mindformers` is imported, else right after it will be."""
+    if "mindformers" in sys.modules:
+        register()
+    elif not any(isinstance(finder, _MindformersFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _MindformersFinder())
+
+
+def register() -> None:
+    """Make upstream's registry, AutoConfig and AutoModel resolve GLM-4-0414 to our classes.
+
+    Each class is registered twice: with legacy=False and `search_names`, which upstream consults
+    first and a later registration cannot displace (mindformers 1.7.0, tools/register/register.py);
+    and with legacy=True, because look-ups before a context with `use_legacy False` exists take the
+    unprefixed names.
+    """
+    from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+
+    from mindformers_glm.models.glm4 import (
+        Glm4Config,
+        Glm4ForCausalLM,
+        InferenceGlm4ForCausalLM,
+    )
+
+    classes = (
+        (MindFormerModuleType.CONFIG, Glm4Config, ("glm4", "Glm4Config")),
+        (MindFormerModuleType.MODELS, Glm4ForCausalLM, ("Glm4ForCausalLM",)),
+        (MindFormerModuleType.MODELS, InferenceGlm4ForCausalLM, ("InferenceGlm4ForCausalLM",)),
+    )
+    for module_type, cls, names in classes:
+        for legacy in (False, True):
+            MindFormerRegister.register_cls(
+                cls, module_type=module_type, legacy=legacy, search_names=names
+            )
+    AutoConfig.register("glm4", Glm4Config, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForCausalLM):
+        auto_class.register(Glm4Config, Glm4ForCausalLM, exist_ok=True)
+
+
+class _MindformersFinder(importlib.abc.MetaPathFinder):
+    """Finds `mindformers` as usual and registers when its import is done."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != "mindformers":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _RegisteringLoader(spec.loader)
+        return spec
+
+
+class _RegisteringLoader(importlib.abc.Loader):
+    """The package's own loader, followed by `register`."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        register()

@@ -1,0 +1,128 @@
+"""What `mindformers-glm inspect DIR` says about a checkpoint folder, from headers alone."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.config.files import read_json_object
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.engine.generation_defaults import from_generation_config
+from mindformers_glm.tokenizer import load_tokenizer
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+_GENERATION_BOOKKEEPING = ("_from_model_config", "transformers_version")
+_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def inspect_checkpoint(folder: str | Path) -> str:
+    """Describe a checkpoint folder and check it as loading would, without reading weights.
+
+    A folder without tokenizer.json is described all the same: token ids can be run.
+
+    Returns:
+        Aligned "name  value" lines.
+    Raises:
+        ConfigError, UnsupportedError, CheckpointError: what `predict` would refuse it for.
+    """
+    config = GlmConfig.from_hf(folder)
+    with Checkpoint.open(folder) as checkpoint:
+        config = resolve_attention_bias(config, checkpoint)
+        rules = build_rules(config)
+        check_rules(rules, checkpoint)
+        from_generation_config(checkpoint.folder)
+        if (checkpoint.folder / "tokenizer.json").is_file():
+            load_tokenizer(checkpoint.folder)
+        lines = [
+            ("checkpoint", str(checkpoint.folder)),
+            *_describe_architecture(config),
+            *_describe_weights(config, checkpoint),
+            ("tensors", f"all {len(checkpoint.entries)} accounted for"),
+            *_describe_prompt_files(checkpoint.folder, config),
+        ]
+    width = max(len(name) for name, _ in lines) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
+
+
+def _describe_architecture(config: GlmConfig) -> list[tuple[str, str]]:
+    bias = "with" if config.attention_bias else "without"
+    return [
+        ("architecture", f"{config.architecture} (model_type {config.model_type})"),
+        ("layers", str(config.num_hidden_layers)),
+        ("hidden size", f"{config.hidden_size}, MLP {config.intermediate_size}"),
+        (
+            "attention",
+            f"{config.num_attention_heads} heads, {config.num_key_value_heads} KV heads of "
+            f"{config.head_dim}, {bias} q/k/v bias",
+        ),
+        (
+            "RoPE",
+            f"theta {config.rope_theta:g} on {config.rotary_dim} of {config.head_dim} columns",
+        ),
+        ("context", f"{config.max_position_embeddings} tokens"),
+        (
+            "vocabulary",
+            f"{config.vocab_size}, {'tied' if config.tie_word_embeddings else 'untied'} output",
+        ),
+    ]
+
+
+def _describe_weights(config: GlmConfig, checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    num_parameters = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
+    by_dtype = ", ".join(
+        f"{dtype} {_format_bytes(num_bytes)}"
+        for dtype, num_bytes in checkpoint.num_bytes_by_dtype.items()
+    )
+    dtype = config.torch_dtype or checkpoint.dtype
+    settings = RunnerSettings.with_defaults(dtype, config.max_position_embeddings)
+    kv_bytes = config.kv_bytes_per_token(settings.kv_cache_dtype)
+    num_files = len(checkpoint.files)
+    return [
+        ("parameters", f"{num_parameters:,}"),
+        ("stored as", by_dtype),
+        ("runs as", f"{dtype} unless params_dtype says otherwise"),
+        (
+            "KV cache",
+            f"{_format_bytes(kv_bytes)} a token in {settings.kv_cache_dtype}, "
+            f"{_format_bytes(kv_bytes * config.max_position_embeddings)} for the whole context",
+        ),
+        ("files", f"{num_files} safetensors {'file' if num_files == 1 else 'shards'}"),
+    ]
+
+
+def _describe_prompt_files(folder: Path, config: GlmConfig) -> list[tuple[str, str]]:
+    generation = _read_if_present(folder / "generation_config.json")
+    settings = [
+        f"{key}={value}"
+        for key, value in generation.items()
+        if key not in _GENERATION_BOOKKEEPING and value is not None
+    ]
+    tokenizers = [name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    return [
+        ("end of text", f"token ids {list(config.eos_token_ids)} in config.json"),
+        ("generation", ", ".join(settings) or "no generation_config.json"),
+        ("tokenizer", ", ".join(tokenizers) or "none: prompts cannot be read"),
+        ("chat template", _find_chat_template(folder) or "none: prompts are taken as they are"),
+    ]
+
+
+def _find_chat_template(folder: Path) -> str | None:
+    for name in ("chat_template.jinja", "chat_template.json"):
+        if (folder / name).is_file():
+            return name
+    has_template = _read_if_present(folder / "tokenizer_config.json").get("chat_template")
+    return "in tokenizer_config.json" if has_template else None
+
+
+def _read_if_present(path: Path) -> dict[str, Any]:
+    return read_json_object(path, ConfigError) if path.is_file() else {}
+
+
+def _format_bytes(num_bytes: int) -> str:
+    for size, unit in _UNITS:
+        if num_bytes >= size:
+            return f"{num_bytes / size:.2f} {unit}"
+    return f"{num_bytes} bytes"

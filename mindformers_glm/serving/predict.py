@@ -1,0 +1,111 @@
+"""`predict`: prompts in, answers on stdout and in a file."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from mindformers_glm.config.run_config import RunConfig, prepare_environment
+from mindformers_glm.core.errors import CheckpointError, ConfigError
+from mindformers_glm.core.log import note
+from mindformers_glm.engine.request_output import RequestOutput
+from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.serving.prompts import read_prompts
+from mindformers_glm.serving.result_file import check_place, write_atomically
+
+
+class TextGenerator(Protocol):
+    """What predict needs of `LLM`."""
+
+    def generate(self, prompts: Sequence[str], params: SamplingParams) -> list[RequestOutput]:
+        """Answer every prompt; the answers are in the order of the prompts."""
+        ...
+
+
+def create_llm(config: RunConfig) -> TextGenerator:
+    """Load the model; this is where MindSpore is imported."""
+    from mindformers_glm import LLM
+
+    llm: TextGenerator = LLM(
+        config.pretrained_model_dir,
+        params_dtype=config.params_dtype,
+        compute_dtype=config.compute_dtype,
+        rotary_dtype=config.rotary_dtype,
+        max_model_len=config.max_model_len,
+        max_num_seqs=config.predict_batch_size,
+        max_device_memory=config.max_device_memory,
+        block_size=config.block_size,
+        seed=config.seed,
+        prompt_lookup_num_tokens=config.prompt_lookup_num_tokens,
+        device_target=config.device_target,
+        apply_chat_template=config.apply_chat_template,
+    )
+    return llm
+
+
+def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = create_llm) -> int:
+    """Answer the prompts of `config`; what can be wrong is looked for before the model is loaded.
+
+    Returns:
+        The exit code: 1 if a prompt failed, else 0.
+    """
+    prompts = read_prompts(config.predict_data)
+    params = SamplingParams(**asdict(config.generation))
+    check_place(config.save_file)
+    _check_prompts_are_kept(config)
+    if config.is_shipped_checkpoint:
+        if not config.pretrained_model_dir.is_dir():
+            raise CheckpointError(
+                f"The checkpoint that ships with this project is missing from "
+                f"{config.pretrained_model_dir}: give your own with --pretrained_model_dir DIR."
+            )
+        note(
+            "--pretrained_model_dir is not given: using the small checkpoint that ships with this "
+            f"project ({config.pretrained_model_dir})"
+        )
+    if len(prompts) > 1 and not config.is_batch_size_given:
+        note(f"{len(prompts)} prompts run one by one; --predict_batch_size N runs N together")
+    prepare_environment(config)
+    outputs = create(config).generate(prompts, params)
+    results = [as_result(output) for output in outputs]
+    # The file first: whoever closes stdout early (`| head -1`) still gets it. And if it cannot be
+    # written after all, the answers are not lost.
+    try:
+        write_atomically(config.save_file, str(results))
+    finally:
+        for result in results:
+            print(result)
+    _tell_what_ended_early(outputs)
+    return int(any(output.finish_reason == "error" for output in outputs))
+
+
+def _check_prompts_are_kept(config: RunConfig) -> None:
+    for value in config.predict_data:
+        if os.path.isfile(value) and os.path.realpath(value) == str(config.save_file.resolve()):
+            raise ConfigError(
+                f"save_file {config.save_file} is the file that holds the prompts: choose another "
+                "place with --save_file."
+            )
+
+
+def as_result(output: RequestOutput) -> dict[str, Any]:
+    """One prompt's entry in upstream's format; `error` only where it failed."""
+    result: dict[str, Any] = {"text_generation_text": [output.text]}
+    if output.finish_reason == "error":
+        result["error"] = output.error
+    return result
+
+
+def _tell_what_ended_early(outputs: Sequence[RequestOutput]) -> None:
+    for number, output in enumerate(outputs, start=1):
+        if output.finish_reason == "error":
+            note(f"prompt {number} of {len(outputs)} failed: {output.error}")
+    cut = [
+        number for number, output in enumerate(outputs, start=1) if output.finish_reason == "length"
+    ]
+    if cut:
+        numbers = ", ".join(map(str, cut[:10])) + (", ..." if len(cut) > 10 else "")
+        note(
+            f"{len(cut)} of {len(outputs)} answers were cut at the length limit (prompt "
+            f"{numbers}): see --max_new_tokens, --max_length, --max_model_len"
+        )

@@ -1,0 +1,7 @@
+"""Text to token ids and back, by the files of the checkpoint and without code from there."""
+
+from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer
+from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer
+from mindformers_glm.tokenizer.loading import load_tokenizer
+
+__all__ = ["GlmTokenizer", "IncrementalDetokenizer", "load_tokenizer"]

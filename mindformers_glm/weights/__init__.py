@@ -1,0 +1,1 @@
+"""Weights: safetensors headers -> rules (names) -> views -> parameters. NumPy only."""

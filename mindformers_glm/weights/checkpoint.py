@@ -1,0 +1,252 @@
+"""A Hugging Face checkpoint folder: which tensor lies where, and memory-mapped views of them.
+
+`Checkpoint.open` reads headers and the index only, so a broken download is told before the long
+work. Views cost no memory of their own: they are the file's pages, dropped again by `release`.
+"""
+
+import mmap
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from mindformers_glm.config.files import require_folder
+from mindformers_glm.core.dtypes import DTYPE_BYTES
+from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.weights.safetensors_header import TensorEntry, read_header
+from mindformers_glm.weights.shards import find_shards
+
+__all__ = ["Checkpoint", "TensorEntry", "TensorView"]
+
+# NumPy has no bfloat16: its bits travel as uint16.
+_NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+_CHUNK_BYTES = 64 * 2**20  # how much of a tensor is in memory while it is copied
+_MAX_FOLIO_BYTES = 2 * 2**20  # the page cache's largest unit on x86-64 and aarch64, 4 KiB pages
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """One tensor as it lies in the file: read-only, shape as stored, possibly unaligned.
+
+    data: float32, float16, or uint16 holding the bits of bfloat16.
+    release_rows: drops the pages of rows [begin, end) from memory.
+    """
+
+    name: str
+    dtype: str
+    data: np.ndarray
+    release_rows: Callable[[int, int], None]
+
+    def row_chunks(
+        self, begin: int = 0, end: int | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first row, rows) over rows [begin, end), a bounded number of bytes at a time.
+
+        The pages of a chunk are dropped when the next one is asked for: whoever copies a tensor
+        this way never has much of the file in memory beside the copy.
+        """
+        end = len(self.data) if end is None else end
+        row_bytes = self.data[:1].nbytes
+        step = max(_CHUNK_BYTES // max(row_bytes, 1), 1)
+        for first in range(begin, end, step):
+            last = min(first + step, end)
+            yield first, self.data[first:last]
+            self.release_rows(first, last)
+
+
+class Checkpoint:
+    """The tensors of a checkpoint folder, by name.
+
+    entries: every tensor of every shard, in file order.
+    files: the shards, sorted by name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        entries: dict[str, TensorEntry],
+        identities: dict[Path, tuple[int, int]],
+    ) -> None:
+        self.folder = folder
+        self.files = list(identities)
+        self.entries = entries
+        self._identities = identities
+        self._mapped: dict[Path, _MappedFile] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Checkpoint":
+        """Read the index and all headers of `folder`.
+
+        Raises:
+            CheckpointError: the folder, its index or a shard is missing, broken or contradictory.
+        """
+        path = require_folder(folder, CheckpointError)
+        files, weight_map = find_shards(path)
+        entries: dict[str, TensorEntry] = {}
+        identities = {}
+        for file in files:
+            identities[file] = _read_identity(file)
+            for entry in read_header(file):
+                if entry.name in entries:
+                    raise CheckpointError(
+                        f"Tensor {entry.name!r} is in both {entries[entry.name].file} and {file}: "
+                        "remove the shard that does not belong here."
+                    )
+                entries[entry.name] = entry
+        if weight_map is not None:
+            _check_index(path, weight_map, entries)
+        return cls(path, entries, identities)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry.num_bytes for entry in self.entries.values())
+
+    @property
+    def num_bytes_by_dtype(self) -> dict[str, int]:
+        """Bytes of all tensors of each dtype, the largest first."""
+        counter: Counter[str] = Counter()
+        for entry in self.entries.values():
+            counter[entry.dtype] += entry.num_bytes
+        return dict(counter.most_common())
+
+    @property
+    def dtype(self) -> str:
+        """The floating-point type most bytes are stored in: what "as stored" means."""
+        floats = [dtype for dtype in self.num_bytes_by_dtype if dtype in DTYPE_BYTES]
+        if not floats:
+            raise CheckpointError(
+                f"{self.folder} holds no tensor of type {', '.join(DTYPE_BYTES)}."
+            )
+        return floats[0]
+
+    def view(self, name: str) -> TensorView:
+        """Map one tensor, without copying.
+
+        Raises:
+            CheckpointError: the file changed since its header was read, or the tensor is not
+                floating-point.
+        """
+        entry = self.entries[name]
+        if entry.dtype not in _NUMPY_DTYPES:
+            raise CheckpointError(
+                f"Tensor {name!r} in {entry.file} is {entry.dtype}, not one of "
+                f"{', '.join(_NUMPY_DTYPES)}."
+            )
+        dtype = np.dtype(_NUMPY_DTYPES[entry.dtype])
+        mapped = self._map(entry.file)
+        if entry.num_bytes == 0:
+            return TensorView(name, entry.dtype, np.empty(entry.shape, dtype), lambda *_: None)
+        data = np.frombuffer(
+            mapped.pages, dtype, count=entry.num_bytes // dtype.itemsize, offset=entry.begin
+        )
+        row_bytes = entry.num_bytes // entry.shape[0] if entry.shape else entry.num_bytes
+
+        def release_rows(begin: int, end: int) -> None:
+            self._release(
+                entry.file, entry.begin + begin * row_bytes, entry.begin + end * row_bytes
+            )
+
+        return TensorView(name, entry.dtype, data.reshape(entry.shape), release_rows)
+
+    def release(self, name: str) -> None:
+        """Drop the pages of one tensor from memory; a view of it stays valid and reads anew."""
+        entry = self.entries[name]
+        self._release(entry.file, entry.begin, entry.end)
+
+    def _release(self, file: Path, begin: int, end: int) -> None:
+        if file not in self._mapped or begin == end:
+            return
+        # A page fault maps the whole folio around it, so reading a small norm makes up to 2 MiB of
+        # its neighbours resident. Those are clean file pages too: dropping them is harmless.
+        begin -= begin % _MAX_FOLIO_BYTES
+        end += -end % _MAX_FOLIO_BYTES
+        pages = self._mapped[file].pages
+        pages.madvise(mmap.MADV_DONTNEED, begin, min(end, len(pages)) - begin)
+
+    def close(self) -> None:
+        """Close the files. Views taken before stay valid: they keep their mapping alive."""
+        for mapped in self._mapped.values():
+            mapped.close()
+        self._mapped.clear()
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _map(self, file: Path) -> "_MappedFile":
+        """Return the mapping of `file`, made on first use.
+
+        Reading a mapped page beyond the file's end kills the process (SIGBUS), so the file is
+        looked at again for each view.
+        """
+        if file not in self._mapped:
+            try:
+                self._mapped[file] = _MappedFile(file, self._identities[file])
+            except OSError as problem:
+                raise CheckpointError(f"Cannot read {file}: {problem.strerror}.") from None
+        self._mapped[file].check_unchanged()
+        return self._mapped[file]
+
+
+class _MappedFile:
+    """A read-only shared mapping; the descriptor stays open to notice changes."""
+
+    def __init__(self, path: Path, identity: tuple[int, int]) -> None:
+        self._identity = identity
+        self._file = path.open("rb")
+        try:
+            self.check_unchanged()
+            self.pages = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, CheckpointError):
+            self._file.close()
+            raise
+
+    def check_unchanged(self) -> None:
+        if _read_identity(self._file.fileno()) != self._identity:
+            raise CheckpointError(
+                f"{self._file.name} changed while it was being loaded: wait until it is complete, "
+                "then retry."
+            )
+
+    def close(self) -> None:
+        # Not pages.close(): that fails while a view lives. The mapping goes with its last view.
+        self._file.close()
+
+
+def _read_identity(file: Path | int) -> tuple[int, int]:
+    """Return (size, modification time) of a path or an open descriptor."""
+    try:
+        stat = os.stat(file)
+    except OSError as problem:
+        raise CheckpointError(f"Cannot read {file}: {problem.strerror}.") from None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _check_index(
+    folder: Path, weight_map: dict[str, Path], entries: dict[str, TensorEntry]
+) -> None:
+    """Compare what the index says with what the shards hold."""
+    for name, file in weight_map.items():
+        if name not in entries or entries[name].file != file:
+            raise CheckpointError(
+                f"The index in {folder} says that {file.name} holds {name!r}, but it does not: "
+                "index and shards are not of one model, download both again."
+            )
+    for name, entry in entries.items():
+        if name not in weight_map:
+            raise CheckpointError(
+                f"{entry.file} holds {name!r}, which the index in {folder} does not name: "
+                "index and shards are not of one model, download both again."
+            )

@@ -1,0 +1,56 @@
+"""Fill parameters from a checkpoint: every one exactly once, in the order the bytes lie on disk."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from mindformers_glm.core.progress import Progress
+from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
+from mindformers_glm.weights.rules import WeightRule, check_rules
+
+
+class WeightTarget(Protocol):
+    """A parameter that can be filled."""
+
+    def load(self, views: Sequence[TensorView]) -> None:
+        """Take the tensors of one rule, to be stacked on axis 0; convert or pack as needed."""
+        ...
+
+
+def load_weights(
+    checkpoint: Checkpoint,
+    rules: Sequence[WeightRule],
+    targets: Mapping[str, WeightTarget],
+    *,
+    label: str = "Loading weights",
+) -> None:
+    """Load every rule's tensors into its target.
+
+    The pages of a tensor are dropped once its target has it, so no second copy of the weights
+    builds up. A target may keep a view (it then reads the file's pages again when needed).
+
+    Args:
+        targets: by parameter name; exactly the rules' parameters.
+        label: what the progress bar calls it.
+    Raises:
+        CheckpointError: tensors are missing, unknown or of another shape (before any byte is
+            read), or a file changes meanwhile.
+    """
+    parameters = [rule.parameter for rule in rules]
+    assert len(set(parameters)) == len(parameters)
+    assert set(parameters) == set(targets), set(parameters) ^ set(targets)
+    check_rules(rules, checkpoint)
+
+    def position(rule: WeightRule) -> tuple[str, int]:
+        entry = checkpoint.entries[rule.sources[0].name]
+        return str(entry.file), entry.begin
+
+    total = sum(
+        checkpoint.entries[source.name].num_bytes for rule in rules for source in rule.sources
+    )
+    with Progress(label, total, "B") as bar:
+        for rule in sorted(rules, key=position):
+            views = [checkpoint.view(source.name) for source in rule.sources]
+            targets[rule.parameter].load(views)
+            for view in views:
+                checkpoint.release(view.name)
+                bar.advance(view.data.nbytes)

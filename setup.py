@@ -1,0 +1,123 @@
+"""Build of the package: pyproject.toml holds the settings of the tools, this file the rest.
+
+The kernels are one shared library without any Python in it: setuptools builds it as an extension
+so that it lands beside the package; it is opened by path (kernels/cpu/library.py), never imported.
+"""
+
+import hashlib
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CSRC = Path("mindformers_glm/kernels/cpu/csrc")
+
+
+def read_version() -> str:
+    """The version, read without importing the package: its imports may not be installed yet."""
+    text = (ROOT / "mindformers_glm/version.py").read_text()
+    return re.search(r'__version__ = "(.+)"', text).group(1)
+
+
+def hash_sources() -> str:
+    """Names the C++ sources; library.py computes the same to notice an outdated library."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / CSRC).rglob("*")):
+        if path.suffix in (".cc", ".h"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class BuildKernels(build_ext):
+    """Compiles with plain g++ (or $CXX) and our own flags, not with those Python was built with."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile all sources at once; setuptools compiles one after another."""
+        compiler = os.environ.get("CXX", "g++")
+        target = Path(self.get_ext_fullpath(ext.name))
+        objects = Path(self.build_temp) / "kernels"
+        objects.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        macros = [f"-D{name}={value}" for name, value in ext.define_macros]
+
+        def compile_source(source: str) -> str:
+            output = str(objects / (Path(source).stem + ".o"))
+            self.spawn([compiler, *ext.extra_compile_args, *macros, "-c", source, "-o", output])
+            return output
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            built = list(pool.map(compile_source, ext.sources))
+        self.spawn([compiler, "-shared", *built, *ext.extra_link_args, "-o", str(target)])
+
+
+setup(
+    name="mindformers-glm",
+    version=read_version(),
+    description="GLM models for MindSpore Transformers, on Ascend and on a plain CPU",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.12",
+    packages=find_packages(include=["mindformers_glm", "mindformers_glm.*"]),
+    package_data={"mindformers_glm": ["assets/*/*"]},
+    data_files=[
+        (
+            "share/mindformers_glm/configs/glm4",
+            sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/glm4/*.yaml")),
+        )
+    ],
+    ext_modules=[
+        Extension(
+            "mindformers_glm.kernels.cpu._kernels",
+            sources=sorted(str(p.relative_to(ROOT)) for p in (ROOT / CSRC).rglob("*.cc")),
+            depends=sorted(str(p.relative_to(ROOT)) for p in (ROOT / CSRC).rglob("*.h")),
+            define_macros=[("GLM_SOURCE_HASH", f'"{hash_sources()}"')],
+            extra_compile_args=[
+                "-std=c++17",
+                "-O3",
+                "-fPIC",
+                "-fopenmp",
+                "-fvisibility=hidden",
+                "-fno-math-errno",
+                "-Wall",
+                "-Wno-ignored-attributes",  # of __m512 as a template argument
+                # GCC 12 warns about its own AVX-512 headers (GCC bug 105593).
+                "-Wno-uninitialized",
+                "-Wno-maybe-uninitialized",
+            ],
+            extra_link_args=["-fopenmp", "-Wl,-z,defs"],
+            language="c++",
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+    entry_points={"console_scripts": ["mindformers-glm = mindformers_glm.serving.cli:main"]},
+    install_requires=[
+        # mindformers 1.7.0 is the registry we plug into; it pins mindspore, tokenizers and
+        # transformers itself, we repeat those whose behaviour our own code depends on.
+        "mindspore==2.7.1",
+        "mindformers==1.7.0",
+        "transformers==4.51.3",
+        "tokenizers>=0.21,<0.22",
+        "numpy>=1.20,<2",  # mindspore 2.7 shares its bfloat16 type with numpy 1 only
+        "safetensors>=0.4",
+        "sentencepiece>=0.2",
+        "pyyaml>=6.0",
+        "jinja2>=3.1",  # chat templates
+        "tqdm>=4.65",
+    ],
+    extras_require={
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2",
+            "ruff>=0.6",
+            "mypy>=1.10",
+            "types-PyYAML",
+            "pre-commit>=3",
+            "torch==2.13.0",  # Hugging Face on torch is the oracle of the tests
+        ]
+    },
+)

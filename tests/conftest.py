@@ -1,0 +1,33 @@
+"""What all tests share: tolerances, fixtures from outside, and Hugging Face as the oracle."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+MINI = REPO / "mindformers_glm" / "assets" / "glm4-mini"
+
+# Relative L2 error (L2 of the difference over L2 of the reference) that a result may have.
+TOLERANCES = {
+    "logits_float32": 1e-4,
+    "logits_bfloat16": 1e-2,
+    "logits_float16": 4e-3,
+    "kernel_float32": 1e-5,
+}
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """L2 of the difference over L2 of the reference."""
+    expected = np.asarray(expected, np.float64)
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.fixture(scope="session")
+def shared_fixtures() -> Path:
+    """Real tokenizers, golden values and quantized models that the repository may not contain."""
+    folder = Path(os.environ.get("GLM_FIXTURES", REPO.parent / "shared" / "fixtures"))
+    if not folder.is_dir():
+        pytest.skip(f"no fixtures at {folder} (set GLM_FIXTURES)")
+    return folder

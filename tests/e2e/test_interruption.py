@@ -1,0 +1,84 @@
+"""Ctrl-C at any time, and two runs at once: nothing half-written, nothing left behind."""
+
+import ast
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.run_process import REPO, Starter, finish
+
+RESULT = "text_generation_result.txt"
+
+
+def wait_until_mapped(process: subprocess.Popen[str], library: str) -> None:
+    """Wait until the process has loaded a shared library whose path contains `library`."""
+    maps = Path(f"/proc/{process.pid}/maps")
+    deadline = time.monotonic() + 120
+    while library not in maps.read_text():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def start_long_run(checkpoint: Path, work: Path, start: Starter) -> subprocess.Popen[str]:
+    """A run of minutes over an old result file."""
+    (work / "questions.txt").write_text("hello\n" * 20_000)
+    (work / RESULT).write_text("old")
+    return start("--pretrained_model_dir", str(checkpoint), "--predict_data", "questions.txt")
+
+
+def check_interrupted(process: subprocess.Popen[str], work: Path) -> None:
+    run = finish(process)
+    assert run.exit_code == 130, run
+    assert (run.stdout, run.errors) == ([], ["interrupted"])
+    assert sorted(path.name for path in work.iterdir()) == ["questions.txt", RESULT]
+    assert (work / RESULT).read_text() == "old"
+
+
+# Inside the import of a C extension an exception would come out as something else or crash.
+@pytest.mark.parametrize("library", ["numpy", "libmindspore", "mindspore_ops_cpu"])
+def test_ctrl_c_while_loading(library: str, checkpoint: Path, work: Path, start: Starter) -> None:
+    process = start_long_run(checkpoint, work, start)
+    wait_until_mapped(process, library)
+    process.send_signal(signal.SIGINT)
+    check_interrupted(process, work)
+
+
+def test_ctrl_c_during_the_first_imports(work: Path, start: Starter) -> None:
+    # A package that takes the place of ours and is interrupted while it is imported.
+    shutil.copy(REPO / "run_mindformer.py", work)
+    (work / "mindformers_glm").mkdir()
+    (work / "mindformers_glm" / "__init__.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGINT)\n"
+    )
+    run = finish(start(program=("run_mindformer.py",)))
+    assert (run.exit_code, run.stdout, run.errors) == (130, [], ["interrupted"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number_of_signals", [1, 2])
+def test_ctrl_c_while_generating(
+    number_of_signals: int, checkpoint: Path, work: Path, start: Starter
+) -> None:
+    process = start_long_run(checkpoint, work, start)
+    wait_until_mapped(process, "_kernels.")
+    time.sleep(2)  # the graphs are compiled by then, or are being compiled: both must end well
+    for _ in range(number_of_signals):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    check_interrupted(process, work)
+
+
+@pytest.mark.slow
+def test_two_runs_in_one_folder(checkpoint: Path, work: Path, start: Starter) -> None:
+    argv = ["--pretrained_model_dir", str(checkpoint), "--max_new_tokens", "4", "--predict_data"]
+    processes = [start(*argv, prompt) for prompt in ("hello", "bye")]
+    runs = [finish(process) for process in processes]
+    assert [(run.exit_code, run.errors) for run in runs] == [(0, []), (0, [])]
+    answers = [[ast.literal_eval(run.stdout[0])] for run in runs]
+    assert ast.literal_eval((work / RESULT).read_text(encoding="utf-8")) in answers
+    assert [path.name for path in work.iterdir()] == [RESULT]

@@ -1,0 +1,204 @@
+"""The operators inside a MindSpore graph: chained, with caches written in place, called again."""
+
+import numpy as np
+import pytest
+
+ms = pytest.importorskip("mindspore")
+
+from mindspore import Tensor, nn  # noqa: E402  (mindspore may be missing)
+
+from mindformers_glm.kernels import reference  # noqa: E402
+from mindformers_glm.kernels.cpu import library, ops  # noqa: E402
+from mindformers_glm.kernels.cpu.memory import allocate  # noqa: E402
+from mindformers_glm.kernels.cpu.parameters import as_parameter  # noqa: E402
+from tests.conftest import relative_error  # noqa: E402
+from tests.kernels.kernel_calls import count, loaded, metadata, scalar, stored  # noqa: E402
+
+EPS = 1e-5
+HIDDEN, FFN, VOCAB = 48, 40, 50
+HEADS, KV_HEADS, HEAD_DIM, ROTARY = 4, 2, 16, 8
+BLOCKS, BLOCK_SIZE = 8, 4
+WIDTH = (HEADS + 2 * KV_HEADS) * HEAD_DIM
+
+
+class Weights:
+    """Random matrices in float32, as the reference takes them."""
+
+    def __init__(self, rng: np.random.Generator, dtype: str) -> None:
+        def matrix(*shape: int) -> np.ndarray:
+            values = rng.standard_normal(shape) / np.sqrt(shape[-1])
+            return loaded(stored(values.astype(np.float32), dtype))
+
+        self.dtype = dtype
+        self.table = matrix(VOCAB, HIDDEN)
+        self.qkv = [matrix(WIDTH, HIDDEN) for _ in range(2)]
+        self.proj, self.fc1, self.fc2 = (
+            matrix(HIDDEN, HEADS * HEAD_DIM),
+            matrix(2 * FFN, HIDDEN),
+            matrix(HIDDEN, FFN),
+        )
+        self.norm = rng.uniform(0.5, 1.5, HIDDEN).astype(np.float32)
+        self.bias = rng.standard_normal(WIDTH).astype(np.float32)
+        self.cos_sin = np.cos(rng.uniform(0, 6, (32, ROTARY))).astype(np.float32)
+
+
+class Network(nn.Cell):
+    """Two layers that share all weights but qkv, with a KV cache each."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        dtype = weights.dtype
+
+        def tiles(name: str, matrix: np.ndarray, is_gated: bool = False) -> ms.Parameter:
+            rows = len(matrix) // (2 if is_gated else 1)
+            array = allocate(library.packed_shape(rows, matrix.shape[1], is_gated), dtype)
+            if is_gated:
+                library.pack_gated(array, matrix, "float32", dtype)
+            else:
+                library.pack_rows(array, matrix, "float32", dtype, 0)
+            return as_parameter(array, dtype, name)
+
+        def plain(name: str, array: np.ndarray) -> ms.Parameter:
+            return as_parameter(array, "float32", name)
+
+        def cache(name: str) -> ms.Parameter:
+            array = allocate((BLOCKS, KV_HEADS, BLOCK_SIZE, HEAD_DIM), dtype)
+            return as_parameter(array, dtype, name)
+
+        self.table = as_parameter(stored(weights.table, dtype), dtype, "table")
+        self.norm, self.bias = plain("norm", weights.norm), plain("bias", weights.bias)
+        self.qkv_0, self.qkv_1 = tiles("qkv_0", weights.qkv[0]), tiles("qkv_1", weights.qkv[1])
+        self.proj, self.fc2 = tiles("proj", weights.proj), tiles("fc2", weights.fc2)
+        self.fc1 = tiles("fc1", weights.fc1, is_gated=True)
+        self.keys_0, self.values_0 = cache("keys_0"), cache("values_0")
+        self.keys_1, self.values_1 = cache("keys_1"), cache("values_1")
+        self.cos_sin, self.eps = Tensor(weights.cos_sin), Tensor(scalar(EPS))
+
+        self.embedding = ops.embedding()
+        self.rms_norm = ops.rms_norm()
+        self.norm_add = ops.rms_norm_add()
+        self.to_qkv = ops.norm_linear(dtype, True, WIDTH)
+        self.attention = ops.attention(HEADS, HEAD_DIM)
+        self.linear = ops.linear(dtype, False, HIDDEN)
+        self.gated = ops.norm_gated_linear(dtype, FFN)
+        self.gather = ops.gather_rows()
+
+    def construct(
+        self, ids: Tensor, metadata: Tensor, num_rows: Tensor, rows: Tensor, num_samples: Tensor
+    ) -> Tensor:
+        """Token ids -> normalised hidden states of the sampled rows."""
+        x = self.embedding(ids, self.table, num_rows)
+        x = self.layer(x, self.qkv_0, self.keys_0, self.values_0, metadata, num_rows)
+        x = self.layer(x, self.qkv_1, self.keys_1, self.values_1, metadata, num_rows)
+        x = self.gather(x, rows, num_samples)
+        return self.rms_norm(x, self.norm, self.eps, num_samples)
+
+    def layer(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        metadata: Tensor,
+        num_rows: Tensor,
+    ) -> Tensor:
+        """One decoder layer."""
+        qkv = self.to_qkv(x, self.norm, self.eps, weight, num_rows, self.bias)
+        y = self.attention(qkv, self.cos_sin, keys, values, metadata)
+        y = self.linear(y, self.proj, num_rows)
+        x = self.norm_add(y, self.norm, self.eps, x, num_rows)
+        y = self.gated(x, self.norm, self.eps, self.fc1, num_rows)
+        y = self.linear(y, self.fc2, num_rows)
+        return self.norm_add(y, self.norm, self.eps, x, num_rows)
+
+
+def expected(weights: Weights, ids: np.ndarray, rows: reference.Rows) -> np.ndarray:
+    """The same network with the NumPy reference, on a fresh cache."""
+    w, n, dtype = weights, len(ids), weights.dtype
+    x = reference.embedding(ids, w.table, n)
+    for qkv_weight in w.qkv:
+        keys, values = np.zeros((2, BLOCKS, KV_HEADS, BLOCK_SIZE, HEAD_DIM), np.float32)
+        qkv = reference.norm_linear(x, w.norm, EPS, qkv_weight, n, w.bias, dtype)
+        y = reference.attention(qkv, w.cos_sin, keys, values, rows, HEADS, dtype)
+        y = reference.linear(y, w.proj, n, None, dtype)
+        x = reference.rms_norm_add(y, w.norm, EPS, x, n)
+        y = reference.norm_gated_linear(x, w.norm, EPS, w.fc1, n, dtype)
+        x = reference.rms_norm_add(reference.linear(y, w.fc2, n, None, dtype), w.norm, EPS, x, n)
+    return reference.rms_norm(x, w.norm, EPS, n)
+
+
+def _rows(begin: int, end: int) -> reference.Rows:
+    # One sequence whose tokens lie in blocks 3, 1, 6.
+    table = np.int32([3, 1, 6])
+    positions = np.arange(begin, end, dtype=np.int32)
+    slots = table[positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
+    return reference.Rows(positions, slots, np.int32([0, end - begin]), table[None])
+
+
+# Two layers in a half-precision type: errors of single roundings add up.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_graph_in_three_steps_equals_reference_in_one(rng: np.random.Generator, dtype: str) -> None:
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    weights = Weights(rng, dtype)
+    network = Network(weights)
+    ids = rng.integers(0, VOCAB, 9).astype(np.int32)
+    max_rows = 6
+    found = []
+    for begin, end in [(0, 5), (5, 6), (6, 9)]:  # prefill, decode, a chunk
+        rows, n = _rows(begin, end), end - begin
+        padded_ids = np.zeros(max_rows, np.int32)
+        padded_ids[:n] = ids[begin:end]
+        sampled = np.zeros(max_rows, np.int32)
+        sampled[:n] = np.arange(n)
+        out = network(
+            Tensor(padded_ids),
+            # Room for max_rows rows: the vector's length must not change from step to step.
+            Tensor(metadata(rows, np.int32([end]), spare=max_rows - n, spare_seqs=1)),
+            Tensor(count(n)),
+            Tensor(sampled),
+            Tensor(count(n)),
+        )
+        found.append(out.asnumpy()[:n].copy())
+    error = relative_error(np.vstack(found), expected(weights, ids, _rows(0, 9)))
+    assert error < TOLERANCE[dtype]
+
+
+def test_parameter_is_the_array_itself() -> None:
+    for dtype in ("float32", "bfloat16", "float16"):
+        array = allocate((3, 5), dtype)
+        parameter = as_parameter(array, dtype, "weight")
+        assert parameter.data_ptr() == array.ctypes.data
+        assert parameter.name == "weight"
+        assert parameter.shape == (3, 5)
+        array[1, 2] = stored(np.float32([1.5]), dtype)[0]
+        assert parameter.asnumpy().astype(np.float32)[1, 2] == 1.5
+
+
+class WriteOnly(nn.Cell):
+    """Calls attention and throws its result away."""
+
+    def __init__(self, keys: ms.Parameter, values: ms.Parameter) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.attention = ops.attention(HEADS, HEAD_DIM)
+
+    def construct(self, qkv: Tensor, cos_sin: Tensor, metadata: Tensor) -> Tensor:
+        """The qkv it was given."""
+        self.attention(qkv, cos_sin, self.keys, self.values, metadata)
+        return qkv
+
+
+def test_cache_is_written_even_if_nobody_reads_the_result(rng: np.random.Generator) -> None:
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    keys, values = np.zeros((2, BLOCKS, KV_HEADS, BLOCK_SIZE, HEAD_DIM), np.float32)
+    network = WriteOnly(
+        as_parameter(keys, "float32", "keys"), as_parameter(values, "float32", "values")
+    )
+    qkv = rng.standard_normal((2, WIDTH)).astype(np.float32)
+    cos_sin = np.ones((32, ROTARY), np.float32)
+    network(Tensor(qkv), Tensor(cos_sin), Tensor(metadata(_rows(0, 2), np.int32([2]))))
+    written = values[3, :, :2].transpose(1, 0, 2).reshape(2, -1)
+    np.testing.assert_array_equal(written, qkv[:, -KV_HEADS * HEAD_DIM :])

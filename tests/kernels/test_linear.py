@@ -1,0 +1,175 @@
+"""Linear layers against the NumPy reference, over awkward shapes."""
+
+import numpy as np
+import pytest
+
+from mindformers_glm.kernels import reference
+from mindformers_glm.kernels.cpu.aot_call import KernelRefusedError, call
+from tests.conftest import TOLERANCES, relative_error
+from tests.kernels.kernel_calls import (
+    PAIRS,
+    SUFFIX,
+    UNTOUCHED,
+    count,
+    loaded,
+    output,
+    packed,
+    scalar,
+    stored,
+)
+
+EPS = 1e-5
+ROW_COUNTS = [1, 2, 3, 6, 7, 15, 16, 17, 33, 64, 65]
+# (K, N): less than a tile, whole tiles, one over, several blocks of K (1024) and one over
+SHAPES = [(8, 5), (32, 16), (33, 17), (100, 50), (1024, 16), (1056, 33), (2080, 40)]
+
+
+def _weight(rng: np.random.Generator, n: int, k: int, dtype: str) -> np.ndarray:
+    values = rng.standard_normal((n, k)).astype(np.float32) / np.float32(np.sqrt(k))
+    return loaded(stored(values, dtype))
+
+
+def _tolerance(compute: str, has_norm: bool) -> float:
+    # The reference normalises in float64; where float32 lands on the other side of a rounding
+    # boundary, that activation differs by one unit of the compute type.
+    if has_norm and compute == "bfloat16":
+        return 2e-4
+    if has_norm and compute == "float16":
+        return 3e-5
+    return TOLERANCES["kernel_float32"]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_linear_equals_reference(
+    isa: str, rng: np.random.Generator, shape: tuple[int, int], pair: tuple[str, str]
+) -> None:
+    (k, n), (dtype, compute) = shape, pair
+    weight = _weight(rng, n, k, dtype)
+    tiles = packed(weight, dtype)
+    bias = rng.standard_normal(n).astype(np.float32)
+    x = rng.standard_normal((ROW_COUNTS[-1] + 1, k)).astype(np.float32)
+    for m in ROW_COUNTS:
+        symbol = f"glm_linear_{SUFFIX[compute]}"
+        y = call(symbol, x, tiles, count(m), bias, out=output(len(x), n))
+        expected = reference.linear(x, weight, m, bias, compute)
+        assert relative_error(y[:m], expected[:m]) < TOLERANCES["kernel_float32"], m
+        assert (y[m:] == UNTOUCHED).all(), "rows that are not real were written"
+
+
+@pytest.mark.parametrize("pair", [*PAIRS, ("bfloat16", "bfloat16x2")], ids="-".join)
+@pytest.mark.parametrize("shape", [(33, 17), (1056, 33)], ids=str)
+def test_norm_linear_equals_reference(
+    isa: str, rng: np.random.Generator, shape: tuple[int, int], pair: tuple[str, str]
+) -> None:
+    (k, n), (dtype, compute) = shape, pair
+    weight = _weight(rng, n, k, dtype)
+    tiles = packed(weight, dtype)
+    norm = rng.uniform(0.5, 1.5, k).astype(np.float32)
+    bias = rng.standard_normal(n).astype(np.float32)
+    x = 30 * rng.standard_normal((33, k)).astype(np.float32)
+    symbol = f"glm_norm_linear_{SUFFIX[compute]}"
+    for m in (1, 2, 17, 33):
+        for biases in ((), (bias,)):
+            y = call(symbol, x, norm, scalar(EPS), tiles, count(m), *biases, out=output(len(x), n))
+            expected = reference.norm_linear(
+                x, norm, EPS, weight, m, *(biases or (None,)), compute_dtype=compute
+            )
+            assert relative_error(y[:m], expected[:m]) < _tolerance(compute, True), m
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@pytest.mark.parametrize("shape", [(8, 5), (33, 16), (64, 17), (1056, 48)], ids=str)
+def test_gated_linear_equals_reference(
+    isa: str, rng: np.random.Generator, shape: tuple[int, int], pair: tuple[str, str]
+) -> None:
+    (k, ffn), (dtype, compute) = shape, pair
+    weight = _weight(rng, 2 * ffn, k, dtype)
+    tiles = packed(weight, dtype, is_gated=True)
+    norm = rng.uniform(0.5, 1.5, k).astype(np.float32)
+    x = rng.standard_normal((34, k)).astype(np.float32)
+    symbol = f"glm_norm_gated_linear_{SUFFIX[compute]}"
+    for m in (1, 2, 16, 17, 33):
+        y = call(symbol, x, norm, scalar(EPS), tiles, count(m), out=output(len(x), ffn))
+        expected = reference.norm_gated_linear(x, norm, EPS, weight, m, compute)
+        # Products of two sums: the boundary cases of _tolerance count twice.
+        assert relative_error(y[:m], expected[:m]) < 3 * _tolerance(compute, True), m
+        assert (y[m:] == UNTOUCHED).all()
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_a_row_does_not_depend_on_the_rows_beside_it(
+    isa: str, rng: np.random.Generator, pair: tuple[str, str]
+) -> None:
+    dtype, compute = pair
+    k, n = 1088, 40
+    tiles = packed(_weight(rng, n, k, dtype), dtype)
+    gated = packed(_weight(rng, n, k, dtype), dtype, is_gated=True)
+    norm = rng.uniform(0.5, 1.5, k).astype(np.float32)
+    x = rng.standard_normal((65, k)).astype(np.float32)
+
+    def run(rows: np.ndarray) -> np.ndarray:
+        m, suffix = len(rows), SUFFIX[compute]
+        head = (rows, norm, scalar(EPS))
+        return np.hstack(
+            [
+                call(f"glm_linear_{suffix}", rows, tiles, count(m), out=output(m, n)),
+                call(f"glm_norm_linear_{suffix}", *head, tiles, count(m), out=output(m, n)),
+                call(
+                    f"glm_norm_gated_linear_{suffix}", *head, gated, count(m), out=output(m, n // 2)
+                ),
+            ]
+        )
+
+    together = run(x)
+    for begin, end in [(0, 1), (64, 65), (3, 5), (10, 17), (16, 33), (0, 64)]:
+        np.testing.assert_array_equal(run(x[begin:end]), together[begin:end])
+
+
+@pytest.mark.parametrize(("dtype", "compute"), [("float16", "float16"), ("bfloat16", "bfloat16")])
+def test_large_activations_stay_finite(
+    isa: str, rng: np.random.Generator, dtype: str, compute: str
+) -> None:
+    k, n = 64, 16
+    weight = _weight(rng, n, k, dtype)
+    x = rng.choice(np.float32([-3e5, -65519, -65504, 65504, 65520, 1e30, 1.0]), (17, k))
+    y = call(
+        f"glm_linear_{SUFFIX[compute]}", x, packed(weight, dtype), count(17), out=output(17, n)
+    )
+    expected = reference.linear(x, weight, 17, None, compute)
+    assert np.isfinite(y).all()
+    assert relative_error(y, expected) < TOLERANCES["kernel_float32"]
+
+
+def test_gate_of_large_magnitude_is_zero_or_itself(isa: str) -> None:
+    # One input, gates -200 and 200: silu must give 0 and 200, not NaN.
+    weight = np.float32([[-200.0], [200.0], [1.0], [1.0]])
+    y = call(
+        "glm_norm_gated_linear_f32",
+        np.float32([[1.0]]),
+        np.float32([1.0]),
+        scalar(0.0),
+        packed(weight, "float32", is_gated=True),
+        count(1),
+        out=output(1, 2),
+    )
+    np.testing.assert_allclose(y, [[0.0, 200.0]], rtol=1e-6, atol=1e-30)
+
+
+def test_nan_is_not_swallowed(isa: str) -> None:
+    weight = np.ones((16, 32), np.float32)
+    x = np.ones((2, 32), np.float32)
+    x[0, 5] = np.nan
+    for dtype, compute in PAIRS:
+        tiles = packed(weight, dtype)
+        y = call(f"glm_linear_{SUFFIX[compute]}", x, tiles, count(2), out=output(2, 16))
+        assert np.isnan(y[0]).all()
+        assert (y[1] == 32).all()
+
+
+@pytest.mark.parametrize(("dtype", "compute"), [("float32", "bfloat16"), ("bfloat16", "float16")])
+def test_other_type_pairs_are_refused(isa: str, dtype: str, compute: str) -> None:
+    tiles = packed(np.ones((16, 32), np.float32), dtype)
+    x = np.ones((1, 32), np.float32)
+    with pytest.raises(KernelRefusedError):
+        call(f"glm_linear_{SUFFIX[compute]}", x, tiles, count(1), out=output(1, 16))

@@ -1,0 +1,90 @@
+"""The shipped checkpoint answers every held-out question as Hugging Face does, on each ISA."""
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mindformers_glm import LLM, SamplingParams
+from tests.conftest import MINI
+
+pytestmark = pytest.mark.weights
+_MAX_NEW_TOKENS = 160
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[dict[str, Any]]:
+    lines = (MINI / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def prompts(questions: list[dict[str, Any]]) -> list[list[int]]:
+    tokenizer = AutoTokenizer.from_pretrained(MINI)
+    return [
+        tokenizer.apply_chat_template(
+            question["messages"], tools=question.get("tools"), add_generation_prompt=True
+        )
+        for question in questions
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(prompts: list[list[int]]) -> list[list[int]]:
+    """Hugging Face's greedy tokens in float32; prompts of one length share a batch, unpadded."""
+    model = AutoModelForCausalLM.from_pretrained(MINI, torch_dtype=torch.float32).eval()
+    eos, pad = set(model.config.eos_token_id), model.config.pad_token_id
+    by_length = defaultdict(list)
+    for index, prompt in enumerate(prompts):
+        by_length[len(prompt)].append(index)
+    answers: list[list[int]] = [[]] * len(prompts)
+    for length, indices in by_length.items():
+        ids = torch.tensor([prompts[index] for index in indices])
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=_MAX_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=pad,
+        )
+        for index, row in zip(indices, output[:, length:].tolist(), strict=True):
+            end = next((i for i, token in enumerate(row) if token in eos), len(row) - 1)
+            answers[index] = row[: end + 1]
+    return answers
+
+
+def _answer(prompts: list[list[int]], **settings: Any) -> list[Any]:
+    with LLM(MINI, max_model_len=512, **settings) as llm:
+        params = SamplingParams(do_sample=False, max_new_tokens=_MAX_NEW_TOKENS)
+        return llm.generate(prompts, params)
+
+
+def test_chats_are_encoded_as_hugging_face_does(
+    questions: list[dict[str, Any]], prompts: list[list[int]]
+) -> None:
+    with LLM(MINI, max_model_len=64) as llm:
+        for question, prompt in zip(questions, prompts, strict=True):
+            found = llm.tokenizer.encode_chat(question["messages"], question.get("tools"))
+            assert found == prompt
+
+
+def test_greedy_tokens_in_float32_equal_hugging_face(
+    isa: str, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    found = [list(output.token_ids) for output in _answer(prompts, params_dtype="float32")]
+    assert found == expected
+
+
+def test_the_score_in_bfloat16_is_that_of_float32(
+    isa: str, questions: list[dict[str, Any]], prompts: list[list[int]]
+) -> None:
+    right = {}
+    for dtype in ("float32", "bfloat16"):
+        outputs = _answer(prompts, params_dtype=dtype)
+        pairs = zip(outputs, questions, strict=True)
+        right[dtype] = sum(output.text.strip() == question["answer"] for output, question in pairs)
+    # Rounding may tip a question whose two best answers are nearly equal, in either direction.
+    assert right["bfloat16"] >= right["float32"] - 0.01 * len(questions), right

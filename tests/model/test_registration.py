@@ -1,0 +1,182 @@
+"""MindSpore Transformers resolves a GLM-4-0414 folder to this package's classes."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindformers_glm.core.errors import ConfigError, GlmError, PromptError, UnsupportedError
+from tests.model import hf_oracle
+
+_RESOLVE = """
+from mindformers.tools.register import MindFormerModuleType as T, MindFormerRegister as R
+from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM
+import mindspore as ms
+
+def modules():
+    config = AutoConfig.from_pretrained(FOLDER)
+    return [type(config).__module__] + [R.get_cls(kind, name).__module__ for kind, name in (
+        (T.CONFIG, "glm4"), (T.MODELS, "Glm4ForCausalLM"), (T.MODELS, "InferenceGlm4ForCausalLM"))]
+
+before = modules()
+from mindformers.core.context.build_context import build_context
+build_context({"use_legacy": False, "use_parallel": False, "run_mode": "predict",
+               "context": {"mode": 0, "device_target": "CPU"}, "parallel": {}})
+after = modules()
+names = {type(m).__name__ for m in (AutoModel.from_pretrained(FOLDER),
+                                    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(FOLDER)))}
+print("RESULT", sorted(set(before + after)), sorted(names))
+"""
+_IMPORTS = {
+    "ours_first": "import mindformers_glm\nimport mindformers\n",
+    "theirs_first": "import mindformers\nimport mindformers_glm\n",
+    "ours_only": "import mindformers_glm\n",
+}
+
+
+@pytest.mark.parametrize("order", _IMPORTS)
+def test_every_lookup_finds_our_classes_in_any_import_order(order: str, tiny: Path) -> None:
+    program = f"{_IMPORTS[order]}FOLDER = {str(tiny)!r}\n{_RESOLVE}"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    line = next(line for line in finished.stdout.splitlines() if line.startswith("RESULT"))
+    assert line.count("mindformers_glm.models.glm4") == 3, line
+    assert "'mindformers.models" not in line, line
+    assert line.endswith("['InferenceGlm4ForCausalLM']"), line
+
+
+def test_from_pretrained_refuses_an_unknown_setting(tiny: Path) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    with pytest.raises(ConfigError, match="'num_layer' is not a setting: use params_dtype"):
+        Glm4ForCausalLM.from_pretrained(str(tiny), num_layer=2)
+
+
+def test_from_pretrained_refuses_a_length_beyond_the_checkpoints(tiny: Path) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    with pytest.raises(ConfigError, match=r"max_model_len=100000 .*max_position_embeddings"):
+        Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=100000)
+
+
+def test_a_network_without_weights_does_not_answer(tiny: Path) -> None:
+    from mindformers import AutoConfig
+
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM(AutoConfig.from_pretrained(str(tiny)))
+    with pytest.raises(GlmError, match="call load_weights"):
+        network.generate([1, 2])
+    network.load_weights(str(tiny))
+    found = network.generate([1, 2], do_sample=False, max_new_tokens=2, ignore_eos=True)[0]
+    assert found.tolist() == [1, 2, *hf_oracle.greedy_tokens(tiny, [1, 2], 2)]
+
+
+def test_generate_goes_through_the_engine_and_equals_hugging_face(tiny: Path) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
+    prompts = [[5, 6, 7], [8]]
+    for _ in range(2):  # the engine is kept between calls
+        found = network.generate(prompts, do_sample=False, max_new_tokens=8, ignore_eos=True)
+        for prompt, tokens in zip(prompts, found, strict=True):
+            assert tokens.tolist() == prompt + hf_oracle.greedy_tokens(tiny, prompt, 8)
+
+
+def test_generate_takes_one_prompt_and_upstreams_generation_config(tiny: Path) -> None:
+    from mindformers.generation import GenerationConfig
+
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
+    config = GenerationConfig(do_sample=True, top_k=5, temperature=2.0, max_new_tokens=4)
+    first, again = (network.generate([5, 6, 7], config, seed=3)[0].tolist() for _ in range(2))
+    assert first == again
+    assert len(first) <= 7
+    # The class's own max_length of 20 is not a wish.
+    long = network.generate([5, 6, 7], GenerationConfig(do_sample=False), ignore_eos=True)[0]
+    assert len(long) == 64
+
+
+def test_generate_refuses_what_it_does_not_know(tiny: Path) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
+    with pytest.raises(ConfigError, match="does not know 'max_new_token'"):
+        network.generate([5], max_new_token=2)
+    with pytest.raises(ConfigError, match="generation_config must be a GenerationConfig or a dict"):
+        network.generate([5], 7)
+
+
+def _generation_configs(**settings: Any) -> list[Any]:
+    from mindformers.generation import GenerationConfig as MindFormersConfig
+    from transformers import GenerationConfig
+
+    return [GenerationConfig(**settings), MindFormersConfig(**settings), settings]
+
+
+@pytest.mark.parametrize("key", ["num_beams", "no_repeat_ngram_size"])
+def test_generate_refuses_what_generation_config_json_may_not_say(tiny: Path, key: str) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
+    for config in _generation_configs(**{key: 4}):
+        with pytest.raises(UnsupportedError, match=f"generation_config: {key}=4 is not supported"):
+            network.generate([5], config)
+    with pytest.raises(UnsupportedError, match=f"{key}=4 is not supported"):
+        network.generate([5], **{key: 4})
+    assert len(network.generate([5], num_beams=1, max_new_tokens=2, ignore_eos=True)[0]) == 3
+
+
+def test_generate_ends_at_the_named_end_of_text_tokens(tiny: Path) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
+    answer = hf_oracle.greedy_tokens(tiny, [5, 6, 7], 6)
+    end = answer[2]
+    expected = [5, 6, 7, *answer[: answer.index(end) + 1]]
+    for config in _generation_configs(max_new_tokens=6, eos_token_id=[end]):
+        assert network.generate([5, 6, 7], config)[0].tolist() == expected
+    found = network.generate([5, 6, 7], max_new_tokens=6, eos_token_id=end)
+    assert found[0].tolist() == expected
+    with pytest.raises(ConfigError, match="eos_token_id must be a token id"):
+        network.generate([5], eos_token_id="end")
+
+
+@pytest.mark.parametrize(
+    "prompt", [[[1.7, 2.2]], [1.7], None, 5, b"abc", [b"abc"], "abc", [[True]], [[]]]
+)
+def test_generate_refuses_what_is_not_token_ids(tiny: Path, prompt: Any) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
+    with pytest.raises(PromptError):
+        network.generate(prompt)
+
+
+def test_generate_ends_at_stop_strings_where_there_is_a_tokenizer(tmp_path: Path) -> None:
+    from mindformers_glm import LLM, Glm4ForCausalLM, SamplingParams
+    from tests.e2e.random_checkpoint import write_checkpoint
+
+    folder = write_checkpoint(tmp_path)
+    answer = LLM(folder).generate([5, 6], SamplingParams(max_new_tokens=6))[0]
+    stop = next(char for char in answer.text if char.isascii())
+    expected = LLM(folder).generate([5, 6], SamplingParams(max_new_tokens=6, stop=stop))[0]
+    network = Glm4ForCausalLM.from_pretrained(str(folder))
+    found = network.generate([5, 6], {"max_new_tokens": 6, "stop_strings": [stop]})[0]
+    assert expected.finish_reason == "stop"
+    assert found.tolist() == [5, 6, *expected.token_ids]
+
+
+def test_generate_without_a_tokenizer_refuses_stop_strings(tiny: Path, tmp_path: Path) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny / name, tmp_path)
+    network = Glm4ForCausalLM.from_pretrained(str(tmp_path), max_model_len=64)
+    assert len(network.generate([5], max_new_tokens=2, ignore_eos=True)[0]) == 3
+    with pytest.raises(ConfigError, match="this network has no tokenizer"):
+        network.generate([5], stop_strings=["x"])

@@ -1,0 +1,197 @@
+"""YAML + command line + environment -> RunConfig."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mindformers_glm.config.run_config import (
+    PREDICT_GLM4,
+    RunConfig,
+    check_precision,
+    load_run_config,
+    prepare_environment,
+)
+from mindformers_glm.core.errors import ConfigError, UnsupportedError
+
+REPO = Path(__file__).parents[3]
+CONFIGS = sorted((REPO / "configs" / "glm4").glob("*.yaml"))
+ALONE = ["--use_parallel", "False", "--parallel_config.model_parallel", "1"]
+
+
+def load(*argv: str, **kwargs: Any) -> RunConfig:
+    return load_run_config(argv, prog="predict", **{"environ": {}} | kwargs)
+
+
+def yaml_file(folder: Path, tree: Any) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def test_defaults_without_a_config_file_equal_the_shipped_yaml() -> None:
+    path = CONFIGS[[config.name for config in CONFIGS].index("predict_glm4.yaml")]
+    assert load() == load("--config", str(path))
+
+
+def test_defaults_name_only_keys_of_the_shipped_yaml() -> None:
+    shipped = yaml.safe_load((REPO / "configs/glm4/predict_glm4.yaml").read_text())
+    assert PREDICT_GLM4["model"]["model_config"].items() <= shipped["model"]["model_config"].items()
+    assert PREDICT_GLM4["context"].items() <= shipped["context"].items()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_accepted_on_one_process(path: Path) -> None:
+    config = load("--config", str(path), *ALONE)
+    assert config.params_dtype == config.compute_dtype == config.rotary_dtype == "bfloat16"
+    assert config.max_device_memory == (29 if "800i" in path.stem else 59) * 2**30
+
+
+def test_command_line_wins_over_yaml_and_yaml_over_the_default(tmp_path: Path) -> None:
+    path = yaml_file(tmp_path, {"seed": 5, "predict_batch_size": 2, "top_k": 7})
+    config = load("--config", str(path), "--seed", "6")
+    assert (config.seed, config.predict_batch_size, config.generation.top_k) == (6, 2, 7)
+    assert config.generation.top_p is None
+
+
+def test_an_alias_on_the_command_line_wins_over_the_other_name_in_yaml(tmp_path: Path) -> None:
+    path = yaml_file(tmp_path, {"generation_config": {"top_k": 7}, "max_model_len": 100})
+    config = load("--config", str(path), "--top_k", "3", "--model.model_config.seq_length", "50")
+    assert (config.generation.top_k, config.max_model_len) == (3, 50)
+
+
+def test_relative_config_is_found_from_the_working_directory_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, work = tmp_path / "script", tmp_path / "work"
+    for folder, seed in ((script, 1), (work, 2)):
+        folder.mkdir()
+        yaml_file(folder, {"seed": seed})
+    monkeypatch.chdir(work)
+    assert load("--config", "run.yaml", script_folder=script).seed == 2
+    (work / "run.yaml").unlink()
+    assert load("--config", "run.yaml", script_folder=script).seed == 1
+
+
+def test_relative_config_is_found_where_pip_installed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "share" / "mindformers_glm" / "configs"
+    folder.mkdir(parents=True)
+    yaml_file(folder, {"seed": 3})
+    monkeypatch.setattr("sysconfig.get_path", {"data": str(tmp_path)}.__getitem__)
+    assert load("--config", "configs/run.yaml").seed == 3
+
+
+@pytest.mark.parametrize("option", ["--save_file", "--config"])
+def test_empty_file_name_is_called_empty(option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option[2:]} is empty"):
+        load(option, "")
+
+
+@pytest.mark.parametrize("number", ["abc", "0", ""])
+def test_launcher_variable_that_is_no_number_is_one_sentence(number: str) -> None:
+    with pytest.raises(ConfigError, match="MS_WORKER_NUM must be a whole number"):
+        load(environ={"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": number})
+
+
+def test_missing_config_file_names_both_places(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothere\.yaml does not exist .* or "):
+        load("--config", "nothere.yaml", script_folder=tmp_path)
+
+
+def test_checkpoint_left_out_is_the_shipped_one(tmp_path: Path) -> None:
+    assert load().is_shipped_checkpoint
+    assert load().pretrained_model_dir.name == "glm4-mini"
+    config = load("--pretrained_model_dir", str(tmp_path))
+    assert (config.pretrained_model_dir, config.is_shipped_checkpoint) == (tmp_path, False)
+
+
+def test_load_checkpoint_is_another_name_of_the_folder(tmp_path: Path) -> None:
+    assert load("--load_checkpoint", str(tmp_path)).pretrained_model_dir == tmp_path
+    with pytest.raises(ConfigError, match="are two folders"):
+        load("--load_checkpoint", "/a", "--pretrained_model_dir", "/b")
+
+
+@pytest.mark.parametrize(
+    ("params_dtype", "compute_dtype"),
+    [("float32", "bfloat16"), ("float32", "float16"), ("bfloat16", "float16")],
+)
+def test_types_that_cannot_be_computed_are_refused(params_dtype: str, compute_dtype: str) -> None:
+    with pytest.raises(ConfigError, match=r"use one of .*float32/float32"):
+        check_precision(params_dtype, compute_dtype)
+    with pytest.raises(ConfigError, match="cannot be computed"):
+        load(
+            "--model.model_config.params_dtype",
+            params_dtype,
+            "--model.model_config.compute_dtype",
+            compute_dtype,
+        )
+
+
+def test_types_left_out_of_the_yaml_are_left_to_the_checkpoint(tmp_path: Path) -> None:
+    config = load("--config", str(yaml_file(tmp_path, {"seed": 0})))
+    assert (config.params_dtype, config.compute_dtype, config.max_device_memory) == (None,) * 3
+
+
+def test_model_parallel_without_the_launcher_names_the_launcher() -> None:
+    with pytest.raises(ConfigError, match=r"model_parallel 2 needs 2 processes.*run one process"):
+        load("--use_parallel", "True", "--parallel_config.model_parallel", "2")
+    with pytest.raises(ConfigError, match="not in this version yet"):
+        load("--use_parallel", "True")
+
+
+def launched(ranks: int) -> dict[str, str]:
+    """The environment that msrun gives its workers (mindspore 2.7.1, process_entity)."""
+    return {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": str(ranks)}
+
+
+def test_launched_ranks_must_equal_model_parallel() -> None:
+    with pytest.raises(ConfigError, match="needs --use_parallel True"):
+        load("--parallel_config.model_parallel", "2", environ=launched(2))
+    with pytest.raises(ConfigError, match=r"4 processes, but .* is 2"):
+        load(
+            *("--use_parallel", "True", "--parallel_config.model_parallel", "2"),
+            environ=launched(4),
+        )
+    with pytest.raises(ConfigError, match="2 processes"):
+        load(environ=launched(2))
+    assert load("--use_parallel", "True", environ=launched(1)).seed == 0
+
+
+def test_several_ranks_are_refused_in_one_sentence_for_now() -> None:
+    with pytest.raises(UnsupportedError, match="not in this version yet"):
+        load(
+            *("--use_parallel", "True", "--parallel_config.model_parallel", "2"),
+            environ=launched(2),
+        )
+
+
+def test_setting_without_effect_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    load("--device_id", "3")
+    assert "device_id 3 changes nothing here: it takes effect on Ascend only" in (
+        capsys.readouterr().err
+    )
+    load("--device_id", "0")
+    assert capsys.readouterr().err == ""
+    load("--device_id", "0", "--verbose")
+    assert "device_id 0" in capsys.readouterr().err
+    load()
+
+
+def test_environment_gets_graph_dumps_and_keeps_what_the_user_set() -> None:
+    environ = {"GLOG_v": "1"}
+    prepare_environment(load("--context.save_graphs", "True"), environ)
+    assert environ["GLOG_v"] == "1"
+    assert environ["MS_DEV_SAVE_GRAPHS"] == "1"
+    assert environ["MS_DEV_SAVE_GRAPHS_PATH"] == "graph"
+
+
+def test_the_draft_length_is_left_to_the_engine_unless_given(tmp_path: Path) -> None:
+    path = yaml_file(tmp_path, {"generation_config": {"prompt_lookup_num_tokens": 5}})
+    assert load().prompt_lookup_num_tokens is None
+    assert load("--config", str(path)).prompt_lookup_num_tokens == 5
+    assert load("--prompt_lookup_num_tokens", "0").prompt_lookup_num_tokens == 0
+    with pytest.raises(ConfigError, match="prompt_lookup_num_tokens"):
+        load("--prompt_lookup_num_tokens", "-1")

@@ -1,0 +1,64 @@
+"""core/runner_settings.py: which precisions exist and what is chosen by default."""
+
+import pytest
+
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.runner_settings import RunnerSettings
+
+
+def test_types_follow_the_checkpoint_where_nothing_is_given() -> None:
+    settings = RunnerSettings.with_defaults("bfloat16", 32768)
+    assert (settings.params_dtype, settings.compute_dtype, settings.rotary_dtype) == (
+        "bfloat16",
+        "bfloat16",
+        "bfloat16",
+    )
+    assert settings.max_model_len == 8192
+
+
+def test_what_is_given_wins_and_none_is_not_given() -> None:
+    settings = RunnerSettings.with_defaults(
+        "bfloat16", 4096, compute_dtype="float32", block_size=3, max_num_seqs=None
+    )
+    assert (settings.params_dtype, settings.compute_dtype) == ("bfloat16", "float32")
+    assert settings.max_blocks_per_seq == 1366
+
+
+def test_a_precision_that_does_not_exist_names_those_that_do() -> None:
+    with pytest.raises(ConfigError, match=r"float32 with compute_dtype bfloat16.*float32/float32"):
+        RunnerSettings.with_defaults("float32", 4096, compute_dtype="bfloat16")
+
+
+def test_sizes_must_be_positive() -> None:
+    with pytest.raises(ConfigError, match="block_size must be at least 1, got 0"):
+        RunnerSettings.with_defaults("float32", 4096, block_size=0)
+
+
+@pytest.mark.parametrize("size", ["3", 2.5, True])
+def test_sizes_must_be_whole_numbers(size: object) -> None:
+    with pytest.raises(ConfigError, match="max_num_seqs must be a whole number, got"):
+        RunnerSettings.with_defaults("float32", 4096, max_num_seqs=size)
+
+
+def test_a_length_beyond_the_checkpoints_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"max_model_len=65 .*max_position_embeddings=64"):
+        RunnerSettings.with_defaults("float32", 64, max_model_len=65)
+
+
+def test_an_unknown_setting_names_those_that_exist() -> None:
+    with pytest.raises(
+        ConfigError, match=r"'num_layer' is not a setting: use params_dtype, .*block"
+    ):
+        RunnerSettings.with_defaults("float32", 64, num_layer=2)
+
+
+def test_types_have_the_short_names_of_the_command_line() -> None:
+    settings = RunnerSettings.with_defaults("float32", 64, params_dtype="bf16", rotary_dtype="fp32")
+    assert (settings.params_dtype, settings.compute_dtype) == ("bfloat16", "bfloat16")
+    assert settings.rotary_dtype == "float32"
+
+
+@pytest.mark.parametrize("name", ["int8", 16, ["bf16"]])
+def test_a_type_that_does_not_exist_is_refused(name: object) -> None:
+    with pytest.raises(ConfigError, match="rotary_dtype must be float32, bfloat16 or float16, got"):
+        RunnerSettings.with_defaults("float32", 64, rotary_dtype=name)

@@ -1,0 +1,95 @@
+import dataclasses
+
+import pytest
+
+from mindformers_glm.core.errors import MemoryBudgetError
+from mindformers_glm.engine.memory import (
+    MemoryDemand,
+    MemorySupply,
+    format_memory,
+    plan_kv_blocks,
+)
+
+GIB = 2**30
+# 16 GiB of weights, 1 GiB of workspace, 4 sequences of 4 GiB each: 32 blocks of 128 MiB.
+DEMAND = MemoryDemand(
+    weights_bytes=16 * GIB,
+    workspace_bytes=GIB,
+    kv_block_bytes=GIB // 8,
+    block_size=32,
+    max_model_len=1024,
+    max_num_seqs=4,
+    params_dtype="bfloat16",
+)
+
+
+def _supply(cap_gib: float | None = None, available_gib: float | None = None) -> MemorySupply:
+    sizes = [None if size is None else int(size * GIB) for size in (cap_gib, available_gib)]
+    return MemorySupply(*sizes)
+
+
+def _refusal(demand: MemoryDemand, supply: MemorySupply) -> str:
+    with pytest.raises(MemoryBudgetError) as caught:
+        plan_kv_blocks(demand, supply)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("supply", "blocks"),
+    [
+        (_supply(), 4 * 32),
+        (_supply(cap_gib=59, available_gib=100), 4 * 32),  # no more than the sequences can use
+        (_supply(cap_gib=25, available_gib=100), 8 * 8),
+        (_supply(cap_gib=59, available_gib=25), 8 * 8),
+        (_supply(available_gib=25.1), 8 * 8),  # a part of a block is none
+        (_supply(cap_gib=21), 32),  # exactly one sequence
+    ],
+)
+def test_blocks_are_limited_by_cap_memory_and_use(supply: MemorySupply, blocks: int) -> None:
+    assert plan_kv_blocks(DEMAND, supply) == blocks
+
+
+def test_a_length_that_ends_inside_a_block_needs_the_whole_block() -> None:
+    demand = dataclasses.replace(DEMAND, max_model_len=33)
+    assert plan_kv_blocks(demand, _supply()) == 4 * 2
+
+
+def test_the_refusal_says_what_is_needed_what_there_is_and_what_would_fit() -> None:
+    assert _refusal(DEMAND, _supply(cap_gib=20, available_gib=100)) == (
+        "The model needs 21.0 GB (weights 16.0 GB in bfloat16, workspace 1.0 GB, KV cache 4.0 GB "
+        "for one sequence of 1024 tokens), but max_device_memory allows 20.0 GB: set max_model_len "
+        "to 768 or less or raise max_device_memory to 21504MB or more or set model_parallel to 2 "
+        "(once this version can split a model)."
+    )
+
+
+def test_the_advised_length_fits() -> None:
+    demand = dataclasses.replace(DEMAND, max_model_len=768)
+    assert plan_kv_blocks(demand, _supply(cap_gib=20)) == 24
+
+
+def test_a_smaller_dtype_is_advised_only_where_it_fits() -> None:
+    demand = dataclasses.replace(DEMAND, params_dtype="float32")
+    assert "set params_dtype to bfloat16" in _refusal(demand, _supply(cap_gib=14))
+    assert "params_dtype to" not in _refusal(demand, _supply(cap_gib=12))
+    assert "params_dtype to" not in _refusal(DEMAND, _supply(cap_gib=14))
+
+
+def test_a_higher_cap_is_not_advised_where_the_machine_has_too_little() -> None:
+    refusal = _refusal(DEMAND, _supply(cap_gib=59, available_gib=10))
+    assert "but 10.0 GB of memory is available" in refusal
+    assert "raise max_device_memory" not in refusal
+
+
+def test_more_ranks_are_advised_under_a_cap_only() -> None:
+    assert "set model_parallel to 4" in _refusal(DEMAND, _supply(cap_gib=10, available_gib=100))
+    assert "model_parallel" not in _refusal(DEMAND, _supply(cap_gib=59, available_gib=10))
+
+
+def test_without_a_remedy_the_refusal_says_so() -> None:
+    assert "use a machine with more memory" in _refusal(DEMAND, _supply(available_gib=1))
+
+
+def test_sizes_are_written_in_the_unit_that_fits() -> None:
+    sizes = [18790481920, 3 * 2**20, 10 * 2**10]
+    assert [format_memory(size) for size in sizes] == ["17.5 GB", "3.0 MB", "10 KB"]

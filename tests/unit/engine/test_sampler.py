@@ -1,0 +1,200 @@
+"""The oracle is transformers' own processors, on the same logits."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mindformers_glm.engine import sampler
+from mindformers_glm.engine.generation_defaults import GenerationDefaults
+from mindformers_glm.engine.sampler import (
+    NonFiniteLogitsError,
+    draw_token,
+    keep_candidates,
+    penalize_repetition,
+    sample_token,
+)
+from mindformers_glm.engine.sampling_params import SamplingParams
+from tests.unit.engine.make_sequence import make_sequence
+
+
+def _logits(size: int, seed: int = 0, scale: float = 3.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
+
+
+def _kept_by_transformers(logits: np.ndarray, **params: Any) -> dict[int, float]:
+    torch = pytest.importorskip("torch")
+    from transformers.generation import logits_process as hf
+
+    # The order of transformers 4.51.3, generation/utils.py.
+    warpers = [
+        hf.TemperatureLogitsWarper(float(params.get("temperature", 1.0))),
+        hf.TopKLogitsWarper(params["top_k"]) if params.get("top_k") else None,
+        hf.TopPLogitsWarper(params["top_p"]) if params.get("top_p", 1.0) < 1 else None,
+        hf.MinPLogitsWarper(params["min_p"]) if params.get("min_p") else None,
+    ]
+    scores = torch.from_numpy(logits)[None]
+    for warper in warpers:
+        if warper is not None:
+            scores = warper(None, scores)
+    scores = scores[0].numpy()
+    return {int(i): float(scores[i]) for i in np.flatnonzero(np.isfinite(scores))}
+
+
+def _kept_by_us(logits: np.ndarray, **params: Any) -> dict[int, float]:
+    settings = GenerationDefaults().resolve(SamplingParams(**({"top_k": 0} | params)))
+    token_ids, scores = keep_candidates(logits, settings)
+    assert np.all(np.diff(token_ids) > 0)
+    return dict(zip(token_ids.tolist(), scores.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.7},
+        {"top_k": 1},
+        {"top_k": 50},
+        {"top_k": 10_000},
+        {"top_p": 0.8},
+        {"top_p": 0.001},
+        {"top_p": 0.9999},
+        {"min_p": 0.05},
+        {"min_p": 1.0},
+        {"temperature": 0.6, "top_k": 40, "top_p": 0.95},
+        {"temperature": 1.7, "top_k": 20, "top_p": 0.5, "min_p": 0.1},
+        {"temperature": 5.0, "top_p": 0.9, "min_p": 0.01},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [7, 5000])
+def test_kept_tokens_and_scores_are_those_of_transformers(
+    params: dict[str, Any], seed: int, size: int
+) -> None:
+    logits = _logits(size, seed)
+    assert _kept_by_us(logits, **params) == _kept_by_transformers(logits, **params)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"top_k": 3}, {"top_p": 0.5}, {"top_p": 0.85}, {"top_k": 4, "top_p": 0.613}, {"min_p": 0.5}],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_ties_are_kept_as_transformers_keeps_them(params: dict[str, Any], seed: int) -> None:
+    # Only four different values among 40 tokens; top_p away from sums where rounding decides.
+    logits = np.random.default_rng(seed).choice([0.1, 0.9, 1.7, 2.3], 40).astype(np.float32)
+    ours, theirs = _kept_by_us(logits, **params), _kept_by_transformers(logits, **params)
+    # torch.sort is not stable: which of equals top_p cuts is left open, how many is not.
+    assert sorted(ours.values()) == sorted(theirs.values())
+    if "top_p" not in params:
+        assert ours == theirs
+
+
+def test_a_nucleus_beyond_the_first_guess_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = _logits(3000, scale=0.5)
+    expected = _kept_by_us(logits, top_p=0.9)
+    assert len(expected) > 1024
+    assert expected == _kept_by_transformers(logits, top_p=0.9)
+    monkeypatch.setattr(sampler, "_FIRST_NUCLEUS_GUESS", 2)
+    assert _kept_by_us(logits, top_p=0.9) == expected
+
+
+def test_forbidden_tokens_stay_forbidden() -> None:
+    logits = _logits(20)
+    logits[[3, 5]] = -np.inf
+    kept = _kept_by_us(logits, top_k=20, top_p=0.999)
+    assert kept == _kept_by_transformers(logits, top_k=20, top_p=0.999)
+    assert not {3, 5} & kept.keys()
+
+
+@pytest.mark.parametrize("penalty", [1.2, 0.8])
+def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    torch = pytest.importorskip("torch")
+    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+    logits, history = _logits(50), np.array([3, 7, 3, 3, 49, 0], np.int32)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(
+        torch.from_numpy(history.astype(np.int64))[None], torch.from_numpy(logits)[None]
+    )
+    found = penalize_repetition(logits, history, penalty)
+    np.testing.assert_array_equal(found, expected[0].numpy())
+
+
+def test_repetition_penalty_counts_prompt_and_answer() -> None:
+    logits = np.array([1.0, 0.95, 0.9, 0.8], np.float32)
+    assert sample_token(logits, make_sequence([0], [1], repetition_penalty=2.0)) == 2
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    logits = np.array([0.0, 2.0, 1.0, 2.0], np.float32)
+    assert sample_token(logits, make_sequence(1)) == 1
+
+
+def test_greedy_ignores_top_k_and_temperature() -> None:
+    logits = _logits(100)
+    sequence = make_sequence(1, do_sample=False, temperature=100.0, top_k=2)
+    assert sample_token(logits, sequence) == int(np.argmax(logits))
+
+
+def test_no_stop_token_before_min_new_tokens() -> None:
+    logits = np.array([5.0, 4.0, 3.0], np.float32)
+    one_missing = make_sequence(1, generated=[2], stop=[0, 1], min_new_tokens=2)
+    assert sample_token(logits, one_missing) == 2
+    enough = make_sequence(1, generated=[2, 2], stop=[0, 1], min_new_tokens=2)
+    assert sample_token(logits, enough) == 0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_refused(bad: float) -> None:
+    logits = _logits(10)
+    logits[4] = bad
+    with pytest.raises(NonFiniteLogitsError):
+        sample_token(logits, make_sequence(1))
+
+
+def test_logits_are_not_changed() -> None:
+    logits = _logits(10)
+    before = logits.copy()
+    sample_token(
+        logits,
+        make_sequence(3, stop=[1], min_new_tokens=1, repetition_penalty=1.5, temperature=0.5),
+    )
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_the_same_seed_draws_the_same_tokens() -> None:
+    rows = [_logits(100, seed) for seed in range(20)]
+
+    def draw(seed: int) -> list[int]:
+        sequence = make_sequence(1, do_sample=True, seed=seed)
+        return [sample_token(row, sequence) for row in rows]
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_draws_follow_the_softmax() -> None:
+    scores = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    rng = np.random.default_rng(0)
+    count = 20_000
+    drawn = [draw_token(np.array([10, 20, 30, 40]), scores, rng) for _ in range(count)]
+    found = np.array([drawn.count(token_id) for token_id in (10, 20, 30, 40)])
+    expected = np.array([0.5, 0.3, 0.15, 0.05]) * count
+    chi_square = ((found - expected) ** 2 / expected).sum()
+    assert chi_square < 16.3  # 99.9 % quantile of 3 degrees of freedom
+
+
+def test_a_token_of_probability_zero_is_never_drawn() -> None:
+    class Edge:
+        """Draws the two ends of the interval."""
+
+        def __init__(self, value: float) -> None:
+            self._value = value
+
+        def random(self) -> float:
+            return self._value
+
+    scores = np.array([-np.inf, 0.0, 0.0, -np.inf], np.float32)
+    for value, expected in ((0.0, 1), (np.nextafter(1.0, 0.0), 2)):
+        assert draw_token(np.arange(4), scores, Edge(value)) == expected  # type: ignore[arg-type]

@@ -1,0 +1,138 @@
+"""Commands, exit codes and what goes to stdout and stderr."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.log import set_verbose
+from mindformers_glm.serving import cli, predict
+from mindformers_glm.version import __version__
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers_are_put_back() -> Iterator[None]:
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def fail_with(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes `predict` raise the given error."""
+
+    def arrange(error: BaseException) -> None:
+        def raise_it(config: object, load: object) -> int:
+            raise error
+
+        monkeypatch.setattr(predict, "predict", raise_it)
+
+    return arrange
+
+
+def test_version_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"mindformers_glm {__version__}"
+    assert [line.split()[0] for line in lines] == [
+        "mindformers_glm",
+        "mindspore",
+        "mindformers",
+        "Python",
+        "CPU",
+    ]
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert cli.main([]) == 2
+    assert "inspect" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "exit_code", "message"),
+    [
+        (["predct"], 2, "did you mean predict?"),
+        (["inspect"], 2, "inspect DIR"),
+        (["inspect", "/nothere"], 1, "/nothere does not exist"),
+        (["predict", "--predict_dta", "x"], 2, "did you mean predict_data?"),
+        (["predict", "--epochs", "1"], 1, "inference only"),
+        (["predict"], 1, "There is no prompt"),
+    ],
+)
+def test_error_is_one_sentence_with_its_exit_code(
+    argv: list[str], exit_code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == exit_code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_defect_is_one_sentence_and_a_traceback_when_asked(
+    fail_with: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(RuntimeError("first\nsecond"))
+    assert cli.main(["predict"]) == 1
+    assert capsys.readouterr().err == (
+        "error: internal error, RuntimeError: first (run again with --verbose for the whole "
+        "story)\n"
+    )
+    assert cli.main(["predict", "--verbose"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_traceback_of_a_user_error_is_shown_when_asked(
+    fail_with: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(ConfigError("wrong"))
+    assert cli.main(["predict", "--verbose"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "yaml", "is_shown"),
+    [
+        (["--verbose=True"], "seed: 0", True),
+        ([], "verbose: true", True),
+        (["--verbose", "False"], "seed: 0", False),
+        (["--verbose", "False"], "verbose: true", False),
+        (["--verbose", "False", "--seed", "x"], "seed: 0", False),
+    ],
+)
+def test_traceback_follows_the_setting_verbose(
+    argv: list[str],
+    yaml: str,
+    is_shown: bool,
+    fail_with: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "run.yaml").write_text(yaml)
+    fail_with(ConfigError("wrong"))
+    assert cli.main(["predict", "--config", str(tmp_path / "run.yaml"), *argv]) == 1
+    assert ("Traceback" in capsys.readouterr().err) is is_shown
+    set_verbose(False)
+
+
+def test_interruption_is_one_word_and_130(
+    fail_with: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(KeyboardInterrupt())
+    assert cli.main(["predict"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_sigterm_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminate(config: object, load: object) -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(predict, "predict", terminate)
+    assert cli.main(["predict"]) == 130

@@ -1,0 +1,142 @@
+"""The report of `inspect`: what a folder holds, or the sentence why it cannot be loaded."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
+from mindformers_glm.serving.inspect import inspect_checkpoint
+from mindformers_glm.weights.rules import build_rules
+
+RAW_CONFIG = {
+    "architectures": ["Glm4ForCausalLM"],
+    "attention_bias": False,
+    "eos_token_id": [3, 4],
+    "head_dim": 16,
+    "hidden_act": "silu",
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "max_position_embeddings": 128,
+    "model_type": "glm4",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float16",
+    "vocab_size": 33,
+}
+# By hand: embedding, final norm, and per layer four norms, q, k, v, o, gate_up and down.
+NUM_PARAMETERS = 33 * 24 + 24 + 2 * (4 * 24 + (64 + 32 + 32 + 64 + 80 + 40) * 24)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(RAW_CONFIG))
+    shapes = {
+        source.name: source.shape
+        for rule in build_rules(GlmConfig.from_hf(tmp_path))
+        for source in rule.sources
+    }
+    assert sum(math.prod(shape) for shape in shapes.values()) == NUM_PARAMETERS
+    tensors = {
+        name: np.zeros(shape, np.float32 if len(shape) == 1 else np.float16)
+        for name, shape in shapes.items()
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def save_byte_tokenizer(folder: Path) -> None:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def values(folder: Path) -> dict[str, str]:
+    lines = [line.split("  ", 1) for line in inspect_checkpoint(folder).splitlines()]
+    return {name: value.strip() for name, value in lines}
+
+
+def test_architecture_and_sizes_are_reported(folder: Path):
+    found = values(folder)
+    assert found["checkpoint"] == str(folder)
+    assert found["architecture"] == "Glm4ForCausalLM (model_type glm4)"
+    assert found["layers"] == "2"
+    assert found["hidden size"] == "24, MLP 40"
+    assert found["attention"] == "4 heads, 2 KV heads of 16, without q/k/v bias"
+    assert found["RoPE"] == "theta 10000 on 8 of 16 columns"
+    assert found["context"] == "128 tokens"
+    assert found["vocabulary"] == "33, tied output"
+
+
+def test_parameters_bytes_and_files_are_counted(folder: Path):
+    found = values(folder)
+    assert found["parameters"] == f"{NUM_PARAMETERS:,}"
+    norm_bytes = (1 + 2 * 4) * 24 * 4
+    matrix_bytes = (NUM_PARAMETERS - (1 + 2 * 4) * 24) * 2
+    assert (
+        found["stored as"] == f"float16 {matrix_bytes / 1024:.2f} KiB, float32 {norm_bytes} bytes"
+    )
+    assert found["files"] == "1 safetensors file"
+    assert found["tensors"] == "all 22 accounted for"
+
+
+def test_kv_cache_is_in_the_type_it_will_have(folder: Path):
+    # 2 layers * keys and values * 2 KV heads * 16 * 2 bytes = 256
+    assert values(folder)["KV cache"].startswith("256 bytes a token in float16, 32.00 KiB for")
+
+
+def test_type_as_stored_when_the_config_states_none(folder: Path):
+    raw = {key: value for key, value in RAW_CONFIG.items() if key != "torch_dtype"}
+    (folder / "config.json").write_text(json.dumps(raw))
+    assert values(folder)["runs as"].startswith("float16 ")
+
+
+def test_what_a_folder_lacks_for_prompts_is_said(folder: Path):
+    found = values(folder)
+    assert found["end of text"] == "token ids [3, 4] in config.json"
+    assert found["generation"] == "no generation_config.json"
+    assert found["tokenizer"].startswith("none")
+    assert found["chat template"].startswith("none")
+
+
+def test_generation_settings_and_tokenizer_files_are_reported(folder: Path):
+    generation = {"do_sample": True, "temperature": 0.6, "transformers_version": "4.51.3"}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    save_byte_tokenizer(folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ x }}"}))
+    found = values(folder)
+    assert found["generation"] == "do_sample=True, temperature=0.6"
+    assert found["tokenizer"] == "tokenizer.json"
+    assert found["chat template"] == "in tokenizer_config.json"
+    (folder / "chat_template.jinja").write_text("{{ x }}")
+    assert values(folder)["chat template"] == "chat_template.jinja"
+
+
+def test_a_folder_that_cannot_be_loaded_is_refused_with_its_sentence(folder: Path):
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"generation_config\.json is not valid JSON"):
+        inspect_checkpoint(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"num_beams": 4}))
+    with pytest.raises(UnsupportedError, match="num_beams=4"):
+        inspect_checkpoint(folder)
+    (folder / "generation_config.json").unlink()
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        inspect_checkpoint(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"vocab_size": 40}))
+    with pytest.raises(CheckpointError, match="by vocab_size"):
+        inspect_checkpoint(folder)
+    with pytest.raises(ConfigError, match="does not exist"):
+        inspect_checkpoint(folder / "nowhere")

@@ -1,0 +1,99 @@
+"""A byte-level BPE tokenizer with GLM-4's split rule and special tokens, trained in a second."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+SPECIAL_TOKENS = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"]
+# Like GLM-4-0414's: content stands between a newline and the next role.
+CHAT_TEMPLATE = """[gMASK]<sop>
+{%- if tools %}<|system|>
+# 可用工具{% for tool in tools %}
+
+## {{ tool.function.name }}
+
+{{ tool.function | tojson(indent=4) }}{% endfor %}{% endif %}
+{%- for message in messages %}<|{{ message.role }}|>{{ message.metadata }}
+{% if message.role == 'assistant' %}{{ message.content.split('</think>')[-1].strip() }}
+{%- else %}{{ message.content }}{% endif %}
+{%- endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+# The regular expression of the glm-4-9b-chat tokenizer.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Pieces that meet badly: newlines and blanks at borders, halves of special tokens, emoji.
+PIECES = [
+    *SPECIAL_TOKENS,
+    *["\n", "\n\n", " ", "   ", "\t", "\r\n", "a", "Hello", " world", "你好", "北京是中国的首都"],
+    *[
+        "👍",
+        "👩‍👩‍👧",
+        "é",
+        "e\u0301",
+        "123",
+        "1",
+        "!",
+        "?!\n",
+        "<|",
+        "|>",
+        "user",
+        "[gMASK",
+        "]",
+        "'s",
+    ],
+    *["</think>", "{", '"x": 1', "<s", "op>", "\u200b", "\ue000", "\0"],
+]
+
+
+def random_text(rng: random.Random, *, with_specials: bool) -> str:
+    """Return up to twelve pieces in a row."""
+    pieces = PIECES if with_specials else PIECES[len(SPECIAL_TOKENS) :]
+    text = "".join(rng.choices(pieces, k=rng.randint(0, 12)))
+    if not with_specials and any(token in text for token in SPECIAL_TOKENS):
+        return random_text(rng, with_specials=False)  # halves have met
+    return text
+
+
+@pytest.fixture(scope="session")
+def trained() -> Tokenizer:
+    rng = random.Random(0)
+    texts = [random_text(rng, with_specials=True) for _ in range(2000)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS]
+    )
+    return tokenizer
+
+
+Writer = Callable[..., Path]
+
+
+@pytest.fixture
+def write_folder(trained: Tokenizer, tmp_path: Path) -> Writer:
+    """Write tokenizer.json and a tokenizer_config.json with the entries given."""
+
+    def write(chat_template: str | None = CHAT_TEMPLATE, **config: Any) -> Path:
+        trained.save(str(tmp_path / "tokenizer.json"))
+        if chat_template is not None:
+            (tmp_path / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|user|>"} | config
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return tmp_path
+
+    return write

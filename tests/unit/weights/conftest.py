@@ -1,0 +1,92 @@
+"""A tiny GLM-4-0414 checkpoint folder, written tensor by tensor under its Hugging Face names."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+RAW_CONFIG = {
+    "architectures": ["Glm4ForCausalLM"],
+    "attention_bias": True,
+    "eos_token_id": [3, 4],
+    "head_dim": 16,
+    "hidden_act": "silu",
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "max_position_embeddings": 128,
+    "model_type": "glm4",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "vocab_size": 33,
+}
+
+
+@pytest.fixture
+def raw_config() -> dict[str, Any]:
+    return dict(RAW_CONFIG)
+
+
+@pytest.fixture
+def tensors() -> dict[str, np.ndarray]:
+    """All tensors of RAW_CONFIG in float32, random."""
+    rng = np.random.default_rng(0)
+    layer_shapes = {
+        "input_layernorm.weight": (24,),
+        "post_attention_layernorm.weight": (24,),
+        "post_self_attn_layernorm.weight": (24,),
+        "post_mlp_layernorm.weight": (24,),
+        "self_attn.q_proj.weight": (64, 24),
+        "self_attn.k_proj.weight": (32, 24),
+        "self_attn.v_proj.weight": (32, 24),
+        "self_attn.q_proj.bias": (64,),
+        "self_attn.k_proj.bias": (32,),
+        "self_attn.v_proj.bias": (32,),
+        "self_attn.o_proj.weight": (24, 64),
+        "mlp.gate_up_proj.weight": (80, 24),
+        "mlp.down_proj.weight": (24, 40),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (33, 24),
+        "model.norm.weight": (24,),
+        "lm_head.weight": (33, 24),
+    }
+    for layer in range(3):
+        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in layer_shapes.items()}
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def write_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write config.json and `num_shards` shards with an index (one shard: model.safetensors)."""
+
+    def write(
+        tensors: dict[str, np.ndarray], raw: dict[str, Any] = RAW_CONFIG, num_shards: int = 1
+    ) -> Path:
+        folder = tmp_path / "checkpoint"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(raw))
+        if num_shards == 1:
+            save_file(tensors, folder / "model.safetensors")
+            return folder
+        weight_map = {}
+        for shard in range(num_shards):
+            file_name = f"model-{shard + 1:05d}-of-{num_shards:05d}.safetensors"
+            names = list(tensors)[shard::num_shards]
+            save_file({name: tensors[name] for name in names}, folder / file_name)
+            weight_map |= dict.fromkeys(names, file_name)
+        index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        return folder
+
+    return write
