@@ -60,13 +60,13 @@ def test_ctrl_c_during_the_first_imports(work: Path, start: Starter) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number_of_signals", [1, 2])
+@pytest.mark.parametrize(("delay_s", "number_of_signals"), [(0.5, 1), (1, 1), (2, 1), (2, 2)])
 def test_ctrl_c_while_generating(
-    number_of_signals: int, checkpoint: Path, work: Path, start: Starter
+    delay_s: float, number_of_signals: int, checkpoint: Path, work: Path, start: Starter
 ) -> None:
     process = start_long_run(checkpoint, work, start)
     wait_until_mapped(process, "_kernels.")
-    time.sleep(2)  # the graphs are compiled by then, or are being compiled: both must end well
+    time.sleep(delay_s)  # weights are loaded, graphs compiled or run: all must end well
     for _ in range(number_of_signals):
         process.send_signal(signal.SIGINT)
         time.sleep(0.05)
