@@ -13,8 +13,12 @@ def require_folder(folder: str | Path, error: type[GlmError]) -> Path:
     """Return `folder` as a Path if it is a folder with something in it.
 
     Raises:
-        error: it does not exist, is a file, is empty or cannot be listed.
+        error: it is no path, does not exist, is a file, is empty or cannot be listed.
     """
+    if not isinstance(folder, str | Path):
+        raise error(
+            f"pretrained_model_dir must be the path of a Hugging Face folder, got {folder!r}."
+        )
     path = Path(folder).expanduser()
     try:
         if not path.exists():

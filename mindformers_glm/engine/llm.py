@@ -87,7 +87,7 @@ class LLM:
         apply_chat_template: bool | Literal["auto"] = "auto",
     ) -> None:
         cap_bytes = _read_size(max_device_memory)
-        _check_border(pretrained_model_dir, seed, apply_chat_template)
+        _check_border(seed, apply_chat_template)
         max_draft_len = _read_draft_len(prompt_lookup_num_tokens)
         config = GlmConfig.from_hf(pretrained_model_dir)
         with Checkpoint.open(pretrained_model_dir) as checkpoint:
@@ -384,11 +384,7 @@ def _read_draft_len(given: int | None) -> int:
     return given
 
 
-def _check_border(folder: Any, seed: Any, apply_chat_template: Any) -> None:
-    if not isinstance(folder, str | Path):
-        raise ConfigError(
-            f"pretrained_model_dir must be the path of a Hugging Face folder, got {folder!r}."
-        )
+def _check_border(seed: Any, apply_chat_template: Any) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigError(f"seed must be a whole number of at least 0, got {seed!r}.")
     if not isinstance(apply_chat_template, bool) and apply_chat_template != "auto":

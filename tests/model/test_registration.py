@@ -62,6 +62,13 @@ def test_from_pretrained_refuses_a_length_beyond_the_checkpoints(tiny: Path) -> 
         Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=100000)
 
 
+def test_from_pretrained_refuses_what_is_no_path() -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    with pytest.raises(GlmError, match="must be the path of a Hugging Face folder, got 5"):
+        Glm4ForCausalLM.from_pretrained(5)
+
+
 def test_a_network_without_weights_does_not_answer(tiny: Path) -> None:
     from mindformers import AutoConfig
 
