@@ -78,6 +78,7 @@ class RunConfig:
     max_device_memory: int | None
     max_model_len: int | None
     block_size: int
+    enable_prefix_caching: bool
     device_target: str | None
     save_graphs: int
     save_graphs_path: Path
@@ -265,6 +266,7 @@ def _run_config(settings: Mapping[str, Given]) -> RunConfig:
         max_device_memory=value("context.max_device_memory"),
         max_model_len=value("max_model_len"),
         block_size=value("model.model_config.block_size"),
+        enable_prefix_caching=value("enable_prefix_caching"),
         device_target=value("context.device_target"),
         save_graphs=int(value("context.save_graphs")),
         save_graphs_path=_path(value("context.save_graphs_path")),

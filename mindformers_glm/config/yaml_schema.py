@@ -223,6 +223,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("model.model_config.block_size", INTEGER, 32, minimum=1),
     Setting(
+        "enable_prefix_caching",
+        BOOLEAN,
+        True,
+        help="prompts that begin alike compute the beginning once (default True)",
+    ),
+    Setting(
         "model.model_config.num_blocks",
         INTEGER,
         minimum=1,

@@ -15,6 +15,7 @@ class EngineConfig:
     num_blocks: KV-cache blocks of `block_size` tokens each.
     seed: draws of requests without their own seed follow from it.
     prompt_lookup_num_tokens: most tokens that a step guesses ahead; 0: none.
+    enable_prefix_caching: sequences that begin alike share the KV-cache blocks of the beginning.
     """
 
     max_num_seqs: int
@@ -24,6 +25,7 @@ class EngineConfig:
     num_blocks: int
     seed: int
     prompt_lookup_num_tokens: int = 0
+    enable_prefix_caching: bool = True
 
     def __post_init__(self) -> None:
         for name in (

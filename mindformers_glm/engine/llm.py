@@ -62,6 +62,8 @@ class LLM:
         seed: draws of requests without their own seed follow from it and from the request's number.
         prompt_lookup_num_tokens: most tokens that a step guesses ahead from what prompt and answer
             hold already; 0: none; None: 7. Answers are the same, repetitive ones come faster.
+        enable_prefix_caching: requests that begin alike compute the beginning once, also one after
+            the other; answers are the same.
         device_target: "CPU" or "Ascend"; None: Ascend where there is one.
         apply_chat_template: whether a text is written as a user's message: True, False, or "auto"
             for True where the checkpoint has a chat template. Token ids are taken as they are.
@@ -83,11 +85,12 @@ class LLM:
         block_size: int | None = None,
         seed: int = 0,
         prompt_lookup_num_tokens: int | None = None,
+        enable_prefix_caching: bool = True,
         device_target: str | None = None,
         apply_chat_template: bool | Literal["auto"] = "auto",
     ) -> None:
         cap_bytes = _read_size(max_device_memory)
-        _check_border(seed, apply_chat_template)
+        _check_border(seed, apply_chat_template, enable_prefix_caching)
         max_draft_len = _read_draft_len(prompt_lookup_num_tokens)
         config = GlmConfig.from_hf(pretrained_model_dir)
         with Checkpoint.open(pretrained_model_dir) as checkpoint:
@@ -129,6 +132,7 @@ class LLM:
                 num_blocks=num_blocks,
                 seed=seed,
                 prompt_lookup_num_tokens=max_draft_len,
+                enable_prefix_caching=enable_prefix_caching,
             ),
             self.tokenizer,
             eos_token_ids=(
@@ -384,12 +388,16 @@ def _read_draft_len(given: int | None) -> int:
     return given
 
 
-def _check_border(seed: Any, apply_chat_template: Any) -> None:
+def _check_border(seed: Any, apply_chat_template: Any, enable_prefix_caching: Any) -> None:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ConfigError(f"seed must be a whole number of at least 0, got {seed!r}.")
     if not isinstance(apply_chat_template, bool) and apply_chat_template != "auto":
         raise ConfigError(
             f'apply_chat_template must be True, False or "auto", got {apply_chat_template!r}.'
+        )
+    if not isinstance(enable_prefix_caching, bool):
+        raise ConfigError(
+            f"enable_prefix_caching must be True or False, got {enable_prefix_caching!r}."
         )
 
 

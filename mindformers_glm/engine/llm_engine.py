@@ -246,6 +246,7 @@ class _Request:
             delta_text=delta_text,
             finish_reason=reason,
             error=error,
+            num_cached_tokens=sequence.num_cached_tokens or 0,
         )
 
 

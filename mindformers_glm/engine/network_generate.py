@@ -65,6 +65,8 @@ def generate(
     if network.engine is None:
         network.engine = _create_engine(network)
     _check_stop(network.engine, params)
+    # Whoever holds the network may have changed its weights since the last call.
+    network.engine.pool.forget_all()
     return _run(network.engine, prompts, params)
 
 

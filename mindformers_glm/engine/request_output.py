@@ -19,6 +19,8 @@ class RequestOutput:
         finish_reason: None while running; "stop" (end-of-text token, stop token or stop string),
             "length" (max_new_tokens, max_length or max_model_len), "abort" or "error".
         error: one sentence when `finish_reason` is "error".
+        num_cached_tokens: leading tokens of the prompt whose keys and values were taken over from
+            an earlier request with the same beginning.
     """
 
     request_id: str
@@ -28,6 +30,7 @@ class RequestOutput:
     delta_text: str
     finish_reason: FinishReason | None = None
     error: str | None = None
+    num_cached_tokens: int = 0
 
     @property
     def finished(self) -> bool:

@@ -6,11 +6,15 @@ token budget with prompts in the order they came. The ideas are those of Orca (Y
 vLLM (Kwon et al. 2023, arXiv:2309.06180: recomputation of the preempted) and Sarathi-Serve
 (Agrawal et al. 2024, arXiv:2403.02310: chunked prefill). What is left of budget and blocks goes to
 drafts of what decoding sequences will say next (prompt_lookup.py).
+
+With prefix caching, a sequence that begins like another one holds the same KV-cache blocks for the
+beginning, so a shared prompt is computed once.
 """
 
 from collections import deque
 from dataclasses import dataclass, field, replace
 
+from mindformers_glm.engine.block_keys import extend_block_keys
 from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.sequence import Sequence
@@ -61,6 +65,10 @@ class Scheduler:
     only decoding can run out of blocks. The youngest running sequence then gives its blocks back
     and waits, first in line, to be computed again with the tokens it has generated so far. The
     oldest one is never preempted, so there is always progress.
+
+    Full blocks are registered in the pool when the step that fills them is chosen, not when it is
+    done: all K and V of a step are written before any row attends, so sequences that start in the
+    same step can share them. If that step is then interrupted, `_undo_interrupted` withdraws them.
     """
 
     def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
@@ -68,6 +76,7 @@ class Scheduler:
         self._pool = pool
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # oldest first
+        self._unfilled: set[int] = set()  # registered blocks that the step under way fills
         self.num_preemptions = 0
 
     def has_unfinished(self) -> bool:
@@ -80,6 +89,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that ended and free its blocks."""
+        self._undo_interrupted()
         queue = self._running if sequence in self._running else self._waiting
         queue.remove(sequence)
         self._release_blocks(sequence)
@@ -89,6 +99,7 @@ class Scheduler:
 
         Sequences in `unschedulable` are removed already: they need more blocks than there are.
         """
+        self._undo_interrupted()
         schedule = Schedule()
         self._schedule_decodes(schedule)
         self._schedule_running_prefills(schedule)
@@ -98,16 +109,19 @@ class Scheduler:
 
     def complete(self, schedule: Schedule) -> None:
         """Note that K and V of the step's tokens are in the cache now."""
+        self._unfilled.clear()
         for chunk in schedule.chunks:
             chunk.sequence.num_computed = chunk.end
 
     def settle_draft(self, chunk: Chunk, num_accepted: int) -> None:
         """Count the draft's right tokens as computed, take back the blocks only others needed.
 
-        The K and V of wrong tokens stay where the next tokens overwrite them.
+        The sequence has the right tokens by now. The K and V of wrong ones stay where the next
+        tokens overwrite them, in blocks that are not registered as they are not full without them.
         """
         sequence = chunk.sequence
         sequence.num_computed = chunk.end + num_accepted
+        self._register_blocks(sequence, chunk.end, sequence.num_computed)
         num_kept = -(-sequence.num_computed // self._config.block_size)
         self._pool.free(sequence.block_table[num_kept:])
         del sequence.block_table[num_kept:]
@@ -149,12 +163,30 @@ class Scheduler:
             if self._num_missing_blocks(sequence) > self._pool.num_blocks:
                 schedule.unschedulable.append(self._waiting.popleft())
                 continue
-            # One spare block for each running sequence: without it a newcomer could be preempted in
-            # the very next step, and its prompt computed for nothing.
-            if not self._allocate(sequence, num_spare=len(self._running)):
+            if not self._give_first_blocks(sequence):
                 return
             self._running.append(self._waiting.popleft())
             self._append_chunk(schedule, sequence)
+
+    def _give_first_blocks(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the blocks that hold its beginning, and free ones for the rest.
+
+        False and nothing if too few are free. Its last token is always computed, for its logits.
+        """
+        if self._config.enable_prefix_caching:
+            num_full = (sequence.num_tokens - 1) // self._config.block_size
+            keys = self._block_keys(sequence, num_full)
+            sequence.block_table = self._pool.take_cached(keys)
+        num_shared_blocks = len(sequence.block_table)
+        # One spare block for each running sequence: without it a newcomer could be preempted in
+        # the very next step, and its prompt computed for nothing.
+        if not self._allocate(sequence, num_spare=len(self._running)):
+            self._release_blocks(sequence)
+            return False
+        sequence.num_computed = num_shared_blocks * self._config.block_size
+        if sequence.num_cached_tokens is None:
+            sequence.num_cached_tokens = sequence.num_computed
+        return True
 
     def _append_chunk(self, schedule: Schedule, sequence: Sequence) -> None:
         budget = self._config.max_num_batched_tokens - schedule.num_tokens
@@ -163,6 +195,40 @@ class Scheduler:
             is_sampled = end == sequence.num_tokens
             schedule.chunks.append(Chunk(sequence, sequence.num_computed, end, is_sampled))
             schedule.num_tokens += end - sequence.num_computed
+            self._unfilled.update(self._register_blocks(sequence, sequence.num_computed, end))
+
+    def _register_blocks(self, sequence: Sequence, start: int, end: int) -> list[int]:
+        """Let others find the blocks that tokens [start, end) complete; return those registered."""
+        if not self._config.enable_prefix_caching:
+            return []
+        first, last = start // self._config.block_size, end // self._config.block_size
+        keys = self._block_keys(sequence, last)[first:last]
+        blocks = sequence.block_table[first:last]
+        return [
+            block
+            for block, key in zip(blocks, keys, strict=True)
+            if self._pool.register(block, key)
+        ]
+
+    def _block_keys(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
+        """Keys of the sequence's first full blocks."""
+        block_size = self._config.block_size
+        extend_block_keys(sequence.block_keys, sequence.token_ids, num_blocks, block_size)
+        return sequence.block_keys[:num_blocks]
+
+    def _undo_interrupted(self) -> None:
+        """Withdraw the blocks that a step was to fill which never came to its end.
+
+        Sequences that started on such blocks have to start again.
+        """
+        if not self._unfilled:
+            return
+        self._pool.forget(self._unfilled)
+        for sequence in reversed(list(self._running)):
+            num_shared = sequence.num_computed // self._config.block_size
+            if not self._unfilled.isdisjoint(sequence.block_table[:num_shared]):
+                self._requeue(sequence)
+        self._unfilled.clear()
 
     def _add_drafts(self, schedule: Schedule) -> None:
         """Let decoding sequences guess ahead; nobody else gets fewer rows or blocks for it.
@@ -203,11 +269,14 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._requeue(sequence)
+        self.num_preemptions += 1
+
+    def _requeue(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
         self._release_blocks(sequence)
         sequence.num_computed = 0
         self._waiting.appendleft(sequence)
-        self.num_preemptions += 1
 
     def _release_blocks(self, sequence: Sequence) -> None:
         self._pool.free(sequence.block_table)

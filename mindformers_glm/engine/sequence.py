@@ -15,7 +15,10 @@ class Sequence:
         num_prompt_tokens: length of the prompt.
         num_tokens: prompt and generated tokens.
         num_computed: leading tokens whose K and V are in the cache; 0 again after a preemption.
-        block_table: KV-cache blocks in logical order.
+        num_cached_tokens: leading tokens of the prompt that were in the cache when the sequence
+            first ran; None before.
+        block_table: KV-cache blocks in logical order; other sequences may hold the first ones too.
+        block_keys: what the first full blocks are known by (block_keys.py), as far as needed.
         max_tokens: generation ends when `num_tokens` reaches it.
         stop_token_ids: tokens that end the generation.
         rng: this request's own source of randomness, so that a draw does not depend on what else
@@ -43,7 +46,9 @@ class Sequence:
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_tokens = len(prompt_token_ids)
         self.num_computed = 0
+        self.num_cached_tokens: int | None = None
         self.block_table: list[int] = []
+        self.block_keys: list[bytes] = []
         self._token_ids = np.array(prompt_token_ids, np.int32)
 
     @property

@@ -37,6 +37,7 @@ def create_llm(config: RunConfig) -> TextGenerator:
         block_size=config.block_size,
         seed=config.seed,
         prompt_lookup_num_tokens=config.prompt_lookup_num_tokens,
+        enable_prefix_caching=config.enable_prefix_caching,
         device_target=config.device_target,
         apply_chat_template=config.apply_chat_template,
     )

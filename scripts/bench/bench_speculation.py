@@ -43,7 +43,13 @@ def main() -> int:
         f"greedy, prompt_lookup_num_tokens {args.prompt_lookup_num_tokens}"
     )
     plain, guessing = (
-        LLM(MINI, max_num_seqs=1, max_model_len=512, prompt_lookup_num_tokens=num_tokens)
+        LLM(
+            MINI,
+            max_num_seqs=1,
+            max_model_len=512,
+            prompt_lookup_num_tokens=num_tokens,
+            enable_prefix_caching=False,  # each question is asked again and again
+        )
         for num_tokens in (0, args.prompt_lookup_num_tokens)
     )
     lines = (MINI / "heldout.jsonl").read_text(encoding="utf-8").splitlines()

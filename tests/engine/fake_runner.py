@@ -1,6 +1,7 @@
 """A runner without a network whose logits depend on every token that its KV cache shows it."""
 
 import zlib
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,8 +51,12 @@ class FakeRunner:
         return np.random.default_rng(seed).normal(0, 3, self.vocab_size)
 
     def _check(self, batch: ModelBatch) -> None:
-        blocks = [block for table in batch.block_tables for block in table]
-        assert len(blocks) == len(set(blocks)), "two sequences hold the same block"
+        writers = [
+            block
+            for start, end in pairwise(batch.query_start)
+            for block in set((batch.slot_mapping[start:end] // self.block_size).tolist())
+        ]
+        assert len(writers) == len(set(writers)), "two sequences write to the same block"
         assert len(set(batch.slot_mapping.tolist())) == len(batch.slot_mapping)
         query_lens = np.diff(batch.query_start)
         assert (query_lens > 0).all()

@@ -293,6 +293,13 @@ def test_the_draft_length_reaches_the_engine(
     assert llm._engine.config.prompt_lookup_num_tokens == expected
 
 
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_prefix_caching_can_be_switched_off(folder: Path, is_enabled: bool) -> None:
+    llm = LLM(folder, enable_prefix_caching=is_enabled, block_size=4)
+    outputs = llm.generate(["abcdefgh", "abcdefghij"], SHORT)
+    assert [output.num_cached_tokens for output in outputs] == [0, 8 if is_enabled else 0]
+
+
 @pytest.mark.parametrize("wrong", [-1, 1.5, "7", True])
 def test_a_wrong_draft_length_fails_before_loading(
     folder: Path, backend: _Backend, wrong: Any
@@ -376,6 +383,7 @@ def test_a_folder_that_is_no_path_is_refused(backend: _Backend, folder_name: Any
         ({"max_num_seqs": 2.5}, "max_num_seqs must be a whole number, got 2.5"),
         ({"seed": "a"}, "seed must be a whole number of at least 0, got 'a'"),
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        ({"enable_prefix_caching": 1}, "enable_prefix_caching must be True or False, got 1"),
         ({"apply_chat_template": "maybe"}, "must be True, False or \"auto\", got 'maybe'"),
     ],
 )

@@ -195,3 +195,12 @@ def test_the_draft_length_is_left_to_the_engine_unless_given(tmp_path: Path) -> 
     assert load("--prompt_lookup_num_tokens", "0").prompt_lookup_num_tokens == 0
     with pytest.raises(ConfigError, match="prompt_lookup_num_tokens"):
         load("--prompt_lookup_num_tokens", "-1")
+
+
+def test_prefix_caching_is_on_unless_switched_off(tmp_path: Path) -> None:
+    path = yaml_file(tmp_path, {"enable_prefix_caching": False})
+    assert load().enable_prefix_caching is True
+    assert load("--config", str(path)).enable_prefix_caching is False
+    assert load("--enable_prefix_caching", "False").enable_prefix_caching is False
+    with pytest.raises(ConfigError, match="enable_prefix_caching"):
+        load("--enable_prefix_caching", "1")

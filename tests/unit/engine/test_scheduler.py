@@ -16,6 +16,7 @@ def _scheduler(num_blocks: int = 100, **sizes: int) -> Scheduler:
         "max_num_batched_tokens": 16,
         "block_size": 4,
         "prompt_lookup_num_tokens": 7,
+        "enable_prefix_caching": False,  # test_prefix_caching.py
     }
     config = EngineConfig(max_model_len=1000, num_blocks=num_blocks, seed=0, **(defaults | sizes))
     return Scheduler(config, BlockPool(num_blocks))
