@@ -60,7 +60,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
         "",
         "register_path",
     ),
-    ("set OMP_NUM_THREADS in the environment", "context", "runtime_num_threads"),
+    ("use num_threads", "context", "runtime_num_threads"),
     ("write the settings of both files into one", "", "base_config"),
 )
 REFUSED: dict[str, str] = {

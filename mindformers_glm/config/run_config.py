@@ -21,6 +21,7 @@ from mindformers_glm.config.settings_reader import (
 from mindformers_glm.config.yaml_schema import SETTINGS
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 from mindformers_glm.core.log import detail, note, set_verbose
+from mindformers_glm.core.processors import check_num_threads
 from mindformers_glm.core.runner_settings import PRECISIONS
 
 # What configs/glm4/predict_glm4.yaml says, for an installed package that has no configs folder;
@@ -57,7 +58,7 @@ class RunConfig:
     """Everything `predict` needs to know, checked as far as that goes without the checkpoint.
 
     A dtype of None is left to the checkpoint (params_dtype) or to params_dtype (the other two),
-    prompt_lookup_num_tokens of None to the engine.
+    prompt_lookup_num_tokens of None to the engine, num_threads of None to the kernels.
     max_device_memory: bytes, or None for no cap. save_graphs_path: None where graphs are not saved.
     """
 
@@ -79,6 +80,7 @@ class RunConfig:
     max_model_len: int | None
     block_size: int
     enable_prefix_caching: bool
+    num_threads: int | None
     device_target: str | None
     save_graphs: int
     save_graphs_path: Path
@@ -87,6 +89,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.params_dtype and self.compute_dtype:
             check_precision(self.params_dtype, self.compute_dtype)
+        check_num_threads(self.num_threads)
 
 
 def load_run_config(
@@ -267,6 +270,7 @@ def _run_config(settings: Mapping[str, Given]) -> RunConfig:
         max_model_len=value("max_model_len"),
         block_size=value("model.model_config.block_size"),
         enable_prefix_caching=value("enable_prefix_caching"),
+        num_threads=value("num_threads"),
         device_target=value("context.device_target"),
         save_graphs=int(value("context.save_graphs")),
         save_graphs_path=_path(value("context.save_graphs_path")),

@@ -237,6 +237,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     # Device and graph.
     Setting(
+        "num_threads",
+        INTEGER,
+        minimum=1,
+        help="threads of the operators (default: OMP_NUM_THREADS, else the physical cores)",
+    ),
+    Setting(
         "context.device_target",
         TEXT,
         only=("CPU", "Ascend"),

@@ -14,6 +14,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.value_types import parse_size
 from mindformers_glm.core.errors import CheckpointError, ConfigError, GlmError, PromptError
 from mindformers_glm.core.log import note
+from mindformers_glm.core.processors import check_num_threads
 from mindformers_glm.core.progress import Progress
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.capacity import check_memory_before_loading, plan_kv_blocks_of
@@ -64,6 +65,8 @@ class LLM:
             hold already; 0: none; None: 7. Answers are the same, repetitive ones come faster.
         enable_prefix_caching: requests that begin alike compute the beginning once, also one after
             the other; answers are the same.
+        num_threads: threads of the operators, for all models of this process; None: OMP_NUM_THREADS
+            where it is set, else one on each physical core that the process may use.
         device_target: "CPU" or "Ascend"; None: Ascend where there is one.
         apply_chat_template: whether a text is written as a user's message: True, False, or "auto"
             for True where the checkpoint has a chat template. Token ids are taken as they are.
@@ -86,11 +89,13 @@ class LLM:
         seed: int = 0,
         prompt_lookup_num_tokens: int | None = None,
         enable_prefix_caching: bool = True,
+        num_threads: int | None = None,
         device_target: str | None = None,
         apply_chat_template: bool | Literal["auto"] = "auto",
     ) -> None:
         cap_bytes = _read_size(max_device_memory)
         _check_border(seed, apply_chat_template, enable_prefix_caching)
+        check_num_threads(num_threads)
         max_draft_len = _read_draft_len(prompt_lookup_num_tokens)
         config = GlmConfig.from_hf(pretrained_model_dir)
         with Checkpoint.open(pretrained_model_dir) as checkpoint:
@@ -111,6 +116,7 @@ class LLM:
             self.tokenizer: GlmTokenizer = load_tokenizer(pretrained_model_dir)
             _check_vocabulary(self.tokenizer, config, pretrained_model_dir)
             backend = select_backend(device_target)
+            backend.set_num_threads(num_threads)
             # Before the long work, from the sizes in the headers; again below with the real ones.
             check_memory_before_loading(config, settings, cap_bytes)
             runner: ModelRunner = backend.create_runner(config, checkpoint, settings)

@@ -38,6 +38,7 @@ def create_llm(config: RunConfig) -> TextGenerator:
         seed=config.seed,
         prompt_lookup_num_tokens=config.prompt_lookup_num_tokens,
         enable_prefix_caching=config.enable_prefix_caching,
+        num_threads=config.num_threads,
         device_target=config.device_target,
         apply_chat_template=config.apply_chat_template,
     )

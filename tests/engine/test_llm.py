@@ -32,6 +32,10 @@ class _Backend:
 
     def __init__(self) -> None:
         self.settings: list[RunnerSettings] = []
+        self.num_threads: list[int | None] = []
+
+    def set_num_threads(self, count: int | None) -> None:
+        self.num_threads.append(count)
 
     def create_runner(self, config: Any, checkpoint: Any, settings: RunnerSettings) -> FakeRunner:
         self.settings.append(settings)
@@ -293,6 +297,12 @@ def test_the_draft_length_reaches_the_engine(
     assert llm._engine.config.prompt_lookup_num_tokens == expected
 
 
+def test_the_number_of_threads_reaches_the_backend(folder: Path, backend: _Backend) -> None:
+    for count in (1, None):
+        LLM(folder, num_threads=count)
+    assert backend.num_threads == [1, None]
+
+
 @pytest.mark.parametrize("is_enabled", [True, False])
 def test_prefix_caching_can_be_switched_off(folder: Path, is_enabled: bool) -> None:
     llm = LLM(folder, enable_prefix_caching=is_enabled, block_size=4)
@@ -383,6 +393,8 @@ def test_a_folder_that_is_no_path_is_refused(backend: _Backend, folder_name: Any
         ({"max_num_seqs": 2.5}, "max_num_seqs must be a whole number, got 2.5"),
         ({"seed": "a"}, "seed must be a whole number of at least 0, got 'a'"),
         ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        ({"num_threads": 0}, "num_threads must be a whole number from 1 to"),
+        ({"num_threads": 10_000}, "num_threads must be a whole number from 1 to"),
         ({"enable_prefix_caching": 1}, "enable_prefix_caching must be True or False, got 1"),
         ({"apply_chat_template": "maybe"}, "must be True, False or \"auto\", got 'maybe'"),
     ],

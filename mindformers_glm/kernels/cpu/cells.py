@@ -26,6 +26,11 @@ def initialize() -> None:
         ms.set_device("CPU")
 
 
+def set_num_threads(count: int | None) -> None:
+    """Let the operators use `count` threads; None: the default of library.py."""
+    library.set_num_threads(count)
+
+
 class _CpuCell(WeightedCell):
     """Allocates Parameters and remembers how each is filled."""
 

@@ -16,12 +16,14 @@ import numpy as np
 
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.log import note
+from mindformers_glm.core.processors import check_num_threads, count_physical_cores
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 2
+ABI_VERSION = 3
 TILE_N, TILE_K = 16, 32
 ISA_VARIABLE = "MINDFORMERS_GLM_ISA"
+THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 _DTYPE_CODES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -65,7 +67,7 @@ def library_path() -> str:
 
 @cache
 def load() -> ctypes.CDLL:
-    """Open the library and choose the instruction set, once per process.
+    """Open the library, choose the instruction set and the number of threads, once per process.
 
     Raises:
         UnsupportedError: see `library_path`; or MINDFORMERS_GLM_ISA names an instruction set that
@@ -80,6 +82,7 @@ def load() -> ctypes.CDLL:
     library.glm_stream_read.argtypes = [address, count]
     if forced := os.environ.get(ISA_VARIABLE):
         _select(library, forced)
+    _set_num_threads(library, None)
     return library
 
 
@@ -103,8 +106,19 @@ def select_isa(name: str) -> None:
 
 
 def num_threads() -> int:
-    """Threads the kernels use (OMP_NUM_THREADS, else the processors this process may use)."""
+    """Threads the kernels use."""
     return load().glm_num_threads()
+
+
+def set_num_threads(count: int | None) -> None:
+    """Let all kernels of this process use `count` threads from now on.
+
+    None: what OMP_NUM_THREADS says, else the physical cores that this process may run on.
+    Raises:
+        ConfigError: below 1, or more than the machine has processors.
+    """
+    check_num_threads(count)
+    _set_num_threads(load(), count)
 
 
 def packed_shape(num_rows: int, num_columns: int, is_gated: bool = False) -> tuple[int, ...]:
@@ -209,6 +223,13 @@ def _select(library: ctypes.CDLL, name: str) -> None:
             f"{ISA_VARIABLE}={name!r} cannot run on this machine: "
             f"available are {', '.join(_available(library))}."
         )
+
+
+def _set_num_threads(library: ctypes.CDLL, count: int | None) -> None:
+    if count is None:
+        # OpenMP has read the variable; 0 is its number.
+        count = 0 if os.environ.get(THREADS_VARIABLE) else count_physical_cores()
+    library.glm_set_num_threads(count)
 
 
 def _available(library: ctypes.CDLL) -> tuple[str, ...]:

@@ -204,3 +204,12 @@ def test_prefix_caching_is_on_unless_switched_off(tmp_path: Path) -> None:
     assert load("--enable_prefix_caching", "False").enable_prefix_caching is False
     with pytest.raises(ConfigError, match="enable_prefix_caching"):
         load("--enable_prefix_caching", "1")
+
+
+def test_the_number_of_threads_is_left_to_the_kernels_unless_given(tmp_path: Path) -> None:
+    path = yaml_file(tmp_path, {"num_threads": 1})
+    assert load().num_threads is None
+    assert load("--config", str(path)).num_threads == 1
+    for wrong in ("0", "100000", "two"):
+        with pytest.raises(ConfigError, match="num_threads"):
+            load("--num_threads", wrong)

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "dtype.h"
+#include "threads.h"
 
 #define GLM_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -61,11 +62,12 @@ void ExpectSize(const Tensor& tensor, int axis, int64_t size);
 // Says on stderr what was wrong with a call of `op`.
 void ReportError(const char* op, const char* message) noexcept;
 
-// Runs the body of an operator; no exception leaves it.
+// Runs the body of an operator with the threads it may use; no exception leaves it.
 // Returns 0, or 1 after an error that it has reported.
 template <typename Body>
 int RunAot(const char* op, Body&& body) noexcept {
   try {
+    UseChosenThreads();
     body();
     return 0;
   } catch (const std::exception& error) {

@@ -1,6 +1,4 @@
 // Chooses the instruction set, once, by what the processor and the operating system offer.
-#include <omp.h>
-
 #include <atomic>
 #include <cstring>
 
@@ -18,7 +16,7 @@ namespace {
 
 // Raised whenever an exported symbol, its parameters or a tensor layout changes; library.py holds
 // the same number.
-constexpr int kAbiVersion = 2;
+constexpr int kAbiVersion = 3;
 
 #if defined(GLM_X86)
 // Which register states the operating system saves (XCR0), read by XGETBV.
@@ -119,8 +117,6 @@ GLM_EXPORT int glm_select_isa(const char* name) {
   }
   return 1;
 }
-
-GLM_EXPORT int glm_num_threads() { return omp_get_max_threads(); }
 
 // setuptools builds Python extensions; the module is never imported, only opened (library.py).
 GLM_EXPORT void* PyInit__kernels() { return nullptr; }

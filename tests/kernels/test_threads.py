@@ -1,0 +1,73 @@
+"""The number of threads is one for all threads that call operators."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.processors import count_physical_cores
+from mindformers_glm.kernels.cpu import library
+from mindformers_glm.kernels.cpu.aot_call import call
+
+_TASKS = Path("/proc/self/task")
+
+
+@pytest.fixture(autouse=True)
+def _default_afterwards() -> Iterator[None]:
+    yield
+    library.set_num_threads(None)
+
+
+def _count_threads_started_by_a_linear() -> int:
+    shape = (64, 8, library.TILE_N, library.TILE_K)
+    x, tiles = np.ones((32, 256), np.float32), np.ones(shape, np.float32)
+    out = np.empty((32, 64 * library.TILE_N), np.float32)
+    before = set(os.listdir(_TASKS))
+    call("glm_linear_f32", x, tiles, np.array([32], np.int32), out=out)
+    return len(set(os.listdir(_TASKS)) - before)  # others may end meanwhile
+
+
+@pytest.mark.skipif(not _TASKS.is_dir(), reason="needs /proc")
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_a_thread_that_knows_nothing_of_it_uses_the_number(num_threads: int) -> None:
+    # Past the check: more threads than this machine may have are only slow.
+    library.load().glm_set_num_threads(num_threads)
+    with ThreadPoolExecutor(1) as pool:  # OpenMP keeps a team for each calling thread
+        assert pool.submit(_count_threads_started_by_a_linear).result() == num_threads - 1
+
+
+def test_the_number_can_be_set_and_taken_back() -> None:
+    library.set_num_threads(1)
+    assert library.num_threads() == 1
+    library.set_num_threads(None)
+    if "OMP_NUM_THREADS" not in os.environ:
+        assert library.num_threads() == count_physical_cores()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 10_000, 1.5, True, "2"])
+def test_a_number_that_is_none_is_refused(wrong: object) -> None:
+    with pytest.raises(ConfigError, match="num_threads must be a whole number from 1 to"):
+        library.set_num_threads(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("variable", "expected"), [("3", "3 1 3"), ("", "cores 1 cores")])
+def test_omp_num_threads_counts_where_nothing_is_set(variable: str, expected: str) -> None:
+    script = (
+        "from mindformers_glm.kernels.cpu import library as l\n"
+        "first = l.num_threads(); l.set_num_threads(1); second = l.num_threads()\n"
+        "l.set_num_threads(None); print(first, second, l.num_threads())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"OMP_NUM_THREADS": variable},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected.replace("cores", str(count_physical_cores()))
