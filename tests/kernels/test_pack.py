@@ -12,9 +12,13 @@ DTYPES = ["float32", "bfloat16", "float16"]
 
 
 def unpacked(tiles: np.ndarray, num_rows: int, num_columns: int) -> np.ndarray:
-    """The matrix in float32, with the columns that pad it behind the real ones."""
+    """The matrix in float32, after a check of the columns that pad it."""
     values = loaded(tiles)
-    matrix = values.transpose(0, 2, 1, 3).reshape(len(tiles) * 16, -1)
+    if tiles.dtype == np.uint16:  # bfloat16: [16 pairs of columns][16 rows][2]
+        by_column = values.reshape(*tiles.shape[:2], 16, 16, 2).transpose(0, 3, 1, 2, 4)
+    else:  # [32 columns][16 rows]
+        by_column = values.reshape(*tiles.shape[:2], 32, 16).transpose(0, 3, 1, 2)
+    matrix = by_column.reshape(len(tiles) * 16, -1)
     assert (matrix[:num_rows, num_columns:] == 0).all(), "padding columns must be zero"
     return matrix[:num_rows, :num_columns]
 
@@ -32,14 +36,17 @@ def test_packed_matrix_has_every_element_in_its_tile(
     np.testing.assert_array_equal(unpacked(tiles, *shape), expected)
 
 
-def test_stacked_sources_are_packed_one_below_the_other(rng: np.random.Generator) -> None:
-    parts = [rng.standard_normal((n, 40)).astype(np.float32) for n in (20, 3, 3)]
-    tiles = allocate(library.packed_shape(26, 40), "float32")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stacked_sources_are_packed_one_below_the_other(
+    isa: str, rng: np.random.Generator, dtype: str
+) -> None:
+    parts = [stored(rng.standard_normal((n, 40)), dtype) for n in (20, 3, 3, 38)]
+    tiles = stored(np.full(library.packed_shape(64, 40), np.nan), dtype)
     offset = 0
     for part in parts:
-        library.pack_rows(tiles, part, "float32", "float32", offset)
+        library.pack_rows(tiles, part, dtype, dtype, offset)
         offset += len(part)
-    np.testing.assert_array_equal(unpacked(tiles, 26, 40), np.vstack(parts))
+    np.testing.assert_array_equal(unpacked(tiles, 64, 40), loaded(np.vstack(parts)))
 
 
 @pytest.mark.parametrize("half", [1, 16, 17, 40])

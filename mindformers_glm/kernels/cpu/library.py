@@ -138,7 +138,8 @@ def pack_rows(
     """Pack matrix rows into tiles, converting with rounding to nearest even.
 
     Args:
-        dst: tiles [ceil(N/16), ceil(K/32), 16, 32]; bfloat16 as any 2-byte type.
+        dst: tiles [ceil(N/16), ceil(K/32), 16, 32], where line r of a tile holds columns 2r and
+            2r + 1 of 16 rows (csrc/pack.cc); bfloat16 as any 2-byte type.
         src: [rows, K], contiguous, of any alignment; becomes packed rows row_offset...
         gated_half: where gate and up tiles alternate in dst: 0 for gate rows, 1 for up rows.
     """

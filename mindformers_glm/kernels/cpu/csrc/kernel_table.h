@@ -10,7 +10,7 @@
 
 namespace glm {
 
-// Weights are packed in tiles [n / 16][k / 32][16][32], zero padded along k; see pack.cc.
+// Weights are packed in tiles of 16 rows and 32 columns, zero padded along k; see pack.cc.
 constexpr int64_t kTileN = 16;
 constexpr int64_t kTileK = 32;
 constexpr int64_t kTileSize = kTileN * kTileK;
@@ -79,8 +79,9 @@ struct KernelTable {
   void (*attention)(const AttentionArgs&);
   // `count` elements, contiguous, of any alignment.
   void (*convert)(void* dst, DType dst_dtype, const void* src, DType src_dtype, int64_t count);
-  // One row of k elements into its place in consecutive tiles; `dst` is the row in the first tile.
-  void (*pack_row)(void* dst, DType dst_dtype, const void* src, DType src_dtype, int64_t k);
+  // src [num_rows, k] to weight rows first_row.. (16 at most) of the tile row at `dst`.
+  void (*pack_rows)(void* dst, DType dst_dtype, int64_t first_row, const void* src, DType src_dtype,
+                    int64_t num_rows, int64_t k);
 };
 
 // Only GCC lets one file choose its instruction set (`#pragma GCC target`); 11 is the first that

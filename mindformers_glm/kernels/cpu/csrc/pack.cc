@@ -1,9 +1,12 @@
 // Loading weights: conversion between float types and packing of matrices into tiles.
 //
-// A matrix W[N, K] becomes [ceil(N / 16), ceil(K / 32), 16, 32]: element (n, k) lies in tile
-// (n / 16, k / 32) at (n % 16, k % 32). One row of a bf16 tile is one 64-byte vector, one tile is
-// one AMX tile, so the same bytes feed the dot products of decode and the matrix products of
-// prefill. A gated pair alternates: tile row t of the gate at 2t, of the up projection at 2t + 1.
+// A matrix W[N, K] becomes tiles [ceil(N / 16), ceil(K / 32), 16, 32]: 16 lines of 32 elements, line
+// r with columns 2 r and 2 r + 1 of 16 weight rows. In bfloat16 a row's two columns lie side by side
+// ([16 rows][2 columns]), else one column follows the other ([2 columns][16 rows]). So a line is one
+// or two vectors that are multiplied by one token's activations, and a bfloat16 tile is the right
+// operand of an AMX product: the same bytes feed decode and prefill. A gated pair alternates: tile
+// row t of the gate at 2t, of the up projection at 2t + 1.
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -32,15 +35,20 @@ GLM_EXPORT int glm_pack_rows(void* dst, int dst_dtype, const void* src, int src_
     glm::Expect(dst != nullptr && src != nullptr, "called without data");
     glm::Expect(rows >= 0 && k >= 0 && row_offset >= 0 && tile_stride > 0 && tile_first >= 0,
                 "called with a negative size");
-    const int64_t tiles_k = (k + glm::kTileK - 1) / glm::kTileK;
+    const int64_t tiles_k = glm::CeilDiv(k, glm::kTileK);
+    const int64_t first_group = row_offset / glm::kTileN;
+    const int64_t end = row_offset + rows, end_group = glm::CeilDiv(end, glm::kTileN);
     const glm::KernelTable& kernels = glm::Kernels();
 #pragma omp parallel for schedule(static) if (rows * k > 65536)
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t n = row_offset + r;
-      const int64_t tile_row = n / glm::kTileN * tile_stride + tile_first;
-      const int64_t element = tile_row * tiles_k * glm::kTileSize + n % glm::kTileN * glm::kTileK;
-      kernels.pack_row(static_cast<char*>(dst) + element * glm::SizeOf(to), to,
-                       static_cast<const char*>(src) + r * k * glm::SizeOf(from), from, k);
+    for (int64_t group = first_group; group < end_group; ++group) {
+      const int64_t group_begin = group * glm::kTileN;
+      const int64_t begin = std::max(group_begin, row_offset);
+      const int64_t count = std::min(group_begin + glm::kTileN, end) - begin;
+      const int64_t element = (group * tile_stride + tile_first) * tiles_k * glm::kTileSize;
+      kernels.pack_rows(static_cast<char*>(dst) + element * glm::SizeOf(to), to,
+                        begin - group_begin,
+                        static_cast<const char*>(src) + (begin - row_offset) * k * glm::SizeOf(from),
+                        from, count, k);
     }
   });
 }

@@ -21,7 +21,6 @@
 #define GLM_ISA amx
 #include "vec_avx512.h"
 // (the order matters: the files below are written in terms of the vector above)
-#include "linear.h"
 #include "linear_amx.h"
 #include "tiles_amx.h"
 #include "tiles_emulated.h"
@@ -46,13 +45,13 @@ const KernelTable kAmxTable = {
     kAvx512Table.rms_norm,
     kAvx512Table.attention,
     kAvx512Table.convert,
-    kAvx512Table.pack_row,
+    kAvx512Table.pack_rows,
 };
 
 const KernelTable kAmxEmulatedTable = {
     "amx_emulated",        amx::Linear<amx::EmulatedTiles>,
     kAvx512Table.rms_norm, kAvx512Table.attention,
-    kAvx512Table.convert,  kAvx512Table.pack_row,
+    kAvx512Table.convert,  kAvx512Table.pack_rows,
 };
 
 }  // namespace glm

@@ -41,7 +41,7 @@ void Linear(const LinearArgs& args) {
 }  // namespace avx2
 
 const KernelTable kAvx2Table = {
-    "avx2", avx2::Linear, avx2::RmsNorm, avx2::Attention, avx2::Convert, avx2::PackRow,
+    "avx2", avx2::Linear, avx2::RmsNorm, avx2::Attention, avx2::Convert, avx2::PackRows,
 };
 
 }  // namespace glm

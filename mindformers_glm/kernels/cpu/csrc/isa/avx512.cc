@@ -42,7 +42,7 @@ void Linear(const LinearArgs& args) {
 }  // namespace avx512
 
 const KernelTable kAvx512Table = {
-    "avx512", avx512::Linear, avx512::RmsNorm, avx512::Attention, avx512::Convert, avx512::PackRow,
+    "avx512", avx512::Linear, avx512::RmsNorm, avx512::Attention, avx512::Convert, avx512::PackRows,
 };
 
 }  // namespace glm

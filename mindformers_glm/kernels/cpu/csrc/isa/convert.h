@@ -1,4 +1,4 @@
-// Conversion of contiguous elements, and packing of one weight row into tiles.
+// Conversion of contiguous elements, and packing of weight rows into tiles.
 #pragma once
 
 #include <type_traits>
@@ -14,15 +14,38 @@ inline void ConvertElements(Dst* dst, const Src* src, int64_t count) {
   if (i < count) StorePartial(dst + i, LoadPartial(src + i, count - i), count - i);
 }
 
-// Columns beyond k become zero: products with them must not change a sum.
+// Columns [0, count) of up to 16 rows to `tile`, from its weight row first_row on; what is missing
+// of the 32 columns becomes zero, as products with it must not change a sum.
 template <typename Dst, typename Src>
-inline void PackElements(Dst* dst, const Src* src, int64_t k) {
-  for (int64_t begin = 0; begin < k; begin += kTileK, dst += kTileSize) {
-    for (int64_t half = 0; half < kTileK; half += kLanes) {
-      const int64_t left = k - begin - half;
-      const int64_t count = left < 0 ? 0 : left < kLanes ? left : kLanes;
-      Store(dst + half, LoadPartial(src + begin + half, count));
+inline void PackTile(Dst* tile, int64_t first_row, const Src* src, int64_t src_stride,
+                     int64_t num_rows, int64_t count) {
+  for (int64_t column = 0; column < kTileK; column += kLanes, count -= kLanes) {
+    Vec rows[kTileN];
+    for (int64_t r = 0; r < kTileN; ++r) {
+      const int64_t bounded = r >= num_rows || count < 0 ? 0 : count < kLanes ? count : kLanes;
+      rows[r] = bounded > 0 ? LoadPartial(src + r * src_stride + column, bounded) : Zero();
     }
+    Transpose(rows);
+    for (int64_t c = 0; c < kLanes; ++c) {
+      StorePartial(tile + (column + c) * kTileN + first_row, rows[c], num_rows);
+    }
+  }
+}
+
+// The same for bfloat16, whose pairs of columns stay together and travel as the bits of a float.
+template <typename Src>
+inline void PackTile(bf16_t* tile, int64_t first_row, const Src* src, int64_t src_stride,
+                     int64_t num_rows, int64_t count) {
+  bf16_t values[kTileN][kTileK] = {};
+  for (int64_t r = 0; r < num_rows; ++r) ConvertElements(values[r], src + r * src_stride, count);
+  Vec pairs[kTileN];
+  for (int64_t r = 0; r < kTileN; ++r) {
+    pairs[r] = Load(reinterpret_cast<const float*>(values[r]));
+  }
+  Transpose(pairs);
+  float* lines = reinterpret_cast<float*>(tile);
+  for (int64_t line = 0; line < kTileK / 2; ++line) {
+    StorePartial(lines + line * kTileN + first_row, pairs[line], num_rows);
   }
 }
 
@@ -50,10 +73,15 @@ inline void Convert(void* dst, DType dst_dtype, const void* src, DType src_dtype
   });
 }
 
-inline void PackRow(void* dst, DType dst_dtype, const void* src, DType src_dtype, int64_t k) {
+inline void PackRows(void* dst, DType dst_dtype, int64_t first_row, const void* src,
+                     DType src_dtype, int64_t num_rows, int64_t k) {
   WithTypes(dst_dtype, src_dtype, [&](auto* to, auto* from) {
-    PackElements(static_cast<decltype(to)>(dst),
-                 static_cast<const std::remove_pointer_t<decltype(from)>*>(src), k);
+    auto* tile = static_cast<decltype(to)>(dst);
+    const auto* values = static_cast<const std::remove_pointer_t<decltype(from)>*>(src);
+    for (int64_t column = 0; column < k; column += kTileK, tile += kTileSize) {
+      const int64_t count = k - column < kTileK ? k - column : kTileK;
+      PackTile(tile, first_row, values + column, k, num_rows, count);
+    }
   });
 }
 

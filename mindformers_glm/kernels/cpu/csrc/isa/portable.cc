@@ -24,7 +24,7 @@ void Linear(const LinearArgs& args) {
 
 const KernelTable kPortableTable = {
     "portable",          portable::Linear,  portable::RmsNorm,
-    portable::Attention, portable::Convert, portable::PackRow,
+    portable::Attention, portable::Convert, portable::PackRows,
 };
 
 }  // namespace glm

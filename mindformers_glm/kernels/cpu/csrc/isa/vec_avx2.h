@@ -11,10 +11,9 @@ struct Vec {
   __m256 low, high;
 };
 
-// Of 16 registers: 8 to 12 of sums, a weight row, an activation; 20 and 24 of sums, partly spilled,
-// for 5 and 6 tokens, where two weight rows in turn still are faster than one.
+// Of 16 registers: 8 to 12 of sums, two of weights, an activation.
 constexpr int kTokenBlock = 6;
-constexpr int kRowsForTokens[kTokenBlock + 1] = {0, 4, 2, 2, 1, 2, 2};
+constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 4, 2, 2, 1, 1, 1};
 constexpr int kQueryBlock = 2;
 constexpr int kValueQueries = 2;
 constexpr int kValueVecs = 2;
@@ -24,14 +23,6 @@ inline __m256i FirstLanes(int64_t count) {
   const int32_t bounded = count < 0 ? 0 : count > 8 ? 8 : static_cast<int32_t>(count);
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(bounded),
                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-// Asks for kBytes, into the second-level cache; any address will do.
-template <int kBytes>
-inline void Prefetch(const void* address) {
-  for (int i = 0; i < kBytes; i += 64) {
-    _mm_prefetch(static_cast<const char*>(address) + i, _MM_HINT_T1);
-  }
 }
 
 inline Vec Set1(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
@@ -66,6 +57,17 @@ template <typename T>
 inline Vec Load(const T* src) {
   const __m128i* bits = reinterpret_cast<const __m128i*>(src);
   return {FromBits(_mm_loadu_si128(bits), src), FromBits(_mm_loadu_si128(bits + 1), src)};
+}
+inline Vec LoadEven(const bf16_t* src) {
+  const __m256i* pairs = reinterpret_cast<const __m256i*>(src);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(pairs), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(pairs + 1), 16))};
+}
+inline Vec LoadOdd(const bf16_t* src) {
+  const __m256i* pairs = reinterpret_cast<const __m256i*>(src);
+  const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(pairs), upper)),
+          _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(pairs + 1), upper))};
 }
 inline void Store(float* dst, const Vec& a) {
   _mm256_storeu_ps(dst, a.low);
@@ -166,21 +168,6 @@ inline float Largest(const Vec& a) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
-}
-
-// The sums of the lanes of a[0] to a[3].
-inline __m128 Sums4(const Vec* a) {
-  __m256 eights[4];
-  for (int i = 0; i < 4; ++i) eights[i] = _mm256_add_ps(a[i].low, a[i].high);
-  // Both halves now hold a part of the four sums, in order.
-  const __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps(eights[0], eights[1]),
-                                       _mm256_hadd_ps(eights[2], eights[3]));
-  return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
-}
-
-inline void StoreSums4(const Vec* a, float* out, bool is_first) {
-  const __m128 sums = Sums4(a);
-  _mm_storeu_ps(out, is_first ? sums : _mm_add_ps(sums, _mm_loadu_ps(out)));
 }
 
 inline void Transpose8(__m256 (&rows)[8]) {

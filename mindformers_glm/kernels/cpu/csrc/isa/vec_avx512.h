@@ -9,25 +9,15 @@ constexpr int kLanes = 16;
 
 using Vec = __m512;
 
-// Of 32 registers: 24 sums, 6 activations and a weight row for a block of 6 tokens. For up to 3
-// tokens all rows, so that a tile is read front to back, as memory likes it: of 2 or 3 tokens some
-// sums are then spilled to the stack, which costs less.
-constexpr int kTokenBlock = 6;
-constexpr int kRowsForTokens[kTokenBlock + 1] = {0, 16, 16, 16, 4, 4, 4};
+// Of 32 registers: up to 24 sums, a weight vector for each tile row, an activation.
+constexpr int kTokenBlock = 12;
+constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2};
 constexpr int kQueryBlock = 8;
 constexpr int kValueQueries = 4;
 constexpr int kValueVecs = 4;
 
 inline __mmask16 FirstLanes(int64_t count) {
   return count <= 0 ? 0 : count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
-}
-
-// Asks for kBytes, into the second-level cache; any address will do.
-template <int kBytes>
-inline void Prefetch(const void* address) {
-  for (int i = 0; i < kBytes; i += 64) {
-    _mm_prefetch(static_cast<const char*>(address) + i, _MM_HINT_T1);
-  }
 }
 
 inline Vec Set1(float value) { return _mm512_set1_ps(value); }
@@ -57,6 +47,13 @@ inline Vec Load(const float* src) { return _mm512_loadu_ps(src); }
 template <typename T>
 inline Vec Load(const T* src) {
   return FromBits(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(src)), src);
+}
+inline Vec LoadEven(const bf16_t* src) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(src), 16));
+}
+inline Vec LoadOdd(const bf16_t* src) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(src), upper));
 }
 inline void Store(float* dst, Vec a) { _mm512_storeu_ps(dst, a); }
 template <typename T>
@@ -109,20 +106,6 @@ inline Vec Keep(Vec a, int64_t count, float fill) {
 
 inline float Sum(Vec a) { return _mm512_reduce_add_ps(a); }
 inline float Largest(Vec a) { return _mm512_reduce_max_ps(a); }
-
-inline void StoreSums4(const Vec* a, float* out, bool is_first) {
-  const Vec ab = Add(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
-  const Vec cd = Add(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
-  const __m512d ab_pairs = _mm512_castps_pd(ab), cd_pairs = _mm512_castps_pd(cd);
-  // Every quarter now holds a part of the four sums, in order.
-  const Vec quarters = Add(_mm512_castpd_ps(_mm512_unpacklo_pd(ab_pairs, cd_pairs)),
-                           _mm512_castpd_ps(_mm512_unpackhi_pd(ab_pairs, cd_pairs)));
-  const __m256 halves =
-      _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1));
-  __m128 sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
-  if (!is_first) sums = _mm_add_ps(sums, _mm_loadu_ps(out));
-  _mm_storeu_ps(out, sums);
-}
 
 inline void Transpose(Vec (&rows)[kLanes]) {
   Vec t[kLanes];

@@ -13,17 +13,14 @@ struct Vec {
   float lane[kLanes];
 };
 
-// How many sums a compiler can keep in registers: tokens per block of a linear layer, weight rows
-// per block for that many tokens, queries per block of scores, queries and vectors of a head per
-// block of weighted values.
+// How many sums a compiler can keep in registers: tokens per block of a linear layer, tile rows per
+// block for that many tokens (1, 2 or 4), queries per block of scores, queries and vectors of a head
+// per block of weighted values.
 constexpr int kTokenBlock = 2;
-constexpr int kRowsForTokens[kTokenBlock + 1] = {0, 4, 4};
+constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 1, 1};
 constexpr int kQueryBlock = 2;
 constexpr int kValueQueries = 4;
 constexpr int kValueVecs = 4;
-
-template <int kBytes>
-inline void Prefetch(const void*) {}
 
 inline Vec Set1(float value) {
   Vec out;
@@ -39,6 +36,17 @@ inline Vec Load(const T* src) {
   std::memcpy(values, src, sizeof(values));
   Vec out;
   for (int i = 0; i < kLanes; ++i) out.lane[i] = ToFloat(values[i]);
+  return out;
+}
+// Elements 0, 2, 4, ... or 1, 3, 5, ... of 32.
+inline Vec LoadEven(const bf16_t* src) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = ToFloat(src[2 * i]);
+  return out;
+}
+inline Vec LoadOdd(const bf16_t* src) {
+  Vec out;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = ToFloat(src[2 * i + 1]);
   return out;
 }
 template <typename T>
@@ -113,11 +121,6 @@ inline float Largest(const Vec& a) {
   for (int i = 1; i < kLanes; ++i) most = most > a.lane[i] ? most : a.lane[i];
   return most;
 }
-// out[i] (+)= sum of the lanes of a[i]
-inline void StoreSums4(const Vec* a, float* out, bool is_first) {
-  for (int i = 0; i < 4; ++i) out[i] = is_first ? Sum(a[i]) : out[i] + Sum(a[i]);
-}
-
 // rows[i].lane[j] <-> rows[j].lane[i]
 inline void Transpose(Vec (&rows)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) {

@@ -1,0 +1,147 @@
+// What all linear kernels share: rows of activations before the products, outputs after them, and
+// the division of the work. A kernel itself only makes sums of products (linear.h, linear_amx.h).
+#pragma once
+
+#include <omp.h>
+
+#include <cstring>
+
+#include "../kernel_table.h"
+#include "../scratch.h"
+#include "norm.h"
+
+namespace glm::GLM_ISA {
+
+static_assert(kLanes == kTileN, "a vector holds one float for each weight row of a tile");
+
+// Tiles of k after which sums are written out: 2048 columns of some weight rows and of a token
+// block stay in the second-level cache.
+constexpr int64_t kBlockTilesK = 64;
+
+// sums[r][t] (+)= w[r] . x[t] over tiles_k tiles, for some tile rows r and tokens t.
+template <typename Weight, typename Activation>
+struct Block {
+  const Weight* w;
+  int64_t w_stride;  // elements from one tile row to the next
+  const Activation* x;
+  int64_t x_stride;  // elements from one token to the next
+  int64_t tiles_k;
+  float* sums;          // [tile rows][tokens][16]
+  int64_t sums_stride;  // elements from one tile row to the next
+  bool is_first;        // sums are set, not added to
+};
+
+// Rows that are multiplied: where activations are split, first what they are rounded to, then
+// what that lost, also rounded. Twice the products, and of bfloat16 twice the digits.
+inline int64_t NumOperandRows(const LinearArgs& args) {
+  return args.is_split ? 2 * args.num_rows : args.num_rows;
+}
+
+// Writes the k elements of one operand row, normalised, rounded, zero padded to whole tiles.
+template <typename Rounding, typename Activation>
+inline void PrepareRow(const LinearArgs& args, int64_t row, Activation* out) {
+  const Rounding* type = nullptr;
+  const bool is_rest = row >= args.num_rows;
+  const float* x = args.x + (is_rest ? row - args.num_rows : row) * args.k;
+  const int64_t padded_k = CeilDiv(args.k, kTileK) * kTileK;
+  const bool has_norm = args.norm_weight != nullptr;
+  const Vec inverse = Set1(has_norm ? InverseRms(x, args.k, args.eps) : 1.0f);
+  for (int64_t i = 0; i < padded_k; i += kLanes) {
+    const int64_t left = args.k - i;
+    const int64_t count = left < 0 ? 0 : left < kLanes ? left : kLanes;
+    Vec v = LoadPartial(x + i, count);
+    if (has_norm) v = Mul(Mul(v, inverse), LoadPartial(args.norm_weight + i, count));
+    if (is_rest) v = Add(v, Mul(Round(v, type), Set1(-1.0f)));
+    Store(out + i, Round(v, type));
+  }
+}
+
+// Elements from one operand row to the next: an odd number of cache lines. Several rows are read
+// side by side, and at a distance of a power of 2 they would drive each other out of the cache.
+template <typename Activation>
+inline int64_t RowStride(int64_t tiles_k) {
+  constexpr int64_t kLineBytes = 64;
+  const int64_t lines = tiles_k * kTileK * sizeof(Activation) / kLineBytes;
+  return (lines | 1) * (kLineBytes / sizeof(Activation));
+}
+
+// y of one tile row, n_begin = its first output column: sums (+ bias), or silu(gate) * up where
+// `up` is given (never with split activations).
+inline void WriteOutputs(const LinearArgs& args, int64_t n_begin, const float* sums,
+                         const float* up) {
+  const int64_t count = args.n - n_begin < kTileN ? args.n - n_begin : kTileN;
+  const Vec bias = args.bias != nullptr ? LoadPartial(args.bias + n_begin, count) : Zero();
+  for (int64_t row = 0; row < args.num_rows; ++row) {
+    Vec v = Load(sums + row * kTileN);
+    if (args.is_split) v = Add(v, Load(sums + (args.num_rows + row) * kTileN));
+    if (up != nullptr) {
+      const Vec denominator = Add(Set1(1.0f), Exp(Mul(v, Set1(-1.0f))));
+      v = Mul(Div(v, denominator), Load(up + row * kTileN));
+    } else {
+      v = Add(v, bias);
+    }
+    StorePartial(args.y + row * args.n + n_begin, v, count);
+  }
+}
+
+// Small products run on the calling thread: starting a team costs more than they do.
+inline int NumThreads(const LinearArgs& args) {
+  constexpr int64_t kSmall = 1 << 17;  // multiply-adds
+  const bool is_small = NumOperandRows(args) * args.num_tiles * kTileN * args.k < kSmall;
+  return is_small ? 1 : omp_get_max_threads();
+}
+
+// A kernel has the types Weight, Rounding and Activation, and
+//   kRowMultiple            operand rows are filled up with zeros to a multiple of this
+//   GroupSize(num_rows)     tile rows it takes at once, an even number
+//   Multiply(block, num_tile_rows, num_rows)   all of k, for at most a group of tile rows
+// One object of it lives in each thread while that multiplies.
+template <class Kernel>
+inline void RunLinear(const LinearArgs& args) {
+  using Activation = typename Kernel::Activation;
+  static thread_local Scratch activation_scratch, sum_scratch;
+  const int64_t tiles_k = CeilDiv(args.k, kTileK);
+  const int64_t num_rows = NumOperandRows(args);
+  const int64_t padded_rows = CeilDiv(num_rows, Kernel::kRowMultiple) * Kernel::kRowMultiple;
+  const int64_t stride = RowStride<Activation>(tiles_k);
+  const int64_t group = Kernel::GroupSize(num_rows);
+  const int64_t rows_per_unit = args.is_gated ? 2 : 1;  // tile rows that belong together
+  const int64_t num_units = args.num_tiles / rows_per_unit;
+  const int num_threads = NumThreads(args);
+  Activation* x = activation_scratch.Reserve<Activation>(padded_rows * stride);
+  float* all_sums = sum_scratch.Reserve<float>(num_threads * group * padded_rows * kTileN);
+
+#pragma omp parallel num_threads(num_threads)
+  {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < padded_rows; ++row) {
+      if (row < num_rows) {
+        PrepareRow<typename Kernel::Rounding>(args, row, x + row * stride);
+      } else {
+        std::memset(x + row * stride, 0, stride * sizeof(Activation));
+      }
+    }
+    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+    Block<typename Kernel::Weight, Activation> block{};
+    block.w_stride = tiles_k * kTileSize;
+    block.x = x;
+    block.x_stride = stride;
+    block.tiles_k = tiles_k;
+    block.sums_stride = padded_rows * kTileN;
+    block.sums = all_sums + thread * group * block.sums_stride;
+    const int64_t end = num_units * (thread + 1) / team * rows_per_unit;
+    Kernel kernel;
+    for (int64_t first = num_units * thread / team * rows_per_unit; first < end; first += group) {
+      const int64_t count = end - first < group ? end - first : group;
+      block.w = static_cast<const typename Kernel::Weight*>(args.tiles) + first * block.w_stride;
+      kernel.Multiply(block, count, num_rows);
+      for (int64_t r = 0; r < count; r += rows_per_unit) {
+        const float* sums = block.sums + r * block.sums_stride;
+        WriteOutputs(args, (first + r) / rows_per_unit * kTileN, sums,
+                     args.is_gated ? sums + block.sums_stride : nullptr);
+      }
+    }
+  }
+}
+
+}  // namespace glm::GLM_ISA
