@@ -17,6 +17,8 @@ namespace glm::GLM_ISA {
 // Elements of one line of a tile: two columns of 16 weight rows.
 constexpr int64_t kLineSize = 2 * kTileN;
 
+constexpr int64_t kPrefetchTiles = 16;
+
 // Products in float32 of weights of type W with activations rounded to X: the two columns of a
 // line one after the other.
 template <typename W, typename X>
@@ -50,6 +52,8 @@ inline void DotBlock(const Block<typename Dot::Weight, typename Dot::Activation>
     for (int r = 0; r < R; ++r) acc[t][r] = Zero();
   }
   for (int64_t line = 0; line < block.tiles_k * (kTileK / 2); ++line, w += kLineSize, x += 2) {
+    // One stream of memory alone is not fetched far enough ahead by the processor itself.
+    if constexpr (R == 1) Prefetch<kLineSize * sizeof(*w)>(w + kPrefetchTiles * kTileSize);
 #pragma GCC unroll 2
     for (int step = 0; step < Dot::kSteps; ++step) {
       typename Dot::Operand weights[R];
@@ -111,11 +115,11 @@ struct VectorKernel {
   using Activation = typename Dot::Activation;
   static constexpr int64_t kRowMultiple = 1;
 
-  // A single block of tokens reads each tile row from one end to the other. Several read a block
-  // of k again and again, and then the activations are shared by more tile rows.
+  // As many as a block of tokens takes at a time, so that a single block reads them from one end to
+  // the other.
   static int64_t GroupSize(int64_t num_rows) {
-    const int64_t rows = kTileRowsForTokens[num_rows < kTokenBlock ? num_rows : kTokenBlock];
-    return num_rows > kTokenBlock ? 4 : rows < 2 ? 2 : rows;
+    const int rows = kTileRowsForTokens[CeilDiv(num_rows, CeilDiv(num_rows, kTokenBlock))];
+    return rows % 2 == 0 ? rows : 2 * rows;
   }
 
   static void Multiply(const Block<Weight, Activation>& all, int64_t num_tile_rows,

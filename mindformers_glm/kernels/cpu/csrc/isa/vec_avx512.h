@@ -10,14 +10,22 @@ constexpr int kLanes = 16;
 using Vec = __m512;
 
 // Of 32 registers: up to 24 sums, a weight vector for each tile row, an activation.
-constexpr int kTokenBlock = 12;
-constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2};
+constexpr int kTokenBlock = 8;
+constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 4, 4, 4, 4, 4, 4, 3, 3};
 constexpr int kQueryBlock = 8;
 constexpr int kValueQueries = 4;
 constexpr int kValueVecs = 4;
 
 inline __mmask16 FirstLanes(int64_t count) {
   return count <= 0 ? 0 : count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
+}
+
+// Asks for kBytes, into the second-level cache; any address will do.
+template <int kBytes>
+inline void Prefetch(const void* address) {
+  for (int i = 0; i < kBytes; i += 64) {
+    _mm_prefetch(static_cast<const char*>(address) + i, _MM_HINT_T1);
+  }
 }
 
 inline Vec Set1(float value) { return _mm512_set1_ps(value); }

@@ -14,13 +14,16 @@ struct Vec {
 };
 
 // How many sums a compiler can keep in registers: tokens per block of a linear layer, tile rows per
-// block for that many tokens (1, 2 or 4), queries per block of scores, queries and vectors of a head
+// block for that many tokens (1 to 4), queries per block of scores, queries and vectors of a head
 // per block of weighted values.
 constexpr int kTokenBlock = 2;
 constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 1, 1};
 constexpr int kQueryBlock = 2;
 constexpr int kValueQueries = 4;
 constexpr int kValueVecs = 4;
+
+template <int kBytes>
+inline void Prefetch(const void*) {}
 
 inline Vec Set1(float value) {
   Vec out;
@@ -39,14 +42,22 @@ inline Vec Load(const T* src) {
   return out;
 }
 // Elements 0, 2, 4, ... or 1, 3, 5, ... of 32.
+// Elements 0, 2, 4, ... or 1, 3, 5, ... of 32. As 32-bit integers (the first element of a pair is
+// the lower half, as on all processors MindSpore runs on), which compilers vectorise.
 inline Vec LoadEven(const bf16_t* src) {
+  uint32_t pairs[kLanes];
+  std::memcpy(pairs, src, sizeof(pairs));
+  for (int i = 0; i < kLanes; ++i) pairs[i] <<= 16;
   Vec out;
-  for (int i = 0; i < kLanes; ++i) out.lane[i] = ToFloat(src[2 * i]);
+  std::memcpy(&out, pairs, sizeof(out));
   return out;
 }
 inline Vec LoadOdd(const bf16_t* src) {
+  uint32_t pairs[kLanes];
+  std::memcpy(pairs, src, sizeof(pairs));
+  for (int i = 0; i < kLanes; ++i) pairs[i] &= 0xffff0000u;
   Vec out;
-  for (int i = 0; i < kLanes; ++i) out.lane[i] = ToFloat(src[2 * i + 1]);
+  std::memcpy(&out, pairs, sizeof(out));
   return out;
 }
 template <typename T>
