@@ -12,7 +12,11 @@ from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.request_output import FinishReason, RequestOutput
 from mindformers_glm.engine.runner import ModelRunner
-from mindformers_glm.engine.sampler import NonFiniteLogitsError, sample_token
+from mindformers_glm.engine.sampler import (
+    NonFiniteLogitsError,
+    keep_freed_memory,
+    sample_token,
+)
 from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings
 from mindformers_glm.engine.scheduler import Chunk, Scheduler
 from mindformers_glm.engine.sequence import Sequence
@@ -69,6 +73,7 @@ class LLMEngine:
         self._num_requests_seen = 0
         self.num_drafted = 0  # tokens guessed by prompt lookup
         self.num_accepted = 0  # those of them that were right
+        keep_freed_memory()
 
     def has_unfinished(self) -> bool:
         """Whether a `step` would do anything."""

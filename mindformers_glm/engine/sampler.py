@@ -11,13 +11,33 @@ import numpy as np
 from mindformers_glm.engine.sampling_params import SamplingSettings
 from mindformers_glm.engine.sequence import Sequence
 
-# How many of the best tokens top_p looks at first. The nucleus of a language model rarely has more,
-# and sorting all of a vocabulary of 151552 takes longer than everything else here.
+# Sorting a vocabulary of 151552 takes 15 ms; so the tokens are narrowed down first, exactly.
+# How many of the best ones top_p looks at first: a language model's nucleus rarely has more.
 _FIRST_NUCLEUS_GUESS = 1024
+# Where that is too few: so many bins of scores, from the best one down to this far below it.
+_NUM_BINS = 4096
+_LARGEST_SPREAD = 32.0
+_CHUNK_SIZE = 8192  # tokens put into bins at a time, which stay in the CPU cache
+# Tokens of one group, of which only the best counts when a bound for the k-th best is sought.
+_GROUP_SIZE = 16
+
+
+# A request of this size that was freed makes glibc keep freed memory of up to twice as much.
+_KEPT_BYTES = 8 * 2**20
 
 
 class NonFiniteLogitsError(ValueError):
     """The network gave NaN or infinity: no token can be chosen."""
+
+
+def keep_freed_memory() -> None:
+    """Let the arrays of a sampled row use memory that the arrays of the row before gave back.
+
+    glibc returns freed arrays of a vocabulary's size to the system, and fetching them again costs
+    ten times what is computed in them; unless a larger array was freed before (mallopt(3),
+    M_MMAP_THRESHOLD: the threshold adapts itself). Without glibc this does nothing.
+    """
+    np.empty(_KEPT_BYTES, np.uint8)
 
 
 def sample_token(logits: np.ndarray, sequence: Sequence) -> int:
@@ -63,13 +83,14 @@ def keep_candidates(
     """
     scores = scores / np.float32(settings.temperature)
     if 0 < settings.top_k < len(scores):
-        kth_best = np.partition(scores, -settings.top_k)[-settings.top_k]
+        kth_best = _find_kth_best(scores, settings.top_k)
         token_ids = np.flatnonzero(scores >= kth_best)  # ties with the k-th are kept
+        kept = scores[token_ids]
     else:
-        token_ids = np.arange(len(scores))
+        token_ids, kept = np.arange(len(scores)), scores
     if settings.top_p < 1.0:
-        token_ids = _keep_nucleus(scores, token_ids, settings.top_p)
-    kept = scores[token_ids]
+        indices = _find_nucleus(kept, settings.top_p)
+        token_ids, kept = token_ids[indices], kept[indices]
     if settings.min_p > 0.0:
         is_probable = np.exp(kept - kept.max()) >= np.float32(settings.min_p)
         token_ids, kept = token_ids[is_probable], kept[is_probable]
@@ -84,26 +105,64 @@ def draw_token(token_ids: np.ndarray, scores: np.ndarray, rng: np.random.Generat
     return int(token_ids[min(index, len(token_ids) - 1)])
 
 
-def _keep_nucleus(scores: np.ndarray, token_ids: np.ndarray, top_p: float) -> np.ndarray:
-    """Keep the best tokens until their probabilities sum to top_p; at least one.
+def _find_kth_best(scores: np.ndarray, k: int) -> np.float32:
+    """Return the k-th largest score."""
+    num_groups = len(scores) // _GROUP_SIZE
+    if num_groups > 2 * k:
+        grouped = scores[: num_groups * _GROUP_SIZE].reshape(_GROUP_SIZE, num_groups)
+        # k groups have a best score of at least this, so k tokens have.
+        bound = np.partition(grouped.max(axis=0), -k)[-k]
+        scores = scores[scores >= bound]
+    return np.partition(scores, -k)[-k]
 
-    A token stays if the tokens better than it sum to less than top_p; among equals the higher id
-    counts as better (Hugging Face leaves that open, its sort is not stable). Values alone are
-    sorted, and only the best of them where that is enough.
+
+def _find_nucleus(scores: np.ndarray, top_p: float) -> np.ndarray:
+    """Return the indices, ascending, of the best tokens whose probabilities sum to top_p.
+
+    A token stays if the tokens better than it sum to less than top_p, and at least one does; among
+    equals the higher id counts as better (Hugging Face leaves that open, its sort is not stable).
     """
-    candidates = scores[token_ids]
-    wanted = top_p * np.exp(candidates - candidates.max()).sum(dtype=np.float64)
-    best = candidates
-    if len(candidates) > _FIRST_NUCLEUS_GUESS:
-        best = np.partition(candidates, -_FIRST_NUCLEUS_GUESS)[-_FIRST_NUCLEUS_GUESS:]
-        if np.exp(best - best.max()).sum(dtype=np.float64) < wanted:
-            best = candidates
-    best = np.sort(best)[::-1]
-    sums = np.cumsum(np.exp(best - best[0]), dtype=np.float64)
-    num_kept = 1 + int(np.count_nonzero(sums[:-1] < wanted))  # sums[i] is better than token i + 1
-    worst_kept = best[num_kept - 1]
-    num_equals_kept = num_kept - int(np.count_nonzero(best > worst_kept))
-    equals = np.flatnonzero(candidates == worst_kept)[-num_equals_kept:]
-    is_kept = candidates > worst_kept
-    is_kept[equals] = True
-    return token_ids[is_kept]
+    best = scores.max()
+    weights = np.exp(scores - best)
+    wanted = top_p * weights.sum(dtype=np.float64)
+    is_near, sum_above = _narrow_down(scores, weights, wanted)
+    near = np.sort(scores[is_near])[::-1]
+    sums = sum_above + np.cumsum(np.exp(near - best), dtype=np.float64)
+    num_kept = 1 + int(np.count_nonzero(sums[:-1] < wanted))  # sums[i] is better than near[i + 1]
+    worst_kept = near[num_kept - 1]
+    num_equals_kept = num_kept - int(np.count_nonzero(near > worst_kept))
+    is_kept = scores > worst_kept
+    is_kept[np.flatnonzero(scores == worst_kept)[-num_equals_kept:]] = True
+    return np.flatnonzero(is_kept)
+
+
+def _narrow_down(
+    scores: np.ndarray, weights: np.ndarray, wanted: float
+) -> tuple[np.ndarray, float]:
+    """Find few tokens among which the worst one of the nucleus is.
+
+    Args:
+        weights: exp(scores - best).
+        wanted: the nucleus' sum of weights.
+    Returns:
+        which tokens these are, with all that are equal to one of them; and the weight of the
+        better ones, which is below `wanted`.
+    """
+    if len(scores) <= _FIRST_NUCLEUS_GUESS:
+        return np.ones(len(scores), bool), 0.0
+    is_best = scores >= _find_kth_best(scores, _FIRST_NUCLEUS_GUESS)
+    if weights[is_best].sum(dtype=np.float64) >= wanted:
+        return is_best, 0.0
+    best = scores.max()
+    spread = min(max(float(best - scores.min()), 1e-30), _LARGEST_SPREAD)
+    bins_per_unit = np.float32(_NUM_BINS / spread)
+    distances = np.minimum((best - scores) * bins_per_unit, np.float32(_NUM_BINS - 1))
+    sums = np.zeros(_NUM_BINS)
+    for start in range(0, len(scores), _CHUNK_SIZE):
+        chunk = slice(start, start + _CHUNK_SIZE)
+        sums += np.bincount(distances[chunk].astype(np.int64), weights[chunk], _NUM_BINS)
+    sums = np.cumsum(sums)
+    # Rounding may leave the last sum below `wanted`; all tokens stay then.
+    chosen = min(int(np.searchsorted(sums, wanted)), int(distances.max()))
+    is_near = (distances >= chosen) & (distances < chosen + 1)
+    return is_near, float(sums[chosen - 1]) if chosen else 0.0

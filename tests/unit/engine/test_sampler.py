@@ -91,13 +91,53 @@ def test_ties_are_kept_as_transformers_keeps_them(params: dict[str, Any], seed: 
         assert ours == theirs
 
 
-def test_a_nucleus_beyond_the_first_guess_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def _kept_by_definition(logits: np.ndarray, top_k: int, top_p: float) -> list[int]:
+    """Best tokens first, the higher id of equals, until what came before sums to top_p."""
+    kth_best = np.sort(logits)[-top_k] if top_k else -np.inf
+    best_first = np.lexsort((np.arange(len(logits)), logits))[::-1]
+    token_ids = [int(i) for i in best_first if logits[i] >= kth_best]
+    if top_p == 1.0:
+        return sorted(token_ids)
+    weights = np.exp(logits[token_ids] - logits.max()).astype(np.float64)
+    before = np.cumsum(weights) - weights
+    num_kept = max(1, np.count_nonzero(before < top_p * weights.sum()))
+    return sorted(token_ids[:num_kept])
+
+
+@pytest.mark.parametrize("guess", [2, 1024])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"),
+    [(0, 0.0), (0, 0.3), (0, 0.8), (0, 0.95), (0, 0.9999), (5, 1.0), (700, 0.9), (6000, 0.99)],
+)
+@pytest.mark.parametrize(
+    "kind",
+    ["flat", "equal", "few values", "peaked", "one far ahead", "forbidden", "narrow", "wide"],
+)
+def test_what_is_kept_is_that_of_the_definition(
+    kind: str, top_k: int, top_p: float, guess: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "_FIRST_NUCLEUS_GUESS", guess)
+    rng = np.random.default_rng(3)
+    logits = {
+        "flat": _logits(20_011, scale=0.5),
+        "equal": np.full(20_011, 1.5),
+        "few values": rng.choice([0.25, 0.5, 1.0, 1.0078125, 2.5], 20_011),
+        "peaked": _logits(20_011, scale=4.0),
+        "one far ahead": np.append(_logits(20_010), 200.0),
+        "forbidden": np.where(rng.random(20_011) < 0.5, -np.inf, _logits(20_011, scale=0.5)),
+        "narrow": _logits(20_011, scale=1e-4),
+        "wide": _logits(20_011, scale=50.0),
+    }[kind].astype(np.float32)
+    assert list(_kept_by_us(logits, top_k=top_k, top_p=top_p)) == _kept_by_definition(
+        logits, top_k, top_p
+    )
+
+
+def test_a_nucleus_beyond_the_first_guess_is_that_of_transformers() -> None:
     logits = _logits(3000, scale=0.5)
     expected = _kept_by_us(logits, top_p=0.9)
     assert len(expected) > 1024
     assert expected == _kept_by_transformers(logits, top_p=0.9)
-    monkeypatch.setattr(sampler, "_FIRST_NUCLEUS_GUESS", 2)
-    assert _kept_by_us(logits, top_p=0.9) == expected
 
 
 def test_forbidden_tokens_stay_forbidden() -> None:
