@@ -18,8 +18,8 @@ class Backend:
 
     Attributes:
         name: `context.device_target` of the YAML files.
-        cells: module with `OPERATORS`, `initialize()` and `set_num_threads()`; imported when the
-            backend is used.
+        cells: module with `OPERATORS`, `initialize()`, `set_num_threads()` and `weight_layout()`;
+            imported when the backend is used.
         runner: module with `create_runner` (engine/runner.py says what a runner does).
         missing: why the backend cannot be used yet, as one sentence; empty if it can.
     """
@@ -40,6 +40,10 @@ class Backend:
     def set_num_threads(self, count: int | None) -> None:
         """Let the operators use `count` threads of the host; None: as many as is best."""
         import_module(self.cells).set_num_threads(count)
+
+    def weight_layout(self) -> str:
+        """How Parameters lie in memory; another name for every other layout."""
+        return import_module(self.cells).weight_layout()
 
     def create_runner(self, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint into a network and return its runner."""

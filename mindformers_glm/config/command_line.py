@@ -17,11 +17,11 @@ from mindformers_glm.config.settings_reader import (
     setting_from_text,
     unknown_name,
 )
-from mindformers_glm.config.value_types import BOOLEAN, INTEGER, NUMBER
+from mindformers_glm.config.value_types import BOOLEAN, INTEGER, NUMBER, ON_OFF_AUTO
 from mindformers_glm.config.yaml_schema import SETTINGS, Setting
 from mindformers_glm.core.errors import ConfigError
 
-_METAVARS = {BOOLEAN: "True|False", INTEGER: "N", NUMBER: "X"}
+_METAVARS = {BOOLEAN: "True|False", INTEGER: "N", NUMBER: "X", ON_OFF_AUTO: "on|off|auto"}
 
 
 class CommandLineError(ConfigError):

@@ -82,6 +82,7 @@ class RunConfig:
     enable_prefix_caching: bool
     num_threads: int | None
     device_target: str | None
+    packed_cache: Literal["auto", "on", "off"]
     save_graphs: int
     save_graphs_path: Path
     verbose: bool
@@ -122,6 +123,12 @@ def load_run_config(
     _check_parallel(settings, launched_ranks(os.environ if environ is None else environ))
     _tell_what_has_no_effect(settings)
     return _run_config(settings)
+
+
+def packed_cache_folder(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The folder that MINDFORMERS_GLM_CACHE names, or None."""
+    given = (os.environ if environ is None else environ).get("MINDFORMERS_GLM_CACHE")
+    return _path(given).absolute() if given else None
 
 
 def check_precision(params_dtype: str, compute_dtype: str) -> None:
@@ -272,6 +279,7 @@ def _run_config(settings: Mapping[str, Given]) -> RunConfig:
         enable_prefix_caching=value("enable_prefix_caching"),
         num_threads=value("num_threads"),
         device_target=value("context.device_target"),
+        packed_cache=value("packed_cache"),
         save_graphs=int(value("context.save_graphs")),
         save_graphs_path=_path(value("context.save_graphs_path")),
         verbose=value("verbose"),

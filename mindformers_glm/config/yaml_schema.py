@@ -23,6 +23,7 @@ from mindformers_glm.config.value_types import (
     GRAPH_LEVEL,
     INTEGER,
     NUMBER,
+    ON_OFF_AUTO,
     SIZE,
     TEXT,
     TEXT_OR_INTEGER,
@@ -220,6 +221,13 @@ SETTINGS: tuple[Setting, ...] = (
         aliases=("model.model_config.seq_length",),
         help="longest prompt and answer the KV cache is sized for (default: the model's limit, "
         "at most 8192)",
+    ),
+    Setting(
+        "packed_cache",
+        ON_OFF_AUTO,
+        "auto",
+        help="keep the loaded weights in a file for the next start: on, off, or auto (default) "
+        "where that saves much reading",
     ),
     Setting("model.model_config.block_size", INTEGER, 32, minimum=1),
     Setting(

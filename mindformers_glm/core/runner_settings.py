@@ -23,6 +23,15 @@ PRECISIONS: dict[tuple[str, str], str] = {
 # A context of 131072 tokens would reserve gigabytes of KV cache that few prompts need.
 DEFAULT_MAX_MODEL_LEN = 8192
 
+# What a run does with the weights; all other settings change their bytes in memory.
+_RUN_FIELDS = (
+    "compute_dtype",
+    "rotary_dtype",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_len",
+    "block_size",
+)
 _DTYPE_FIELDS = ("params_dtype", "compute_dtype", "rotary_dtype")
 
 
@@ -101,6 +110,12 @@ class RunnerSettings:
                 f"max_position_embeddings={max_position_embeddings}: lower it."
             )
         return settings
+
+    @property
+    def weight_format(self) -> dict[str, Any]:
+        """The settings that the bytes of the weights in memory depend on."""
+        names = [field.name for field in fields(self) if field.name not in _RUN_FIELDS]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def kv_cache_dtype(self) -> str:

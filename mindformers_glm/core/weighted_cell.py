@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from mindspore import nn
 
 
@@ -28,6 +29,15 @@ class WeightedCell(nn.Cell):
     def weight_targets(self) -> dict[str, LoadInto]:
         """Local parameter name -> how it is filled."""
         return self._targets
+
+    def weight_arrays(self) -> dict[str, np.ndarray]:
+        """Local parameter name -> its memory as a NumPy array, which can be written to."""
+        arrays = {}
+        for name, parameter in self.parameters_and_names(expand=False):
+            arrays[name] = parameter.asnumpy()
+            if arrays[name].ctypes.data != parameter.data_ptr():
+                raise RuntimeError(f"MindSpore copied the memory of parameter {name}")
+        return arrays
 
     def num_weight_bytes(self) -> int:
         """Bytes of this Cell's own Parameters in memory."""

@@ -15,6 +15,7 @@ from mindformers_glm.engine.batch import ModelBatch
 from mindformers_glm.models.glm4 import InferenceGlm4ForCausalLM
 from mindformers_glm.models.glm4.utils import build_network
 from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
 # Rows a graph is compiled for; a step takes the smallest that holds it. Operators touch only the
 # real rows, so a larger bucket costs memory and not time.
@@ -24,11 +25,14 @@ SAMPLE_BUCKETS = (1, 8, 32)
 
 
 def create_runner(
-    config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings
+    config: GlmConfig,
+    checkpoint: Checkpoint,
+    settings: RunnerSettings,
+    packed_cache: PackedCacheSettings | None = None,
 ) -> "CpuModelRunner":
     """Build the network that the registry names, load the weights and wrap it in a runner."""
     network = build_network(config, settings)
-    network.load_weights(checkpoint)
+    network.load_weights(checkpoint, packed_cache)
     return CpuModelRunner(network)
 
 

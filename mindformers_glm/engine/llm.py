@@ -11,6 +11,7 @@ import numpy as np
 
 from mindformers_glm.backends import select_backend
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.run_config import packed_cache_folder
 from mindformers_glm.config.value_types import parse_size
 from mindformers_glm.core.errors import CheckpointError, ConfigError, GlmError, PromptError
 from mindformers_glm.core.log import note
@@ -30,6 +31,7 @@ from mindformers_glm.engine.runner import ModelRunner
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.packed_cache import PackedCacheSettings
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
 
 # Eight rows in a step take little longer than one: the products are bound by reading the weights.
@@ -68,6 +70,8 @@ class LLM:
         num_threads: threads of the operators, for all models of this process; None: OMP_NUM_THREADS
             where it is set, else one on each physical core that the process may use.
         device_target: "CPU" or "Ascend"; None: Ascend where there is one.
+        packed_cache: whether what loading makes of the checkpoint is kept in a file for the next
+            start: "auto" where that saves much reading (quantized weights), "on", "off".
         apply_chat_template: whether a text is written as a user's message: True, False, or "auto"
             for True where the checkpoint has a chat template. Token ids are taken as they are.
     Raises:
@@ -91,11 +95,13 @@ class LLM:
         enable_prefix_caching: bool = True,
         num_threads: int | None = None,
         device_target: str | None = None,
+        packed_cache: str = "auto",
         apply_chat_template: bool | Literal["auto"] = "auto",
     ) -> None:
         cap_bytes = _read_size(max_device_memory)
         _check_border(seed, apply_chat_template, enable_prefix_caching)
         check_num_threads(num_threads)
+        cache_settings = PackedCacheSettings(packed_cache, packed_cache_folder())
         max_draft_len = _read_draft_len(prompt_lookup_num_tokens)
         config = GlmConfig.from_hf(pretrained_model_dir)
         with Checkpoint.open(pretrained_model_dir) as checkpoint:
@@ -119,7 +125,9 @@ class LLM:
             backend.set_num_threads(num_threads)
             # Before the long work, from the sizes in the headers; again below with the real ones.
             check_memory_before_loading(config, settings, cap_bytes)
-            runner: ModelRunner = backend.create_runner(config, checkpoint, settings)
+            runner: ModelRunner = backend.create_runner(
+                config, checkpoint, settings, cache_settings
+            )
         num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes)
         runner.allocate_kv_cache(num_blocks)
         self.config = config

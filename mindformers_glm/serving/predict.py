@@ -40,6 +40,7 @@ def create_llm(config: RunConfig) -> TextGenerator:
         enable_prefix_caching=config.enable_prefix_caching,
         num_threads=config.num_threads,
         device_target=config.device_target,
+        packed_cache=config.packed_cache,
         apply_chat_template=config.apply_chat_template,
     )
     return llm

@@ -4,6 +4,7 @@
 work. Views cost no memory of their own: they are the file's pages, dropped again by `release`.
 """
 
+import hashlib
 import mmap
 import os
 from collections import Counter
@@ -100,6 +101,17 @@ class Checkpoint:
         if weight_map is not None:
             _check_index(path, weight_map, entries)
         return cls(path, entries, identities)
+
+    @property
+    def identity(self) -> str:
+        """A digest of the files' names, sizes, times of change and headers."""
+        digest = hashlib.sha256()
+        for file, (size, time_ns) in self._identities.items():
+            digest.update(f"{file.name} {size} {time_ns}\n".encode())
+        for entry in self.entries.values():
+            place = f"{entry.file.name} {entry.begin} {entry.end}"
+            digest.update(f"{entry.name} {entry.dtype} {entry.shape} {place}\n".encode())
+        return digest.hexdigest()
 
     @property
     def num_bytes(self) -> int:

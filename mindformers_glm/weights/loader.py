@@ -5,6 +5,7 @@ from typing import Protocol
 
 from mindformers_glm.core.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
+from mindformers_glm.weights.packed_cache import PackedCache
 from mindformers_glm.weights.rules import WeightRule, check_rules
 
 
@@ -21,6 +22,7 @@ def load_weights(
     rules: Sequence[WeightRule],
     targets: Mapping[str, WeightTarget],
     *,
+    cache: PackedCache | None = None,
     label: str = "Loading weights",
 ) -> None:
     """Load every rule's tensors into its target.
@@ -30,6 +32,7 @@ def load_weights(
 
     Args:
         targets: by parameter name; exactly the rules' parameters.
+        cache: asked first for what an earlier start made of this checkpoint, and given the result.
         label: what the progress bar calls it.
     Raises:
         CheckpointError: tensors are missing, unknown or of another shape (before any byte is
@@ -39,6 +42,8 @@ def load_weights(
     assert len(set(parameters)) == len(parameters)
     assert set(parameters) == set(targets), set(parameters) ^ set(targets)
     check_rules(rules, checkpoint)
+    if cache is not None and cache.read():
+        return
 
     def position(rule: WeightRule) -> tuple[str, int]:
         entry = checkpoint.entries[rule.sources[0].name]
@@ -54,3 +59,5 @@ def load_weights(
             for view in views:
                 checkpoint.release(view.name)
                 bar.advance(view.data.nbytes)
+    if cache is not None:
+        cache.write()

@@ -37,7 +37,9 @@ class _Backend:
     def set_num_threads(self, count: int | None) -> None:
         self.num_threads.append(count)
 
-    def create_runner(self, config: Any, checkpoint: Any, settings: RunnerSettings) -> FakeRunner:
+    def create_runner(
+        self, config: Any, checkpoint: Any, settings: RunnerSettings, packed_cache: Any
+    ) -> FakeRunner:
         self.settings.append(settings)
         return FakeRunner(config.vocab_size, settings.block_size)
 

@@ -31,6 +31,11 @@ def set_num_threads(count: int | None) -> None:
     library.set_num_threads(count)
 
 
+def weight_layout() -> str:
+    """Names the layout of the Parameters, the same for every instruction set (csrc/pack.cc)."""
+    return f"cpu{library.ABI_VERSION}-{library.TILE_N}x{library.TILE_K}"
+
+
 class _CpuCell(WeightedCell):
     """Allocates Parameters and remembers how each is filled."""
 

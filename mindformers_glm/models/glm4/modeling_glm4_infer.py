@@ -14,6 +14,7 @@ from mindformers_glm.models.gpt_layer_specs import get_sandwich_layer_spec
 from mindformers_glm.models.gpt_model import GPTModel, LogitsHead
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
+from mindformers_glm.weights.packed_cache import PackedCache, PackedCacheSettings
 from mindformers_glm.weights.rules import build_rules
 
 
@@ -28,6 +29,7 @@ class InferenceGlm4ForCausalLM(Glm4PreTrainedModel):
         backend = select_backend(device_target)
         backend.initialize()
         super().__init__(config, auto_prefix=False)
+        self._weight_layout = backend.weight_layout()
         self.glm_config = config.to_glm_config()
         self.settings = config.to_runner_settings()
         operators = backend.operators()
@@ -72,18 +74,36 @@ class InferenceGlm4ForCausalLM(Glm4PreTrainedModel):
             for name, target in cell.weight_targets().items()
         }
 
+    def weight_arrays(self) -> dict[str, np.ndarray]:
+        """The memory of every Parameter that holds weights, by its Megatron-Core name."""
+        return {
+            f"{cell_name}.{name}": array
+            for cell_name, cell in self.weighted_cells().items()
+            for name, array in cell.weight_arrays().items()
+        }
+
     def num_weight_bytes(self) -> int:
         """Bytes of all weights in memory."""
         return sum(cell.num_weight_bytes() for cell in self.weighted_cells().values())
 
-    def load_weights(self, weights: str | Path | Checkpoint) -> None:
+    def load_weights(
+        self,
+        weights: str | Path | Checkpoint,
+        packed_cache: PackedCacheSettings | None = None,
+    ) -> None:
         """Fill every parameter from a Hugging Face folder; all names and shapes are checked first.
 
+        Args:
+            packed_cache: how an earlier start's result is used; None: not at all.
         Raises:
             CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
         """
         checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights)
-        load_weights(checkpoint, build_rules(self.glm_config), self.weight_targets())
+        cache = None
+        if packed_cache is not None and packed_cache.mode != "off":
+            weight_format = self.settings.weight_format | {"layout": self._weight_layout}
+            cache = PackedCache(packed_cache, checkpoint, weight_format, self.weight_arrays())
+        load_weights(checkpoint, build_rules(self.glm_config), self.weight_targets(), cache=cache)
         self.has_weights = True
 
     def allocate_kv_cache(self, num_blocks: int) -> None:

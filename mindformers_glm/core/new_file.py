@@ -1,0 +1,73 @@
+"""Large files that appear whole or not at all, whatever happens to the process that writes them."""
+
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+# A file system without unnamed files answers with one of these (open(2), O_TMPFILE).
+_NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[int]:
+    """Give a file descriptor to write to; when the block ends well, the file is `path`.
+
+    Until then it has no name, so that the system itself removes it when the process is killed.
+    Where the file system cannot do that it has a temporary name; what a killed process leaves
+    under one is removed by the next call.
+
+    Raises:
+        OSError: the folder is not writable, or the disk is full when the rest is written out.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    temporary = f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp"
+    try:
+        _remove_abandoned(folder, path.suffix)
+        file, is_named = _create(folder, temporary)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)  # says that the temporary name is in use
+            yield file
+            os.fsync(file)
+            if not is_named:
+                # dst_dir_fd makes Python call linkat(2), which follows the link in /proc.
+                os.link(f"/proc/self/fd/{file}", temporary, dst_dir_fd=folder, follow_symlinks=True)
+                is_named = True
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            is_named = False
+            os.fsync(folder)
+        finally:
+            if is_named:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=folder)
+            os.close(file)
+    finally:
+        os.close(folder)
+
+
+def _create(folder: int, temporary: str) -> tuple[int, bool]:
+    """Return the descriptor, and whether the file has the temporary name."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        return os.open(".", flags | os.O_TMPFILE, 0o666, dir_fd=folder), False
+    except OSError as problem:
+        if problem.errno not in _NO_UNNAMED_FILES:
+            raise
+    return os.open(temporary, flags | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=folder), True
+
+
+def _remove_abandoned(folder: int, suffix: str) -> None:
+    """Remove temporary files whose writer, and so its lock, is gone."""
+    for name in os.listdir(folder):
+        if not (name.startswith(".") and f"{suffix}." in name and name.endswith(".tmp")):
+            continue
+        with suppress(OSError):  # gone by now, or in use
+            file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(name, dir_fd=folder)
+            finally:
+                os.close(file)

@@ -1,0 +1,168 @@
+"""The packed cache: what loading made of a checkpoint, kept in a file for the next start.
+
+Quantizing and reading two to four times the bytes is what a start with quantized weights spends
+its time on; the file holds the result. Where the weights are kept as they are stored, packing is
+nearly as fast as reading, so a second copy of the checkpoint is written only if asked for.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.log import detail, note
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.packed_file import (
+    SUFFIX,
+    PackedFileError,
+    PackedHeader,
+    lay_out,
+    read_file,
+    read_header,
+    write_file,
+)
+
+FOLDER_NAME = ".mindformers_glm_cache"
+MODES = ("auto", "on", "off")
+_LEAST_BYTES = 256 * 2**20  # below, loading takes no time worth a file
+_WORTHWHILE_SHARE = 0.75  # of the checkpoint's bytes
+_SPARE_BYTES = 2**30  # of disk that a cache leaves free
+
+
+@dataclass(frozen=True)
+class PackedCacheSettings:
+    """Whether and where packed weights are kept.
+
+    mode: "auto" reads a file that is there and writes one where that saves reading much more;
+        "on" always writes; "off" neither reads nor writes.
+    folder: None: `FOLDER_NAME` in the checkpoint's folder.
+    """
+
+    mode: str = "auto"
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"packed_cache must be one of {', '.join(MODES)}, got {self.mode!r}.")
+
+
+class PackedCache:
+    """The cache file of one checkpoint in one format.
+
+    Args:
+        weight_format: everything that the bytes of the weights in memory depend on, besides the
+            checkpoint.
+        arrays: the memory of every Parameter, by name.
+    """
+
+    def __init__(
+        self,
+        settings: PackedCacheSettings,
+        checkpoint: Checkpoint,
+        weight_format: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+    ) -> None:
+        self._mode = settings.mode
+        self._is_own_folder = settings.folder is not None
+        self._folder = settings.folder or checkpoint.folder / FOLDER_NAME
+        self._checkpoint_bytes = checkpoint.num_bytes
+        self._arrays = arrays
+        self._source = str(checkpoint.folder.resolve())
+        self.key = {"identity": _identify(checkpoint), "format": dict(weight_format)}
+        self.file = self._folder / _file_name(self.key)
+
+    def read(self) -> bool:
+        """Fill the arrays from the file; return whether it was there and sound.
+
+        A file that is not is told in a line; the arrays are as before then.
+        """
+        if self._mode == "off":
+            return False
+        try:
+            read_file(self.file, self.key, self._arrays)
+        except FileNotFoundError:
+            return False
+        except PackedFileError as problem:
+            note(f"the packed cache {self.file} is not used, {problem}: the checkpoint is read")
+            for array in self._arrays.values():
+                array.reshape(-1).view(np.uint8).fill(0)  # packing relies on zeros in the padding
+            return False
+        detail(f"the weights come from the packed cache {self.file}")
+        return True
+
+    def write(self) -> None:
+        """Write the arrays, now filled, to the file if the settings and the disk allow it."""
+        planned = lay_out(self._source, self.key, self._arrays)
+        num_bytes = planned.file_bytes
+        if not self._is_wanted(num_bytes):
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_outdated()
+            free = shutil.disk_usage(self._folder).free
+            if free < num_bytes + _SPARE_BYTES:
+                self._tell_not_written(
+                    f"it needs {num_bytes / 2**30:.1f} GB and 1 GB to spare, "
+                    f"{free / 2**30:.1f} GB are free"
+                )
+                return
+            write_file(self.file, planned, self._arrays)
+        except OSError as problem:
+            self._tell_not_written(problem.strerror or str(problem))
+            return
+        note(
+            f"the packed cache {self.file} ({num_bytes / 2**30:.1f} GB) is written and makes the "
+            "next start faster; --packed_cache off does without, `mindformers-glm cache` lists "
+            "and removes"
+        )
+
+    def _is_wanted(self, num_bytes: int) -> bool:
+        if self._mode != "auto":
+            return self._mode == "on"
+        return _LEAST_BYTES <= num_bytes <= _WORTHWHILE_SHARE * self._checkpoint_bytes
+
+    def _tell_not_written(self, reason: str) -> None:
+        # Whoever asked for a cache or gave its folder wants to know; a checkpoint on a read-only
+        # disk concerns nobody else.
+        tell = note if self._mode == "on" or self._is_own_folder else detail
+        tell(f"no packed cache is written to {self._folder}: {reason}")
+
+    def _remove_outdated(self) -> None:
+        """Remove files made of what this folder held before, which nobody can use any more."""
+        for file, header in list_caches(self._folder):
+            if header is None or header.source != self._source:
+                continue
+            if header.key["identity"] != self.key["identity"]:
+                detail(f"removing {file}, the checkpoint has changed since")
+                file.unlink(missing_ok=True)
+
+
+def list_caches(folder: Path) -> Iterator[tuple[Path, PackedHeader | None]]:
+    """Yield the cache files in a folder with their headers; None for one that is damaged."""
+    for file in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            yield file, read_header(file)
+        except PackedFileError:
+            yield file, None
+        except FileNotFoundError:  # removed by another process
+            continue
+
+
+def _identify(checkpoint: Checkpoint) -> str:
+    digest = hashlib.sha256(checkpoint.identity.encode())
+    digest.update((checkpoint.folder / "config.json").read_bytes())
+    return digest.hexdigest()
+
+
+def _file_name(key: Mapping[str, Any]) -> str:
+    """A name that tells people what it is, and is another one for every key."""
+    words = [str(value) for value in key["format"].values() if value is not None]
+    label = re.sub(r"[^\w.-]+", "_", "-".join(words))[:100]
+    digest = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:12]
+    return f"{label}-{digest}{SUFFIX}"

@@ -1,0 +1,335 @@
+"""The packed cache: whole or not there, read only if sound and of this checkpoint."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mindformers_glm.core import new_file as new_file_module
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.weights import packed_cache, packed_file
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.packed_cache import FOLDER_NAME, PackedCache, PackedCacheSettings
+from mindformers_glm.weights.packed_file import PackedFileError, verify_file
+
+FORMAT = {"params_dtype": "bfloat16", "layout": "test"}
+
+
+def make_arrays(seed: int | None) -> dict[str, np.ndarray]:
+    """Parameters of several types and sizes; zeros without a seed, as before loading."""
+    types: dict[str, tuple[type, tuple[int, ...]]] = {
+        "tiles": (np.uint16, (3, 5, 16, 32)),
+        "int8": (np.uint8, (7, 4099)),
+        "norm": (np.float32, (33,)),
+        "empty": (np.float32, (0,)),
+    }
+    if seed is None:
+        return {name: np.zeros(shape, dtype) for name, (dtype, shape) in types.items()}
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.integers(1, 255, shape).astype(dtype) for name, (dtype, shape) in types.items()
+    }
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_file, "_PIECE_BYTES", 10_000)
+
+
+@pytest.fixture
+def folder(tensors, write_folder) -> Path:
+    return write_folder(tensors)
+
+
+def make_cache(
+    folder: Path,
+    arrays: dict[str, np.ndarray],
+    mode: str = "on",
+    place: Path | None = None,
+    weight_format: dict[str, Any] = FORMAT,
+) -> PackedCache:
+    return PackedCache(
+        PackedCacheSettings(mode, place), Checkpoint.open(folder), weight_format, arrays
+    )
+
+
+def write(folder: Path, seed: int = 1, **kwargs: Any) -> Path:
+    """Write a cache and return its file."""
+    cache = make_cache(folder, make_arrays(seed), **kwargs)
+    cache.write()
+    return cache.file
+
+
+def check_not_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file is told to be bad in one line, the arrays are as before, and it is written anew."""
+    capsys.readouterr()
+    arrays = make_arrays(None)
+    cache = make_cache(folder, arrays)
+    assert not cache.read()
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert "is not used" in errors[0]
+    assert not any(array.any() for array in arrays.values())
+    write(folder, seed=2)
+    assert make_cache(folder, arrays).read()
+    np.testing.assert_equal(arrays, make_arrays(2))
+
+
+def test_what_was_written_is_read(folder):
+    file = write(folder)
+    assert file.parent == folder / FOLDER_NAME
+    arrays = make_arrays(None)
+    assert make_cache(folder, arrays).read()
+    np.testing.assert_equal(arrays, make_arrays(1))
+    verify_file(file)
+
+
+def test_nothing_is_read_where_nothing_is(folder, capsys):
+    arrays = make_arrays(None)
+    assert not make_cache(folder, arrays).read()
+    assert not any(array.any() for array in arrays.values())
+    assert capsys.readouterr().err == ""
+
+
+def test_a_cache_folder_of_its_own_is_made(folder, tmp_path):
+    place = tmp_path / "deep" / "cache"
+    assert write(folder, place=place).parent == place
+    assert not (folder / FOLDER_NAME).exists()
+    assert make_cache(folder, make_arrays(None), place=place).read()
+
+
+@pytest.mark.parametrize("position", [0, 9, 20, 60])
+def test_a_damaged_header_is_noticed(folder, capsys, position):
+    file = write(folder)
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+    check_not_read(folder, capsys)
+
+
+@pytest.mark.parametrize("cut", [0, 7, 47, 300, 5000, -4096, -1])
+def test_a_truncated_file_is_noticed(folder, capsys, cut):
+    file = write(folder)
+    content = file.read_bytes()
+    file.write_bytes(content[:cut])
+    check_not_read(folder, capsys)
+
+
+def test_a_longer_file_is_noticed(folder, capsys):
+    file = write(folder)
+    file.write_bytes(file.read_bytes() + b"x")
+    check_not_read(folder, capsys)
+
+
+def test_damage_at_the_ends_of_a_parameter_is_noticed_when_reading(folder, capsys):
+    file = write(folder)
+    content = bytearray(file.read_bytes())
+    begin = content.index(make_arrays(1)["int8"].tobytes())
+    content[begin + 5] ^= 1
+    file.write_bytes(content)
+    check_not_read(folder, capsys)
+
+
+def test_damage_anywhere_is_noticed_when_verifying(folder):
+    file = write(folder)
+    content = bytearray(file.read_bytes())
+    begin = content.index(make_arrays(1)["int8"].tobytes())
+    content[begin + 5000] ^= 1  # in neither the first nor the last page of its piece
+    file.write_bytes(content)
+    with pytest.raises(PackedFileError, match="int8"):
+        verify_file(file)
+
+
+def test_a_file_that_cannot_be_opened_is_told(folder, capsys):
+    file = write(folder)
+    file.unlink()
+    file.mkdir()
+    assert not make_cache(folder, make_arrays(None)).read()
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: os.utime(folder / "model.safetensors", ns=(0, 10**18)),
+        lambda folder: (folder / "config.json").write_text(
+            (folder / "config.json").read_text() + " "
+        ),
+    ],
+)
+def test_a_changed_checkpoint_has_another_file(folder, change: Callable[[Path], Any]):
+    old = write(folder)
+    change(folder)
+    arrays = make_arrays(None)
+    cache = make_cache(folder, arrays)
+    assert not cache.read()
+    cache.write()
+    # The old one could never be used again.
+    assert [path.name for path in (folder / FOLDER_NAME).iterdir()] == [cache.file.name]
+    assert cache.file != old
+
+
+def test_another_format_has_another_file_beside_the_first(folder):
+    first = write(folder)
+    second = write(folder, seed=2, weight_format=FORMAT | {"quantization": "w8a16"})
+    assert "w8a16" in second.name
+    assert {first, second} == set((folder / FOLDER_NAME).iterdir())
+    arrays = make_arrays(None)
+    assert make_cache(folder, arrays).read()
+    np.testing.assert_equal(arrays, make_arrays(1))
+
+
+def test_a_file_of_another_key_or_of_other_parameters_is_not_read(folder, capsys):
+    file = write(folder)
+    other = make_cache(folder, make_arrays(None), weight_format=FORMAT | {"layout": "new"})
+    file.rename(other.file)
+    assert not other.read()
+    assert "other files or for other settings" in capsys.readouterr().err
+    other.file.rename(file)
+    arrays = make_arrays(None)
+    arrays["norm"] = np.zeros((34,), np.float32)
+    assert not make_cache(folder, arrays).read()
+    assert "holds other Parameters" in capsys.readouterr().err
+
+
+def test_a_folder_that_moved_keeps_its_cache(folder, tmp_path):
+    write(folder)
+    moved = folder.rename(tmp_path / "moved")
+    assert make_cache(moved, make_arrays(None)).read()
+
+
+def test_off_neither_reads_nor_writes(folder):
+    assert not write(folder, mode="off").exists()
+    write(folder)
+    assert not make_cache(folder, make_arrays(None), mode="off").read()
+
+
+@pytest.mark.parametrize(
+    ("least", "share", "is_written"), [(0, 1e9, True), (10**9, 1e9, False), (0, 1e-9, False)]
+)
+def test_auto_writes_what_is_large_and_much_smaller_than_the_checkpoint(
+    folder, monkeypatch, least, share, is_written
+):
+    monkeypatch.setattr(packed_cache, "_LEAST_BYTES", least)
+    monkeypatch.setattr(packed_cache, "_WORTHWHILE_SHARE", share)
+    assert write(folder, mode="auto").exists() is is_written
+    write(folder)
+    assert make_cache(folder, make_arrays(None), mode="auto").read()
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ConfigError, match="auto, on, off"):
+        PackedCacheSettings("yes")
+
+
+def test_a_full_disk_is_told_before_writing(folder, monkeypatch, capsys):
+    monkeypatch.setattr(packed_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
+    assert not write(folder).exists()
+    assert "0.0 GB and 1 GB to spare, 1.0 GB are free" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_unnamed", [True, False])
+@pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_nothing_is_left_of_a_file_that_could_not_be_finished(
+    folder, monkeypatch, capsys, problem, is_unnamed
+):
+    if not is_unnamed:
+        monkeypatch.setattr(new_file_module.os, "O_TMPFILE", _unknown_flag(monkeypatch))
+
+    def fail(*_: Any) -> int:
+        raise problem
+
+    monkeypatch.setattr(packed_file.os, "pwrite", fail)
+    if isinstance(problem, OSError):
+        write(folder)
+        assert "No space left" in capsys.readouterr().err
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            write(folder)
+    assert list((folder / FOLDER_NAME).iterdir()) == []
+
+
+def _unknown_flag(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Make opening with O_TMPFILE fail as on a file system that has no unnamed files."""
+    flag, real_open = os.O_TMPFILE, os.open
+
+    def open_without(path: str, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & flag == flag:
+            raise OSError(95, "Operation not supported")
+        return real_open(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(new_file_module.os, "open", open_without)
+    return flag
+
+
+def test_a_file_system_without_unnamed_files_will_do(folder, monkeypatch):
+    _unknown_flag(monkeypatch)
+    abandoned = folder / FOLDER_NAME / ".x.glmpack.1.tmp"
+    abandoned.parent.mkdir()
+    abandoned.write_text("left by a process that was killed")
+    file = write(folder)
+    assert list(file.parent.iterdir()) == [file]
+    assert make_cache(folder, make_arrays(None)).read()
+
+
+def test_nothing_is_left_of_a_process_that_was_killed(folder):
+    script = """
+import os, sys
+from pathlib import Path
+from mindformers_glm.core.new_file import new_file
+with new_file(Path(sys.argv[1])) as file:
+    os.pwrite(file, b"half", 0)
+    os._exit(130)
+"""
+    place = folder / "x.glmpack"
+    before = sorted(folder.iterdir())
+    assert subprocess.run([sys.executable, "-c", script, str(place)]).returncode == 130
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_checkpoint_is_read_without_a_word(folder, capsys):
+    folder.chmod(0o500)
+    try:
+        write(folder, mode="auto")
+        assert capsys.readouterr().err == ""
+        write(folder, mode="on")
+        assert "no packed cache is written" in capsys.readouterr().err
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_made_is_told_if_it_was_asked_for(folder, capsys):
+    (folder / "file").write_text("")
+    write(folder, place=folder / "file")
+    assert "no packed cache is written" in capsys.readouterr().err
+    # Beside the checkpoint nobody asked for one in particular.
+    (folder / FOLDER_NAME).write_text("")
+    cache = make_cache(folder, make_arrays(1), mode="auto")
+    cache._tell_not_written("for a reason")
+    assert capsys.readouterr().err == ""
+
+
+def test_two_writers_at_once_leave_one_sound_file(folder):
+    caches = [make_cache(folder, make_arrays(1)) for _ in range(4)]
+    threads = [threading.Thread(target=cache.write) for cache in caches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list((folder / FOLDER_NAME).iterdir()) == [caches[0].file]
+    verify_file(caches[0].file)
+
+
+def test_the_header_names_the_checkpoint(folder):
+    content = write(folder).read_bytes()
+    length = int.from_bytes(content[8:16], "little")
+    assert json.loads(content[48 : 48 + length])["source"] == str(folder.resolve())
