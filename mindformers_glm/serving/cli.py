@@ -25,6 +25,7 @@ usage: mindformers-glm COMMAND ...
 
   predict   answer prompts with a GLM-4-0414 model (--help lists its options)
   inspect   describe and check a checkpoint folder without loading it: inspect DIR
+  cache     packed caches of loaded weights: cache list|verify|clear [DIR ...]
   --version versions of this project and of what it runs on
   --help    this text
 """
@@ -103,6 +104,7 @@ def _run(
     commands: dict[str, Callable[[], int]] = {
         "predict": lambda: _predict(arguments[1:], prog, script_folder, on_verbose),
         "inspect": lambda: _inspect(arguments[1:]),
+        "cache": lambda: _cache(arguments[1:]),
         "--version": _print_versions,
         "--help": lambda: _print_help(0),
         "-h": lambda: _print_help(0),
@@ -169,6 +171,12 @@ def _inspect(arguments: list[str]) -> int:
         raise CommandLineError("inspect takes one checkpoint folder: mindformers-glm inspect DIR")
     print(inspect_checkpoint(arguments[0]))
     return 0
+
+
+def _cache(arguments: list[str]) -> int:
+    from mindformers_glm.serving.cache import run_cache_command
+
+    return run_cache_command(arguments)
 
 
 def _print_versions() -> int:

@@ -1,0 +1,98 @@
+"""`mindformers-glm cache`: list, verify and remove the packed caches that loading leaves."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mindformers_glm.config.command_line import CommandLineError
+from mindformers_glm.config.run_config import packed_cache_folder
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.weights.packed_cache import FOLDER_NAME, list_caches
+from mindformers_glm.weights.packed_file import PackedFileError, PackedHeader, verify_file
+
+USAGE = "mindformers-glm cache list|verify|clear [DIR ...]"
+
+
+def run_cache_command(arguments: Sequence[str]) -> int:
+    """Do what `cache ACTION [DIR ...]` asks for.
+
+    A DIR is a checkpoint or a folder of caches; without one it is what MINDFORMERS_GLM_CACHE names.
+
+    Returns:
+        The exit code: 1 if a file is damaged and was not removed, else 0.
+    Raises:
+        CommandLineError: there is no such action.
+        ConfigError: no folder is given, or one is not there or cannot be changed.
+    """
+    actions = {"list": _list, "verify": _verify, "clear": _clear}
+    if not arguments or arguments[0] not in actions or any(a.startswith("-") for a in arguments):
+        raise CommandLineError(f"cache takes an action and folders: {USAGE}")
+    folders = [_find_folder(name) for name in arguments[1:]]
+    if not folders:
+        if (folder := packed_cache_folder()) is None:
+            raise ConfigError(
+                "MINDFORMERS_GLM_CACHE is not set, so caches lie beside their checkpoints: give "
+                f"the checkpoint's folder, {USAGE}."
+            )
+        folders = [folder]
+    caches = [cache for folder in folders for cache in list_caches(folder)]
+    if not caches:
+        print(f"no packed cache in {', '.join(map(str, folders))}")
+    return actions[arguments[0]](caches)
+
+
+def _find_folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder: give a checkpoint's or a cache's folder.")
+    beside = folder / FOLDER_NAME
+    return beside if beside.is_dir() else folder
+
+
+def _list(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
+    for file, header in caches:
+        print(file)
+        for name, value in _describe(file, header):
+            print(f"  {name:<12}{value}")
+    return int(any(header is None for _, header in caches))
+
+
+def _describe(file: Path, header: PackedHeader | None) -> Iterator[tuple[str, str]]:
+    if header is None:
+        yield "state", "damaged or of another version: the next start that needs it replaces it"
+    else:
+        yield "checkpoint", header.source
+        settings = [f"{name} {value}" for name, value in header.key["format"].items()]
+        yield "format", ", ".join(settings)
+    try:
+        stat = file.stat()
+    except FileNotFoundError:  # removed meanwhile
+        return
+    yield "size", f"{stat.st_size / 2**30:.2f} GiB"
+    yield "written", time.strftime("%Y-%m-%d %H:%M", time.localtime(stat.st_mtime))
+
+
+def _verify(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
+    exit_code = 0
+    for file, _ in caches:
+        try:
+            verify_file(file)
+            print(f"{file}: sound")
+        except (PackedFileError, FileNotFoundError) as problem:
+            reason = problem if isinstance(problem, PackedFileError) else "it was removed"
+            print(f"{file}: {reason}")
+            exit_code = 1
+    return exit_code
+
+
+def _clear(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
+    for file, _ in caches:
+        try:
+            num_bytes = file.stat().st_size
+            file.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as problem:
+            raise ConfigError(f"Cannot remove {file}: {problem.strerror}.") from None
+        print(f"removed {file} ({num_bytes / 2**30:.2f} GiB)")
+    return 0

@@ -1,0 +1,83 @@
+"""`mindformers-glm cache` in this process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindformers_glm.serving.cli import main
+from mindformers_glm.weights.packed_cache import FOLDER_NAME
+from mindformers_glm.weights.packed_file import lay_out, write_file
+
+ARRAYS = {"decoder.weight": np.arange(20_000, dtype=np.uint16)}
+KEY = {"identity": "1234", "format": {"params_dtype": "bfloat16", "layout": "test"}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint folder with one cache beside it."""
+    monkeypatch.delenv("MINDFORMERS_GLM_CACHE", raising=False)
+    (tmp_path / FOLDER_NAME).mkdir()
+    write_file(cache_file(tmp_path), lay_out("/models/GLM", KEY, ARRAYS), ARRAYS)
+    return tmp_path
+
+
+def cache_file(folder: Path) -> Path:
+    return folder / FOLDER_NAME / "bfloat16-test.glmpack"
+
+
+def damage(folder: Path, position: int) -> None:
+    content = bytearray(cache_file(folder).read_bytes())
+    content[position] ^= 1
+    cache_file(folder).write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [".", FOLDER_NAME])
+def test_list_describes_each_file(folder, capsys, place):
+    assert main(["cache", "list", str(folder / place)]) == 0
+    output = capsys.readouterr().out
+    assert output.splitlines()[0] == str(cache_file(folder))
+    for text in ("/models/GLM", "params_dtype bfloat16, layout test", "0.00 GiB"):
+        assert text in output
+
+
+def test_the_environment_names_the_folder(folder, capsys, monkeypatch):
+    monkeypatch.setenv("MINDFORMERS_GLM_CACHE", str(folder / FOLDER_NAME))
+    assert main(["cache", "list"]) == 0
+    assert "/models/GLM" in capsys.readouterr().out
+
+
+def test_clear_removes_the_files_and_nothing_else(folder, capsys):
+    (folder / FOLDER_NAME / "notes.txt").write_text("mine")
+    assert main(["cache", "clear", str(folder)]) == 0
+    assert "removed" in capsys.readouterr().out
+    assert [path.name for path in (folder / FOLDER_NAME).iterdir()] == ["notes.txt"]
+    assert main(["cache", "clear", str(folder)]) == 0
+    assert "no packed cache" in capsys.readouterr().out
+
+
+def test_verify_tells_sound_from_damaged(folder, capsys):
+    assert main(["cache", "verify", str(folder)]) == 0
+    assert "sound" in capsys.readouterr().out
+    damage(folder, -20_000)
+    assert main(["cache", "verify", str(folder)]) == 1
+    assert "decoder.weight" in capsys.readouterr().out
+
+
+def test_a_damaged_header_is_listed(folder, capsys):
+    damage(folder, 60)
+    assert main(["cache", "list", str(folder)]) == 1
+    assert "damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["empty"], ["list", "--all"]])
+def test_a_wrong_command_line_says_how(folder, capsys, arguments):
+    assert main(["cache", *arguments]) == 2
+    assert "list|verify|clear" in capsys.readouterr().err
+
+
+def test_a_folder_is_needed(folder, capsys):
+    assert main(["cache", "list"]) == 1
+    assert "MINDFORMERS_GLM_CACHE is not set" in capsys.readouterr().err
+    assert main(["cache", "list", str(folder / "missing")]) == 1
+    assert "is not a folder" in capsys.readouterr().err
