@@ -39,6 +39,9 @@ class WeightedCell(nn.Cell):
                 raise RuntimeError(f"MindSpore copied the memory of parameter {name}")
         return arrays
 
+    def place_weights(self) -> None:
+        """Choose the memory node of each part before it is filled; by default the system does."""
+
     def num_weight_bytes(self) -> int:
         """Bytes of this Cell's own Parameters in memory."""
         return sum(parameter.nbytes for parameter in self.parameters_dict(recurse=False).values())

@@ -14,7 +14,7 @@ from mindformers_glm.core.operators import Operators
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
 from mindformers_glm.kernels.cpu import library, ops
-from mindformers_glm.kernels.cpu.memory import allocate
+from mindformers_glm.kernels.cpu.memory import allocate, count_numa_nodes
 from mindformers_glm.kernels.cpu.parameters import as_parameter
 
 
@@ -38,6 +38,12 @@ def weight_layout() -> str:
 
 class _CpuCell(WeightedCell):
     """Allocates Parameters and remembers how each is filled."""
+
+    def place_weights(self) -> None:
+        """Give each thread's share of the tiles to its own memory node, if there are several."""
+        if count_numa_nodes() > 1:
+            for array in self.weight_arrays().values():
+                library.first_touch(array)
 
     def _add_rows(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         """A parameter in row order: the embedding table, norm weights, biases."""

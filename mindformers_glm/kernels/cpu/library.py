@@ -80,6 +80,7 @@ def load() -> ctypes.CDLL:
     library.glm_pack_rows.argtypes = [address, code, address, code, *[count] * 5]
     library.glm_convert.argtypes = [address, code, address, code, count]
     library.glm_stream_read.argtypes = [address, count]
+    library.glm_first_touch.argtypes = [address, count, count]
     if forced := os.environ.get(ISA_VARIABLE):
         _select(library, forced)
     _set_num_threads(library, None)
@@ -169,6 +170,17 @@ def convert(dst: np.ndarray, src: np.ndarray, dst_dtype: str, src_dtype: str) ->
         dst.ctypes.data, _DTYPE_CODES[dst_dtype], src.ctypes.data, _DTYPE_CODES[src_dtype], src.size
     )
     _check_result(code)
+
+
+def first_touch(array: np.ndarray) -> None:
+    """Write zeros into memory that nobody has written yet, by the threads that will read it.
+
+    Rows of `array` (tile rows of a packed matrix) go to threads as the kernels share them out.
+    """
+    if not array.flags.c_contiguous or not array.flags.writeable:
+        raise ValueError("expected a contiguous array that can be written to")
+    if array.nbytes:
+        _check_result(load().glm_first_touch(array.ctypes.data, array.nbytes, max(len(array), 1)))
 
 
 def _pack(

@@ -1,6 +1,7 @@
 """Memory for weights and KV cache: private, in huge pages, and not touched until written."""
 
 import mmap
+from pathlib import Path
 
 import numpy as np
 
@@ -29,3 +30,12 @@ def allocate(shape: tuple[int, ...], dtype: str) -> np.ndarray:
         mapping.madvise(mmap.MADV_HUGEPAGE)
         start = -np.frombuffer(mapping, np.uint8, 1).ctypes.data % _HUGE_PAGE
     return np.frombuffer(mapping, item, count, start).reshape(shape)
+
+
+def count_numa_nodes(root: Path = Path("/")) -> int:
+    """Memory nodes of this machine; 1 where the system tells nothing.
+
+    Args:
+        root: where sys is; tests bring their own.
+    """
+    return max(len(list((root / "sys/devices/system/node").glob("node[0-9]*"))), 1)

@@ -99,6 +99,8 @@ class InferenceGlm4ForCausalLM(Glm4PreTrainedModel):
             CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
         """
         checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights)
+        for cell in self.weighted_cells().values():
+            cell.place_weights()
         cache = None
         if packed_cache is not None and packed_cache.mode != "off":
             weight_format = self.settings.weight_format | {"layout": self._weight_layout}
