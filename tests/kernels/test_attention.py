@@ -1,6 +1,5 @@
 """Attention against the NumPy reference: paged, mixed prefill and decode, awkward shapes."""
 
-import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -236,10 +235,10 @@ def test_empty_step_does_nothing(isa: str, rng: np.random.Generator) -> None:
 @pytest.fixture
 def set_num_threads() -> Iterator[Callable[[int], None]]:
     """Changes how many threads the kernels use; the number is back afterwards."""
-    openmp = ctypes.CDLL("libgomp.so.1")  # the one the kernels are linked with
+    kernels = library.load()  # takes more threads than there are processors
     before = library.num_threads()
-    yield openmp.omp_set_num_threads
-    openmp.omp_set_num_threads(before)
+    yield kernels.glm_set_num_threads
+    kernels.glm_set_num_threads(before)
 
 
 @pytest.mark.parametrize("num_threads", [2, 3, 5, 16])
