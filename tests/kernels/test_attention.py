@@ -216,6 +216,30 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(
     assert np.isfinite(whole_keys).any()
 
 
+@pytest.mark.parametrize("group", [1, 3, 6, 16])
+def test_a_row_alone_equals_the_same_row_among_many(
+    isa: str, rng: np.random.Generator, group: int
+) -> None:
+    # A row alone has 1 to 16 queries of a KV head, many rows together fill whole passes.
+    shape = Shape(num_heads=2 * group, head_dim=40, dtype="float16")
+    together = Case(rng, shape, [90], [70])
+    whole, keys, values = together.found()
+    check(together)
+    for row in range(70):
+        alone = Case(rng, shape, [0], [1])
+        alone.keys, alone.values, alone.cos_sin = keys, values, together.cos_sin
+        alone.qkv = together.qkv[[row, -1]]
+        alone.seq_lens = together.rows.positions[row : row + 1] + 1
+        alone.rows = replace(
+            together.rows,
+            positions=together.rows.positions[row : row + 1],
+            slot_mapping=together.rows.slot_mapping[row : row + 1],
+            query_start=np.int32([0, 1]),
+        )
+        found, _, _ = alone.found()
+        np.testing.assert_array_equal(found, whole[row : row + 1])
+
+
 def test_empty_step_does_nothing(isa: str, rng: np.random.Generator) -> None:
     case = Case(rng, Shape(), [3], [1])
     empty = np.zeros(0, np.int32)

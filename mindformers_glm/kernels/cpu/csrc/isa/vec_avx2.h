@@ -15,7 +15,9 @@ struct Vec {
 // spilled: more tile rows at a time are more streams of memory.
 constexpr int kTokenBlock = 6;
 constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 4, 3, 1, 1, 1, 1};
-constexpr int kQueryBlock = 2;
+constexpr int kScoreKeys = 4;
+constexpr int kScoreVecs = 1;
+constexpr int kManyQueries = 6;
 constexpr int kValueQueries = 2;
 constexpr int kValueVecs = 2;
 
@@ -160,10 +162,9 @@ inline __m256 Exp8(__m256 a) {
 }
 inline Vec Exp(const Vec& a) { return {Exp8(a.low), Exp8(a.high)}; }
 
-inline Vec Keep(const Vec& a, int64_t count, float fill) {
-  const __m256 other = _mm256_set1_ps(fill);
-  return {_mm256_blendv_ps(other, a.low, _mm256_castsi256_ps(FirstLanes(count))),
-          _mm256_blendv_ps(other, a.high, _mm256_castsi256_ps(FirstLanes(count - 8)))};
+inline Vec SelectLessEqual(const Vec& a, const Vec& b, const Vec& yes, const Vec& no) {
+  return {_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, b.low, _CMP_LE_OQ)),
+          _mm256_blendv_ps(no.high, yes.high, _mm256_cmp_ps(a.high, b.high, _CMP_LE_OQ))};
 }
 
 inline float Sum(const Vec& a) {
@@ -171,12 +172,6 @@ inline float Sum(const Vec& a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-inline float Largest(const Vec& a) {
-  const __m256 eight = _mm256_max_ps(a.low, a.high);
-  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
 inline void Transpose8(__m256 (&rows)[8]) {

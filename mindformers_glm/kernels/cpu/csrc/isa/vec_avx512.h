@@ -12,7 +12,9 @@ using Vec = __m512;
 // Of 32 registers: up to 24 sums, a weight vector for each tile row, an activation.
 constexpr int kTokenBlock = 8;
 constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 4, 4, 4, 4, 4, 4, 3, 3};
-constexpr int kQueryBlock = 8;
+constexpr int kScoreKeys = 8;
+constexpr int kScoreVecs = 2;
+constexpr int kManyQueries = 16;
 constexpr int kValueQueries = 4;
 constexpr int kValueVecs = 4;
 
@@ -108,12 +110,11 @@ inline Vec Exp(Vec a) {
   return _mm512_scalef_ps(p, n);
 }
 
-inline Vec Keep(Vec a, int64_t count, float fill) {
-  return _mm512_mask_blend_ps(FirstLanes(count), Set1(fill), a);
+inline Vec SelectLessEqual(Vec a, Vec b, Vec yes, Vec no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LE_OQ), no, yes);
 }
 
 inline float Sum(Vec a) { return _mm512_reduce_add_ps(a); }
-inline float Largest(Vec a) { return _mm512_reduce_max_ps(a); }
 
 inline void Transpose(Vec (&rows)[kLanes]) {
   Vec t[kLanes];

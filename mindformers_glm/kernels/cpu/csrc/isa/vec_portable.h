@@ -14,11 +14,13 @@ struct Vec {
 };
 
 // How many sums a compiler can keep in registers: tokens per block of a linear layer, tile rows per
-// block for that many tokens (1 to 4), queries per block of scores, queries and vectors of a head
-// per block of weighted values.
+// block for that many tokens (1 to 4); of attention, keys and vectors of queries per block of scores,
+// queries per block of weighted values one vector wide, and queries and vectors of another.
 constexpr int kTokenBlock = 2;
 constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 1, 1};
-constexpr int kQueryBlock = 2;
+constexpr int kScoreKeys = 2;
+constexpr int kScoreVecs = 1;
+constexpr int kManyQueries = 16;
 constexpr int kValueQueries = 4;
 constexpr int kValueVecs = 4;
 
@@ -113,10 +115,10 @@ inline Vec Exp(const Vec& a) {
   for (int i = 0; i < kLanes; ++i) out.lane[i] = std::exp(a.lane[i]);
   return out;
 }
-// The first `count` lanes of a, `fill` in the others; any count.
-inline Vec Keep(const Vec& a, int64_t count, float fill) {
+// Lane by lane, `yes` where a <= b, else `no`.
+inline Vec SelectLessEqual(const Vec& a, const Vec& b, const Vec& yes, const Vec& no) {
   Vec out;
-  for (int i = 0; i < kLanes; ++i) out.lane[i] = i < count ? a.lane[i] : fill;
+  for (int i = 0; i < kLanes; ++i) out.lane[i] = a.lane[i] <= b.lane[i] ? yes.lane[i] : no.lane[i];
   return out;
 }
 
@@ -126,11 +128,6 @@ inline float Sum(const Vec& a) {
   for (int i = 0; i < 4; ++i) part[i] += part[i + 4];
   for (int i = 0; i < 2; ++i) part[i] += part[i + 2];
   return part[0] + part[1];
-}
-inline float Largest(const Vec& a) {
-  float most = a.lane[0];
-  for (int i = 1; i < kLanes; ++i) most = most > a.lane[i] ? most : a.lane[i];
-  return most;
 }
 // rows[i].lane[j] <-> rows[j].lane[i]
 inline void Transpose(Vec (&rows)[kLanes]) {

@@ -1,0 +1,36 @@
+// What the two matrix products of attention work on: queries, and a chunk of cached tokens.
+#pragma once
+
+#include "../kernel_table.h"
+
+namespace glm::GLM_ISA {
+
+constexpr int kMaxQueries = 64;  // queries that share one pass over K and V
+constexpr int kChunk = 32;       // cached tokens per step of the softmax
+
+// Queries that read one KV head; a lane each.
+struct QueryLanes {
+  const float* q;  // [padded_dim, num_lanes], scaled; zero where there is no element or query
+  int num_queries;
+  int64_t num_lanes;  // num_queries rounded up to whole vectors
+};
+
+// Where the keys and values of `count` consecutive tokens lie. The others point to the last of
+// these, so that whole blocks can be computed without reading what nobody wrote.
+template <typename T>
+struct Chunk {
+  int64_t count;
+  const T* keys[kChunk];
+  const T* values[kChunk];
+};
+
+// Asks for `count` rows of keys or values.
+template <typename T>
+inline void PrefetchRows(const T* const* rows, int64_t count, int64_t head_dim) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t t = 0; t < count; ++t) {
+    for (int64_t d = 0; d < head_dim; d += kLine) Prefetch<64>(rows[t] + d);
+  }
+}
+
+}  // namespace glm::GLM_ISA

@@ -1,0 +1,55 @@
+// RoPE of a step's rows: q to working memory, K and V to the cache.
+#pragma once
+
+#include <cmath>
+
+#include "../kernel_table.h"
+
+namespace glm::GLM_ISA {
+
+// Rotates pairs (2i, 2i + 1), i < rotary_dim / 2, as transformers 4.51.3 modeling_glm4
+// apply_rotary_pos_emb does; the rest of the head is copied, and everything is scaled.
+inline void RotateHead(const float* in, const float* cos_sin, int64_t rotary_dim, int64_t head_dim,
+                       float scale, float* out) {
+  const int64_t half = rotary_dim / 2;
+  for (int64_t i = 0; i < half; ++i) {
+    const float cos = cos_sin[i], sin = cos_sin[half + i];
+    const float even = in[2 * i], odd = in[2 * i + 1];
+    out[2 * i] = (even * cos - odd * sin) * scale;
+    out[2 * i + 1] = (odd * cos + even * sin) * scale;
+  }
+  for (int64_t i = rotary_dim; i < head_dim; ++i) out[i] = in[i] * scale;
+}
+
+// Rotates one row's heads: q (scaled) to `q` [num_heads, padded_dim], K and V to the cache.
+// `key` [padded_dim] is working memory.
+template <typename T>
+inline void WriteRow(const AttentionArgs& args, int64_t row, int64_t padded_dim, float* q,
+                     float* key) {
+  const int64_t head_dim = args.head_dim;
+  const float* in = args.qkv + row * (args.num_heads + 2 * args.num_kv_heads) * head_dim;
+  const float* cos_sin = args.cos_sin + args.metadata.positions[row] * args.rotary_dim;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  for (int64_t head = 0; head < args.num_heads; ++head, in += head_dim, q += padded_dim) {
+    RotateHead(in, cos_sin, args.rotary_dim, head_dim, scale, q);
+    for (int64_t d = head_dim; d < padded_dim; ++d) q[d] = 0.0f;
+  }
+  const int64_t slot = args.metadata.slot_mapping[row];
+  const int64_t block = slot / args.block_size, offset = slot % args.block_size;
+  const float* values = in + args.num_kv_heads * head_dim;
+  for (int64_t head = 0; head < args.num_kv_heads; ++head, in += head_dim, values += head_dim) {
+    const int64_t place =
+        ((block * args.num_kv_heads + head) * args.block_size + offset) * head_dim;
+    T* key_out = static_cast<T*>(args.key_cache) + place;
+    T* value_out = static_cast<T*>(args.value_cache) + place;
+    RotateHead(in, cos_sin, args.rotary_dim, head_dim, 1.0f, key);
+    for (int64_t d = 0; d < head_dim; d += kLanes) {
+      const int64_t count = head_dim - d < kLanes ? head_dim - d : kLanes;
+      const T* rounding = nullptr;
+      StorePartial(key_out + d, Round(LoadPartial(key + d, count), rounding), count);
+      StorePartial(value_out + d, Round(LoadPartial(values + d, count), rounding), count);
+    }
+  }
+}
+
+}  // namespace glm::GLM_ISA
