@@ -15,8 +15,9 @@ static_assert(kChunk % kScoreKeys == 0 && kChunk % kLanes == 0, "a chunk is whol
 // acc[r][v] = sum over d < depth of a[r * a_row + d * a_step] * b[d * b_step + v * kLanes], lane by
 // lane of b. Always inlined: acc stays in registers only where the compiler sees its caller.
 template <int R, int V>
-[[gnu::always_inline]] inline void MultiplyBlock(const float* a, int64_t a_row, int64_t a_step, const float* b,
-                          int64_t b_step, int64_t depth, Vec (&acc)[R][V]) {
+[[gnu::always_inline]] inline void MultiplyBlock(const float* a, int64_t a_row, int64_t a_step,
+                                                 const float* b, int64_t b_step, int64_t depth,
+                                                 Vec (&acc)[R][V]) {
   for (auto& row : acc) {
     for (Vec& sum : row) sum = Zero();
   }
