@@ -19,9 +19,10 @@ from tests.kernels.kernel_calls import (
 )
 
 EPS = 1e-5
-ROW_COUNTS = [1, 2, 3, 6, 7, 15, 16, 17, 33, 64, 65]
-# (K, N): less than a tile, whole tiles, one over, several blocks of K (1024) and one over
-SHAPES = [(8, 5), (32, 16), (33, 17), (100, 50), (1024, 16), (1056, 33), (2080, 40)]
+ROW_COUNTS = [*range(1, 10), 15, 16, 17, 33, 64, 65]
+# (K, N): less than a tile, whole tiles, one over, tile rows of several groups, several blocks of K
+# (2048) and one over
+SHAPES = [(8, 5), (32, 16), (33, 17), (100, 50), (40, 300), (1056, 33), (2048, 16), (2080, 40)]
 
 
 def _weight(rng: np.random.Generator, n: int, k: int, dtype: str) -> np.ndarray:
@@ -102,7 +103,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(
     isa: str, rng: np.random.Generator, pair: tuple[str, str]
 ) -> None:
     dtype, compute = pair
-    k, n = 1088, 40
+    k, n = 2100, 200
     tiles = packed(_weight(rng, n, k, dtype), dtype)
     gated = packed(_weight(rng, n, k, dtype), dtype, is_gated=True)
     norm = rng.uniform(0.5, 1.5, k).astype(np.float32)

@@ -1,11 +1,11 @@
 // Loading weights: conversion between float types and packing of matrices into tiles.
 //
-// A matrix W[N, K] becomes tiles [ceil(N / 16), ceil(K / 32), 16, 32]: 16 lines of 32 elements, line
-// r with columns 2 r and 2 r + 1 of 16 weight rows. In bfloat16 a row's two columns lie side by side
-// ([16 rows][2 columns]), else one column follows the other ([2 columns][16 rows]). So a line is one
-// or two vectors that are multiplied by one token's activations, and a bfloat16 tile is the right
-// operand of an AMX product: the same bytes feed decode and prefill. A gated pair alternates: tile
-// row t of the gate at 2t, of the up projection at 2t + 1.
+// A matrix W[N, K] becomes tiles [ceil(N / 16), ceil(K / 32), 16, 32]: 16 lines of 32 elements,
+// line r with columns 2 r and 2 r + 1 of 16 weight rows. In bfloat16 a row's two columns lie side
+// by side ([16 rows][2 columns]), else one column follows the other ([2 columns][16 rows]). So a
+// line is one or two vectors that are multiplied by one token's activations, and a bfloat16 tile is
+// the right operand of an AMX product: the same bytes feed decode and prefill. A gated pair
+// alternates: tile row t of the gate at 2t, of the up projection at 2t + 1.
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -45,10 +45,11 @@ GLM_EXPORT int glm_pack_rows(void* dst, int dst_dtype, const void* src, int src_
       const int64_t begin = std::max(group_begin, row_offset);
       const int64_t count = std::min(group_begin + glm::kTileN, end) - begin;
       const int64_t element = (group * tile_stride + tile_first) * tiles_k * glm::kTileSize;
+      const int64_t src_element = (begin - row_offset) * k;
       kernels.pack_rows(static_cast<char*>(dst) + element * glm::SizeOf(to), to,
                         begin - group_begin,
-                        static_cast<const char*>(src) + (begin - row_offset) * k * glm::SizeOf(from),
-                        from, count, k);
+                        static_cast<const char*>(src) + src_element * glm::SizeOf(from), from,
+                        count, k);
     }
   });
 }

@@ -91,6 +91,12 @@ inline int NumThreads(const LinearArgs& args) {
   return is_small ? 1 : omp_get_max_threads();
 }
 
+// The first unit of a thread where OpenMP's static schedule divides them, as in first_touch.cc.
+inline int64_t FirstUnit(int64_t num_units, int64_t thread, int64_t team) {
+  const int64_t rest = num_units % team;
+  return num_units / team * thread + (thread < rest ? thread : rest);
+}
+
 // A kernel has the types Weight, Rounding and Activation, and
 //   kRowMultiple            operand rows are filled up with zeros to a multiple of this
 //   GroupSize(num_rows)     tile rows it takes at once, an even number
@@ -129,9 +135,10 @@ inline void RunLinear(const LinearArgs& args) {
     block.tiles_k = tiles_k;
     block.sums_stride = padded_rows * kTileN;
     block.sums = all_sums + thread * group * block.sums_stride;
-    const int64_t end = num_units * (thread + 1) / team * rows_per_unit;
+    const int64_t end = FirstUnit(num_units, thread + 1, team) * rows_per_unit;
     Kernel kernel;
-    for (int64_t first = num_units * thread / team * rows_per_unit; first < end; first += group) {
+    int64_t first = FirstUnit(num_units, thread, team) * rows_per_unit;
+    for (; first < end; first += group) {
       const int64_t count = end - first < group ? end - first : group;
       block.w = static_cast<const typename Kernel::Weight*>(args.tiles) + first * block.w_stride;
       kernel.Multiply(block, count, num_rows);
