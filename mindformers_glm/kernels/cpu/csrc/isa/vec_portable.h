@@ -14,8 +14,8 @@ struct Vec {
 };
 
 // How many sums a compiler can keep in registers: tokens per block of a linear layer, tile rows per
-// block for that many tokens (1 to 4); of attention, keys and vectors of queries per block of scores,
-// queries per block of weighted values one vector wide, and queries and vectors of another.
+// block for that many tokens (1 to 4); of attention, keys and vectors of queries per block of
+// scores, queries per block of weighted values one vector wide, and queries and vectors of another.
 constexpr int kTokenBlock = 2;
 constexpr int kTileRowsForTokens[kTokenBlock + 1] = {0, 1, 1};
 constexpr int kScoreKeys = 2;
@@ -43,7 +43,6 @@ inline Vec Load(const T* src) {
   for (int i = 0; i < kLanes; ++i) out.lane[i] = ToFloat(values[i]);
   return out;
 }
-// Elements 0, 2, 4, ... or 1, 3, 5, ... of 32.
 // Elements 0, 2, 4, ... or 1, 3, 5, ... of 32. As 32-bit integers (the first element of a pair is
 // the lower half, as on all processors MindSpore runs on), which compilers vectorise.
 inline Vec LoadEven(const bf16_t* src) {
@@ -129,6 +128,7 @@ inline float Sum(const Vec& a) {
   for (int i = 0; i < 2; ++i) part[i] += part[i + 2];
   return part[0] + part[1];
 }
+
 // rows[i].lane[j] <-> rows[j].lane[i]
 inline void Transpose(Vec (&rows)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) {
