@@ -1,0 +1,162 @@
+"""How fast does this project generate, beside other engines on the same machine?
+
+    python scripts/bench/bench_generate.py --model /tmp/slices/9b4 --hf_python $(which python) \
+        --llama_cpp_python /tmp/peers/llama/bin/python --llama_cpp_models /tmp/peers/gguf/9b4 \
+        --openvino_python /tmp/peers/openvino/bin/python --openvino_models /tmp/peers/ov/9b4
+
+Each engine runs in a process of its own that loads once and then waits; in each round every engine
+is measured once, in turn, with a plain read of memory before and after. An engine without its
+options is left out. docs/performance.md says how to make the environments and the models.
+"""
+
+import argparse
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from generate import machine_probe
+from generate.alone import measure_long_context, measure_whole_model
+from generate.measure import OURS, Contestant, Limits, Shape, measure, start_worker
+from generate.report import format_series
+from generate.worker_process import WorkerError
+
+from mindformers_glm.config.glm_config import GlmConfig
+
+# Format group -> engine -> formats of that engine. A group is in memory together.
+FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
+    "bf16": {
+        OURS: ("bf16",),
+        "hugging_face": ("bf16", "bf16-compiled"),
+        "llama_cpp": ("BF16",),
+        "openvino_genai": ("fp16",),
+    },
+    "int8": {
+        OURS: ("w8a16", "w8a8_dynamic"),
+        "llama_cpp": ("Q8_0",),
+        "openvino_genai": ("int8",),
+    },
+    "int4": {
+        OURS: ("w4a16",),
+        "llama_cpp": ("Q4_0", "Q4_K_M"),
+        "openvino_genai": ("int4",),
+    },
+}
+
+
+def list_contestants(group: str, arguments: argparse.Namespace) -> list[Contestant]:
+    """The engines of a format group whose environment is known, ours first."""
+    found = []
+    for engine, variants in FORMATS[group].items():
+        for variant in variants:
+            if variant in arguments.skip:
+                continue
+            if engine == OURS:
+                found.append(Contestant(engine, variant, sys.executable, arguments.model))
+            elif engine == "hugging_face" and arguments.hf_python:
+                found.append(Contestant(engine, variant, arguments.hf_python, arguments.model))
+            elif engine == "llama_cpp" and arguments.llama_cpp_python:
+                model = f"{arguments.llama_cpp_models}/{variant}.gguf"
+                found.append(Contestant(engine, variant, arguments.llama_cpp_python, model))
+            elif engine == "openvino_genai" and arguments.openvino_python:
+                model = f"{arguments.openvino_models}/{variant}"
+                found.append(Contestant(engine, variant, arguments.openvino_python, model))
+    return found
+
+
+def compare(group: str, arguments: argparse.Namespace, gemm: float) -> dict[str, Any]:
+    """Load one format group, measure and print all shapes of it."""
+    config = GlmConfig.from_hf(arguments.model)
+    shapes = [Shape(n, arguments.context, arguments.steps) for n in arguments.decode]
+    shapes += [Shape(0, tokens) for tokens in arguments.prefill]
+    max_sequences = max([1, *arguments.decode])
+    decode_len = arguments.context + (arguments.rounds + 1) * arguments.steps
+    # Some room for tokens that come while the other sequences start.
+    max_model_len = max([decode_len, *arguments.prefill]) + 2 * max_sequences + 2
+    limits = Limits(arguments.threads, config.vocab_size, max_sequences, max_model_len)
+    contestants = list_contestants(group, arguments)
+    result: dict[str, Any] = {"format": group, "workers": {}, "shapes": []}
+    print(f"\n## {group}\n")
+    # Before the models: they leave fewer huge pages.
+    probe = machine_probe.ReadProbe(1 << 30)
+    with ExitStack() as stack:
+        workers = []
+        for contestant in contestants:
+            worker = start_worker(contestant, limits, arguments.peer_wait_policy)
+            workers.append(stack.enter_context(worker))
+            result["workers"][worker.name] = worker.ready
+            print(f"- {worker.name}: {worker.ready['version']}", flush=True)
+        num_ours = sum(contestant.engine == OURS for contestant in contestants)
+        for shape in shapes:
+            series = measure(shape, workers, config, probe, arguments.rounds)
+            print(f"\n### {group}, {shape.title}\n")
+            print(format_series(series, num_ours, gemm), flush=True)
+            found = {"title": shape.title, "series": [one.as_json() for one in series]}
+            result["shapes"].append(found)
+    return result
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of make_slice.py")
+    parser.add_argument("--mode", choices=["peers", "whole_model", "long"], default="peers")
+    parser.add_argument("--formats", default="bf16,int8,int4", help="default: %(default)s")
+    parser.add_argument("--hf_python", help="interpreter with torch and transformers")
+    parser.add_argument("--llama_cpp_python", help="interpreter of build_llama_cpp.sh")
+    parser.add_argument("--llama_cpp_models", help="folder of make_gguf.py")
+    parser.add_argument("--openvino_python", help="interpreter with openvino-genai")
+    parser.add_argument("--openvino_models", help="folder of export_openvino.py")
+    parser.add_argument("--skip", nargs="+", default=[], help="formats to leave out: bf16-compiled")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--decode", nargs="*", type=int, default=[1, 4, 8, 16], help="sequences")
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--prefill", nargs="*", type=int, default=[512], help="prompt lengths")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=16, help="decode steps of a round")
+    parser.add_argument(
+        "--peer_wait_policy",
+        choices=["PASSIVE", "default"],
+        default="PASSIVE",
+        help="OMP_WAIT_POLICY of the other engines; ours has the default",
+    )
+    parser.add_argument("--json", type=Path, help="file for all that was measured")
+    return parser.parse_args()
+
+
+def measure_all(arguments: argparse.Namespace, gemm: float) -> list[dict[str, Any]]:
+    """Carry out the mode."""
+    groups = arguments.formats.split(",")
+    if arguments.mode == "peers":
+        return [compare(group, arguments, gemm) for group in groups]
+    variants = [v for group in groups for v in FORMATS[group][OURS] if v not in arguments.skip]
+    print()
+    if arguments.mode == "whole_model":
+        return measure_whole_model(arguments.model, variants, arguments.threads, arguments.rounds)
+    return measure_long_context(
+        arguments.model, variants, arguments.threads, arguments.rounds, arguments.steps
+    )
+
+
+def main() -> int:
+    """Print the tables; exit code 1 if a worker failed."""
+    arguments = parse_arguments()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before our library starts its threads
+    machine = machine_probe.describe()
+    gemm = machine_probe.measure_gemm()
+    print(f"{machine}\nbare product: {gemm / 1e9:.0f} GFLOP/s\nmodel {arguments.model}")
+    try:
+        results = measure_all(arguments, gemm)
+    except WorkerError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    if arguments.json:
+        report = {"machine": machine, "gemm_flop_per_s": gemm, "results": results}
+        arguments.json.write_text(json.dumps(report, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

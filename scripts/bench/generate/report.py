@@ -1,0 +1,152 @@
+"""The arithmetic of bench_generate.py: medians, ratios, fractions of the limit, the table."""
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Round:
+    """One measurement of one contestant.
+
+    Args:
+        seconds: of each step, or of one prefill.
+        read_bytes_per_s: a plain read just before and after it.
+        token: that follows the prompt of a prefill; None for decode steps.
+    """
+
+    seconds: list[float]
+    read_bytes_per_s: float
+    token: int | None = None
+
+
+@dataclass
+class Series:
+    """All rounds of one contestant at one shape.
+
+    Args:
+        label: the contestant's name and format.
+        num_tokens: made by one step, or read by one prefill.
+        num_bytes: read by one decode step; None for a prefill, which products limit.
+        flop: of one prefill; None for a decode step.
+    """
+
+    label: str
+    num_tokens: int
+    num_bytes: int | None = None
+    flop: int | None = None
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def round_seconds(self) -> list[float]:
+        """The median of each round."""
+        return [median(one.seconds) for one in self.rounds]
+
+    @property
+    def seconds(self) -> float:
+        """The median of the rounds' medians."""
+        return median(self.round_seconds)
+
+    @property
+    def seconds_per_token(self) -> float:
+        return self.seconds / self.num_tokens
+
+    @property
+    def p90_seconds(self) -> float:
+        """The 90th percentile of all steps."""
+        return float(np.percentile([s for one in self.rounds for s in one.seconds], 90))
+
+    @property
+    def read_bytes_per_s(self) -> float:
+        """The median of the plain reads beside the rounds."""
+        return median(one.read_bytes_per_s for one in self.rounds)
+
+    @property
+    def fraction_of_read(self) -> float | None:
+        """Bytes over time against the plain read of the same round; the median of all rounds.
+
+        The memory speed of a shared machine changes between rounds, so each has its own limit.
+        """
+        if self.num_bytes is None:
+            return None
+        return median(
+            self.num_bytes / seconds / one.read_bytes_per_s
+            for seconds, one in zip(self.round_seconds, self.rounds, strict=True)
+        )
+
+    def speed_against(self, other: "Series") -> tuple[float, float]:
+        """How many times as fast as `other`: by the medians, and the median of paired rounds."""
+        pairs = zip(self.round_seconds, other.round_seconds, strict=True)
+        return other.seconds / self.seconds, median(theirs / ours for ours, theirs in pairs)
+
+    def as_json(self) -> dict[str, Any]:
+        """All that was measured, and what follows from it."""
+        return {
+            "label": self.label,
+            "num_tokens": self.num_tokens,
+            "num_bytes": self.num_bytes,
+            "flop": self.flop,
+            "seconds": self.seconds,
+            "p90_seconds": self.p90_seconds,
+            "tokens_per_s": self.num_tokens / self.seconds,
+            "fraction_of_read": self.fraction_of_read,
+            "rounds": [vars(one) for one in self.rounds],
+        }
+
+
+def format_series(series: list[Series], num_ours: int, gemm_flop_per_s: float) -> str:
+    """A markdown table of one shape; the first `num_ours` are ours, all are compared with each.
+
+    Args:
+        gemm_flop_per_s: of a bare product, the limit of a prefill.
+    """
+    return format_rows(
+        [
+            {
+                "": one.label,
+                "ms": one.seconds * 1e3,
+                "p90 ms": one.p90_seconds * 1e3,
+                "tokens/s": one.num_tokens / one.seconds,
+                "GB a step": "" if one.num_bytes is None else one.num_bytes / 1e9,
+                "read GB/s": one.read_bytes_per_s / 1e9,
+                "of limit": f"{_fraction_of_limit(one, gemm_flop_per_s):.0%}",
+                **{
+                    f"{mine.label} is faster by": "" if one is mine else _compare(mine, one)
+                    for mine in series[:num_ours]
+                },
+            }
+            for one in series
+        ]
+    )
+
+
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """A markdown table; all rows have the same keys."""
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [[_format(value) for value in row.values()] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _format(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _fraction_of_limit(series: Series, gemm_flop_per_s: float) -> float:
+    if series.flop is not None:
+        return series.flop / series.seconds / gemm_flop_per_s
+    assert series.fraction_of_read is not None
+    return series.fraction_of_read
+
+
+def _compare(ours: Series, other: Series) -> str:
+    """Speed by medians and by pairs, and how often both choose the same token after a prompt."""
+    of_medians, of_pairs = ours.speed_against(other)
+    text = f"{of_medians:.2f} (pairs {of_pairs:.2f})"
+    pairs = [(a.token, b.token) for a, b in zip(ours.rounds, other.rounds, strict=True)]
+    if pairs[0][0] is None:
+        return text
+    return f"{text}, same token {sum(a == b for a, b in pairs)} of {len(pairs)}"
