@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from generate import machine_probe
 from generate.alone import measure_long_context, measure_whole_model
 from generate.measure import OURS, Contestant, Limits, Shape, measure, start_worker
-from generate.report import format_series
+from generate.report import Series, describe_scaling, format_series
 from generate.worker_process import WorkerError
 
 from mindformers_glm.config.glm_config import GlmConfig
@@ -77,6 +78,7 @@ def compare(group: str, arguments: argparse.Namespace, gemm: float) -> dict[str,
     max_model_len = max([decode_len, *arguments.prefill]) + 2 * max_sequences + 2
     limits = Limits(arguments.threads, config.vocab_size, max_sequences, max_model_len)
     contestants = list_contestants(group, arguments)
+    decoded: list[list[Series]] = []  # ours, for each number of sequences
     result: dict[str, Any] = {"format": group, "workers": {}, "shapes": []}
     print(f"\n## {group}\n")
     # Before the models: they leave fewer huge pages.
@@ -95,6 +97,12 @@ def compare(group: str, arguments: argparse.Namespace, gemm: float) -> dict[str,
             print(format_series(series, num_ours, gemm), flush=True)
             found = {"title": shape.title, "series": [one.as_json() for one in series]}
             result["shapes"].append(found)
+            if shape.sequences:
+                decoded.append(series[:num_ours])
+    print()
+    for ours in decoded[1:]:
+        for one, many in zip(decoded[0], ours, strict=True):
+            print(describe_scaling(one, many))
     return result
 
 
@@ -126,18 +134,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure_all(arguments: argparse.Namespace, gemm: float) -> list[dict[str, Any]]:
-    """Carry out the mode."""
+def measure_all(arguments: argparse.Namespace, gemm: float) -> Iterator[dict[str, Any]]:
+    """Carry out the mode; a result for each format group, or format of ours."""
     groups = arguments.formats.split(",")
     if arguments.mode == "peers":
-        return [compare(group, arguments, gemm) for group in groups]
+        for group in groups:
+            yield compare(group, arguments, gemm)
+        return
     variants = [v for group in groups for v in FORMATS[group][OURS] if v not in arguments.skip]
-    print()
-    if arguments.mode == "whole_model":
-        return measure_whole_model(arguments.model, variants, arguments.threads, arguments.rounds)
-    return measure_long_context(
-        arguments.model, variants, arguments.threads, arguments.rounds, arguments.steps
-    )
+    measure_one = {"whole_model": measure_whole_model, "long": measure_long_context}[arguments.mode]
+    for variant in variants:
+        yield measure_one(arguments.model, variant, arguments.threads, arguments.rounds)
 
 
 def main() -> int:
@@ -147,14 +154,15 @@ def main() -> int:
     machine = machine_probe.describe()
     gemm = machine_probe.measure_gemm()
     print(f"{machine}\nbare product: {gemm / 1e9:.0f} GFLOP/s\nmodel {arguments.model}")
+    report: dict[str, Any] = {"machine": machine, "gemm_flop_per_s": gemm, "results": []}
     try:
-        results = measure_all(arguments, gemm)
+        for result in measure_all(arguments, gemm):
+            report["results"].append(result)
+            if arguments.json:  # after each: a later one may fail
+                arguments.json.write_text(json.dumps(report, indent=1))
     except WorkerError as problem:
         print(problem, file=sys.stderr)
         return 1
-    if arguments.json:
-        report = {"machine": machine, "gemm_flop_per_s": gemm, "results": results}
-        arguments.json.write_text(json.dumps(report, indent=1))
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from generate.machine_probe import ReadProbe
 from generate.measure import OURS, Contestant, Limits, Shape, measure, start_worker
-from generate.report import format_rows
+from generate.report import Series, format_rows
 
 from mindformers_glm.config.glm_config import GlmConfig
 
@@ -16,74 +16,68 @@ _SHORT_CONTEXT = 16
 _SMALL_BUFFER_BYTES = 256 << 20
 
 
-def measure_whole_model(
-    model: str, variants: list[str], threads: int, rounds: int
-) -> list[dict[str, Any]]:
+def measure_whole_model(model: str, variant: str, threads: int, rounds: int) -> dict[str, Any]:
     """Load a whole model and generate: time against memory speed, peak memory, swapping."""
     config = GlmConfig.from_hf(model)
-    shape = Shape(1, _SHORT_CONTEXT, _NEW_TOKENS)
     max_model_len = _SHORT_CONTEXT + (rounds + 2) * _NEW_TOKENS
     limits = Limits(threads, config.vocab_size, 1, max_model_len)
+    contestant = Contestant(OURS, variant, sys.executable, model)
     probe = ReadProbe(_SMALL_BUFFER_BYTES)
-    found = []
-    for variant in variants:
-        swapped_before = _count_swapped_pages()
-        contestant = Contestant(OURS, variant, sys.executable, model)
-        with start_worker(contestant, limits, "default") as worker:
-            (series,) = measure(shape, [worker], config, probe, rounds)
-            memory = worker.ask(do="memory")
-        found.append(
-            {
-                "format": variant,
-                "load s": worker.ready["load_s"],
-                "ms a token": series.seconds * 1e3,
-                "GB a token": series.num_bytes / 1e9,
-                "read GB/s": series.read_bytes_per_s / 1e9,
-                "time over limit": 1 / series.fraction_of_read,
-                "peak GB (2**30)": memory["peak_bytes"] / 2**30,
-                "of it above weights + KV": (
-                    (memory["peak_bytes"] - worker.ready["allocated_bytes"]) / 2**30
-                ),
-                "swapped GB": memory["swapped_bytes"] / 2**30,
-                "pages swapped meanwhile": _count_swapped_pages() - swapped_before,
-            }
-        )
-    print(format_rows(found))
+    swapped_before = _count_swapped_pages()
+    with start_worker(contestant, limits, "default") as worker:
+        shape = Shape(1, _SHORT_CONTEXT, _NEW_TOKENS)
+        (series,) = measure(shape, [worker], config, probe, rounds)
+        memory = worker.ask(do="memory")
+    found = {
+        "format": variant,
+        "load s": worker.ready["load_s"],
+        **_describe_decode(series),
+        "peak GB (2**30)": memory["peak_bytes"] / 2**30,
+        "of it above weights + KV": (
+            (memory["peak_bytes"] - worker.ready["allocated_bytes"]) / 2**30
+        ),
+        "swapped GB": memory["swapped_bytes"] / 2**30,
+        "pages swapped meanwhile": _count_swapped_pages() - swapped_before,
+    }
+    print(f"\n{format_rows([found])}", flush=True)
     return found
 
 
-def measure_long_context(
-    model: str, variants: list[str], threads: int, rounds: int, steps: int
-) -> list[dict[str, Any]]:
+def measure_long_context(model: str, variant: str, threads: int, rounds: int) -> dict[str, Any]:
     """Decode at the longest context against memory speed; a long prefill against a short one."""
     config = GlmConfig.from_hf(model)
     max_model_len = config.max_position_embeddings
-    context = max_model_len - (rounds + 2) * steps - max_model_len // 512
+    # What workers keep free for starting, and a round more than there will be.
+    context = max_model_len - max_model_len // 512 - 1 - (rounds + 2) * _NEW_TOKENS
     limits = Limits(threads, config.vocab_size, 1, max_model_len)
-    found = []
-    for variant in variants:
-        contestant = Contestant(OURS, variant, sys.executable, model)
-        with start_worker(contestant, limits, "default") as worker:
-            probe = ReadProbe(1 << 30)
-            decode, short, long = (
-                measure(shape, [worker], config, probe, rounds)[0]
-                for shape in (Shape(1, context, steps), Shape(0, 512), Shape(0, 8192))
-            )
-        found.append(
-            {
-                "format": variant,
-                "context": context,
-                "decode ms": decode.seconds * 1e3,
-                "weights + KV GB": decode.num_bytes / 1e9,
-                "read GB/s": decode.read_bytes_per_s / 1e9,
-                "time over limit": 1 / decode.fraction_of_read,
-                "prefill of 512, ms a token": short.seconds_per_token * 1e3,
-                "of 8192": long.seconds_per_token * 1e3,
-                "ratio": long.seconds_per_token / short.seconds_per_token,
-            }
+    contestant = Contestant(OURS, variant, sys.executable, model)
+    probe = ReadProbe(1 << 30)
+    with start_worker(contestant, limits, "default") as worker:
+        decode, short, long = (
+            measure(shape, [worker], config, probe, rounds)[0]
+            for shape in (Shape(1, context, _NEW_TOKENS), Shape(0, 512), Shape(0, 8192))
         )
-    print(format_rows(found))
+    found = {
+        "format": variant,
+        "context": context,
+        **_describe_decode(decode),
+        "prefill of 512, ms a token": short.seconds_per_token * 1e3,
+        "of 8192": long.seconds_per_token * 1e3,
+        "ratio": long.seconds_per_token / short.seconds_per_token,
+    }
+    print(f"\n{format_rows([found])}", flush=True)
     return found
+
+
+def _describe_decode(series: Series) -> dict[str, float]:
+    assert series.num_bytes is not None
+    assert series.fraction_of_read is not None
+    return {
+        "ms a token": series.seconds * 1e3,
+        "GB a token": series.num_bytes / 1e9,
+        "read GB/s": series.read_bytes_per_s / 1e9,
+        "time over limit": 1 / series.fraction_of_read,
+    }
 
 
 def _count_swapped_pages() -> int:

@@ -122,6 +122,19 @@ def format_series(series: list[Series], num_ours: int, gemm_flop_per_s: float) -
     )
 
 
+def describe_scaling(one: Series, many: Series) -> str:
+    """What decoding several sequences together wins, as measured and for memory of one speed.
+
+    Both decode steps are bound by memory, whose speed may have changed between them.
+    """
+    wins = one.seconds_per_token / many.seconds_per_token
+    corrected = wins * one.read_bytes_per_s / many.read_bytes_per_s
+    return (
+        f"{many.label}: {many.num_tokens} sequences make {wins:.1f} times the tokens/s of "
+        f"{one.num_tokens}; {corrected:.1f} times at one read speed"
+    )
+
+
 def format_rows(rows: list[dict[str, Any]]) -> str:
     """A markdown table; all rows have the same keys."""
     lines = [list(rows[0]), ["---"] * len(rows[0])]

@@ -21,6 +21,8 @@ class OurRunner:
             max_num_seqs=arguments.max_sequences,
             max_model_len=arguments.max_model_len,
             prompt_lookup_num_tokens=0,
+            enable_prefix_caching=False,
+            num_threads=arguments.threads,
             **quantization,
         )
         self._engine = self._llm._engine

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from generate.measure import Shape, count_prefill_flop, measure
-from generate.report import Round, Series, format_rows, format_series
+from generate.report import Round, Series, describe_scaling, format_rows, format_series
 
 from mindformers_glm.config.glm_config import GlmConfig
 
@@ -60,6 +60,15 @@ def test_prefill_counts_equal_tokens() -> None:
     ours.rounds = [Round([1.0], GB, token) for token in (5, 6, 7)]
     theirs.rounds = [Round([1.0], GB, token) for token in (5, 9, 7)]
     assert "same token 2 of 3" in format_series([ours, theirs], 1, gemm_flop_per_s=1.0)
+
+
+def test_scaling_is_also_given_for_memory_of_one_speed() -> None:
+    one = _series("ours", [[1.0]], read=GB)
+    # Two seconds for 16 tokens, while the memory was twice as fast.
+    many = _series("ours", [[2.0]], read=2 * GB, num_tokens=16)
+    assert describe_scaling(one, many) == (
+        "ours: 16 sequences make 8.0 times the tokens/s of 1; 4.0 times at one read speed"
+    )
 
 
 def test_rows_keep_three_digits() -> None:
