@@ -67,7 +67,7 @@ def list_contestants(group: str, arguments: argparse.Namespace) -> list[Contesta
     return found
 
 
-def compare(group: str, arguments: argparse.Namespace, gemm: float) -> dict[str, Any]:
+def compare(group: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Load one format group, measure and print all shapes of it."""
     config = GlmConfig.from_hf(arguments.model)
     shapes = [Shape(n, arguments.context, arguments.steps) for n in arguments.decode]
@@ -82,7 +82,7 @@ def compare(group: str, arguments: argparse.Namespace, gemm: float) -> dict[str,
     result: dict[str, Any] = {"format": group, "workers": {}, "shapes": []}
     print(f"\n## {group}\n")
     # Before the models: they leave fewer huge pages.
-    probe = machine_probe.ReadProbe(1 << 30)
+    read, gemm = machine_probe.ReadProbe(1 << 30), machine_probe.GemmProbe()
     with ExitStack() as stack:
         workers = []
         for contestant in contestants:
@@ -92,9 +92,10 @@ def compare(group: str, arguments: argparse.Namespace, gemm: float) -> dict[str,
             print(f"- {worker.name}: {worker.ready['version']}", flush=True)
         num_ours = sum(contestant.engine == OURS for contestant in contestants)
         for shape in shapes:
+            probe = read if shape.sequences else gemm
             series = measure(shape, workers, config, probe, arguments.rounds)
             print(f"\n### {group}, {shape.title}\n")
-            print(format_series(series, num_ours, gemm), flush=True)
+            print(format_series(series, num_ours), flush=True)
             found = {"title": shape.title, "series": [one.as_json() for one in series]}
             result["shapes"].append(found)
             if shape.sequences:
@@ -134,12 +135,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure_all(arguments: argparse.Namespace, gemm: float) -> Iterator[dict[str, Any]]:
+def measure_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Carry out the mode; a result for each format group, or format of ours."""
     groups = arguments.formats.split(",")
     if arguments.mode == "peers":
         for group in groups:
-            yield compare(group, arguments, gemm)
+            yield compare(group, arguments)
         return
     variants = [v for group in groups for v in FORMATS[group][OURS] if v not in arguments.skip]
     measure_one = {"whole_model": measure_whole_model, "long": measure_long_context}[arguments.mode]
@@ -152,11 +153,10 @@ def main() -> int:
     arguments = parse_arguments()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # before our library starts its threads
     machine = machine_probe.describe()
-    gemm = machine_probe.measure_gemm()
-    print(f"{machine}\nbare product: {gemm / 1e9:.0f} GFLOP/s\nmodel {arguments.model}")
-    report: dict[str, Any] = {"machine": machine, "gemm_flop_per_s": gemm, "results": []}
+    print(f"{machine}\nmodel {arguments.model}", flush=True)
+    report: dict[str, Any] = {"machine": machine, "results": []}
     try:
-        for result in measure_all(arguments, gemm):
+        for result in measure_all(arguments):
             report["results"].append(result)
             if arguments.json:  # after each: a later one may fail
                 arguments.json.write_text(json.dumps(report, indent=1))

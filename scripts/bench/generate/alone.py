@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from generate.machine_probe import ReadProbe
+from generate.machine_probe import GemmProbe, ReadProbe
 from generate.measure import OURS, Contestant, Limits, Shape, measure, start_worker
 from generate.report import Series, format_rows
 
@@ -51,12 +51,11 @@ def measure_long_context(model: str, variant: str, threads: int, rounds: int) ->
     context = max_model_len - max_model_len // 512 - 1 - (rounds + 2) * _NEW_TOKENS
     limits = Limits(threads, config.vocab_size, 1, max_model_len)
     contestant = Contestant(OURS, variant, sys.executable, model)
-    probe = ReadProbe(1 << 30)
+    read, gemm = ReadProbe(1 << 30), GemmProbe()
     with start_worker(contestant, limits, "default") as worker:
-        decode, short, long = (
-            measure(shape, [worker], config, probe, rounds)[0]
-            for shape in (Shape(1, context, _NEW_TOKENS), Shape(0, 512), Shape(0, 8192))
-        )
+        (decode,) = measure(Shape(1, context, _NEW_TOKENS), [worker], config, read, rounds)
+        (short,) = measure(Shape(0, 512), [worker], config, gemm, rounds)
+        (long,) = measure(Shape(0, 8192), [worker], config, gemm, rounds)
     found = {
         "format": variant,
         "context": context,
@@ -70,13 +69,11 @@ def measure_long_context(model: str, variant: str, threads: int, rounds: int) ->
 
 
 def _describe_decode(series: Series) -> dict[str, float]:
-    assert series.num_bytes is not None
-    assert series.fraction_of_read is not None
     return {
         "ms a token": series.seconds * 1e3,
-        "GB a token": series.num_bytes / 1e9,
-        "read GB/s": series.read_bytes_per_s / 1e9,
-        "time over limit": 1 / series.fraction_of_read,
+        "GB a token": series.work / 1e9,
+        "read GB/s": series.limit_per_s / 1e9,
+        "time over limit": 1 / series.fraction_of_limit,
     }
 
 

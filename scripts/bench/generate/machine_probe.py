@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -28,34 +29,46 @@ class ReadProbe:
         self._buffer = memory.allocate((num_bytes // 4,), "float32")
         self._buffer[:] = 1
         self._read = library.load().glm_stream_read
-        self.read_bytes_per_s(1)  # starts the threads
+        self.measure(1)  # starts the threads
 
-    def read_bytes_per_s(self, num_bytes: int = 4 << 30) -> float:
-        """Read at least `num_bytes` and return the speed; the median of reads of the buffer."""
-        times = []
-        for _ in range(-(-num_bytes // self._buffer.nbytes)):
-            begin = time.perf_counter()
-            self._read(self._buffer.ctypes.data, self._buffer.nbytes)
-            times.append(time.perf_counter() - begin)
-        return self._buffer.nbytes / median(times)
+    def measure(self, num_bytes: int = 4 << 30) -> float:
+        """Read at least `num_bytes`; bytes per second, by the median of reads of the buffer."""
+        repeats = -(-num_bytes // self._buffer.nbytes)
+        address = self._buffer.ctypes.data
+        seconds = _time(lambda: self._read(address, self._buffer.nbytes), repeats)
+        return self._buffer.nbytes / seconds
 
 
-def measure_gemm(repeats: int = 10) -> float:
-    """FLOP/s of our own bfloat16 kernel on one large product."""
-    rng = np.random.default_rng(0)
-    weight = memory.allocate(library.packed_shape(_GEMM_OUT, _GEMM_IN), "bfloat16")
-    for start in range(0, _GEMM_OUT, 4096):
-        rows = min(4096, _GEMM_OUT - start)
-        values = rng.standard_normal((rows, _GEMM_IN), np.float32)
-        library.pack_rows(weight, values, "float32", "bfloat16", start)
-    x = rng.standard_normal((_GEMM_ROWS, _GEMM_IN), np.float32)
-    out = np.empty((_GEMM_ROWS, _GEMM_OUT), np.float32)
+class GemmProbe:
+    """Multiplies 512 rows by one large bfloat16 matrix, with our own kernel."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self._weight = memory.allocate(library.packed_shape(_GEMM_OUT, _GEMM_IN), "bfloat16")
+        for start in range(0, _GEMM_OUT, 4096):
+            rows = min(4096, _GEMM_OUT - start)
+            values = rng.standard_normal((rows, _GEMM_IN), np.float32)
+            library.pack_rows(self._weight, values, "float32", "bfloat16", start)
+        self._x = rng.standard_normal((_GEMM_ROWS, _GEMM_IN), np.float32)
+        self._out = np.empty((_GEMM_ROWS, _GEMM_OUT), np.float32)
+        self.measure(1)
+
+    def measure(self, repeats: int = 4) -> float:
+        """Operations per second, by the median."""
+        num_rows = np.array([_GEMM_ROWS], np.int32)
+        seconds = _time(
+            lambda: call("glm_linear_bf16", self._x, self._weight, num_rows, out=self._out), repeats
+        )
+        return 2 * _GEMM_ROWS * _GEMM_IN * _GEMM_OUT / seconds
+
+
+def _time(run: Callable[[], object], repeats: int) -> float:
     times = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        call("glm_linear_bf16", x, weight, np.array([_GEMM_ROWS], np.int32), out=out)
+        run()
         times.append(time.perf_counter() - begin)
-    return 2 * _GEMM_ROWS * _GEMM_IN * _GEMM_OUT / median(times)
+    return median(times)
 
 
 def describe() -> str:

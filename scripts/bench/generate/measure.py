@@ -3,10 +3,9 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bench_kernels import REPO
-from generate.machine_probe import ReadProbe
 from generate.report import Round, Series
 from generate.worker_process import WorkerProcess
 
@@ -14,6 +13,12 @@ from mindformers_glm.config.glm_config import GlmConfig
 
 WORKERS = Path(__file__).resolve().parents[1] / "peers"
 OURS = "mindformers_glm"
+
+
+class Probe(Protocol):
+    """Measures what the machine can do at best: bytes or operations per second."""
+
+    def measure(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,10 @@ class Shape:
     def new_series(self, label: str, config: GlmConfig, weight_bytes: int) -> Series:
         """An empty series that knows what a step has to read, or a prefill to compute."""
         if self.sequences == 0:
-            return Series(label, self.tokens, flop=count_prefill_flop(config, self.tokens))
+            return Series(label, self.tokens, count_prefill_flop(config, self.tokens), "GFLOP")
         # Two bytes a value, as most engines have it.
         kv_bytes = self.sequences * self.tokens * config.kv_bytes_per_token("float16")
-        return Series(label, self.sequences, num_bytes=weight_bytes + kv_bytes)
+        return Series(label, self.sequences, weight_bytes + kv_bytes, "GB")
 
 
 def count_prefill_flop(config: GlmConfig, num_tokens: int) -> int:
@@ -111,11 +116,14 @@ def start_worker(contestant: Contestant, limits: Limits, wait_policy: str) -> Wo
 
 
 def measure(
-    shape: Shape, workers: list[WorkerProcess], config: GlmConfig, probe: ReadProbe, rounds: int
+    shape: Shape, workers: list[WorkerProcess], config: GlmConfig, probe: Probe, rounds: int
 ) -> list[Series]:
     """One round to warm up, then `rounds` in which every worker has its turn.
 
     Workers get the same random prompts, so their next tokens can be compared.
+
+    Args:
+        probe: of what limits this shape; measured before and after each turn.
     """
     series = [
         shape.new_series(worker.name, config, worker.ready["weight_bytes_per_token"])
@@ -124,10 +132,10 @@ def measure(
     for worker in workers:
         worker.ask(**shape.command)
     for _ in range(rounds):
-        before = probe.read_bytes_per_s()
+        before = probe.measure()
         for worker, one in zip(workers, series, strict=True):
             answer = worker.ask(**shape.command)
-            after = probe.read_bytes_per_s()
+            after = probe.measure()
             one.rounds.append(Round(answer["seconds"], (before + after) / 2, answer.get("token")))
             before = after
     return series

@@ -13,12 +13,12 @@ class Round:
 
     Args:
         seconds: of each step, or of one prefill.
-        read_bytes_per_s: a plain read just before and after it.
+        limit_per_s: what the machine did just before and after it: bytes or operations.
         token: that follows the prompt of a prefill; None for decode steps.
     """
 
     seconds: list[float]
-    read_bytes_per_s: float
+    limit_per_s: float
     token: int | None = None
 
 
@@ -29,14 +29,14 @@ class Series:
     Args:
         label: the contestant's name and format.
         num_tokens: made by one step, or read by one prefill.
-        num_bytes: read by one decode step; None for a prefill, which products limit.
-        flop: of one prefill; None for a decode step.
+        work: bytes that a decode step reads, or operations of a prefill.
+        unit: of a thousand million of `work`.
     """
 
     label: str
     num_tokens: int
-    num_bytes: int | None = None
-    flop: int | None = None
+    work: int
+    unit: str
     rounds: list[Round] = field(default_factory=list)
 
     @property
@@ -59,20 +59,18 @@ class Series:
         return float(np.percentile([s for one in self.rounds for s in one.seconds], 90))
 
     @property
-    def read_bytes_per_s(self) -> float:
-        """The median of the plain reads beside the rounds."""
-        return median(one.read_bytes_per_s for one in self.rounds)
+    def limit_per_s(self) -> float:
+        """The median of the limits beside the rounds."""
+        return median(one.limit_per_s for one in self.rounds)
 
     @property
-    def fraction_of_read(self) -> float | None:
-        """Bytes over time against the plain read of the same round; the median of all rounds.
+    def fraction_of_limit(self) -> float:
+        """Work over time against the limit of the same round; the median of all rounds.
 
-        The memory speed of a shared machine changes between rounds, so each has its own limit.
+        The speed of a shared machine changes between rounds, so each has its own limit.
         """
-        if self.num_bytes is None:
-            return None
         return median(
-            self.num_bytes / seconds / one.read_bytes_per_s
+            self.work / seconds / one.limit_per_s
             for seconds, one in zip(self.round_seconds, self.rounds, strict=True)
         )
 
@@ -86,32 +84,28 @@ class Series:
         return {
             "label": self.label,
             "num_tokens": self.num_tokens,
-            "num_bytes": self.num_bytes,
-            "flop": self.flop,
+            "work": self.work,
+            "unit": self.unit,
             "seconds": self.seconds,
             "p90_seconds": self.p90_seconds,
-            "tokens_per_s": self.num_tokens / self.seconds,
-            "fraction_of_read": self.fraction_of_read,
+            "tokens_per_s": 1 / self.seconds_per_token,
+            "fraction_of_limit": self.fraction_of_limit,
             "rounds": [vars(one) for one in self.rounds],
         }
 
 
-def format_series(series: list[Series], num_ours: int, gemm_flop_per_s: float) -> str:
-    """A markdown table of one shape; the first `num_ours` are ours, all are compared with each.
-
-    Args:
-        gemm_flop_per_s: of a bare product, the limit of a prefill.
-    """
+def format_series(series: list[Series], num_ours: int) -> str:
+    """A markdown table of one shape; the first `num_ours` are ours, all are compared with each."""
     return format_rows(
         [
             {
                 "": one.label,
                 "ms": one.seconds * 1e3,
                 "p90 ms": one.p90_seconds * 1e3,
-                "tokens/s": one.num_tokens / one.seconds,
-                "GB a step": "" if one.num_bytes is None else one.num_bytes / 1e9,
-                "read GB/s": one.read_bytes_per_s / 1e9,
-                "of limit": f"{_fraction_of_limit(one, gemm_flop_per_s):.0%}",
+                "tokens/s": 1 / one.seconds_per_token,
+                one.unit: one.work / 1e9,
+                f"limit {one.unit}/s": one.limit_per_s / 1e9,
+                "of limit": f"{one.fraction_of_limit:.0%}",
                 **{
                     f"{mine.label} is faster by": "" if one is mine else _compare(mine, one)
                     for mine in series[:num_ours]
@@ -128,7 +122,7 @@ def describe_scaling(one: Series, many: Series) -> str:
     Both decode steps are bound by memory, whose speed may have changed between them.
     """
     wins = one.seconds_per_token / many.seconds_per_token
-    corrected = wins * one.read_bytes_per_s / many.read_bytes_per_s
+    corrected = wins * one.limit_per_s / many.limit_per_s
     return (
         f"{many.label}: {many.num_tokens} sequences make {wins:.1f} times the tokens/s of "
         f"{one.num_tokens}; {corrected:.1f} times at one read speed"
@@ -146,13 +140,6 @@ def _format(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _fraction_of_limit(series: Series, gemm_flop_per_s: float) -> float:
-    if series.flop is not None:
-        return series.flop / series.seconds / gemm_flop_per_s
-    assert series.fraction_of_read is not None
-    return series.fraction_of_read
 
 
 def _compare(ours: Series, other: Series) -> str:

@@ -11,9 +11,12 @@ from mindformers_glm.config.glm_config import GlmConfig
 GB = 10**9
 
 
-def _series(label: str, rounds: list[list[float]], read: float = GB, **sizes: Any) -> Series:
-    sizes = {"num_tokens": 1, "num_bytes": GB} | sizes
-    return Series(label, rounds=[Round(seconds, read) for seconds in rounds], **sizes)
+def _series(
+    label: str, rounds: list[list[float]], limit: float = GB, num_tokens: int = 1
+) -> Series:
+    series = Series(label, num_tokens, GB, "GB")
+    series.rounds = [Round(seconds, limit) for seconds in rounds]
+    return series
 
 
 def test_time_is_the_median_of_the_rounds_medians() -> None:
@@ -26,11 +29,11 @@ def test_p90_is_of_all_steps() -> None:
     assert _series("a", [steps[:3], steps[3:]]).p90_seconds == pytest.approx(9.0)
 
 
-def test_each_round_is_held_against_its_own_read() -> None:
-    series = Series("a", 1, num_bytes=GB)
+def test_each_round_is_held_against_its_own_limit() -> None:
+    series = Series("a", 1, GB, "GB")
     # 1 GB in 2 s at 1 GB/s, in 1 s at 2 GB/s, in 1 s at 4 GB/s.
     series.rounds = [Round([2.0], GB), Round([1.0], 2 * GB), Round([1.0], 4 * GB)]
-    assert series.fraction_of_read == 0.5
+    assert series.fraction_of_limit == 0.5
 
 
 def test_speed_is_compared_by_medians_and_by_pairs() -> None:
@@ -44,28 +47,23 @@ def test_speed_is_compared_by_medians_and_by_pairs() -> None:
 
 def test_table_compares_every_other_line_with_ours() -> None:
     ours, theirs = _series("ours", [[0.5], [0.5]]), _series("theirs", [[1.0], [1.0]])
-    lines = format_series([ours, theirs], 1, gemm_flop_per_s=1.0).splitlines()
+    lines = format_series([ours, theirs], 1).splitlines()
     assert lines[0].endswith("| ours is faster by |")
     assert lines[2] == "| ours | 500.0 | 500.0 | 2 | 1 | 1 | 200% |  |"
     assert lines[3] == "| theirs | 1000.0 | 1000.0 | 1 | 1 | 1 | 100% | 2.00 (pairs 2.00) |"
 
 
-def test_prefill_is_held_against_the_bare_product() -> None:
-    series = _series("ours", [[2.0]], num_tokens=512, num_bytes=None, flop=100)
-    assert "| 50% |" in format_series([series], 1, gemm_flop_per_s=100.0)
-
-
 def test_prefill_counts_equal_tokens() -> None:
-    ours, theirs = Series("ours", 8, flop=1), Series("theirs", 8, flop=1)
+    ours, theirs = Series("ours", 8, 1, "GFLOP"), Series("theirs", 8, 1, "GFLOP")
     ours.rounds = [Round([1.0], GB, token) for token in (5, 6, 7)]
     theirs.rounds = [Round([1.0], GB, token) for token in (5, 9, 7)]
-    assert "same token 2 of 3" in format_series([ours, theirs], 1, gemm_flop_per_s=1.0)
+    assert "same token 2 of 3" in format_series([ours, theirs], 1)
 
 
 def test_scaling_is_also_given_for_memory_of_one_speed() -> None:
-    one = _series("ours", [[1.0]], read=GB)
+    one = _series("ours", [[1.0]], limit=GB)
     # Two seconds for 16 tokens, while the memory was twice as fast.
-    many = _series("ours", [[2.0]], read=2 * GB, num_tokens=16)
+    many = _series("ours", [[2.0]], limit=2 * GB, num_tokens=16)
     assert describe_scaling(one, many) == (
         "ours: 16 sequences make 8.0 times the tokens/s of 1; 4.0 times at one read speed"
     )
@@ -119,17 +117,17 @@ class _Turns:
         self._log.append(self.name)
         return {"seconds": [1.0], "token": 3}
 
-    def read_bytes_per_s(self) -> float:
-        self._log.append("read")
+    def measure(self) -> float:
+        self._log.append("probe")
         return float(len(self._log))
 
 
-def test_workers_take_turns_with_a_read_around_each(config: GlmConfig) -> None:
+def test_workers_take_turns_with_a_probe_around_each(config: GlmConfig) -> None:
     log: list[str] = []
     workers: list[Any] = [_Turns("a", log), _Turns("b", log)]
-    probe: Any = _Turns("read", log)
+    probe: Any = _Turns("probe", log)
     series = measure(Shape(0, 512), workers, config, probe, rounds=2)
-    warm_up, one_round = ["a", "b"], ["read", "a", "read", "b", "read"]
+    warm_up, one_round = ["a", "b"], ["probe", "a", "probe", "b", "probe"]
     assert log == [*warm_up, *one_round, *one_round]
-    # The speed beside a measurement is the mean of the reads before and after it.
-    assert [one.read_bytes_per_s for one in series[0].rounds] == [(3 + 5) / 2, (8 + 10) / 2]
+    # The limit of a measurement is the mean of those before and after it.
+    assert [one.limit_per_s for one in series[0].rounds] == [(3 + 5) / 2, (8 + 10) / 2]
