@@ -88,7 +88,7 @@ def load() -> ctypes.CDLL:
 
 
 def isa() -> str:
-    """The instruction set in use: "portable", "avx2", "avx512", "amx" or "amx_emulated"."""
+    """The instruction set in use, by its name in csrc/dispatch.cc's tables ("avx512", "neon")."""
     return load().glm_isa().decode()
 
 

@@ -9,6 +9,8 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(GLM_AARCH64)
+#include <sys/auxv.h>
 #endif
 
 namespace glm {
@@ -69,6 +71,11 @@ struct Available {
     if (cpu.amx) tables[count++] = &kAmxTable;
     if (cpu.avx512) tables[count++] = &kAvx512Table;
     if (cpu.avx2) tables[count++] = &kAvx2Table;
+#elif defined(GLM_AARCH64)
+    // HWCAP2_I8MM and HWCAP2_BF16 of Linux' arch/arm64/include/uapi/asm/hwcap.h
+    constexpr unsigned long kI8mmBf16 = 1ul << 13 | 1ul << 14;
+    if ((getauxval(AT_HWCAP2) & kI8mmBf16) == kI8mmBf16) tables[count++] = &kNeonBf16Table;
+    tables[count++] = &kNeonTable;
 #endif
     tables[count++] = &kPortableTable;
 #if defined(GLM_X86)

@@ -89,6 +89,9 @@ struct KernelTable {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
 #define GLM_X86
 #endif
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+#define GLM_AARCH64
+#endif
 
 extern const KernelTable kPortableTable;
 #if defined(GLM_X86)
@@ -96,6 +99,10 @@ extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx512Table;
 extern const KernelTable kAmxTable;
 extern const KernelTable kAmxEmulatedTable;
+#endif
+#if defined(GLM_AARCH64)
+extern const KernelTable kNeonTable;
+extern const KernelTable kNeonBf16Table;
 #endif
 
 // The table in use. Never names an instruction set this machine lacks.
