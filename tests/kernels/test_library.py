@@ -33,7 +33,7 @@ def forget_library() -> None:
     library.library_path.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["portable", "avx2", "avx512", "amx", "amx_emulated"])
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512", "amx", "amx_emulated", "neon"])
 def test_environment_forces_an_instruction_set(name: str) -> None:
     result = _run(PRINT_ISA, MINDFORMERS_GLM_ISA=name)
     if name in library.available_isas():
