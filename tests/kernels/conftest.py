@@ -3,7 +3,7 @@
 import os
 import platform
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -47,3 +47,12 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""
     return np.random.default_rng(20250414)
+
+
+@pytest.fixture
+def set_num_threads() -> Iterator[Callable[[int], None]]:
+    """Changes how many threads the kernels use; the number is back afterwards."""
+    kernels = library.load()  # takes more threads than there are processors
+    before = library.num_threads()
+    yield kernels.glm_set_num_threads
+    kernels.glm_set_num_threads(before)

@@ -1,6 +1,6 @@
 """Attention against the NumPy reference: paged, mixed prefill and decode, awkward shapes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -254,15 +254,6 @@ def test_empty_step_does_nothing(isa: str, rng: np.random.Generator) -> None:
     out, keys, _ = case.found()
     assert (out == UNTOUCHED).all()
     np.testing.assert_array_equal(keys, case.keys)
-
-
-@pytest.fixture
-def set_num_threads() -> Iterator[Callable[[int], None]]:
-    """Changes how many threads the kernels use; the number is back afterwards."""
-    kernels = library.load()  # takes more threads than there are processors
-    before = library.num_threads()
-    yield kernels.glm_set_num_threads
-    kernels.glm_set_num_threads(before)
 
 
 @pytest.mark.parametrize("num_threads", [2, 3, 5, 16])
