@@ -13,6 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_FLOAT16 = np.float32(65504)
+# Columns of an activation row that share a scale, and the largest integers of 8 and 16 bits (two
+# signed bytes, 256 * high + low, reach as far on both sides).
+ACTIVATION_GROUP = 128
+LARGEST_ACTIVATION = {8: 127, 16: 32639}
+LEAST_ACTIVATION = np.float32(2.0**-100)
+LARGEST_WEIGHT = {8: 127, 4: 7}
+LEAST_WEIGHT_SCALE = np.float32(2.0**-23)
 
 
 @dataclass(frozen=True)
@@ -128,10 +135,109 @@ def norm_gated_linear(
     compute_dtype: str = "float32",
 ) -> np.ndarray:
     """silu(gate) * up, where weight [2F, K] holds F gate rows, then F up rows (Glm4MLP)."""
-    both = norm_linear(x, norm_weight, eps, weight, num_rows, None, compute_dtype)
+    return _gate(norm_linear(x, norm_weight, eps, weight, num_rows, None, compute_dtype))
+
+
+def _gate(both: np.ndarray) -> np.ndarray:
     gate, up = np.split(both.astype(np.float64), 2, axis=-1)
     with np.errstate(over="ignore"):
         return (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
+
+
+def quantize_weight(
+    weight: np.ndarray, bits: int, group_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Round to nearest, symmetric: integers [N, K] and scales [N, groups].
+
+    scale = max(absmax / largest, 2^-23), q = rint(w / scale), ties to even, all in float32: what
+    msModelSlim 26.1 computes for W8A16 and W4A16 (its `params` with sym). 8 bits: a group is a row.
+    """
+    n, k = weight.shape
+    size = k if bits == 8 else group_size
+    groups = -(-k // size)
+    padded = np.zeros((n, groups * size), np.float32)
+    padded[:, :k] = weight
+    padded = padded.reshape(n, groups, size)
+    absmax = np.abs(padded).max(axis=-1)
+    scales = np.maximum(absmax / np.float32(LARGEST_WEIGHT[bits]), LEAST_WEIGHT_SCALE)
+    q = np.rint(padded / scales[:, :, None]).astype(np.int32)
+    return q.reshape(n, -1)[:, :k], scales
+
+
+def quantize_activation(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric integers [M, K] of 8 or 16 bits, and scales [M, groups of 128 columns].
+
+    q = rint(x * (largest / absmax)), scale = absmax / largest in float32. One scale for a group,
+    not for a row: heavy-tailed rows would lose small values. A group below 2^-100 counts as zero.
+    """
+    m, k = x.shape
+    groups = -(-k // ACTIVATION_GROUP)
+    padded = np.zeros((m, groups * ACTIVATION_GROUP), np.float32)
+    padded[:, :k] = x
+    padded = padded.reshape(m, groups, ACTIVATION_GROUP)
+    absmax = np.abs(padded).max(axis=-1)
+    absmax = np.where(absmax < LEAST_ACTIVATION, np.float32(0), absmax)
+    largest = np.float32(LARGEST_ACTIVATION[bits])
+    with np.errstate(divide="ignore"):
+        inverse = np.where(absmax > 0, largest / absmax, np.float32(0))
+    q = np.rint(padded * inverse[:, :, None]).astype(np.int32)
+    return q.reshape(m, -1)[:, :k], absmax / largest
+
+
+def quantized_linear(
+    x: np.ndarray,
+    q_weight: np.ndarray,
+    scales: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+    activation_bits: int = 16,
+    group_size: int = 0,
+) -> np.ndarray:
+    """quantize_activation(x) times weight^T, plus bias.
+
+    Args:
+        q_weight, scales: as from `quantize_weight`.
+        group_size: columns that share a weight scale; 0 for a whole row.
+    """
+    q, x_scales = quantize_activation(x, activation_bits)
+    k = x.shape[1]
+    rounded = q * np.repeat(x_scales.astype(np.float64), ACTIVATION_GROUP, axis=1)[:, :k]
+    weight = q_weight * np.repeat(scales.astype(np.float64), group_size or k, axis=1)[:, :k]
+    return linear(rounded, weight, num_rows, bias)
+
+
+def quantized_norm_linear(
+    x: np.ndarray,
+    norm_weight: np.ndarray,
+    eps: float,
+    q_weight: np.ndarray,
+    scales: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+    activation_bits: int = 16,
+    group_size: int = 0,
+) -> np.ndarray:
+    """quantized_linear(rms_norm(x))."""
+    normed = rms_norm(x, norm_weight, eps, num_rows)
+    return quantized_linear(normed, q_weight, scales, num_rows, bias, activation_bits, group_size)
+
+
+def quantized_norm_gated_linear(
+    x: np.ndarray,
+    norm_weight: np.ndarray,
+    eps: float,
+    q_weight: np.ndarray,
+    scales: np.ndarray,
+    num_rows: int,
+    activation_bits: int = 16,
+    group_size: int = 0,
+) -> np.ndarray:
+    """silu(gate) * up, rows and scales of the gate first."""
+    return _gate(
+        quantized_norm_linear(
+            x, norm_weight, eps, q_weight, scales, num_rows, None, activation_bits, group_size
+        )
+    )
 
 
 def rotate(heads: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:

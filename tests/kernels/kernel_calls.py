@@ -68,3 +68,49 @@ def metadata(
     buffer = AttnMetadataBuffer(len(rows.positions) + spare, num_seqs + spare_seqs, max_blocks)
     buffer.fill(rows.positions, rows.slot_mapping, rows.query_start, seq_lens, rows.block_tables)
     return buffer.array
+
+
+def packed_ints(
+    q: np.ndarray, scales: np.ndarray, bits: int, group_size: int, is_gated: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles and scales of integers [N, K] and scales [N, groups], by NumPy (csrc/quantize.cc).
+
+    What pads rows holds another value than zero and NaN scales, as nothing may depend on it.
+    """
+    if is_gated:
+        halves = [
+            packed_ints(*part, bits, group_size)
+            for part in zip(np.split(q, 2), np.split(scales, 2), strict=True)
+        ]
+        tiles, tile_scales = (np.stack(parts, axis=1) for parts in zip(*halves, strict=True))
+        return tiles.reshape(-1, *tiles.shape[2:]), tile_scales.reshape(-1, *tile_scales.shape[2:])
+    shape, scales_shape = library.quantized_shapes(*q.shape, bits, group_size)
+    zero = 1 << (bits - 1)
+    padded = np.full((shape[0] * 16, shape[1] * library.INT_TILE_K[bits]), zero, np.int32)
+    padded[len(q) :] = zero + 3
+    padded[: len(q), : q.shape[1]] = q + zero
+    # [tile row, n, tile, line, (half,) column] -> [(half,) tile row, tile, line, n, column]
+    if bits == 8:
+        lines = padded.reshape(shape[0], 16, shape[1], 16, 4).transpose(0, 2, 3, 1, 4)
+    else:
+        halves = padded.reshape(shape[0], 16, shape[1], 16, 2, 4).transpose(4, 0, 2, 3, 1, 5)
+        lines = halves[0] | halves[1] << 4
+    tile_scales = np.full((scales_shape[0] * 16, scales_shape[1]), np.nan, np.float32)
+    tile_scales[: len(q)] = 0
+    tile_scales[: len(q), : scales.shape[1]] = scales
+    tile_scales = tile_scales.reshape(scales_shape[0], 16, -1).transpose(0, 2, 1)
+    return np.ascontiguousarray(lines.reshape(shape), np.uint8), np.ascontiguousarray(tile_scales)
+
+
+def unpacked_ints(
+    tiles: np.ndarray, scales: np.ndarray, num_rows: int, num_columns: int, bits: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The reverse of `packed_ints`; what pads columns must be zero."""
+    lines = tiles.reshape(*tiles.shape[:3], 16, 4).astype(np.int32)
+    parts = lines[None] if bits == 8 else np.stack([lines & 15, lines >> 4])
+    # [half, tile row, tile, line, n, column] -> [tile row, n, tile, line, half, column]
+    q = parts.transpose(1, 4, 2, 3, 0, 5).reshape(len(tiles) * 16, -1) - (1 << (bits - 1))
+    assert (q[:num_rows, num_columns:] == 0).all(), "padding columns must be zero"
+    return q[:num_rows, :num_columns], scales.transpose(0, 2, 1).reshape(len(tiles) * 16, -1)[
+        :num_rows
+    ]

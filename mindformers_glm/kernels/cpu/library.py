@@ -20,13 +20,16 @@ from mindformers_glm.core.processors import check_num_threads, count_physical_co
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 4
+ABI_VERSION = 5
 TILE_N, TILE_K = 16, 32
+# Columns of a tile of integer weights, by their bits, and the columns that may share an int4 scale.
+INT_TILE_K = {8: 64, 4: 128}
+INT4_GROUP_SIZES = (32, 64, 128)
 ISA_VARIABLE = "MINDFORMERS_GLM_ISA"
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 _DTYPE_CODES = {"float32": 0, "bfloat16": 1, "float16": 2}
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
 _FOLDER = Path(__file__).resolve().parent
 # As setuptools names it for this interpreter: a tree may hold builds for several.
 _LIBRARY_NAME = f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -78,6 +81,7 @@ def load() -> ctypes.CDLL:
     library.glm_available_isa.restype = ctypes.c_char_p
     address, code, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     library.glm_pack_rows.argtypes = [address, code, address, code, *[count] * 5]
+    library.glm_quantize_rows.argtypes = [address] * 3 + [code, code] + [count] * 6
     library.glm_convert.argtypes = [address, code, address, code, count]
     library.glm_stream_read.argtypes = [address, count]
     library.glm_first_touch.argtypes = [address, count, count]
@@ -158,6 +162,69 @@ def pack_gated(dst: np.ndarray, src: np.ndarray, src_dtype: str, dst_dtype: str)
     for part in range(2):
         rows = src[part * half : (part + 1) * half]
         pack_rows(dst, rows, src_dtype, dst_dtype, 0, gated_half=part)
+
+
+def quantized_shapes(
+    num_rows: int, num_columns: int, bits: int, group_size: int, is_gated: bool = False
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of an integer [num_rows, num_columns] matrix: uint8 tiles, float32 scales.
+
+    Args:
+        num_rows: of each half, where gated.
+        bits: 8 (one scale a row) or 4 (one scale for each group of columns).
+        group_size: 32, 64 or 128 for 4 bits; not looked at for 8.
+    """
+    if bits not in INT_TILE_K or (bits == 4 and group_size not in INT4_GROUP_SIZES):
+        raise ValueError(f"{bits} bits in groups of {group_size}: 8, or 4 by {INT4_GROUP_SIZES}")
+    tiles = -(-num_rows // TILE_N) * (2 if is_gated else 1)
+    tiles_k = -(-num_columns // INT_TILE_K[bits])
+    groups = 1 if bits == 8 else tiles_k * INT_TILE_K[bits] // group_size
+    return (tiles, tiles_k, 16, 64), (tiles, groups, TILE_N)
+
+
+def quantize_rows(
+    tiles: np.ndarray,
+    scales: np.ndarray,
+    src: np.ndarray,
+    src_dtype: str,
+    bits: int,
+    group_size: int,
+    row_offset: int,
+    gated_half: int | None = None,
+) -> None:
+    """Round matrix rows to integers (`reference.quantize_weight`) and pack them.
+
+    Args:
+        tiles, scales: arrays of `quantized_shapes`.
+        src: [rows, K], contiguous, of any alignment; becomes packed rows row_offset...
+        gated_half: where gate and up tiles alternate: 0 for gate rows, 1 for up rows.
+    """
+    _check_array(tiles, "uint8", is_written=True)
+    _check_array(scales, "float32", is_written=True)
+    _check_array(src, src_dtype)
+    rows, columns = src.shape
+    stride, first = (1, 0) if gated_half is None else (2, gated_half)
+    room = tiles.shape[0] // stride * TILE_N
+    shapes = quantized_shapes(room, columns, bits, group_size, is_gated=stride == 2)
+    if (tiles.shape, scales.shape) != shapes or not 0 <= row_offset <= room - rows:
+        raise ValueError(
+            f"rows {row_offset} to {row_offset + rows} of width {columns} do not fit "
+            f"into int{bits} tiles of shape {tiles.shape} with scales of shape {scales.shape}"
+        )
+    code = load().glm_quantize_rows(
+        tiles.ctypes.data,
+        scales.ctypes.data,
+        src.ctypes.data,
+        _DTYPE_CODES[src_dtype],
+        bits,
+        group_size,
+        rows,
+        columns,
+        row_offset,
+        stride,
+        first,
+    )
+    _check_result(code)
 
 
 def convert(dst: np.ndarray, src: np.ndarray, dst_dtype: str, src_dtype: str) -> None:

@@ -6,7 +6,12 @@ from pathlib import Path
 import numpy as np
 
 _HUGE_PAGE = 2 << 20
-_NUMPY_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+_NUMPY_TYPES = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "uint8": np.uint8,
+}
 
 
 def allocate(shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -61,6 +61,33 @@ def norm_gated_linear(compute_dtype: str, out_features: int) -> ops.Custom:
     return _linear("glm_norm_gated_linear", compute_dtype, False, out_features)
 
 
+def quantized_linear(
+    weight_bits: int, activation_bits: int, has_bias: bool, out_features: int
+) -> ops.Custom:
+    """(x [M, K], uint8 tiles, scales, num_rows [, bias [N]]) -> [M, N].
+
+    Args:
+        weight_bits: 8, or 4 with groups that the operator sees by the scales' shape.
+        activation_bits: 8 or 16, what each row's groups of 128 are rounded to.
+        has_bias: whether the bias is among the inputs (the operator sees it by their number).
+    """
+    return _quantized("glm_linear", weight_bits, activation_bits, has_bias, out_features)
+
+
+def quantized_norm_linear(
+    weight_bits: int, activation_bits: int, has_bias: bool, out_features: int
+) -> ops.Custom:
+    """(x [M, K], norm_weight [K], eps [1], tiles, scales, num_rows [, bias [N]]) -> [M, N]."""
+    return _quantized("glm_norm_linear", weight_bits, activation_bits, has_bias, out_features)
+
+
+def quantized_norm_gated_linear(
+    weight_bits: int, activation_bits: int, out_features: int
+) -> ops.Custom:
+    """(x [M, K], norm_weight [K], eps [1], gated tiles, gated scales, num_rows) -> [M, F]."""
+    return _quantized("glm_norm_gated_linear", weight_bits, activation_bits, False, out_features)
+
+
 def attention(num_heads: int, head_dim: int) -> ops.Custom:
     """(qkv, cos_sin, key_cache, value_cache, attn_metadata) -> [M, num_heads * head_dim].
 
@@ -79,7 +106,16 @@ def gather_rows() -> ops.Custom:
 
 
 def _linear(name: str, compute_dtype: str, has_bias: bool, out_features: int) -> ops.Custom:
-    symbol = f"{name}_{_COMPUTE_SUFFIXES[compute_dtype]}"
+    return _projection(f"{name}_{_COMPUTE_SUFFIXES[compute_dtype]}", has_bias, out_features)
+
+
+def _quantized(
+    name: str, weight_bits: int, activation_bits: int, has_bias: bool, out_features: int
+) -> ops.Custom:
+    return _projection(f"{name}_w{weight_bits}a{activation_bits}", has_bias, out_features)
+
+
+def _projection(symbol: str, has_bias: bool, out_features: int) -> ops.Custom:
     op = _custom(symbol, lambda x, *_: [x[0], out_features])
     # PYNATIVE_MODE caches the output's shape by symbol, attributes and inputs, not by `out_shape`:
     # an attribute keeps operators of different widths apart.

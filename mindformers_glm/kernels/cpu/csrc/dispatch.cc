@@ -18,7 +18,7 @@ namespace {
 
 // Raised whenever an exported symbol, its parameters or a tensor layout changes; library.py holds
 // the same number.
-constexpr int kAbiVersion = 4;
+constexpr int kAbiVersion = 5;
 
 #if defined(GLM_X86)
 // Which register states the operating system saves (XCR0), read by XGETBV.
@@ -30,8 +30,8 @@ uint64_t ReadXcr0() {
 
 struct CpuFeatures {
   bool avx2 = false;    // AVX2, FMA and F16C, usable
-  bool avx512 = false;  // F, DQ, BW, VL and BF16, usable
-  bool amx = false;     // TILE and BF16, usable
+  bool avx512 = false;  // F, DQ, BW, VL, VNNI and BF16, usable
+  bool amx = false;     // TILE, INT8 and BF16, usable
 
   // Bits: Intel SDM volume 2A, CPUID leaves 1 and 7; XCR0: volume 1, 13.3.
   CpuFeatures() {
@@ -44,8 +44,8 @@ struct CpuFeatures {
     constexpr uint64_t kAvxState = 0x6, kAvx512State = 0xe6, kTileState = 3ull << 17;
     avx2 = has_fma_f16c && (b & 1u << 5) && (xcr0 & kAvxState) == kAvxState;
     const uint32_t f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-    const bool has_tiles = (d & 1u << 24) && (d & 1u << 22);
-    const bool has_avx512 = (b & f_dq_bw_vl) == f_dq_bw_vl;
+    const bool has_tiles = (d & 1u << 24) && (d & 1u << 25) && (d & 1u << 22);
+    const bool has_avx512 = (b & f_dq_bw_vl) == f_dq_bw_vl && (c & 1u << 11);  // VNNI
     if (most_subleaf < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return;
     const bool has_bf16 = a & 1u << 5;
     avx512 = avx2 && has_avx512 && has_bf16 && (xcr0 & kAvx512State) == kAvx512State;

@@ -6,7 +6,7 @@
 
 namespace glm {
 
-enum class DType : int { kF32 = 0, kBF16 = 1, kF16 = 2, kI32 = 3, kOther = 4 };
+enum class DType : int { kF32 = 0, kBF16 = 1, kF16 = 2, kI32 = 3, kU8 = 4, kOther = 5 };
 
 // Storage-only types: arithmetic is always done in float.
 struct bf16_t {
@@ -19,7 +19,18 @@ struct f16_t {
 constexpr float kMaxF16 = 65504.0f;
 
 inline int64_t SizeOf(DType dtype) {
-  return dtype == DType::kF32 || dtype == DType::kI32 ? 4 : dtype == DType::kOther ? 0 : 2;
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kI32:
+      return 4;
+    case DType::kBF16:
+    case DType::kF16:
+      return 2;
+    case DType::kU8:
+      return 1;
+    default:
+      return 0;
+  }
 }
 
 inline DType ParseDType(const char* name) {
@@ -27,6 +38,7 @@ inline DType ParseDType(const char* name) {
   if (std::strcmp(name, "bfloat16") == 0) return DType::kBF16;
   if (std::strcmp(name, "float16") == 0) return DType::kF16;
   if (std::strcmp(name, "int32") == 0) return DType::kI32;
+  if (std::strcmp(name, "uint8") == 0) return DType::kU8;
   return DType::kOther;
 }
 

@@ -34,6 +34,39 @@ struct LinearArgs {
   int64_t n;
 };
 
+// Integer weights are packed for products of 4 bytes at a time; see quantize.cc. One line of a tile
+// is 64 bytes: 16 weight rows of 4 (int8) or 8 (int4) columns each.
+constexpr int64_t kIntTileBytes = 1024;
+constexpr int64_t kIntLineBytes = 64;
+// Activations have one scale for each so many columns.
+constexpr int64_t kActivationGroup = 128;
+
+// Columns of one tile.
+constexpr int64_t IntTileK(int weight_bits) { return weight_bits == 8 ? 64 : 128; }
+
+// How many columns of int4 weights may share a scale.
+constexpr bool IsWeightGroup(int64_t size) { return size == 32 || size == 64 || size == 128; }
+
+struct LinearIntArgs {
+  LinearArgs linear;    // without tiles' and products' types
+  int weight_bits;      // 8 or 4
+  int activation_bits;  // 8 or 16
+  // int8: [num_tiles, 1, 16]. int4: [num_tiles, groups, 16] for whole tiles' columns.
+  const float* scales;
+  int64_t group_size;  // int4: 32, 64 or 128 columns
+};
+
+// One row of a matrix on its way into tiles.
+struct QuantizeRowArgs {
+  const void* src;  // [k], of any alignment
+  DType src_dtype;
+  int64_t k;
+  int weight_bits;
+  int64_t group_size;  // int4 only
+  uint8_t* tiles;      // the row's first bytes in the first tile of its tile row
+  float* scales;       // the row's first scale; the next group's is 16 further
+};
+
 struct RmsNormArgs {
   const float* x;         // [num_rows, width]
   const float* weight;    // [width]
@@ -75,6 +108,7 @@ struct AttentionArgs {
 struct KernelTable {
   const char* name;
   void (*linear)(const LinearArgs&);
+  void (*linear_int)(const LinearIntArgs&);
   void (*rms_norm)(const RmsNormArgs&);
   void (*attention)(const AttentionArgs&);
   // `count` elements, contiguous, of any alignment.
@@ -82,6 +116,7 @@ struct KernelTable {
   // src [num_rows, k] to weight rows first_row.. (16 at most) of the tile row at `dst`.
   void (*pack_rows)(void* dst, DType dst_dtype, int64_t first_row, const void* src, DType src_dtype,
                     int64_t num_rows, int64_t k);
+  void (*quantize_row)(const QuantizeRowArgs&);
 };
 
 // Only GCC lets one file choose its instruction set (`#pragma GCC target`); 11 is the first that

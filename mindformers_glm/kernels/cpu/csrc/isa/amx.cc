@@ -16,7 +16,7 @@
 #include "../dtype.h"
 #include "../scratch.h"
 
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16")
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni")
 
 #define GLM_ISA amx
 #include "vec_avx512.h"
@@ -42,16 +42,23 @@ void Linear(const LinearArgs& args) {
 const KernelTable kAmxTable = {
     "amx",
     amx::Linear<amx::HardwareTiles>,
+    kAvx512Table.linear_int,
     kAvx512Table.rms_norm,
     kAvx512Table.attention,
     kAvx512Table.convert,
     kAvx512Table.pack_rows,
+    kAvx512Table.quantize_row,
 };
 
 const KernelTable kAmxEmulatedTable = {
-    "amx_emulated",        amx::Linear<amx::EmulatedTiles>,
-    kAvx512Table.rms_norm, kAvx512Table.attention,
-    kAvx512Table.convert,  kAvx512Table.pack_rows,
+    "amx_emulated",
+    amx::Linear<amx::EmulatedTiles>,
+    kAvx512Table.linear_int,
+    kAvx512Table.rms_norm,
+    kAvx512Table.attention,
+    kAvx512Table.convert,
+    kAvx512Table.pack_rows,
+    kAvx512Table.quantize_row,
 };
 
 }  // namespace glm

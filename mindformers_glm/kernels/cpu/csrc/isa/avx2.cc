@@ -22,8 +22,11 @@
 // (the order matters: the files below are written in terms of the vector above)
 #include "attention.h"
 #include "convert.h"
+#include "dot_int_avx2.h"
 #include "linear.h"
+#include "linear_int.h"
 #include "norm.h"
+#include "quantize.h"
 
 namespace glm {
 namespace avx2 {
@@ -41,7 +44,14 @@ void Linear(const LinearArgs& args) {
 }  // namespace avx2
 
 const KernelTable kAvx2Table = {
-    "avx2", avx2::Linear, avx2::RmsNorm, avx2::Attention, avx2::Convert, avx2::PackRows,
+    "avx2",
+    avx2::Linear,
+    avx2::LinearInt,
+    avx2::RmsNorm,
+    avx2::Attention,
+    avx2::Convert,
+    avx2::PackRows,
+    avx2::QuantizeRow,
 };
 
 }  // namespace glm

@@ -15,7 +15,7 @@
 #include "../dtype.h"
 #include "../scratch.h"
 
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16")
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni")
 
 #define GLM_ISA avx512
 #include "vec_avx512.h"
@@ -23,8 +23,11 @@
 #include "attention.h"
 #include "convert.h"
 #include "dot_bf16.h"
+#include "dot_int_avx512.h"
 #include "linear.h"
+#include "linear_int.h"
 #include "norm.h"
+#include "quantize.h"
 
 namespace glm {
 namespace avx512 {
@@ -42,7 +45,14 @@ void Linear(const LinearArgs& args) {
 }  // namespace avx512
 
 const KernelTable kAvx512Table = {
-    "avx512", avx512::Linear, avx512::RmsNorm, avx512::Attention, avx512::Convert, avx512::PackRows,
+    "avx512",
+    avx512::Linear,
+    avx512::LinearInt,
+    avx512::RmsNorm,
+    avx512::Attention,
+    avx512::Convert,
+    avx512::PackRows,
+    avx512::QuantizeRow,
 };
 
 }  // namespace glm

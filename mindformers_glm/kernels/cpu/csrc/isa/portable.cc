@@ -4,8 +4,11 @@
 // (the order matters: the files below are written in terms of the vector above)
 #include "attention.h"
 #include "convert.h"
+#include "dot_int_portable.h"
 #include "linear.h"
+#include "linear_int.h"
 #include "norm.h"
+#include "quantize.h"
 
 namespace glm {
 namespace portable {
@@ -23,8 +26,14 @@ void Linear(const LinearArgs& args) {
 }  // namespace portable
 
 const KernelTable kPortableTable = {
-    "portable",          portable::Linear,  portable::RmsNorm,
-    portable::Attention, portable::Convert, portable::PackRows,
+    "portable",
+    portable::Linear,
+    portable::LinearInt,
+    portable::RmsNorm,
+    portable::Attention,
+    portable::Convert,
+    portable::PackRows,
+    portable::QuantizeRow,
 };
 
 }  // namespace glm

@@ -1,0 +1,97 @@
+// Integer products by vpmaddwd, in 16 bits: vpmaddubsw would saturate. dot_int_portable.h says what
+// each function must do.
+#pragma once
+
+#include <immintrin.h>
+
+#include "../kernel_table.h"
+
+namespace glm::GLM_ISA {
+
+// Of every 4 columns the even ones come first: that is how bytes widen to 16 bits without moving.
+using IntElement = int16_t;
+constexpr int NumPlanes(int /*activation_bits*/) { return 1; }
+
+constexpr int kStreamTokens = 2;
+constexpr int kIntBlockRows = 1;
+constexpr int kIntBlockTokens = 4;
+
+struct IntVec {
+  __m256i low, high;
+};
+struct Bytes {
+  __m256i low, high;
+};
+using Nibbles = Bytes;
+struct Quad {
+  __m256i even, odd;
+};
+
+inline IntVec SetInt(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+inline IntVec AddInt(const IntVec& a, const IntVec& b) {
+  return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
+inline IntVec JoinPlanes(const IntVec& high, const IntVec& low) {
+  return AddInt({_mm256_slli_epi32(high.low, 8), _mm256_slli_epi32(high.high, 8)}, low);
+}
+inline Vec ToFloats(const IntVec& a) {
+  return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)};
+}
+inline IntVec RoundToInt(const Vec& a) {
+  return {_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)};
+}
+inline void StoreInts(int32_t* dst, const IntVec& a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst), a.low);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + 8), a.high);
+}
+
+inline Bytes LoadBytes(const uint8_t* src) {
+  const __m256i* halves = reinterpret_cast<const __m256i*>(src);
+  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+}
+inline Quad LoadQuad(const IntElement* src) {
+  int32_t even, odd;
+  std::memcpy(&even, src, sizeof(even));
+  std::memcpy(&odd, src + 2, sizeof(odd));
+  return {_mm256_set1_epi32(even), _mm256_set1_epi32(odd)};
+}
+inline Nibbles Split(const Bytes& w) { return w; }
+
+// sum + even . x.even + odd . x.odd, where odd is in the upper bytes.
+inline __m256i DotWords(__m256i sum, __m256i even, __m256i odd, const Quad& x) {
+  return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_madd_epi16(even, x.even),
+                                                _mm256_madd_epi16(odd, x.odd)));
+}
+inline __m256i DotBytes8(__m256i sum, __m256i w, const Quad& x) {
+  return DotWords(sum, _mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srli_epi16(w, 8), x);
+}
+inline __m256i DotLow8(__m256i sum, __m256i w, const Quad& x) {
+  const __m256i mask = _mm256_set1_epi16(15);
+  return DotWords(sum, _mm256_and_si256(w, mask), _mm256_and_si256(_mm256_srli_epi16(w, 8), mask),
+                  x);
+}
+inline __m256i DotHigh8(__m256i sum, __m256i w, const Quad& x) {
+  const __m256i mask = _mm256_set1_epi16(15);
+  return DotWords(sum, _mm256_and_si256(_mm256_srli_epi16(w, 4), mask), _mm256_srli_epi16(w, 12),
+                  x);
+}
+inline IntVec DotBytes(const IntVec& sum, const Bytes& w, const Quad& x) {
+  return {DotBytes8(sum.low, w.low, x), DotBytes8(sum.high, w.high, x)};
+}
+inline IntVec DotLow(const IntVec& sum, const Nibbles& w, const Quad& x) {
+  return {DotLow8(sum.low, w.low, x), DotLow8(sum.high, w.high, x)};
+}
+inline IntVec DotHigh(const IntVec& sum, const Nibbles& w, const Quad& x) {
+  return {DotHigh8(sum.low, w.low, x), DotHigh8(sum.high, w.high, x)};
+}
+
+inline void StoreActivations(const int32_t* values, IntElement* out, int /*num_planes*/,
+                             int64_t /*plane_stride*/) {
+  for (int i = 0; i < kActivationGroup; i += 4) {
+    for (int c = 0; c < 4; ++c) {
+      out[i + c] = static_cast<IntElement>(values[i + c % 2 * 2 + c / 2]);
+    }
+  }
+}
+
+}  // namespace glm::GLM_ISA

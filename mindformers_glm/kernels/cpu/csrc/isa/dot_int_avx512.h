@@ -1,0 +1,61 @@
+// Products of 64 unsigned with 64 signed bytes, summed in fours by vpdpbusd; dot_int_portable.h
+// says what each function must do.
+#pragma once
+
+#include <immintrin.h>
+
+#include "../kernel_table.h"
+
+namespace glm::GLM_ISA {
+
+using IntElement = int8_t;
+constexpr int NumPlanes(int activation_bits) { return activation_bits / 8; }
+
+constexpr int kStreamTokens = 8;
+constexpr int kIntBlockRows = 4;
+constexpr int kIntBlockTokens = 6;
+
+using IntVec = __m512i;
+using Bytes = __m512i;
+using Quad = __m512i;
+struct Nibbles {
+  __m512i low, high;
+};
+
+inline IntVec SetInt(int32_t value) { return _mm512_set1_epi32(value); }
+inline IntVec AddInt(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
+inline IntVec JoinPlanes(IntVec high, IntVec low) {
+  return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
+}
+inline Vec ToFloats(IntVec a) { return _mm512_cvtepi32_ps(a); }
+inline IntVec RoundToInt(Vec a) { return _mm512_cvtps_epi32(a); }
+inline void StoreInts(int32_t* dst, IntVec a) { _mm512_storeu_si512(dst, a); }
+
+inline Bytes LoadBytes(const uint8_t* src) { return _mm512_loadu_si512(src); }
+inline Quad LoadQuad(const IntElement* src) {
+  int32_t bits;
+  std::memcpy(&bits, src, sizeof(bits));
+  return _mm512_set1_epi32(bits);
+}
+inline Nibbles Split(Bytes w) {
+  const __m512i mask = _mm512_set1_epi8(15);
+  return {_mm512_and_si512(w, mask), _mm512_and_si512(_mm512_srli_epi16(w, 4), mask)};
+}
+inline IntVec DotBytes(IntVec sum, Bytes w, Quad x) { return _mm512_dpbusd_epi32(sum, w, x); }
+inline IntVec DotLow(IntVec sum, Nibbles w, Quad x) { return DotBytes(sum, w.low, x); }
+inline IntVec DotHigh(IntVec sum, Nibbles w, Quad x) { return DotBytes(sum, w.high, x); }
+
+inline void StoreActivations(const int32_t* values, IntElement* out, int num_planes,
+                             int64_t plane_stride) {
+  for (int i = 0; i < kActivationGroup; ++i) {
+    const int8_t low = static_cast<int8_t>(values[i]);
+    if (num_planes == 1) {
+      out[i] = low;
+    } else {
+      out[i] = static_cast<int8_t>((values[i] - low) >> 8);
+      out[plane_stride + i] = low;
+    }
+  }
+}
+
+}  // namespace glm::GLM_ISA

@@ -1,0 +1,106 @@
+// Integer products as plain loops: runs anywhere, and says what the fast versions must do.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "../kernel_table.h"
+
+namespace glm::GLM_ISA {
+
+// How activations lie in memory: as 16-bit integers in one plane, or as bytes in one or two.
+using IntElement = int16_t;
+constexpr int NumPlanes(int /*activation_bits*/) { return 1; }
+
+// Tokens of one block where weights are read front to back; tile rows and tokens of one block where
+// products are what takes time (operand rows: a token's planes count each).
+constexpr int kStreamTokens = 2;
+constexpr int kIntBlockRows = 1;
+constexpr int kIntBlockTokens = 2;
+
+struct IntVec {
+  int32_t lane[16];
+};
+struct Bytes {
+  uint8_t byte[64];
+};
+// The activations of 4 columns.
+struct Quad {
+  int32_t value[4];
+};
+
+inline IntVec SetInt(int32_t value) {
+  IntVec out;
+  for (int n = 0; n < 16; ++n) out.lane[n] = value;
+  return out;
+}
+inline IntVec AddInt(const IntVec& a, const IntVec& b) {
+  IntVec out;
+  for (int n = 0; n < 16; ++n) out.lane[n] = a.lane[n] + b.lane[n];
+  return out;
+}
+// 256 * high + low
+inline IntVec JoinPlanes(const IntVec& high, const IntVec& low) {
+  IntVec out;
+  for (int n = 0; n < 16; ++n) out.lane[n] = high.lane[n] * 256 + low.lane[n];
+  return out;
+}
+inline Vec ToFloats(const IntVec& a) {
+  Vec out;
+  for (int n = 0; n < 16; ++n) out.lane[n] = static_cast<float>(a.lane[n]);
+  return out;
+}
+
+inline Bytes LoadBytes(const uint8_t* src) {
+  Bytes out;
+  std::memcpy(out.byte, src, sizeof(out.byte));
+  return out;
+}
+inline Quad LoadQuad(const IntElement* src) {
+  Quad out;
+  for (int c = 0; c < 4; ++c) out.value[c] = src[c];
+  return out;
+}
+
+// sum[n] += w[n][0] x[0] + ... + w[n][3] x[3] for unsigned w.
+inline IntVec DotBytes(const IntVec& sum, const Bytes& w, const Quad& x) {
+  IntVec out = sum;
+  for (int n = 0; n < 16; ++n) {
+    for (int c = 0; c < 4; ++c) out.lane[n] += w.byte[4 * n + c] * x.value[c];
+  }
+  return out;
+}
+// The same for the 8 columns of a line of int4: four in the lower halves of bytes, four above.
+struct Nibbles {
+  Bytes low, high;
+};
+inline Nibbles Split(const Bytes& w) {
+  Nibbles out;
+  for (int i = 0; i < 64; ++i) {
+    out.low.byte[i] = w.byte[i] & 15;
+    out.high.byte[i] = w.byte[i] >> 4;
+  }
+  return out;
+}
+inline IntVec DotLow(const IntVec& sum, const Nibbles& w, const Quad& x) {
+  return DotBytes(sum, w.low, x);
+}
+inline IntVec DotHigh(const IntVec& sum, const Nibbles& w, const Quad& x) {
+  return DotBytes(sum, w.high, x);
+}
+
+// To the nearest integer, ties to even.
+inline IntVec RoundToInt(const Vec& a) {
+  IntVec out;
+  for (int n = 0; n < 16; ++n) out.lane[n] = static_cast<int32_t>(std::lrint(a.lane[n]));
+  return out;
+}
+inline void StoreInts(int32_t* dst, const IntVec& a) { std::memcpy(dst, a.lane, sizeof(a.lane)); }
+
+// Writes 128 quantized activations; `plane_stride` leads from a plane to the next.
+inline void StoreActivations(const int32_t* values, IntElement* out, int /*num_planes*/,
+                             int64_t /*plane_stride*/) {
+  for (int i = 0; i < kActivationGroup; ++i) out[i] = static_cast<IntElement>(values[i]);
+}
+
+}  // namespace glm::GLM_ISA

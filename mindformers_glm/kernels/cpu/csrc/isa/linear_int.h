@@ -1,0 +1,285 @@
+// Linear layers on integer weights: y = x . W^T with activations rounded to 8 or 16 bits.
+//
+// Every 128 activations of a row have one scale, every group of int4 weights another. Products
+// within a group are integers and exact; the groups' sums are scaled and added in float32, in
+// ascending order of k. A row's result therefore does not depend on what else is in the batch.
+#pragma once
+
+#include <omp.h>
+
+#include <cstring>
+
+#include "../kernel_table.h"
+#include "../scratch.h"
+#include "linear.h"
+#include "quantize_activations.h"
+
+namespace glm::GLM_ISA {
+
+// Columns after which the next block of tokens has its turn: the weights of a block of tile rows
+// stay in the first-level cache.
+constexpr int64_t kIntBlockK = 256;
+
+// Some tile rows times some tokens over a range of groups.
+struct IntBlock {
+  const uint8_t* w;
+  int64_t w_stride;        // bytes from one tile row to the next
+  const float* w_scales;   // int4: [num_groups][16] of the first tile row
+  int64_t w_scales_stride;  // floats from one tile row to the next
+  const ActivationRows* x;
+  int64_t first_row;
+  int64_t first_group;  // of `x->group_size` columns
+  int64_t num_groups;
+  int64_t lines;  // of 64 bytes that a tile row has from the first group on
+  float* sums;    // [tile rows][num_rows][16], from first_row on
+  int64_t sums_stride;
+};
+
+// Adds a group's integer products: sum += (ints * x_scale) (* w_scale).
+template <int kBits, int P>
+inline Vec AddScaled(const IntVec (&ints)[P], float x_scale, const float* w_scale, const Vec& sum) {
+  IntVec joined = ints[0];
+  if constexpr (P == 2) joined = JoinPlanes(ints[0], ints[1]);
+  if constexpr (kBits == 8) return MulAdd(ToFloats(joined), Set1(x_scale), sum);
+  return MulAdd(Mul(ToFloats(joined), Set1(x_scale)), Load(w_scale), sum);
+}
+
+// R tile rows times T tokens of P planes.
+template <int kBits, int P, int R, int T>
+inline void MultiplyBlock(const IntBlock& block) {
+  const ActivationRows& x = *block.x;
+  // Few sums wait for one another: each is then split into chains that are added at the end.
+  constexpr int kChains = R * T * P >= 4 ? 1 : 4 / (R * T * P);
+  constexpr int64_t kLineK = kBits == 8 ? 4 : 8;
+  const int64_t group_lines = x.group_size / kLineK;
+  Vec sums[R][T];
+  for (int r = 0; r < R; ++r) {
+    for (int t = 0; t < T; ++t) sums[r][t] = Load(block.sums + r * block.sums_stride + t * kTileN);
+  }
+  const IntElement* values[T];
+  for (int t = 0; t < T; ++t) {
+    values[t] = x.Values(block.first_row + t) + block.first_group * x.group_size;
+  }
+  const uint8_t* w = block.w;
+  int64_t lines_left = block.lines;
+  for (int64_t g = 0; g < block.num_groups; ++g, lines_left -= group_lines) {
+    const int64_t group = block.first_group + g;
+    IntVec ints[kChains][R][T][P];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const int32_t* corrections = x.Corrections(block.first_row + t) + group;
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) ints[0][r][t][p] = SetInt(corrections[p * x.num_groups]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 1; c < kChains; ++c) {
+#pragma GCC unroll 4
+      for (int i = 0; i < R * T * P; ++i) ints[c][i / (T * P)][i / P % T][i % P] = SetInt(0);
+    }
+    const int64_t num_lines = lines_left < group_lines ? lines_left : group_lines;
+    for (int64_t line = 0; line < num_lines; line += kChains) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kChains; ++c, w += kIntLineBytes) {
+        const int64_t k = (line + c) * kLineK;
+        if constexpr (kBits == 8) {
+          Bytes rows[R];
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r) rows[r] = LoadBytes(w + r * block.w_stride);
+#pragma GCC unroll 8
+          for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 2
+            for (int p = 0; p < P; ++p) {
+              const Quad quad = LoadQuad(values[t] + p * x.plane_stride + k);
+#pragma GCC unroll 4
+              for (int r = 0; r < R; ++r) {
+                ints[c][r][t][p] = DotBytes(ints[c][r][t][p], rows[r], quad);
+              }
+            }
+          }
+        } else {
+          Nibbles rows[R];
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r) rows[r] = Split(LoadBytes(w + r * block.w_stride));
+#pragma GCC unroll 8
+          for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 2
+            for (int p = 0; p < P; ++p) {
+              const IntElement* quads = values[t] + p * x.plane_stride + k;
+              const Quad low = LoadQuad(quads), high = LoadQuad(quads + 4);
+#pragma GCC unroll 4
+              for (int r = 0; r < R; ++r) {
+                ints[c][r][t][p] = DotLow(ints[c][r][t][p], rows[r], low);
+                ints[c][r][t][p] = DotHigh(ints[c][r][t][p], rows[r], high);
+              }
+            }
+          }
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const float x_scale = x.Scales(block.first_row + t)[group];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int c = 1; c < kChains; ++c) {
+#pragma GCC unroll 2
+          for (int p = 0; p < P; ++p) {
+            ints[0][r][t][p] = AddInt(ints[0][r][t][p], ints[c][r][t][p]);
+          }
+        }
+        const float* w_scale = block.w_scales + r * block.w_scales_stride + group * kTileN;
+        sums[r][t] = AddScaled<kBits, P>(ints[0][r][t], x_scale, w_scale, sums[r][t]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) values[t] += x.group_size;
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int t = 0; t < T; ++t) {
+      Store(block.sums + r * block.sums_stride + t * kTileN, sums[r][t]);
+    }
+  }
+}
+
+// The same for 1 <= num_tokens <= T tokens.
+template <int kBits, int P, int R, int T>
+inline void MultiplyTokens(const IntBlock& block, int64_t num_tokens) {
+  if constexpr (T > 1) {
+    if (num_tokens < T) {
+      MultiplyTokens<kBits, P, R, T - 1>(block, num_tokens);
+      return;
+    }
+  }
+  MultiplyBlock<kBits, P, R, T>(block);
+}
+
+// R tile rows times all tokens, in blocks of at most T tokens, of even sizes, and of
+// `groups_per_pass` groups. `block` names the tile rows; the rest is filled in.
+template <int kBits, int P, int R, int T>
+inline void MultiplyTileRows(IntBlock block, int64_t num_rows, int64_t groups_per_pass) {
+  const int64_t group_lines = block.x->group_size / (kBits == 8 ? 4 : 8);
+  const int64_t num_blocks = CeilDiv(num_rows, T);
+  const int64_t num_groups = block.num_groups;
+  const IntBlock whole = block;
+  for (int64_t r = 0; r < R; ++r) {
+    std::memset(whole.sums + r * whole.sums_stride, 0, num_rows * kTileN * sizeof(float));
+  }
+  for (int64_t group = 0; group < num_groups; group += groups_per_pass) {
+    const int64_t left = num_groups - group;
+    block.first_group = group;
+    block.num_groups = left < groups_per_pass ? left : groups_per_pass;
+    block.w = whole.w + group * group_lines * kIntLineBytes;
+    block.lines = whole.lines - group * group_lines;
+    for (int64_t i = 0; i < num_blocks; ++i) {
+      block.first_row = num_rows * i / num_blocks;
+      block.sums = whole.sums + block.first_row * kTileN;
+      const int64_t end = num_rows * (i + 1) / num_blocks;
+      MultiplyTokens<kBits, P, R, T>(block, end - block.first_row);
+    }
+  }
+}
+
+// The scale of each int8 weight row.
+inline void ScaleSums(float* sums, int64_t num_rows, const float* w_scales) {
+  const Vec scale = Load(w_scales);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    Store(sums + row * kTileN, Mul(Load(sums + row * kTileN), scale));
+  }
+}
+
+// Sums of `count` tile rows and all tokens: [count][num_rows][16].
+template <int kBits, int P>
+struct DotInt {
+  static constexpr int64_t kRowMultiple = 1;
+  static constexpr int64_t kGroupSize = kIntBlockRows > 2 ? kIntBlockRows : 2;
+
+  static void Multiply(const LinearIntArgs& args, IntBlock block, int64_t count) {
+    const int64_t num_rows = args.linear.num_rows, num_groups = block.num_groups;
+    int64_t r = 0;
+    if (num_rows > kStreamTokens) {
+      const int64_t groups_per_pass = kIntBlockK / block.x->group_size;
+      for (; r + kIntBlockRows <= count; r += kIntBlockRows) {
+        MultiplyTileRows<kBits, P, kIntBlockRows, kIntBlockTokens / P>(
+            RowsFrom(block, r), num_rows, groups_per_pass);
+      }
+    }
+    for (; r < count; ++r) {
+      MultiplyTileRows<kBits, P, 1, kStreamTokens>(RowsFrom(block, r), num_rows, num_groups);
+    }
+  }
+
+  static IntBlock RowsFrom(IntBlock block, int64_t r) {
+    block.w += r * block.w_stride;
+    block.w_scales += r * block.w_scales_stride;
+    block.sums += r * block.sums_stride;
+    return block;
+  }
+};
+
+template <class Kernel, int kBits>
+inline void LinearIntWith(const LinearIntArgs& args) {
+  static thread_local Scratch sum_scratch;
+  static thread_local ActivationRows x;
+  const LinearArgs& linear = args.linear;
+  const int64_t rows_per_unit = linear.is_gated ? 2 : 1;  // tile rows that belong together
+  const int64_t num_units = linear.num_tiles / rows_per_unit;
+  const int64_t tiles_k = CeilDiv(linear.k, IntTileK(kBits));
+  const int64_t row_blocks = CeilDiv(linear.num_rows, Kernel::kRowMultiple);
+  const int64_t sums_stride = row_blocks * Kernel::kRowMultiple * kTileN;
+  const int num_threads = NumThreads(linear);
+  x.Reserve(linear, args.activation_bits, kBits == 8 ? kActivationGroup : args.group_size,
+            kBits == 8 ? 128 : 8);
+  float* all_sums = sum_scratch.Reserve<float>(num_threads * Kernel::kGroupSize * sums_stride);
+  const ActivationRows* rows = &x;
+
+#pragma omp parallel num_threads(num_threads)
+  {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < linear.num_rows; ++row) rows->Quantize(linear, row);
+
+    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+    IntBlock block{};
+    block.w_stride = tiles_k * kIntTileBytes;
+    block.w_scales_stride = kBits == 8 ? kTileN : rows->num_groups * kTileN;
+    block.x = rows;
+    block.num_groups = rows->num_groups;
+    block.lines = block.w_stride / kIntLineBytes;
+    block.sums_stride = sums_stride;
+    block.sums = all_sums + thread * Kernel::kGroupSize * sums_stride;
+    const int64_t end = num_units * (thread + 1) / team * rows_per_unit;
+    for (int64_t first = num_units * thread / team * rows_per_unit; first < end;
+         first += Kernel::kGroupSize) {
+      const int64_t left = end - first;
+      const int64_t count = left < Kernel::kGroupSize ? left : Kernel::kGroupSize;
+      block.w = static_cast<const uint8_t*>(linear.tiles) + first * block.w_stride;
+      block.w_scales = args.scales + first * block.w_scales_stride;
+      Kernel::Multiply(args, block, count);
+      for (int64_t r = 0; r < count; r += rows_per_unit) {
+        float* sums = block.sums + r * sums_stride;
+        if (kBits == 8) {
+          for (int64_t part = 0; part < rows_per_unit; ++part) {
+            ScaleSums(sums + part * sums_stride, linear.num_rows,
+                      block.w_scales + (r + part) * kTileN);
+          }
+        }
+        WriteOutputs(linear, (first + r) / rows_per_unit * kTileN, sums,
+                     linear.is_gated ? sums + sums_stride : nullptr);
+      }
+    }
+  }
+}
+
+inline void LinearInt(const LinearIntArgs& args) {
+  const bool has_planes = NumPlanes(args.activation_bits) == 2;
+  if (args.weight_bits == 8) {
+    has_planes ? LinearIntWith<DotInt<8, 2>, 8>(args) : LinearIntWith<DotInt<8, 1>, 8>(args);
+  } else {
+    has_planes ? LinearIntWith<DotInt<4, 2>, 4>(args) : LinearIntWith<DotInt<4, 1>, 4>(args);
+  }
+}
+
+}  // namespace glm::GLM_ISA
