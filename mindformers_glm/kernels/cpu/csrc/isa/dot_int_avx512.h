@@ -11,7 +11,7 @@ namespace glm::GLM_ISA {
 using IntElement = int8_t;
 constexpr int NumPlanes(int activation_bits) { return activation_bits / 8; }
 
-constexpr int kStreamTokens = 8;
+constexpr int kStreamTokens = 4;
 constexpr int kIntBlockRows = 4;
 constexpr int kIntBlockTokens = 6;
 
@@ -41,7 +41,11 @@ inline Nibbles Split(Bytes w) {
   const __m512i mask = _mm512_set1_epi8(15);
   return {_mm512_and_si512(w, mask), _mm512_and_si512(_mm512_srli_epi16(w, 4), mask)};
 }
-inline IntVec DotBytes(IntVec sum, Bytes w, Quad x) { return _mm512_dpbusd_epi32(sum, w, x); }
+// Not _mm512_dpbusd_epi32: for each, GCC 12 moves the sum to another register and back.
+inline IntVec DotBytes(IntVec sum, Bytes w, Quad x) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+  return sum;
+}
 inline IntVec DotLow(IntVec sum, Nibbles w, Quad x) { return DotBytes(sum, w.low, x); }
 inline IntVec DotHigh(IntVec sum, Nibbles w, Quad x) { return DotBytes(sum, w.high, x); }
 

@@ -20,6 +20,21 @@ namespace glm::GLM_ISA {
 // stay in the first-level cache.
 constexpr int64_t kIntBlockK = 256;
 
+// One line of a tile row: 16 weight rows of 4 columns, or of int4 twice 4.
+template <int kBits>
+struct LineWeights {
+  Bytes bytes;
+  void Load(const uint8_t* line) { bytes = LoadBytes(line); }
+  IntVec DotFirst(const IntVec& sum, const Quad& x) const { return DotBytes(sum, bytes, x); }
+};
+template <>
+struct LineWeights<4> {
+  Nibbles nibbles;
+  void Load(const uint8_t* line) { nibbles = Split(LoadBytes(line)); }
+  IntVec DotFirst(const IntVec& sum, const Quad& x) const { return DotLow(sum, nibbles, x); }
+  IntVec DotSecond(const IntVec& sum, const Quad& x) const { return DotHigh(sum, nibbles, x); }
+};
+
 // Some tile rows times some tokens over a range of groups.
 struct IntBlock {
   const uint8_t* w;
@@ -35,112 +50,96 @@ struct IntBlock {
   int64_t sums_stride;
 };
 
-// Adds a group's integer products: sum += (ints * x_scale) (* w_scale).
-template <int kBits, int P>
-inline Vec AddScaled(const IntVec (&ints)[P], float x_scale, const float* w_scale, const Vec& sum) {
-  IntVec joined = ints[0];
-  if constexpr (P == 2) joined = JoinPlanes(ints[0], ints[1]);
-  if constexpr (kBits == 8) return MulAdd(ToFloats(joined), Set1(x_scale), sum);
-  return MulAdd(Mul(ToFloats(joined), Set1(x_scale)), Load(w_scale), sum);
+// Activations of one operand row: a plane of a token.
+struct OperandRow {
+  const IntElement* values;  // of the group's first column
+  int32_t correction;
+};
+
+// sums[i][r] = x[i] . w[r] over the lines of one group, for C operand rows and R tile rows.
+template <int kBits, int C, int R>
+inline void MultiplyGroup(const OperandRow* x, const uint8_t* w, int64_t w_stride,
+                          int64_t num_lines, IntVec* sums) {
+  // Few sums wait for one another: each is then split into chains that are added at the end.
+  constexpr int kChains = R * C >= 4 ? 1 : 4 / (R * C);
+  constexpr int64_t kLineK = kBits == 8 ? 4 : 8;
+  IntVec acc[kChains][C][R];
+#pragma GCC unroll 4
+  for (int chain = 0; chain < kChains; ++chain) {
+#pragma GCC unroll 16
+    for (int i = 0; i < C; ++i) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) acc[chain][i][r] = SetInt(chain == 0 ? x[i].correction : 0);
+    }
+  }
+  for (int64_t line = 0; line < num_lines; line += kChains) {
+#pragma GCC unroll 4
+    for (int chain = 0; chain < kChains; ++chain) {
+      LineWeights<kBits> rows[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        rows[r].Load(w + (line + chain) * kIntLineBytes + r * w_stride);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < C; ++i) {
+        const IntElement* values = x[i].values + (line + chain) * kLineK;
+        const Quad first = LoadQuad(values);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) acc[chain][i][r] = rows[r].DotFirst(acc[chain][i][r], first);
+        if constexpr (kBits == 4) {
+          const Quad second = LoadQuad(values + 4);
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r) {
+            acc[chain][i][r] = rows[r].DotSecond(acc[chain][i][r], second);
+          }
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < C; ++i) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      IntVec sum = acc[0][i][r];
+#pragma GCC unroll 4
+      for (int chain = 1; chain < kChains; ++chain) sum = AddInt(sum, acc[chain][i][r]);
+      sums[i * R + r] = sum;
+    }
+  }
 }
 
 // R tile rows times T tokens of P planes.
 template <int kBits, int P, int R, int T>
 inline void MultiplyBlock(const IntBlock& block) {
   const ActivationRows& x = *block.x;
-  // Few sums wait for one another: each is then split into chains that are added at the end.
-  constexpr int kChains = R * T * P >= 4 ? 1 : 4 / (R * T * P);
-  constexpr int64_t kLineK = kBits == 8 ? 4 : 8;
-  const int64_t group_lines = x.group_size / kLineK;
-  Vec sums[R][T];
-  for (int r = 0; r < R; ++r) {
-    for (int t = 0; t < T; ++t) sums[r][t] = Load(block.sums + r * block.sums_stride + t * kTileN);
-  }
-  const IntElement* values[T];
-  for (int t = 0; t < T; ++t) {
-    values[t] = x.Values(block.first_row + t) + block.first_group * x.group_size;
-  }
-  const uint8_t* w = block.w;
-  int64_t lines_left = block.lines;
-  for (int64_t g = 0; g < block.num_groups; ++g, lines_left -= group_lines) {
-    const int64_t group = block.first_group + g;
-    IntVec ints[kChains][R][T][P];
-#pragma GCC unroll 8
+  const int64_t group_lines = x.group_size / (kBits == 8 ? 4 : 8);
+  for (int64_t g = 0; g < block.num_groups; ++g) {
+    const int64_t group = block.first_group + g, lines_left = block.lines - g * group_lines;
+    OperandRow rows[T * P];
     for (int t = 0; t < T; ++t) {
-      const int32_t* corrections = x.Corrections(block.first_row + t) + group;
-#pragma GCC unroll 2
       for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) ints[0][r][t][p] = SetInt(corrections[p * x.num_groups]);
+        rows[t * P + p].values =
+            x.Values(block.first_row + t) + p * x.plane_stride + group * x.group_size;
+        rows[t * P + p].correction =
+            x.Corrections(block.first_row + t)[p * x.num_groups + group];
       }
     }
-#pragma GCC unroll 4
-    for (int c = 1; c < kChains; ++c) {
-#pragma GCC unroll 4
-      for (int i = 0; i < R * T * P; ++i) ints[c][i / (T * P)][i / P % T][i % P] = SetInt(0);
-    }
-    const int64_t num_lines = lines_left < group_lines ? lines_left : group_lines;
-    for (int64_t line = 0; line < num_lines; line += kChains) {
-#pragma GCC unroll 4
-      for (int c = 0; c < kChains; ++c, w += kIntLineBytes) {
-        const int64_t k = (line + c) * kLineK;
-        if constexpr (kBits == 8) {
-          Bytes rows[R];
-#pragma GCC unroll 4
-          for (int r = 0; r < R; ++r) rows[r] = LoadBytes(w + r * block.w_stride);
-#pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 2
-            for (int p = 0; p < P; ++p) {
-              const Quad quad = LoadQuad(values[t] + p * x.plane_stride + k);
-#pragma GCC unroll 4
-              for (int r = 0; r < R; ++r) {
-                ints[c][r][t][p] = DotBytes(ints[c][r][t][p], rows[r], quad);
-              }
-            }
-          }
-        } else {
-          Nibbles rows[R];
-#pragma GCC unroll 4
-          for (int r = 0; r < R; ++r) rows[r] = Split(LoadBytes(w + r * block.w_stride));
-#pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 2
-            for (int p = 0; p < P; ++p) {
-              const IntElement* quads = values[t] + p * x.plane_stride + k;
-              const Quad low = LoadQuad(quads), high = LoadQuad(quads + 4);
-#pragma GCC unroll 4
-              for (int r = 0; r < R; ++r) {
-                ints[c][r][t][p] = DotLow(ints[c][r][t][p], rows[r], low);
-                ints[c][r][t][p] = DotHigh(ints[c][r][t][p], rows[r], high);
-              }
-            }
-          }
-        }
-      }
-    }
-#pragma GCC unroll 8
+    IntVec ints[T * P * R];
+    MultiplyGroup<kBits, T * P, R>(rows, block.w + g * group_lines * kIntLineBytes, block.w_stride,
+                                   lines_left < group_lines ? lines_left : group_lines, ints);
     for (int t = 0; t < T; ++t) {
-      const float x_scale = x.Scales(block.first_row + t)[group];
-#pragma GCC unroll 4
+      const Vec x_scale = Set1(x.Scales(block.first_row + t)[group]);
       for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int c = 1; c < kChains; ++c) {
-#pragma GCC unroll 2
-          for (int p = 0; p < P; ++p) {
-            ints[0][r][t][p] = AddInt(ints[0][r][t][p], ints[c][r][t][p]);
-          }
+        IntVec joined = ints[t * P * R + r];
+        if (P == 2) joined = JoinPlanes(joined, ints[(t * P + 1) * R + r]);
+        float* out = block.sums + r * block.sums_stride + t * kTileN;
+        if (kBits == 8) {
+          Store(out, MulAdd(ToFloats(joined), x_scale, Load(out)));
+        } else {
+          const Vec w_scale = Load(block.w_scales + r * block.w_scales_stride + group * kTileN);
+          Store(out, MulAdd(Mul(ToFloats(joined), x_scale), w_scale, Load(out)));
         }
-        const float* w_scale = block.w_scales + r * block.w_scales_stride + group * kTileN;
-        sums[r][t] = AddScaled<kBits, P>(ints[0][r][t], x_scale, w_scale, sums[r][t]);
       }
-    }
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) values[t] += x.group_size;
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int t = 0; t < T; ++t) {
-      Store(block.sums + r * block.sums_stride + t * kTileN, sums[r][t]);
     }
   }
 }
