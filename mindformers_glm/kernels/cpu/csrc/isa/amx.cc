@@ -21,7 +21,9 @@
 #define GLM_ISA amx
 #include "vec_avx512.h"
 // (the order matters: the files below are written in terms of the vector above)
+#include "dot_int_avx512.h"
 #include "linear_amx.h"
+#include "linear_int_amx.h"
 #include "tiles_amx.h"
 #include "tiles_emulated.h"
 
@@ -42,7 +44,7 @@ void Linear(const LinearArgs& args) {
 const KernelTable kAmxTable = {
     "amx",
     amx::Linear<amx::HardwareTiles>,
-    kAvx512Table.linear_int,
+    amx::LinearIntAmx<amx::HardwareTiles>,
     kAvx512Table.rms_norm,
     kAvx512Table.attention,
     kAvx512Table.convert,
@@ -53,7 +55,7 @@ const KernelTable kAmxTable = {
 const KernelTable kAmxEmulatedTable = {
     "amx_emulated",
     amx::Linear<amx::EmulatedTiles>,
-    kAvx512Table.linear_int,
+    amx::LinearIntAmx<amx::EmulatedTiles>,
     kAvx512Table.rms_norm,
     kAvx512Table.attention,
     kAvx512Table.convert,

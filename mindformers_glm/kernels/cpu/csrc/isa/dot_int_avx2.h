@@ -12,9 +12,8 @@ namespace glm::GLM_ISA {
 using IntElement = int16_t;
 constexpr int NumPlanes(int /*activation_bits*/) { return 1; }
 
-constexpr int kStreamTokens = 2;
-constexpr int kIntBlockRows = 1;
-constexpr int kIntBlockTokens = 4;
+constexpr int kFewTokens = 1, kFewTokensRows = 1;
+constexpr int kIntBlockTokens = 4, kIntBlockRows = 1;
 
 struct IntVec {
   __m256i low, high;

@@ -11,9 +11,10 @@ namespace glm::GLM_ISA {
 using IntElement = int8_t;
 constexpr int NumPlanes(int activation_bits) { return activation_bits / 8; }
 
-constexpr int kStreamTokens = 4;
-constexpr int kIntBlockRows = 4;
-constexpr int kIntBlockTokens = 6;
+// 24 sums, 4 weights and the activations are 29 of 32 registers. Two tile rows share the activations
+// that one or two tokens have; with more streams than that, memory would be slower.
+constexpr int kFewTokens = 2, kFewTokensRows = 2;
+constexpr int kIntBlockTokens = 6, kIntBlockRows = 4;
 
 using IntVec = __m512i;
 using Bytes = __m512i;

@@ -12,11 +12,9 @@ namespace glm::GLM_ISA {
 using IntElement = int16_t;
 constexpr int NumPlanes(int /*activation_bits*/) { return 1; }
 
-// Tokens of one block where weights are read front to back; tile rows and tokens of one block where
-// products are what takes time (operand rows: a token's planes count each).
-constexpr int kStreamTokens = 2;
-constexpr int kIntBlockRows = 1;
-constexpr int kIntBlockTokens = 2;
+// Tile rows and tokens of one block, also for few tokens. Planes share the tokens among them.
+constexpr int kFewTokens = 1, kFewTokensRows = 1;
+constexpr int kIntBlockTokens = 2, kIntBlockRows = 1;
 
 struct IntVec {
   int32_t lane[16];

@@ -108,6 +108,17 @@ inline void MultiplyGroup(const OperandRow* x, const uint8_t* w, int64_t w_strid
   }
 }
 
+// sums += ints * x_scale (* w_scales, which int8 has one of for all groups).
+template <int kBits>
+inline void AddGroup(const IntVec& ints, float x_scale, const float* w_scales, float* sums) {
+  if (kBits == 8) {
+    Store(sums, MulAdd(ToFloats(ints), Set1(x_scale), Load(sums)));
+  } else {
+    const Vec scaled = Mul(ToFloats(ints), Set1(x_scale));
+    Store(sums, MulAdd(scaled, Load(w_scales), Load(sums)));
+  }
+}
+
 // R tile rows times T tokens of P planes.
 template <int kBits, int P, int R, int T>
 inline void MultiplyBlock(const IntBlock& block) {
@@ -128,17 +139,13 @@ inline void MultiplyBlock(const IntBlock& block) {
     MultiplyGroup<kBits, T * P, R>(rows, block.w + g * group_lines * kIntLineBytes, block.w_stride,
                                    lines_left < group_lines ? lines_left : group_lines, ints);
     for (int t = 0; t < T; ++t) {
-      const Vec x_scale = Set1(x.Scales(block.first_row + t)[group]);
+      const float x_scale = x.Scales(block.first_row + t)[group];
       for (int r = 0; r < R; ++r) {
         IntVec joined = ints[t * P * R + r];
         if (P == 2) joined = JoinPlanes(joined, ints[(t * P + 1) * R + r]);
         float* out = block.sums + r * block.sums_stride + t * kTileN;
-        if (kBits == 8) {
-          Store(out, MulAdd(ToFloats(joined), x_scale, Load(out)));
-        } else {
-          const Vec w_scale = Load(block.w_scales + r * block.w_scales_stride + group * kTileN);
-          Store(out, MulAdd(Mul(ToFloats(joined), x_scale), w_scale, Load(out)));
-        }
+        AddGroup<kBits>(joined, x_scale,
+                        block.w_scales + r * block.w_scales_stride + group * kTileN, out);
       }
     }
   }
@@ -156,21 +163,21 @@ inline void MultiplyTokens(const IntBlock& block, int64_t num_tokens) {
   MultiplyBlock<kBits, P, R, T>(block);
 }
 
-// R tile rows times all tokens, in blocks of at most T tokens, of even sizes, and of
-// `groups_per_pass` groups. `block` names the tile rows; the rest is filled in.
+// R tile rows times all tokens, in blocks of at most T tokens, of even sizes. Where there are
+// several, a range of k is done for all of them before the next. `block` names the tile rows; the
+// rest is filled in.
 template <int kBits, int P, int R, int T>
-inline void MultiplyTileRows(IntBlock block, int64_t num_rows, int64_t groups_per_pass) {
+inline void MultiplyTileRows(IntBlock block, int64_t num_rows) {
   const int64_t group_lines = block.x->group_size / (kBits == 8 ? 4 : 8);
-  const int64_t num_blocks = CeilDiv(num_rows, T);
-  const int64_t num_groups = block.num_groups;
+  const int64_t num_blocks = CeilDiv(num_rows, T), num_groups = block.x->num_groups;
+  const int64_t pass = num_blocks == 1 ? num_groups : kIntBlockK / block.x->group_size;
   const IntBlock whole = block;
   for (int64_t r = 0; r < R; ++r) {
     std::memset(whole.sums + r * whole.sums_stride, 0, num_rows * kTileN * sizeof(float));
   }
-  for (int64_t group = 0; group < num_groups; group += groups_per_pass) {
-    const int64_t left = num_groups - group;
+  for (int64_t group = 0; group < num_groups; group += pass) {
     block.first_group = group;
-    block.num_groups = left < groups_per_pass ? left : groups_per_pass;
+    block.num_groups = num_groups - group < pass ? num_groups - group : pass;
     block.w = whole.w + group * group_lines * kIntLineBytes;
     block.lines = whole.lines - group * group_lines;
     for (int64_t i = 0; i < num_blocks; ++i) {
@@ -190,32 +197,35 @@ inline void ScaleSums(float* sums, int64_t num_rows, const float* w_scales) {
   }
 }
 
-// Sums of `count` tile rows and all tokens: [count][num_rows][16].
+// `block` from its r-th tile row on.
+inline IntBlock RowsFrom(IntBlock block, int64_t r) {
+  block.w += r * block.w_stride;
+  block.w_scales += r * block.w_scales_stride;
+  block.sums += r * block.sums_stride;
+  return block;
+}
+
+// Sums of `count` tile rows and all tokens, by dot products.
 template <int kBits, int P>
 struct DotInt {
-  static constexpr int64_t kRowMultiple = 1;
-  static constexpr int64_t kGroupSize = kIntBlockRows > 2 ? kIntBlockRows : 2;
+  static constexpr int64_t kRowMultiple = 1;  // rows that sums have room for
+  static constexpr int64_t kGroupSize = 4;    // tile rows at once
+  static constexpr int kTokens = kIntBlockTokens / P;
 
-  static void Multiply(const LinearIntArgs& args, IntBlock block, int64_t count) {
-    const int64_t num_rows = args.linear.num_rows, num_groups = block.num_groups;
+  explicit DotInt(const ActivationRows&) {}
+
+  void Multiply(const IntBlock& block, int64_t count, int64_t num_rows) {
     int64_t r = 0;
-    if (num_rows > kStreamTokens) {
-      const int64_t groups_per_pass = kIntBlockK / block.x->group_size;
+    if (num_rows > kFewTokens) {
       for (; r + kIntBlockRows <= count; r += kIntBlockRows) {
-        MultiplyTileRows<kBits, P, kIntBlockRows, kIntBlockTokens / P>(
-            RowsFrom(block, r), num_rows, groups_per_pass);
+        MultiplyTileRows<kBits, P, kIntBlockRows, kTokens>(RowsFrom(block, r), num_rows);
+      }
+    } else {
+      for (; r + kFewTokensRows <= count; r += kFewTokensRows) {
+        MultiplyTileRows<kBits, P, kFewTokensRows, kFewTokens>(RowsFrom(block, r), num_rows);
       }
     }
-    for (; r < count; ++r) {
-      MultiplyTileRows<kBits, P, 1, kStreamTokens>(RowsFrom(block, r), num_rows, num_groups);
-    }
-  }
-
-  static IntBlock RowsFrom(IntBlock block, int64_t r) {
-    block.w += r * block.w_stride;
-    block.w_scales += r * block.w_scales_stride;
-    block.sums += r * block.sums_stride;
-    return block;
+    for (; r < count; ++r) MultiplyTileRows<kBits, P, 1, kTokens>(RowsFrom(block, r), num_rows);
   }
 };
 
@@ -231,7 +241,7 @@ inline void LinearIntWith(const LinearIntArgs& args) {
   const int64_t sums_stride = row_blocks * Kernel::kRowMultiple * kTileN;
   const int num_threads = NumThreads(linear);
   x.Reserve(linear, args.activation_bits, kBits == 8 ? kActivationGroup : args.group_size,
-            kBits == 8 ? 128 : 8);
+            kBits == 8 ? 128 : 8, sums_stride / kTileN);
   float* all_sums = sum_scratch.Reserve<float>(num_threads * Kernel::kGroupSize * sums_stride);
   const ActivationRows* rows = &x;
 
@@ -241,11 +251,11 @@ inline void LinearIntWith(const LinearIntArgs& args) {
     for (int64_t row = 0; row < linear.num_rows; ++row) rows->Quantize(linear, row);
 
     const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+    Kernel kernel(*rows);
     IntBlock block{};
     block.w_stride = tiles_k * kIntTileBytes;
     block.w_scales_stride = kBits == 8 ? kTileN : rows->num_groups * kTileN;
     block.x = rows;
-    block.num_groups = rows->num_groups;
     block.lines = block.w_stride / kIntLineBytes;
     block.sums_stride = sums_stride;
     block.sums = all_sums + thread * Kernel::kGroupSize * sums_stride;
@@ -256,7 +266,7 @@ inline void LinearIntWith(const LinearIntArgs& args) {
       const int64_t count = left < Kernel::kGroupSize ? left : Kernel::kGroupSize;
       block.w = static_cast<const uint8_t*>(linear.tiles) + first * block.w_stride;
       block.w_scales = args.scales + first * block.w_scales_stride;
-      Kernel::Multiply(args, block, count);
+      kernel.Multiply(block, count, linear.num_rows);
       for (int64_t r = 0; r < count; r += rows_per_unit) {
         float* sums = block.sums + r * sums_stride;
         if (kBits == 8) {

@@ -28,7 +28,7 @@ struct ActivationRows {
   float largest = 0.0f;
 
   void Reserve(const LinearArgs& args, int activation_bits, int64_t columns_per_group,
-               int32_t zero) {
+               int32_t zero, int64_t row_room) {
     const int64_t padded_k = CeilDiv(args.k, kActivationGroup) * kActivationGroup;
     // An odd number of cache lines: rows at a distance of a power of 2 would drive each other out
     // of the cache.
@@ -40,7 +40,7 @@ struct ActivationRows {
     num_groups = padded_k / columns_per_group;
     zero_point = zero;
     largest = activation_bits == 8 ? kMaxActivation8 : kMaxActivation16;
-    values = value_scratch.Reserve<IntElement>(args.num_rows * row_stride);
+    values = value_scratch.Reserve<IntElement>(row_room * row_stride);
     scales = scale_scratch.Reserve<float>(args.num_rows * num_groups);
     corrections = correction_scratch.Reserve<int32_t>(args.num_rows * num_planes * num_groups);
   }

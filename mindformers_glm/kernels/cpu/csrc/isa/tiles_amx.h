@@ -42,6 +42,11 @@ struct HardwareTiles {
   static void Dot() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
   }
+  // C += A . B of bytes in fours, A with sign and B without; sums of 32 bits.
+  template <int C, int A, int B>
+  static void DotSignedUnsigned() {
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+  }
 };
 
 }  // namespace glm::GLM_ISA
