@@ -27,7 +27,7 @@ class WeightedCell(nn.Cell):
         self._targets: dict[str, LoadInto] = {}
 
     def weight_targets(self) -> dict[str, LoadInto]:
-        """Local parameter name -> how it is filled."""
+        """Local parameter name, as the weight rules call it -> how it is filled."""
         return self._targets
 
     def weight_arrays(self) -> dict[str, np.ndarray]:

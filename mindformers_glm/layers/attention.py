@@ -27,7 +27,11 @@ class SelfAttention(nn.Cell):
     """
 
     def __init__(
-        self, config: GlmConfig, settings: RunnerSettings, submodules: SelfAttentionSubmodules
+        self,
+        config: GlmConfig,
+        settings: RunnerSettings,
+        submodules: SelfAttentionSubmodules,
+        name: str,
     ) -> None:
         super().__init__()
         query_size = config.num_attention_heads * config.head_dim
@@ -39,6 +43,7 @@ class SelfAttention(nn.Cell):
             has_bias=config.attention_bias,
             eps=config.rms_norm_eps,
             settings=settings,
+            name=f"{name}.linear_qkv",
         )
         self.core_attention = build_module(
             submodules.core_attention,
@@ -48,7 +53,11 @@ class SelfAttention(nn.Cell):
             settings=settings,
         )
         self.linear_proj = build_module(
-            submodules.linear_proj, query_size, config.hidden_size, settings=settings
+            submodules.linear_proj,
+            query_size,
+            config.hidden_size,
+            settings=settings,
+            name=f"{name}.linear_proj",
         )
 
     def construct(

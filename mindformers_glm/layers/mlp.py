@@ -25,7 +25,7 @@ class MLP(nn.Cell):
     """
 
     def __init__(
-        self, config: GlmConfig, settings: RunnerSettings, submodules: MLPSubmodules
+        self, config: GlmConfig, settings: RunnerSettings, submodules: MLPSubmodules, name: str
     ) -> None:
         super().__init__()
         self.linear_fc1 = build_module(
@@ -34,9 +34,14 @@ class MLP(nn.Cell):
             config.intermediate_size,
             eps=config.rms_norm_eps,
             settings=settings,
+            name=f"{name}.linear_fc1",
         )
         self.linear_fc2 = build_module(
-            submodules.linear_fc2, config.intermediate_size, config.hidden_size, settings=settings
+            submodules.linear_fc2,
+            config.intermediate_size,
+            config.hidden_size,
+            settings=settings,
+            name=f"{name}.linear_fc2",
         )
 
     def construct(self, hidden_states: Tensor, num_rows: Tensor) -> Tensor:

@@ -26,19 +26,26 @@ class TransformerLayerSubmodules:
 class TransformerLayer(nn.Cell):
     """x += post_self_attn_norm(attn(input_norm x)); x += post_mlp_norm(mlp(pre_mlp_norm x)).
 
-    hidden_states, output: the residual stream, float32 [max_rows, hidden_size].
+    hidden_states, output: the residual stream, float32 [max_rows, hidden_size]. Every part knows
+    its Megatron-Core name, by which the settings choose how a linear layer keeps its weight.
     Source: transformers 4.51.3 `Glm4DecoderLayer`.
     """
 
     def __init__(
-        self, config: GlmConfig, settings: RunnerSettings, submodules: TransformerLayerSubmodules
+        self,
+        config: GlmConfig,
+        settings: RunnerSettings,
+        submodules: TransformerLayerSubmodules,
+        name: str,
     ) -> None:
         super().__init__()
-        self.self_attention = build_module(submodules.self_attention, config, settings)
+        self.self_attention = build_module(
+            submodules.self_attention, config, settings, name=f"{name}.self_attention"
+        )
         self.post_self_attn_layernorm = build_module(
             submodules.post_self_attn_layernorm, config.hidden_size, eps=config.rms_norm_eps
         )
-        self.mlp = build_module(submodules.mlp, config, settings)
+        self.mlp = build_module(submodules.mlp, config, settings, name=f"{name}.mlp")
         self.post_mlp_layernorm = build_module(
             submodules.post_mlp_layernorm, config.hidden_size, eps=config.rms_norm_eps
         )
@@ -59,7 +66,10 @@ class TransformerBlock(nn.Cell):
     def __init__(self, config: GlmConfig, settings: RunnerSettings, layer_spec: ModuleSpec) -> None:
         super().__init__()
         self.layers = nn.CellList(
-            [build_module(layer_spec, config, settings) for _ in range(config.num_hidden_layers)]
+            [
+                build_module(layer_spec, config, settings, name=f"decoder.layers.{number}")
+                for number in range(config.num_hidden_layers)
+            ]
         )
 
     def construct(

@@ -60,7 +60,7 @@ class LogitsHead(nn.Cell):
         self.gather_rows = operators.gather_rows()
         self.final_layernorm = operators.rms_norm(config.hidden_size, eps=config.rms_norm_eps)
         self.output_layer = operators.linear(
-            config.hidden_size, config.vocab_size, settings=settings
+            config.hidden_size, config.vocab_size, settings=settings, name="output_layer"
         )
 
     def construct(self, hidden_states: Tensor, sample_rows: Tensor, num_samples: Tensor) -> Tensor:

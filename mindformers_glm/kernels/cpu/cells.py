@@ -8,12 +8,13 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn
 
 from mindformers_glm.core.operators import Operators
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
 from mindformers_glm.kernels.cpu import library, ops
+from mindformers_glm.kernels.cpu.linear_methods import LinearWeight, choose_linear_method
 from mindformers_glm.kernels.cpu.memory import allocate, count_numa_nodes
 from mindformers_glm.kernels.cpu.parameters import as_parameter
 
@@ -51,11 +52,12 @@ class _CpuCell(WeightedCell):
         setattr(self, name, as_parameter(array, dtype, name))
         self._targets[name] = LoadInto(lambda views: _convert_stacked(array, dtype, views))
 
-    def _add_tiles(self, num_rows: int, num_columns: int, dtype: str) -> None:
-        """A matrix in the kernels' packed tiles."""
-        array = allocate(library.packed_shape(num_rows, num_columns), dtype)
-        self.weight = as_parameter(array, dtype, "weight")
-        self._targets["weight"] = LoadInto(lambda views: _pack_stacked(array, dtype, views))
+    def _add_weight(self, weight: LinearWeight) -> tuple[Parameter, ...]:
+        """The matrix of a linear layer; returns its Parameters as the operator takes them."""
+        for name, parameter in weight.parameters.items():
+            setattr(self, name, parameter)
+        self._targets |= weight.targets
+        return tuple(weight.parameters.values())
 
 
 class Embedding(_CpuCell):
@@ -102,14 +104,17 @@ class RmsNormAdd(_CpuCell):
 class Linear(_CpuCell):
     """y = x W^T without bias."""
 
-    def __init__(self, in_features: int, out_features: int, settings: RunnerSettings) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, settings: RunnerSettings, name: str
+    ) -> None:
         super().__init__()
-        self._add_tiles(out_features, in_features, settings.params_dtype)
-        self.matmul = ops.linear(settings.compute_dtype, False, out_features)
+        method = choose_linear_method(settings, name)
+        self.weights = self._add_weight(method.create_weight(out_features, in_features))
+        self.matmul = method.linear(out_features)
 
     def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        return self.matmul(x, self.weight, num_rows)
+        return self.matmul(x, *self.weights, num_rows)
 
 
 class NormLinear(_CpuCell):
@@ -122,49 +127,44 @@ class NormLinear(_CpuCell):
         has_bias: bool,
         eps: float,
         settings: RunnerSettings,
+        name: str,
     ) -> None:
         super().__init__()
+        method = choose_linear_method(settings, name)
         self._add_rows("layer_norm_weight", (in_features,), "float32")
-        self._add_tiles(out_features, in_features, settings.params_dtype)
+        self.weights = self._add_weight(method.create_weight(out_features, in_features))
         self.has_bias = has_bias
         if has_bias:
             self._add_rows("bias", (out_features,), "float32")
         self.eps = _scalar(eps)
-        # Attention amplifies errors of queries and keys: with plain bfloat16 here, the logits'
-        # error is 1.5 times as large. This matrix is a tenth of a layer, so doubling its products
-        # is cheap.
-        is_short = settings.compute_dtype == "bfloat16"
-        compute_dtype = ops.SPLIT_BFLOAT16 if is_short else settings.compute_dtype
-        self.matmul = ops.norm_linear(compute_dtype, has_bias, out_features)
+        self.matmul = method.norm_linear(has_bias, out_features)
 
     def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
         if self.has_bias:
             return self.matmul(
-                x, self.layer_norm_weight, self.eps, self.weight, num_rows, self.bias
+                x, self.layer_norm_weight, self.eps, *self.weights, num_rows, self.bias
             )
-        return self.matmul(x, self.layer_norm_weight, self.eps, self.weight, num_rows)
+        return self.matmul(x, self.layer_norm_weight, self.eps, *self.weights, num_rows)
 
 
 class NormGatedLinear(_CpuCell):
     """y = silu(norm(x) Wg^T) * (norm(x) Wu^T): the norm, both halves of fc1 and SwiGLU."""
 
     def __init__(
-        self, in_features: int, out_features: int, eps: float, settings: RunnerSettings
+        self, in_features: int, out_features: int, eps: float, settings: RunnerSettings, name: str
     ) -> None:
         super().__init__()
-        dtype = settings.params_dtype
+        method = choose_linear_method(settings, name)
         self._add_rows("layer_norm_weight", (in_features,), "float32")
-        # Gate and up tiles alternate, so one pass makes both factors of an output.
-        array = allocate(library.packed_shape(out_features, in_features, is_gated=True), dtype)
-        self.weight = as_parameter(array, dtype, "weight")
-        self._targets["weight"] = LoadInto(lambda views: _pack_gated(array, dtype, views))
+        weight = method.create_weight(out_features, in_features, is_gated=True)
+        self.weights = self._add_weight(weight)
         self.eps = _scalar(eps)
-        self.matmul = ops.norm_gated_linear(settings.compute_dtype, out_features)
+        self.matmul = method.norm_gated_linear(out_features)
 
     def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        return self.matmul(x, self.layer_norm_weight, self.eps, self.weight, num_rows)
+        return self.matmul(x, self.layer_norm_weight, self.eps, *self.weights, num_rows)
 
 
 class PagedAttention(nn.Cell):
@@ -224,22 +224,3 @@ def _convert_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> Non
             place = array[start + first : start + first + len(rows)]
             library.convert(place, rows, dst_dtype=dtype, src_dtype=view.dtype)
         start += len(view.data)
-
-
-def _pack_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> None:
-    start = 0
-    for view in views:
-        for first, rows in view.row_chunks():
-            library.pack_rows(array, rows, view.dtype, dtype, row_offset=start + first)
-        start += len(view.data)
-
-
-def _pack_gated(array: np.ndarray, dtype: str, views: Sequence[Any]) -> None:
-    (view,) = views
-    size = len(view.data) // 2
-    for half in range(2):
-        begin = half * size
-        for first, rows in view.row_chunks(begin, begin + size):
-            library.pack_rows(
-                array, rows, view.dtype, dtype, row_offset=first - begin, gated_half=half
-            )

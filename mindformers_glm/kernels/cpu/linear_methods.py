@@ -1,0 +1,126 @@
+"""How a linear layer keeps its weight and multiplies by it.
+
+The Cells ask `choose_linear_method` when they are built and know no formats themselves.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from mindspore import Parameter
+
+from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.weighted_cell import LoadInto
+from mindformers_glm.kernels.cpu import library, ops
+from mindformers_glm.kernels.cpu.memory import allocate
+from mindformers_glm.kernels.cpu.parameters import as_parameter
+
+
+@dataclass(frozen=True)
+class LinearWeight:
+    """The Parameters of one matrix by their names, in the operator's order, and their loading."""
+
+    parameters: dict[str, Parameter]
+    targets: dict[str, LoadInto]
+
+
+class LinearMethod(Protocol):
+    """One format: what it keeps in memory, and the three operators on it."""
+
+    def create_weight(
+        self, num_rows: int, num_columns: int, is_gated: bool = False
+    ) -> LinearWeight:
+        """Allocate a matrix [num_rows, num_columns].
+
+        Args:
+            is_gated: there are two, num_rows gate rows and then as many up rows; their tiles
+                alternate, so that one pass makes both factors of an output.
+        """
+        ...
+
+    def linear(self, out_features: int) -> Any:
+        """The operator on (x, *parameters, num_rows)."""
+        ...
+
+    def norm_linear(self, has_bias: bool, out_features: int) -> Any:
+        """The operator on (x, norm_weight, eps, *parameters, num_rows [, bias])."""
+        ...
+
+    def norm_gated_linear(self, out_features: int) -> Any:
+        """The operator on (x, norm_weight, eps, *parameters of a gated matrix, num_rows)."""
+        ...
+
+
+def choose_linear_method(settings: RunnerSettings, layer_name: str) -> LinearMethod:
+    """The format of one layer, which may differ from that of others."""
+    return FloatMethod(settings.params_dtype, settings.compute_dtype)
+
+
+@dataclass(frozen=True)
+class FloatMethod:
+    """Weights in `params_dtype`, activations rounded to `compute_dtype` before each product."""
+
+    params_dtype: str
+    compute_dtype: str
+
+    def create_weight(
+        self, num_rows: int, num_columns: int, is_gated: bool = False
+    ) -> LinearWeight:
+        """See LinearMethod."""
+        dtype = self.params_dtype
+        tiles = allocate(library.packed_shape(num_rows, num_columns, is_gated), dtype)
+
+        def load(views: Sequence[Any]) -> None:
+            for chunk in _row_chunks(views, is_gated):
+                library.pack_rows(
+                    tiles, chunk.rows, chunk.dtype, dtype, chunk.row_offset, chunk.gated_half
+                )
+
+        return LinearWeight(
+            {"weight": as_parameter(tiles, dtype, "weight")}, {"weight": LoadInto(load)}
+        )
+
+    def linear(self, out_features: int) -> Any:
+        """See LinearMethod."""
+        return ops.linear(self.compute_dtype, False, out_features)
+
+    def norm_linear(self, has_bias: bool, out_features: int) -> Any:
+        """See LinearMethod."""
+        # Attention amplifies errors of queries and keys: with plain bfloat16 here, the logits'
+        # error is 1.5 times as large. This matrix is a tenth of a layer, so doubling its products
+        # is cheap.
+        is_short = self.compute_dtype == "bfloat16"
+        compute_dtype = ops.SPLIT_BFLOAT16 if is_short else self.compute_dtype
+        return ops.norm_linear(compute_dtype, has_bias, out_features)
+
+    def norm_gated_linear(self, out_features: int) -> Any:
+        """See LinearMethod."""
+        return ops.norm_gated_linear(self.compute_dtype, out_features)
+
+
+@dataclass(frozen=True)
+class _RowChunk:
+    """Rows of a checkpoint tensor and their place: from row_offset on, in a half if gated."""
+
+    rows: np.ndarray
+    dtype: str
+    row_offset: int
+    gated_half: int | None
+
+
+def _row_chunks(views: Sequence[Any], is_gated: bool) -> Iterator[_RowChunk]:
+    """All rows of tensors that are stacked on axis 0, a bounded number of bytes at a time."""
+    if is_gated:
+        (view,) = views
+        size = len(view.data) // 2
+        for half in range(2):
+            begin = half * size
+            for first, rows in view.row_chunks(begin, begin + size):
+                yield _RowChunk(rows, view.dtype, first - begin, half)
+        return
+    start = 0
+    for view in views:
+        for first, rows in view.row_chunks():
+            yield _RowChunk(rows, view.dtype, start + first, None)
+        start += len(view.data)
