@@ -62,14 +62,24 @@ def load(folder: Path, dtype: str = "float32") -> Glm4ForCausalLM:
 
 def logits(folder: Path, token_ids: list[int], dtype: str = "float32") -> np.ndarray:
     """float32 [num_tokens, vocab_size]."""
+    return logits_of(load(folder, dtype), token_ids)
+
+
+def logits_of(model: Glm4ForCausalLM, token_ids: list[int]) -> np.ndarray:
+    """The same of a loaded model."""
     with torch.no_grad():
-        return load(folder, dtype)(torch.tensor([token_ids])).logits[0].float().numpy()
+        return model(torch.tensor([token_ids])).logits[0].float().numpy()
 
 
 def greedy_tokens(folder: Path, token_ids: list[int], num_tokens: int) -> list[int]:
     """The next `num_tokens` most likely tokens in float32, end tokens included."""
+    return greedy_tokens_of(load(folder), token_ids, num_tokens)
+
+
+def greedy_tokens_of(model: Glm4ForCausalLM, token_ids: list[int], num_tokens: int) -> list[int]:
+    """The same of a loaded model."""
     with torch.no_grad():
-        output = load(folder).generate(
+        output = model.generate(
             torch.tensor([token_ids]),
             attention_mask=torch.ones(1, len(token_ids), dtype=torch.long),
             max_new_tokens=num_tokens,
@@ -78,3 +88,20 @@ def greedy_tokens(folder: Path, token_ids: list[int], num_tokens: int) -> list[i
             eos_token_id=None,
         )
     return output[0, len(token_ids) :].tolist()
+
+
+def assert_equal_or_close_call(
+    model: Glm4ForCausalLM,
+    prompt: list[int],
+    found: list[int],
+    expected: list[int],
+    tolerance: float,
+) -> None:
+    """Tokens may part where the reference's two best logits are closer than the tolerance."""
+    if found == expected:
+        return
+    step = next(i for i, pair in enumerate(zip(found, expected, strict=True)) if len(set(pair)) > 1)
+    row = logits_of(model, prompt + expected[:step])[-1]
+    gap = row[expected[step]] - row[found[step]]
+    # The row's error is `tolerance` of its norm; two logits move against each other by that much.
+    assert gap <= tolerance * np.linalg.norm(row) / np.sqrt(len(row)) * 4, (step, gap)

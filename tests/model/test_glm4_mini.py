@@ -1,35 +1,17 @@
 """The shipped checkpoint answers every held-out question as Hugging Face does, on each ISA."""
 
-import json
 from collections import defaultdict
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from mindformers_glm import LLM, SamplingParams
 from tests.conftest import MINI
 
 pytestmark = pytest.mark.weights
 _MAX_NEW_TOKENS = 160
-
-
-@pytest.fixture(scope="module")
-def questions() -> list[dict[str, Any]]:
-    lines = (MINI / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-@pytest.fixture(scope="module")
-def prompts(questions: list[dict[str, Any]]) -> list[list[int]]:
-    tokenizer = AutoTokenizer.from_pretrained(MINI)
-    return [
-        tokenizer.apply_chat_template(
-            question["messages"], tools=question.get("tools"), add_generation_prompt=True
-        )
-        for question in questions
-    ]
 
 
 @pytest.fixture(scope="module")
