@@ -18,7 +18,6 @@ MAX_FLOAT16 = np.float32(65504)
 ACTIVATION_GROUP = 128
 LARGEST_ACTIVATION = {8: 127, 16: 32639}
 LEAST_ACTIVATION = np.float32(2.0**-100)
-LARGEST_WEIGHT = {8: 127, 4: 7}
 LEAST_WEIGHT_SCALE = np.float32(2.0**-23)
 
 
@@ -147,10 +146,12 @@ def _gate(both: np.ndarray) -> np.ndarray:
 def quantize_weight(
     weight: np.ndarray, bits: int, group_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Round to nearest, symmetric: integers [N, K] and scales [N, groups].
+    """Round to nearest without zero points: integers [N, K] and scales [N, groups].
 
-    scale = max(absmax / largest, 2^-23), q = rint(w / scale), ties to even, all in float32: what
-    msModelSlim 26.1 computes for W8A16 and W4A16 (its `params` with sym). 8 bits: a group is a row.
+    8 bits, where a group is a row: scale = absmax / 127, as msModelSlim 26.1 computes it for W8A16.
+    4 bits: the element of the largest magnitude becomes -8, so that all 16 integers are used; the
+    scale is negative where that element is positive (llama.cpp's Q4_0 does the same). In both,
+    q = rint(w / scale), ties to even, in float32; a scale below 2^-23 becomes 2^-23.
     """
     n, k = weight.shape
     size = k if bits == 8 else group_size
@@ -158,9 +159,13 @@ def quantize_weight(
     padded = np.zeros((n, groups * size), np.float32)
     padded[:, :k] = weight
     padded = padded.reshape(n, groups, size)
-    absmax = np.abs(padded).max(axis=-1)
-    scales = np.maximum(absmax / np.float32(LARGEST_WEIGHT[bits]), LEAST_WEIGHT_SCALE)
-    q = np.rint(padded / scales[:, :, None]).astype(np.int32)
+    least, most = padded.min(axis=-1), padded.max(axis=-1)
+    if bits == 8:
+        scales = np.maximum(-least, most) / np.float32(127)
+    else:
+        scales = np.where(-least >= most, least, most) / np.float32(-8)
+    scales = np.where(np.abs(scales) < LEAST_WEIGHT_SCALE, LEAST_WEIGHT_SCALE, scales)
+    q = np.minimum(np.rint(padded / scales[:, :, None]), 2 ** (bits - 1) - 1).astype(np.int32)
     return q.reshape(n, -1)[:, :k], scales
 
 

@@ -43,16 +43,25 @@ def test_integers_and_scales_equal_reference(
 
 @pytest.mark.parametrize(("bits", "group"), FORMATS)
 def test_halves_round_to_even_and_zeros_stay(isa: str, bits: int, group: int) -> None:
-    most = {8: 127, 4: 7}[bits]
-    row = np.float32([most, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.5, 0, -most])
+    least, most = {8: (-127, 127), 4: (-8, 7)}[bits]
+    row = np.float32([least, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.5, 0, most])
     weight = np.stack([row, -row, 0 * row, 1e-10 * row])
     tiles, scales = allocated(4, 10, bits, group)
     library.quantize_rows(tiles, scales, weight, "float32", bits, group, 0)
     q, q_scales = unpacked_ints(tiles, scales, 4, 10, bits)
-    np.testing.assert_array_equal(q[0], [most, 0, 2, 2, 0, -2, -2, 4, 0, -most])
-    np.testing.assert_array_equal(q[1], -q[0])
+    np.testing.assert_array_equal(q[0], [least, 0, 2, 2, 0, -2, -2, 4, 0, most])
+    np.testing.assert_array_equal(q[1] * q_scales[1, 0], -q[0])
     assert (q[2:] == 0).all()
-    np.testing.assert_array_equal(q_scales[:, 0], np.float32([1, 1, 2**-23, 2**-23]))
+    np.testing.assert_array_equal(np.abs(q_scales[:, 0]), np.float32([1, 1, 2**-23, 2**-23]))
+
+
+def test_int4_uses_all_sixteen_integers_for_either_sign(isa: str) -> None:
+    row = np.float32([-8, 7.9, 0.4])
+    tiles, scales = allocated(2, 3, 4, 32)
+    library.quantize_rows(tiles, scales, np.stack([row, -row]), "float32", 4, 32, 0)
+    q, q_scales = unpacked_ints(tiles, scales, 2, 3, 4)
+    np.testing.assert_array_equal(q, [[-8, 7, 0], [-8, 7, 0]])
+    np.testing.assert_array_equal(q_scales[:, 0], [1, -1])
 
 
 @pytest.mark.parametrize(("bits", "group"), FORMATS)

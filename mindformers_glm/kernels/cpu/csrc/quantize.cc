@@ -1,8 +1,8 @@
 // Loading weights as integers: round to nearest, and packing into tiles for integer products.
 //
-// q = w / scale, symmetric: int8 with one scale a row, absmax / 127; int4 with one for each group
-// of 32, 64 or 128 columns, absmax / 7. Stored without sign, q + 128 and q + 8, since the products
-// want it so. A line of 64 bytes holds 16 rows n:
+// q = w / scale: int8 with one scale a row, absmax / 127; int4 with one for each group of 32, 64 or
+// 128 columns, which makes the element of the largest magnitude -8. Stored without sign, q + 128
+// and q + 8, since the products want it so. A line of 64 bytes holds 16 rows n:
 //
 //   int8: byte 4 (n % 16) + c of line k / 4 is column k with c = k % 4; a tile has 64 columns.
 //   int4: the same byte of line k / 8, its lower half where k % 8 < 4, the upper half otherwise; a

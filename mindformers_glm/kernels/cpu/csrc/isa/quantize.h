@@ -1,6 +1,7 @@
 // Rounds one weight row to integers with their scales and puts it into its place in the tiles.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 
@@ -14,27 +15,35 @@ constexpr int64_t kQuantizeColumns = 128;  // at once
 
 inline Vec Magnitude(const Vec& a) { return Max(a, Mul(a, Set1(-1.0f))); }
 
-// absmax / largest of `count` elements; an infinity or a NaN makes the scale one.
-template <typename Src>
-inline float WeightScale(const Src* src, int64_t count, float largest) {
-  Vec most = Zero(), not_finite = Zero();
+// The scale of `count` elements: int8 reaches from -127 to 127; in int4 the element of the largest
+// magnitude becomes -8. An infinity or a NaN makes the scale one.
+template <int kBits, typename Src>
+inline float WeightScale(const Src* src, int64_t count) {
+  Vec positive = Zero(), negative = Zero(), not_finite = Zero();
   for (int64_t i = 0; i < count; i += kLanes) {
     const Vec v = LoadPartial(src + i, count - i < kLanes ? count - i : kLanes);
-    most = Max(Magnitude(v), most);
+    positive = Max(v, positive);
+    negative = Max(Mul(v, Set1(-1.0f)), negative);
     not_finite = MulAdd(v, Zero(), not_finite);
   }
-  const float scale = Largest(most) / largest + Sum(not_finite);
-  return scale < kLeastWeightScale ? kLeastWeightScale : scale;
+  const float most = Largest(positive), least = Largest(negative);
+  const float largest = least >= most ? least : most;
+  float scale = kBits == 8 ? largest / 127.0f : largest / (least >= most ? 8.0f : -8.0f);
+  scale += Sum(not_finite);
+  return std::fabs(scale) < kLeastWeightScale ? kLeastWeightScale : scale;
 }
 
-// `count` elements as integers: symmetric, to the nearest, ties to even; zeros where the scale is
-// not a number. Writes whole vectors.
-template <typename Src>
+// `count` elements as integers: to the nearest, ties to even, at most kLargest; zeros where the
+// scale is not a number. Writes whole vectors.
+template <int kBits, typename Src>
 inline void QuantizeWeights(const Src* src, int64_t count, float scale, int32_t* out) {
+  constexpr float kLargest = kBits == 8 ? 127.0f : 7.0f;
   const bool is_number = scale - scale == 0.0f;
+  const Vec minus_scale = Set1(-scale), bound = Set1(-kLargest), minus_one = Set1(-1.0f);
   for (int64_t i = 0; i < count; i += kLanes) {
     const Vec v = LoadPartial(src + i, count - i < kLanes ? count - i : kLanes);
-    StoreInts(out + i, is_number ? RoundToInt(Div(v, Set1(scale))) : SetInt(0));
+    const Vec q = Mul(Max(Div(v, minus_scale), bound), minus_one);
+    StoreInts(out + i, is_number ? RoundToInt(q) : SetInt(0));
   }
 }
 
@@ -58,17 +67,17 @@ inline void QuantizeRowAs(const QuantizeRowArgs& args) {
   constexpr int64_t kLineK = kBits == 8 ? 4 : 8;
   const Src* src = static_cast<const Src*>(args.src);
   const int64_t padded_k = CeilDiv(args.k, IntTileK(kBits)) * IntTileK(kBits);
-  if (kBits == 8) *args.scales = WeightScale(src, args.k, 127.0f);
+  if (kBits == 8) *args.scales = WeightScale<8>(src, args.k);
   for (int64_t begin = 0; begin < padded_k; begin += kQuantizeColumns) {
     alignas(64) int32_t ints[kQuantizeColumns] = {};
     const int64_t left = args.k - begin;
     const int64_t count = left < kQuantizeColumns ? left : kQuantizeColumns;
-    if (kBits == 8) QuantizeWeights(src + begin, count, *args.scales, ints);
+    if (kBits == 8) QuantizeWeights<8>(src + begin, count, *args.scales, ints);
     for (int64_t i = 0; kBits == 4 && i < kQuantizeColumns; i += args.group_size) {
       const int64_t in_group = count - i < args.group_size ? count - i : args.group_size;
       float& scale = args.scales[(begin + i) / args.group_size * kTileN];
-      scale = WeightScale(src + begin + i, in_group, 7.0f);
-      QuantizeWeights(src + begin + i, in_group, scale, ints + i);
+      scale = WeightScale<4>(src + begin + i, in_group);
+      QuantizeWeights<4>(src + begin + i, in_group, scale, ints + i);
     }
     const int64_t room = padded_k - begin;
     PackColumns<kBits>(ints, room < kQuantizeColumns ? room : kQuantizeColumns,
