@@ -32,11 +32,14 @@ _SIZES = (
 )
 _MAX_SIZE = 2**31 - 1  # the kernels index with int32
 
+_QUANTIZED = (
+    "quantized checkpoints are not supported by this version: use the float checkpoint, which the "
+    "setting quantization can quantize while it is loaded"
+)
 # Keys that change the network and that this version cannot honour; null, false and empty are fine.
 _REFUSED_KEYS = {
-    "quantization_config": "quantized checkpoints are not supported by this version: "
-    "use the float checkpoint",
-    "quantize": "quantized checkpoints are not supported by this version: use the float checkpoint",
+    "quantization_config": _QUANTIZED,
+    "quantize": _QUANTIZED,
     "sliding_window": "GLM-4-0414 attends to the whole context",
 }
 # Every layer's tensors are listed by name; the largest GLM has 92 layers.

@@ -8,7 +8,10 @@ NO_PROFILE = "profiling a prediction is not offered by this version"
 DENSE = "GLM-4-0414 models are dense, they have no experts"
 _ARCHITECTURE = "the architecture is read from config.json in pretrained_model_dir"
 _TOKENIZER = "tokenizer and special tokens are read from the files in pretrained_model_dir"
-_QUANTIZED = "quantized weights are not offered by this version"
+_QUANTIZED = (
+    "weights that are quantized already are not read by this version; the setting quantization at "
+    "the top level quantizes float weights while they are loaded"
+)
 _LORA = "LoRA is not offered by this version"
 
 # (reason, block the names lie in, names). A name that is a block refuses all settings below it.
@@ -51,7 +54,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     (DENSE, "", "moe_config"),
     (_LORA, "", "adapter_id"),
     (_LORA, "model.model_config", "pet_config"),
-    (_QUANTIZED, "model.model_config", "quantization_config quant_config"),
+    (_QUANTIZED, "model.model_config", "quantization quantization_config quant_config"),
     ("use pretrained_model_dir", "model.model_config", "checkpoint_name_or_path"),
     ("results stay on this machine, where save_file says", "", "remote_save_url"),
     (

@@ -22,6 +22,7 @@ from mindformers_glm.config.yaml_schema import SETTINGS
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 from mindformers_glm.core.log import detail, note, set_verbose
 from mindformers_glm.core.processors import check_num_threads
+from mindformers_glm.core.quantization_scheme import read_scheme
 from mindformers_glm.core.runner_settings import PRECISIONS
 
 # What configs/glm4/predict_glm4.yaml says, for an installed package that has no configs folder;
@@ -76,6 +77,8 @@ class RunConfig:
     params_dtype: str | None
     compute_dtype: str | None
     rotary_dtype: str | None
+    quantization: str | None
+    quantization_group_size: int | None
     max_device_memory: int | None
     max_model_len: int | None
     block_size: int
@@ -91,6 +94,7 @@ class RunConfig:
         if self.params_dtype and self.compute_dtype:
             check_precision(self.params_dtype, self.compute_dtype)
         check_num_threads(self.num_threads)
+        read_scheme(self.quantization, self.quantization_group_size)
 
 
 def load_run_config(
@@ -273,6 +277,8 @@ def _run_config(settings: Mapping[str, Given]) -> RunConfig:
         params_dtype=value("model.model_config.params_dtype"),
         compute_dtype=value("model.model_config.compute_dtype"),
         rotary_dtype=value("model.model_config.rotary_dtype"),
+        quantization=value("quantization"),
+        quantization_group_size=value("quantization_group_size"),
         max_device_memory=value("context.max_device_memory"),
         max_model_len=value("max_model_len"),
         block_size=value("model.model_config.block_size"),

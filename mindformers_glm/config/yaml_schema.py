@@ -31,6 +31,7 @@ from mindformers_glm.config.value_types import (
     TRUE_FALSE_AUTO,
     ValueType,
 )
+from mindformers_glm.core.quantization_scheme import GROUP_SIZES, SCHEMES
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,21 @@ SETTINGS: tuple[Setting, ...] = (
         help="type products are taken in (default: params_dtype)",
     ),
     Setting("model.model_config.rotary_dtype", DTYPE, help="type of the rotary tables"),
+    Setting(
+        "quantization",
+        TEXT,
+        only=tuple(SCHEMES),
+        because="these are the schemes that float weights can be quantized to",
+        help="quantize the weights of all linear layers while they are loaded: w8a16 (int8), "
+        "w8a8_dynamic (int8, products in int8 too) or w4a16 (int4)",
+    ),
+    Setting(
+        "quantization_group_size",
+        INTEGER,
+        only=GROUP_SIZES,
+        because="the int4 operators know no other group size",
+        help="columns of a weight row that share a scale in w4a16 (default 128)",
+    ),
     Setting(
         "model.model_config.layernorm_compute_dtype",
         DTYPE,

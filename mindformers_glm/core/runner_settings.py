@@ -7,6 +7,7 @@ from typing import Any
 from mindformers_glm.config.value_types import DTYPE
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.quantization_scheme import QuantizationScheme, read_scheme
 
 # (params_dtype, compute_dtype) -> how products are taken. Accumulation is float32 in every case.
 PRECISIONS: dict[tuple[str, str], str] = {
@@ -43,6 +44,8 @@ class RunnerSettings:
     product; rotary_dtype: type the cos/sin tables are rounded to.
     `max_num_batched_tokens` is the largest number of rows in one step, `max_num_seqs` the largest
     number of sequences.
+    quantization: name of the scheme of all linear layers (core/quantization_scheme.py), whose
+    weights and products have its types then; None: they are float.
     """
 
     params_dtype: str
@@ -52,6 +55,8 @@ class RunnerSettings:
     max_num_batched_tokens: int
     max_model_len: int
     block_size: int
+    quantization: str | None = None
+    quantization_group_size: int | None = None
 
     def __post_init__(self) -> None:
         if (self.params_dtype, self.compute_dtype) not in PRECISIONS:
@@ -70,6 +75,7 @@ class RunnerSettings:
                 raise ConfigError(f"{name} must be a whole number, got {size!r}.")
             if size < 1:
                 raise ConfigError(f"{name} must be at least 1, got {size}.")
+        read_scheme(self.quantization, self.quantization_group_size)
 
     @classmethod
     def with_defaults(
@@ -125,6 +131,10 @@ class RunnerSettings:
         rounding shows most; keys and values come nowhere near its limit of 65504 (they saturate).
         """
         return "float32" if self.compute_dtype == "float32" else "float16"
+
+    def scheme_of(self, layer_name: str) -> QuantizationScheme | None:
+        """How a linear layer, by its Megatron-Core name, is quantized; None: it is not."""
+        return read_scheme(self.quantization, self.quantization_group_size)
 
     @property
     def max_blocks_per_seq(self) -> int:

@@ -1,8 +1,11 @@
 """KV-cache blocks for a given model on this machine: what it needs against what there is."""
 
+from collections.abc import Mapping
+
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.footprint import (
     count_kv_block_bytes,
+    count_quantized_weight_bytes,
     count_weight_bytes,
     count_workspace_bytes,
 )
@@ -22,9 +25,10 @@ def check_memory_before_loading(
     """
     demand = _demand(
         settings,
-        count_weight_bytes(config, settings.params_dtype),
+        count_weight_bytes(config, settings),
         count_workspace_bytes(config, settings),
         count_kv_block_bytes(config, settings),
+        count_quantized_weight_bytes(config, settings),
     )
     plan_kv_blocks(demand, MemorySupply(cap_bytes, read_available_memory()))
 
@@ -35,7 +39,10 @@ def plan_kv_blocks_of(runner: ModelRunner, settings: RunnerSettings, cap_bytes: 
     Raises:
         MemoryBudgetError: not even one sequence of max_model_len fits.
     """
-    demand = _demand(settings, runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes)
+    # The weights are loaded: advice to quantize them came before, if at all.
+    demand = _demand(
+        settings, runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes, {}
+    )
     available = read_available_memory()
     if available is not None:
         available += runner.weights_bytes  # they are in memory now
@@ -43,7 +50,11 @@ def plan_kv_blocks_of(runner: ModelRunner, settings: RunnerSettings, cap_bytes: 
 
 
 def _demand(
-    settings: RunnerSettings, weights_bytes: int, workspace_bytes: int, kv_block_bytes: int
+    settings: RunnerSettings,
+    weights_bytes: int,
+    workspace_bytes: int,
+    kv_block_bytes: int,
+    weights_bytes_by_scheme: Mapping[str, int],
 ) -> MemoryDemand:
     return MemoryDemand(
         weights_bytes=weights_bytes,
@@ -53,4 +64,6 @@ def _demand(
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         params_dtype=settings.params_dtype,
+        quantization=settings.quantization,
+        weights_bytes_by_scheme=weights_bytes_by_scheme,
     )

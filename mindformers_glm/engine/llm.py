@@ -55,6 +55,9 @@ class LLM:
             bf16, fp16); None: as in the checkpoint.
         compute_dtype: type in which products are taken; None: `params_dtype`.
         rotary_dtype: type of the RoPE tables; None: `compute_dtype`.
+        quantization: what the linear layers' weights become while they are loaded: "w8a16",
+            "w8a8_dynamic" or "w4a16"; None: they stay float.
+        quantization_group_size: columns that share a scale in w4a16 (32, 64, 128); None: 128.
         max_model_len: most tokens of prompt and answer together; None: the checkpoint's limit, but
             at most 8192.
         max_num_seqs: most requests that run together; None: 32.
@@ -85,6 +88,8 @@ class LLM:
         params_dtype: str | None = None,
         compute_dtype: str | None = None,
         rotary_dtype: str | None = None,
+        quantization: str | None = None,
+        quantization_group_size: int | None = None,
         max_model_len: int | None = None,
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,
@@ -113,6 +118,8 @@ class LLM:
                 params_dtype=params_dtype,
                 compute_dtype=compute_dtype,
                 rotary_dtype=rotary_dtype,
+                quantization=quantization,
+                quantization_group_size=quantization_group_size,
                 max_num_seqs=max_num_seqs,
                 max_num_batched_tokens=max_num_batched_tokens,
                 max_model_len=max_model_len,

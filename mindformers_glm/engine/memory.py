@@ -1,6 +1,7 @@
 """How many KV-cache blocks there is memory for, decided before the weights are read."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mindformers_glm.core.errors import MemoryBudgetError
 
@@ -10,7 +11,10 @@ class MemoryDemand:
     """What a model needs, and the settings it follows from.
 
     kv_block_bytes: one block of `block_size` tokens in all layers.
-    params_dtype: type of the weights in memory, named in the advice only.
+    params_dtype: type of the weights in memory unless they are quantized; it and the following
+        are for the advice only.
+    quantization: scheme of the weights, or None.
+    weights_bytes_by_scheme: what weights_bytes would be with each scheme, the mildest first.
     """
 
     weights_bytes: int
@@ -20,6 +24,8 @@ class MemoryDemand:
     max_model_len: int
     max_num_seqs: int
     params_dtype: str
+    quantization: str | None = None
+    weights_bytes_by_scheme: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def blocks_per_sequence(self) -> int:
@@ -84,9 +90,10 @@ def _explain_shortage(demand: MemoryDemand, supply: MemorySupply) -> str:
         if is_capped
         else f"{format_memory(supply.bytes or 0)} of memory is available"
     )
+    weights_type = demand.quantization or demand.params_dtype
     return (
         f"The model needs {format_memory(demand.least_bytes)} "
-        f"(weights {format_memory(demand.weights_bytes)} in {demand.params_dtype}, workspace "
+        f"(weights {format_memory(demand.weights_bytes)} in {weights_type}, workspace "
         f"{format_memory(demand.workspace_bytes)}, KV cache {format_memory(kv_bytes)} for one "
         f"sequence of {demand.max_model_len} tokens), but {limit}: "
         f"{' or '.join(_list_remedies(demand, supply))}."
@@ -100,8 +107,17 @@ def _list_remedies(demand: MemoryDemand, supply: MemorySupply) -> list[str]:
     blocks = (limit - demand.weights_bytes - demand.workspace_bytes) // demand.kv_block_bytes
     if blocks > 0:
         remedies.append(f"set max_model_len to {blocks * demand.block_size} or less")
-    if demand.params_dtype == "float32" and demand.least_bytes - demand.weights_bytes // 2 <= limit:
+    is_float32 = demand.params_dtype == "float32" and demand.quantization is None
+    if is_float32 and demand.least_bytes - demand.weights_bytes // 2 <= limit:
         remedies.append("set params_dtype to bfloat16")
+    room = limit - demand.least_bytes + demand.weights_bytes
+    schemes = [
+        name
+        for name, size in demand.weights_bytes_by_scheme.items()
+        if size <= room and name != demand.quantization
+    ]
+    if schemes:
+        remedies.append(f"set quantization to {schemes[0]}")
     if supply.available_bytes is None or demand.least_bytes <= supply.available_bytes:
         least_mib = -(-demand.least_bytes // 2**20)
         remedies.append(f"raise max_device_memory to {least_mib}MB or more")

@@ -7,6 +7,7 @@ from typing import Any
 from mindformers_glm.config.files import read_json_object
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.footprint import count_quantized_weight_bytes, count_weight_bytes
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.generation_defaults import from_generation_config
 from mindformers_glm.tokenizer import load_tokenizer
@@ -79,11 +80,16 @@ def _describe_weights(config: GlmConfig, checkpoint: Checkpoint) -> list[tuple[s
     dtype = config.torch_dtype or checkpoint.dtype
     settings = RunnerSettings.with_defaults(dtype, config.max_position_embeddings)
     kv_bytes = config.kv_bytes_per_token(settings.kv_cache_dtype)
+    quantized = ", ".join(
+        f"{name} {_format_bytes(num_bytes)}"
+        for name, num_bytes in count_quantized_weight_bytes(config, settings).items()
+    )
     num_files = len(checkpoint.files)
     return [
         ("parameters", f"{num_parameters:,}"),
         ("stored as", by_dtype),
-        ("runs as", f"{dtype} unless params_dtype says otherwise"),
+        ("runs as", f"{dtype} unless params_dtype or quantization says otherwise"),
+        ("in memory", f"{_format_bytes(count_weight_bytes(config, settings))}, or {quantized}"),
         (
             "KV cache",
             f"{_format_bytes(kv_bytes)} a token in {settings.kv_cache_dtype}, "

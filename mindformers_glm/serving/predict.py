@@ -31,6 +31,8 @@ def create_llm(config: RunConfig) -> TextGenerator:
         params_dtype=config.params_dtype,
         compute_dtype=config.compute_dtype,
         rotary_dtype=config.rotary_dtype,
+        quantization=config.quantization,
+        quantization_group_size=config.quantization_group_size,
         max_model_len=config.max_model_len,
         max_num_seqs=config.predict_batch_size,
         max_device_memory=config.max_device_memory,

@@ -398,6 +398,8 @@ def test_a_folder_that_is_no_path_is_refused(backend: _Backend, folder_name: Any
         ({"num_threads": 0}, "num_threads must be a whole number from 1 to"),
         ({"num_threads": 10_000}, "num_threads must be a whole number from 1 to"),
         ({"enable_prefix_caching": 1}, "enable_prefix_caching must be True or False, got 1"),
+        ({"quantization": "int8"}, "quantization must be one of w8a16, .*, got 'int8'"),
+        ({"quantization_group_size": 64}, "quantization is not set"),
         ({"apply_chat_template": "maybe"}, "must be True, False or \"auto\", got 'maybe'"),
     ],
 )
@@ -412,6 +414,12 @@ def test_a_setting_of_the_wrong_type_is_refused_before_loading(
 def test_types_have_the_short_names_of_the_command_line(folder: Path, backend: _Backend) -> None:
     LLM(folder, params_dtype="bf16")
     assert backend.settings[0].params_dtype == "bfloat16"
+
+
+def test_quantization_reaches_the_runner(folder: Path, backend: _Backend) -> None:
+    LLM(folder, quantization="w4a16", quantization_group_size=64)
+    settings = backend.settings[0]
+    assert (settings.quantization, settings.quantization_group_size) == ("w4a16", 64)
 
 
 @pytest.mark.parametrize("prompts", [None, 5, {"a"}, (text for text in "ab"), b"abc"])

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from mindspore import Parameter
 
+from mindformers_glm.core.quantization_scheme import QuantizationScheme
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.weighted_cell import LoadInto
 from mindformers_glm.kernels.cpu import library, ops
@@ -54,7 +55,10 @@ class LinearMethod(Protocol):
 
 def choose_linear_method(settings: RunnerSettings, layer_name: str) -> LinearMethod:
     """The format of one layer, which may differ from that of others."""
-    return FloatMethod(settings.params_dtype, settings.compute_dtype)
+    scheme = settings.scheme_of(layer_name)
+    if scheme is None:
+        return FloatMethod(settings.params_dtype, settings.compute_dtype)
+    return QuantizedMethod(scheme)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,60 @@ class FloatMethod:
     def norm_gated_linear(self, out_features: int) -> Any:
         """See LinearMethod."""
         return ops.norm_gated_linear(self.compute_dtype, out_features)
+
+
+@dataclass(frozen=True)
+class QuantizedMethod:
+    """Integer weights with scales, quantized while they are loaded; activations by the kernel."""
+
+    scheme: QuantizationScheme
+
+    def create_weight(
+        self, num_rows: int, num_columns: int, is_gated: bool = False
+    ) -> LinearWeight:
+        """See LinearMethod; the scales are filled together with the integers."""
+        bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
+        tiles_shape, scales_shape = library.quantized_shapes(
+            num_rows, num_columns, bits, group_size, is_gated
+        )
+        tiles, scales = allocate(tiles_shape, "uint8"), allocate(scales_shape, "float32")
+
+        def load(views: Sequence[Any]) -> None:
+            for chunk in _row_chunks(views, is_gated):
+                library.quantize_rows(
+                    tiles,
+                    scales,
+                    chunk.rows,
+                    chunk.dtype,
+                    bits,
+                    group_size,
+                    chunk.row_offset,
+                    chunk.gated_half,
+                )
+
+        return LinearWeight(
+            {
+                "weight": as_parameter(tiles, "uint8", "weight"),
+                "weight_scale": as_parameter(scales, "float32", "weight_scale"),
+            },
+            {"weight": LoadInto(load)},
+        )
+
+    def linear(self, out_features: int) -> Any:
+        """See LinearMethod."""
+        return ops.quantized_linear(*self._bits, False, out_features)
+
+    def norm_linear(self, has_bias: bool, out_features: int) -> Any:
+        """See LinearMethod."""
+        return ops.quantized_norm_linear(*self._bits, has_bias, out_features)
+
+    def norm_gated_linear(self, out_features: int) -> Any:
+        """See LinearMethod."""
+        return ops.quantized_norm_gated_linear(*self._bits, out_features)
+
+    @property
+    def _bits(self) -> tuple[int, int]:
+        return self.scheme.weight_bits, self.scheme.activation_bits
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,12 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore.common import np_dtype
 
-_VIEWS = {"float32": np.float32, "float16": np.float16, "bfloat16": np_dtype.bfloat16}
+_VIEWS = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np_dtype.bfloat16,
+    "uint8": np.uint8,
+}
 
 
 def as_parameter(array: np.ndarray, dtype: str, name: str) -> Parameter:

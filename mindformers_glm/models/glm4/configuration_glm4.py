@@ -20,8 +20,8 @@ class Glm4Config(PretrainedConfig):
 
     Args:
         kwargs: keys of config.json under their Hugging Face names; and optionally params_dtype,
-            compute_dtype, rotary_dtype, block_size, max_model_len, max_num_seqs and
-            max_num_batched_tokens (see core/runner_settings.py).
+            compute_dtype, rotary_dtype, quantization, quantization_group_size, block_size,
+            max_model_len, max_num_seqs and max_num_batched_tokens (see core/runner_settings.py).
     """
 
     model_type = "glm4"

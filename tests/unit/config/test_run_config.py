@@ -130,6 +130,36 @@ def test_types_that_cannot_be_computed_are_refused(params_dtype: str, compute_dt
         )
 
 
+def test_quantization_is_taken_from_yaml_and_command_line(tmp_path: Path) -> None:
+    path = str(yaml_file(tmp_path, {"quantization": "w4a16", "quantization_group_size": 32}))
+    config = load("--config", path)
+    assert (config.quantization, config.quantization_group_size) == ("w4a16", 32)
+    config = load("--config", path, "--quantization_group_size", "64")
+    assert (config.quantization, config.quantization_group_size) == ("w4a16", 64)
+    assert (load().quantization, load().quantization_group_size) == (None, None)
+    assert load("--quantization", "w8a8_dynamic").quantization == "w8a8_dynamic"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--quantization", "int4"], "w8a16 or w8a8_dynamic or w4a16 here: these are the schemes"),
+        (
+            ["--quantization", "w4a16", "--quantization_group_size", "16"],
+            "32 or 64 or 128 here: the int4 operators know no other",
+        ),
+        (
+            ["--quantization", "w8a16", "--quantization_group_size", "64"],
+            "goes with quantization w4a16 only, and quantization is w8a16",
+        ),
+        (["--quantization_group_size", "64"], "quantization is not set"),
+    ],
+)
+def test_a_quantization_that_does_not_exist_is_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(*argv)
+
+
 def test_types_left_out_of_the_yaml_are_left_to_the_checkpoint(tmp_path: Path) -> None:
     config = load("--config", str(yaml_file(tmp_path, {"seed": 0})))
     assert (config.params_dtype, config.compute_dtype, config.max_device_memory) == (None,) * 3

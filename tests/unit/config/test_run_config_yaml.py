@@ -78,6 +78,13 @@ def test_what_cannot_work_here_is_refused_with_its_reason(
     assert "x.yaml" in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["quantization", "quantization_config", "quant_config"])
+def test_upstreams_quantized_checkpoints_are_refused_and_ours_named(key: str) -> None:
+    tree = nested(f"model.model_config.{key}", "ascend")
+    with pytest.raises(ConfigError, match="the setting quantization at the top level"):
+        settings_from_tree(tree, "in x.yaml")
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [

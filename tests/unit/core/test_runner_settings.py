@@ -62,3 +62,39 @@ def test_types_have_the_short_names_of_the_command_line() -> None:
 def test_a_type_that_does_not_exist_is_refused(name: object) -> None:
     with pytest.raises(ConfigError, match="rotary_dtype must be float32, bfloat16 or float16, got"):
         RunnerSettings.with_defaults("float32", 64, rotary_dtype=name)
+
+
+def test_weights_stay_float_where_no_quantization_is_given() -> None:
+    assert RunnerSettings.with_defaults("bfloat16", 64).scheme_of("output_layer") is None
+
+
+def test_every_linear_layer_takes_the_scheme_that_is_given() -> None:
+    settings = RunnerSettings.with_defaults(
+        "bfloat16", 64, quantization="w4a16", quantization_group_size=64
+    )
+    for name in ("decoder.layers.0.mlp.linear_fc1", "output_layer"):
+        scheme = settings.scheme_of(name)
+        assert scheme is not None
+        assert (scheme.weight_bits, scheme.group_size) == (4, 64)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_checkpoint_of_any_type_can_be_quantized(dtype: str) -> None:
+    settings = RunnerSettings.with_defaults(dtype, 64, quantization="w8a16")
+    assert (settings.params_dtype, settings.compute_dtype) == (dtype, dtype)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"quantization": "int8"}, "quantization must be one of w8a16, .*, got 'int8'"),
+        ({"quantization_group_size": 64}, "quantization is not set"),
+        ({"quantization": "w8a16", "quantization_group_size": 64}, "with quantization w4a16 only"),
+        ({"quantization": "w4a16", "quantization_group_size": 48}, "must be one of 32, 64, 128"),
+    ],
+)
+def test_a_quantization_that_does_not_exist_is_refused(
+    given: dict[str, str | int], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunnerSettings.with_defaults("float32", 64, **given)

@@ -75,6 +75,29 @@ def test_a_smaller_dtype_is_advised_only_where_it_fits() -> None:
     assert "params_dtype to" not in _refusal(DEMAND, _supply(cap_gib=14))
 
 
+def test_the_mildest_quantization_that_fits_is_advised() -> None:
+    schemes = {"w8a16": 9 * GIB, "w8a8_dynamic": 9 * GIB, "w4a16": 5 * GIB}
+    demand = dataclasses.replace(DEMAND, weights_bytes_by_scheme=schemes)
+    assert "or set quantization to w8a16 or raise" in _refusal(demand, _supply(cap_gib=20))
+    assert "set quantization to w8a16" in _refusal(demand, _supply(cap_gib=14))
+    assert "set quantization to w4a16" in _refusal(demand, _supply(cap_gib=13))
+    assert "quantization" not in _refusal(demand, _supply(cap_gib=9))
+
+
+def test_a_quantized_model_is_called_so_and_may_be_quantized_further() -> None:
+    demand = dataclasses.replace(
+        DEMAND,
+        params_dtype="float32",
+        weights_bytes=9 * GIB,
+        quantization="w8a16",
+        weights_bytes_by_scheme={"w8a16": 9 * GIB, "w4a16": 5 * GIB},
+    )
+    refusal = _refusal(demand, _supply(cap_gib=10))
+    assert "weights 9.0 GB in w8a16" in refusal
+    assert "set quantization to w4a16" in refusal
+    assert "params_dtype" not in refusal
+
+
 def test_a_higher_cap_is_not_advised_where_the_machine_has_too_little() -> None:
     refusal = _refusal(DEMAND, _supply(cap_gib=59, available_gib=10))
     assert "but 10.0 GB of memory is available" in refusal

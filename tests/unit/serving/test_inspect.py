@@ -91,6 +91,21 @@ def test_parameters_bytes_and_files_are_counted(folder: Path):
     assert found["tensors"] == "all 22 accounted for"
 
 
+def test_weights_in_memory_are_counted_for_each_scheme(folder: Path):
+    # Norms in float32, the embedding in float16 beside the head, which is packed for itself.
+    kept = (1 + 2 * 4) * 24 * 4 + 33 * 24 * 2
+    linears = {24: 33 + 2 * (64 + 32 + 32 + 80), 64: 2 * 24, 40: 2 * 24}  # columns -> rows
+    weights = sum(columns * rows for columns, rows in linears.items())
+    scales = sum(linears.values()) * 4
+    sizes = {
+        "w8a16": kept + weights + scales,
+        "w8a8_dynamic": kept + weights + scales,
+        "w4a16": kept + weights // 2 + scales,  # a row is shorter than a group
+    }
+    schemes = ", ".join(f"{name} {size / 1024:.2f} KiB" for name, size in sizes.items())
+    assert values(folder)["in memory"] == f"{(kept + weights * 2) / 1024:.2f} KiB, or {schemes}"
+
+
 def test_kv_cache_is_in_the_type_it_will_have(folder: Path):
     # 2 layers * keys and values * 2 KV heads * 16 * 2 bytes = 256
     assert values(folder)["KV cache"].startswith("256 bytes a token in float16, 32.00 KiB for")
