@@ -3,6 +3,7 @@
     python scripts/train_glm4_mini.py --output DIR          # train, write the folder, score it
     python scripts/train_glm4_mini.py --output DIR --start_from DIR2   # train on from a folder
     python scripts/train_glm4_mini.py --score DIR           # score a folder with Hugging Face alone
+    python scripts/train_glm4_mini.py --score DIR --quantization w8a16   # with this project instead
 
 Needs torch >= 2.9 and transformers 4.51 (development dependencies only).
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from glm4_mini.asset import write_asset, write_heldout
 from glm4_mini.corpus import known_examples
-from glm4_mini.score import read_heldout, score_folder, score_model
+from glm4_mini.score import Score, read_heldout, score_folder, score_model, score_quantized
 from glm4_mini.tokenizer import to_hugging_face, train_tokenizer
 from glm4_mini.training import TrainingSettings, train
 from transformers import AutoTokenizer, Glm4ForCausalLM
@@ -36,6 +37,12 @@ def main() -> None:
         help="train on from this folder, with its tokenizer",
     )
     parser.add_argument("--score", type=Path, metavar="DIR", help="score the checkpoint folder DIR")
+    parser.add_argument(
+        "--quantization",
+        metavar="SCHEME",
+        help="score with this project, weights quantized by SCHEME, or float with `none`",
+    )
+    parser.add_argument("--quantization_group_size", type=int, metavar="N")
     parser.add_argument("--threads", type=int, default=2)
     for setting in dataclasses.fields(TrainingSettings):
         kind = type(setting.default)
@@ -46,7 +53,10 @@ def main() -> None:
         names = [setting.name for setting in dataclasses.fields(TrainingSettings)]
         settings = TrainingSettings(**{name: getattr(arguments, name) for name in names})
         train_folder(arguments.output, settings, arguments.start_from)
-    if folder := arguments.score or arguments.output:
+    folder = arguments.score or arguments.output
+    if folder and arguments.quantization:
+        print_quantized_score(folder, arguments.quantization, arguments.quantization_group_size)
+    elif folder:
         print_score(folder)
     else:
         parser.error("give --output DIR to train or --score DIR to score")
@@ -80,13 +90,21 @@ def print_score(folder: Path) -> None:
             ("held out", read_heldout(folder)),
             ("known wording", known_examples()),
         ):
-            score = score_folder(folder, dtype, examples)
-            print(f"== {title}, {dtype}\n{score.table()}")
-            for miss in score.misses:
-                print(
-                    f"  {miss.category}: {miss.prompt!r} -> {miss.text!r}, "
-                    f"expected {miss.expected!r}"
-                )
+            print_result(f"{title}, {dtype}", score_folder(folder, dtype, examples))
+
+
+def print_quantized_score(folder: Path, scheme: str, group_size: int | None) -> None:
+    """Held-out questions, answered by this project's operators."""
+    quantization = None if scheme == "none" else scheme
+    score = score_quantized(folder, quantization, group_size, read_heldout(folder))
+    print_result(f"held out, quantization {scheme}, group size {group_size or 'default'}", score)
+
+
+def print_result(title: str, score: Score) -> None:
+    """The table and every miss."""
+    print(f"== {title}\n{score.table()}")
+    for miss in score.misses:
+        print(f"  {miss.category}: {miss.prompt!r} -> {miss.text!r}, expected {miss.expected!r}")
 
 
 if __name__ == "__main__":

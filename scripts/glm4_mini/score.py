@@ -1,7 +1,11 @@
-"""Score a checkpoint folder with Hugging Face alone: greedy text against the expected answer."""
+"""Score a checkpoint folder: greedy text against the expected answer.
+
+With Hugging Face alone, or (`score_quantized`) with this project, which can quantize the weights.
+"""
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,25 +77,65 @@ def score_model(
     """
     by_length: dict[int, list[tuple[list[int], Example]]] = defaultdict(list)
     for example in examples:
-        prompt = tokenizer.apply_chat_template(
-            list(example.messages), tools=list(example.tools) or None, add_generation_prompt=True
-        )
+        prompt = _encode(tokenizer, example)
         by_length[len(prompt)].append((prompt, example))
-    asked: dict[str, int] = {example.category: 0 for example in examples}
-    right = dict.fromkeys(asked, 0)
-    misses = []
+    answers: list[tuple[Example, str, str]] = []
     model.eval()
     for prompts in by_length.values():
         texts = _generate(model, tokenizer, [prompt for prompt, _ in prompts])
         for (_, example), (text, stop) in zip(prompts, texts, strict=True):
-            asked[example.category] += 1
-            if text == example.answer and stop == example.stop:
-                right[example.category] += 1
-            else:
-                question = example.messages[-1]["content"]
-                misses.append(Miss(example.category, question, example.answer, text))
+            answers.append((example, text, stop))
     model.train()
+    return _count(answers)
+
+
+def score_quantized(
+    folder: Path, quantization: str | None, group_size: int | None, examples: list[Example]
+) -> Score:
+    """The same by this project's operators, weights quantized while they are loaded."""
+    from mindformers_glm import LLM, SamplingParams
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompts = [_encode(tokenizer, example) for example in examples]
+    with LLM(
+        folder,
+        quantization=quantization,
+        quantization_group_size=group_size,
+        max_model_len=max(map(len, prompts)) + MAX_NEW_TOKENS,
+    ) as llm:
+        params = SamplingParams(do_sample=False, max_new_tokens=MAX_NEW_TOKENS)
+        outputs = llm.generate(prompts, params)
+    stops = [
+        tokenizer.convert_ids_to_tokens(output.token_ids[-1])
+        if output.finish_reason == "stop"
+        else ""
+        for output in outputs
+    ]
+    return _count(
+        (example, output.text.strip(), stop)
+        for example, output, stop in zip(examples, outputs, stops, strict=True)
+    )
+
+
+def _count(answers: Iterable[tuple[Example, str, str]]) -> Score:
+    """Compare each text and the token that ended it with what was expected."""
+    asked: dict[str, int] = defaultdict(int)
+    right: dict[str, int] = defaultdict(int)
+    misses = []
+    for example, text, stop in answers:
+        asked[example.category] += 1
+        if text == example.answer and stop == example.stop:
+            right[example.category] += 1
+        else:
+            question = example.messages[-1]["content"]
+            misses.append(Miss(example.category, question, example.answer, text))
     return Score(right, asked, misses)
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, example: Example) -> list[int]:
+    return tokenizer.apply_chat_template(
+        list(example.messages), tools=list(example.tools) or None, add_generation_prompt=True
+    )
 
 
 @torch.no_grad()

@@ -57,6 +57,15 @@ def test_batch_from_a_text_file_keeps_the_order(
     assert sorted(path.name for path in work.iterdir()) == ["answers.txt", "questions.txt"]
 
 
+def test_weights_are_quantized_where_asked_for(
+    checkpoint: Path, work: Path, start: Starter
+) -> None:
+    argv = [*CARD, "--pretrained_model_dir", str(checkpoint), "--predict_data", "hello"]
+    run = finish(start(*argv, "--max_new_tokens", "4", "--quantization", "w8a16"))
+    assert (run.exit_code, run.errors) == (0, [])
+    assert len(read_results(work)[0]["text_generation_text"]) == 1
+
+
 @pytest.mark.weights
 @pytest.mark.skipif(not MINI.is_dir(), reason="the shipped checkpoint is not there")
 def test_shipped_checkpoint_answers_when_none_is_given(work: Path, start: Starter) -> None:

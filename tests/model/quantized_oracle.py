@@ -1,0 +1,49 @@
+"""Hugging Face with quantized linear layers: the NumPy reference's weights in transformers' model.
+
+Weights are replaced by what the reference's integers and scales stand for; activations of 8 bits
+are rounded by the reference before each product, those of 16 bits are left as they are (their
+rounding is 2**-16 of a group's largest value).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import Glm4ForCausalLM
+
+from mindformers_glm.core.quantization_scheme import QuantizationScheme, read_scheme
+from mindformers_glm.kernels import reference
+from tests.model import hf_oracle
+
+
+def load(folder: Path, name: str, group_size: int | None = None) -> Glm4ForCausalLM:
+    """The checkpoint in float32 with quantized linear layers, the LM head among them."""
+    scheme = read_scheme(name, group_size)
+    assert scheme is not None
+    model = hf_oracle.load(folder)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            # A new Parameter: a tied head is quantized, the embedding is not.
+            module.weight = nn.Parameter(_round_weight(module.weight, scheme))
+            if scheme.activation_bits == 8:
+                module.register_forward_pre_hook(_round_activations)
+    return model
+
+
+def _round_weight(weight: torch.Tensor, scheme: QuantizationScheme) -> torch.Tensor:
+    integers, scales = reference.quantize_weight(
+        weight.detach().numpy(), scheme.weight_bits, scheme.group_size or 0
+    )
+    num_columns = weight.shape[1]
+    spread = np.repeat(scales, scheme.group_size or num_columns, axis=1)[:, :num_columns]
+    return torch.from_numpy(integers.astype(np.float32) * spread)
+
+
+def _round_activations(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+    (x,) = inputs
+    rows = x.detach().numpy().reshape(-1, x.shape[-1])
+    integers, scales = reference.quantize_activation(rows, bits=8)
+    spread = np.repeat(scales, reference.ACTIVATION_GROUP, axis=1)[:, : rows.shape[1]]
+    return (torch.from_numpy((integers * spread).astype(np.float32).reshape(x.shape)),)
