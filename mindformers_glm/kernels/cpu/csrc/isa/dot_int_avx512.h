@@ -11,8 +11,8 @@ namespace glm::GLM_ISA {
 using IntElement = int8_t;
 constexpr int NumPlanes(int activation_bits) { return activation_bits / 8; }
 
-// 24 sums, 4 weights and the activations are 29 of 32 registers. Two tile rows share the activations
-// that one or two tokens have; with more streams than that, memory would be slower.
+// 24 sums, 4 weights and the activations are 29 of 32 registers. Two tile rows share the
+// activations of one or two tokens.
 constexpr int kFewTokens = 2, kFewTokensRows = 2;
 constexpr int kIntBlockTokens = 6, kIntBlockRows = 4;
 

@@ -44,9 +44,9 @@ inline IntVec JoinPlanes(const IntVec& high, const IntVec& low) {
   return out;
 }
 inline Vec ToFloats(const IntVec& a) {
-  Vec out;
-  for (int n = 0; n < 16; ++n) out.lane[n] = static_cast<float>(a.lane[n]);
-  return out;
+  float values[16];
+  for (int n = 0; n < 16; ++n) values[n] = static_cast<float>(a.lane[n]);
+  return Load(values);
 }
 
 inline Bytes LoadBytes(const uint8_t* src) {
@@ -89,8 +89,10 @@ inline IntVec DotHigh(const IntVec& sum, const Nibbles& w, const Quad& x) {
 
 // To the nearest integer, ties to even.
 inline IntVec RoundToInt(const Vec& a) {
+  float values[16];
+  Store(values, a);
   IntVec out;
-  for (int n = 0; n < 16; ++n) out.lane[n] = static_cast<int32_t>(std::lrint(a.lane[n]));
+  for (int n = 0; n < 16; ++n) out.lane[n] = static_cast<int32_t>(std::lrint(values[n]));
   return out;
 }
 inline void StoreInts(int32_t* dst, const IntVec& a) { std::memcpy(dst, a.lane, sizeof(a.lane)); }

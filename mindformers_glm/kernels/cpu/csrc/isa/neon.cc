@@ -7,8 +7,11 @@
 // (the order matters: the files below are written in terms of the vector above)
 #include "attention.h"
 #include "convert.h"
+#include "dot_int_portable.h"
 #include "linear.h"
+#include "linear_int.h"
 #include "norm.h"
+#include "quantize.h"
 
 namespace glm {
 namespace neon {
@@ -26,7 +29,14 @@ void Linear(const LinearArgs& args) {
 }  // namespace neon
 
 const KernelTable kNeonTable = {
-    "neon", neon::Linear, neon::RmsNorm, neon::Attention, neon::Convert, neon::PackRows,
+    "neon",
+    neon::Linear,
+    neon::LinearInt,
+    neon::RmsNorm,
+    neon::Attention,
+    neon::Convert,
+    neon::PackRows,
+    neon::QuantizeRow,
 };
 
 }  // namespace glm

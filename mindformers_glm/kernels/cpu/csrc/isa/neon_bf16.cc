@@ -54,8 +54,14 @@ void Linear(const LinearArgs& args) {
 }  // namespace neon_bf16
 
 const KernelTable kNeonBf16Table = {
-    "neon_bf16",          neon_bf16::Linear,  kNeonTable.rms_norm,
-    kNeonTable.attention, kNeonTable.convert, kNeonTable.pack_rows,
+    "neon_bf16",
+    neon_bf16::Linear,
+    kNeonTable.linear_int,
+    kNeonTable.rms_norm,
+    kNeonTable.attention,
+    kNeonTable.convert,
+    kNeonTable.pack_rows,
+    kNeonTable.quantize_row,
 };
 
 }  // namespace glm

@@ -7,11 +7,20 @@
 
 #include "../kernel_table.h"
 #include "convert.h"
+#include "norm.h"
 
 namespace glm::GLM_ISA {
 
 constexpr float kLeastWeightScale = 0x1p-23f;
 constexpr int64_t kQuantizeColumns = 128;  // at once
+
+inline float LargestLane(const Vec& a) {
+  float lanes[kLanes];
+  Store(lanes, a);
+  float most = lanes[0];
+  for (int i = 1; i < kLanes; ++i) most = lanes[i] > most ? lanes[i] : most;
+  return most;
+}
 
 inline Vec Magnitude(const Vec& a) { return Max(a, Mul(a, Set1(-1.0f))); }
 
@@ -26,7 +35,7 @@ inline float WeightScale(const Src* src, int64_t count) {
     negative = Max(Mul(v, Set1(-1.0f)), negative);
     not_finite = MulAdd(v, Zero(), not_finite);
   }
-  const float most = Largest(positive), least = Largest(negative);
+  const float most = LargestLane(positive), least = LargestLane(negative);
   const float largest = least >= most ? least : most;
   float scale = kBits == 8 ? largest / 127.0f : largest / (least >= most ? 8.0f : -8.0f);
   scale += Sum(not_finite);

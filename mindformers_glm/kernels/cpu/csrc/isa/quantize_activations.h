@@ -78,7 +78,7 @@ struct ActivationRows {
       most = Max(Magnitude(v), most);
       not_finite = MulAdd(v, Zero(), not_finite);
     }
-    const float absmax = Largest(most) + Sum(not_finite);
+    const float absmax = LargestLane(most) + Sum(not_finite);
     const bool is_number = absmax >= kLeastActivation;
     const Vec inverse_scale = Set1(is_number ? largest / absmax : 0.0f);
     alignas(64) int32_t integers[kActivationGroup] = {};
