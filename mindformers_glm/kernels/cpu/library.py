@@ -126,6 +126,13 @@ def set_num_threads(count: int | None) -> None:
     _set_num_threads(load(), count)
 
 
+def take_kernel_time() -> tuple[float, int]:
+    """Seconds spent in operators since the last call of this function, and how many there were."""
+    nanoseconds, calls = ctypes.c_int64(), ctypes.c_int64()
+    load().glm_take_kernel_ns(ctypes.byref(nanoseconds), ctypes.byref(calls))
+    return nanoseconds.value * 1e-9, calls.value
+
+
 def packed_shape(num_rows: int, num_columns: int, is_gated: bool = False) -> tuple[int, ...]:
     """Shape of a packed [num_rows, num_columns] matrix; gated: num_rows of each half."""
     tiles = -(-num_rows // TILE_N) * (2 if is_gated else 1)

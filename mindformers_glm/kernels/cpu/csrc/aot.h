@@ -6,6 +6,7 @@
 #include <string>
 
 #include "dtype.h"
+#include "kernel_time.h"
 #include "threads.h"
 
 #define GLM_EXPORT extern "C" __attribute__((visibility("default")))
@@ -67,6 +68,7 @@ void ReportError(const char* op, const char* message) noexcept;
 template <typename Body>
 int RunAot(const char* op, Body&& body) noexcept {
   try {
+    const KernelTimer timer;
     UseChosenThreads();
     body();
     return 0;
