@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.log import note
 from mindformers_glm.core.operators import Operators
@@ -18,8 +20,8 @@ class Backend:
 
     Attributes:
         name: `context.device_target` of the YAML files.
-        cells: module with `OPERATORS`, `initialize()`, `set_num_threads()` and `weight_layout()`;
-            imported when the backend is used.
+        cells: module with `OPERATORS`, `initialize()`, `set_num_threads()`, `weight_layout()`
+            and `map_file()`; imported when the backend is used.
         runner: module with `create_runner` (engine/runner.py says what a runner does).
         missing: why the backend cannot be used yet, as one sentence; empty if it can.
     """
@@ -44,6 +46,10 @@ class Backend:
     def weight_layout(self) -> str:
         """How Parameters lie in memory; another name for every other layout."""
         return import_module(self.cells).weight_layout()
+
+    def map_file(self, array: np.ndarray, file: int, offset: int) -> None:
+        """Let the memory of a large Parameter be a part of a file; -1: fresh memory again."""
+        import_module(self.cells).map_file(array, file, offset)
 
     def create_runner(self, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint into a network and return its runner."""

@@ -45,7 +45,7 @@ def plan_kv_blocks_of(runner: ModelRunner, settings: RunnerSettings, cap_bytes: 
     )
     available = read_available_memory()
     if available is not None:
-        available += runner.weights_bytes  # they are in memory now
+        available += runner.weights_bytes - runner.mapped_weight_bytes  # they are in memory now
     return plan_kv_blocks(demand, MemorySupply(cap_bytes, available))
 
 

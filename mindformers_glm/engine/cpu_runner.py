@@ -44,6 +44,7 @@ class CpuModelRunner:
         self.network = network
         self.vocab_size = network.glm_config.vocab_size
         self.weights_bytes = network.num_weight_bytes()
+        self.mapped_weight_bytes = network.mapped_weight_bytes
         self.workspace_bytes = count_workspace_bytes(network.glm_config, settings)
         self.kv_block_bytes = count_kv_block_bytes(network.glm_config, settings)
         self._compiled: set[tuple[object, ...]] = set()  # cells with the shapes of their inputs

@@ -13,12 +13,15 @@ class ModelRunner(Protocol):
     Attributes:
         vocab_size: width of the logits; token ids are below it.
         weights_bytes: memory of the loaded weights.
+        mapped_weight_bytes: how much of it is a mapped file, whose memory the system counts as
+            available.
         workspace_bytes: memory of activations and graphs at the largest step.
         kv_block_bytes: memory of one KV-cache block in all layers, keys and values.
     """
 
     vocab_size: int
     weights_bytes: int
+    mapped_weight_bytes: int
     workspace_bytes: int
     kv_block_bytes: int
 

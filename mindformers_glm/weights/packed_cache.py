@@ -20,6 +20,7 @@ from mindformers_glm.core.log import detail, note
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_file import (
     SUFFIX,
+    MapFile,
     PackedFileError,
     PackedHeader,
     lay_out,
@@ -59,6 +60,9 @@ class PackedCache:
         weight_format: everything that the bytes of the weights in memory depend on, besides the
             checkpoint.
         arrays: the memory of every Parameter, by name.
+        map_file: lets an array be a part of a file (read_file); None: it is read.
+
+    mapped_bytes: what `read` mapped, which the system counts as memory that can be had back.
     """
 
     def __init__(
@@ -67,12 +71,15 @@ class PackedCache:
         checkpoint: Checkpoint,
         weight_format: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray],
+        map_file: MapFile | None = None,
     ) -> None:
         self._mode = settings.mode
         self._is_own_folder = settings.folder is not None
         self._folder = settings.folder or checkpoint.folder / FOLDER_NAME
         self._checkpoint_bytes = checkpoint.num_bytes
         self._arrays = arrays
+        self._map_file = map_file
+        self.mapped_bytes = 0
         self._source = str(checkpoint.folder.resolve())
         self.key = {"identity": _identify(checkpoint), "format": dict(weight_format)}
         self.file = self._folder / _file_name(self.key)
@@ -85,7 +92,7 @@ class PackedCache:
         if self._mode == "off":
             return False
         try:
-            read_file(self.file, self.key, self._arrays)
+            self.mapped_bytes = read_file(self.file, self.key, self._arrays, self._map_file)
         except FileNotFoundError:
             return False
         except PackedFileError as problem:
@@ -93,7 +100,8 @@ class PackedCache:
             for array in self._arrays.values():
                 array.reshape(-1).view(np.uint8).fill(0)  # packing relies on zeros in the padding
             return False
-        detail(f"the weights come from the packed cache {self.file}")
+        how = "mapped" if self.mapped_bytes else "read"
+        detail(f"the weights come from the packed cache {self.file}, {how}")
         return True
 
     def write(self) -> None:

@@ -21,6 +21,7 @@ class FakeRunner:
     def __init__(self, vocab_size: int = 50, block_size: int = 4) -> None:
         self.vocab_size = vocab_size
         self.weights_bytes = 0
+        self.mapped_weight_bytes = 0
         self.workspace_bytes = 0
         self.kv_block_bytes = 1
         self.block_size = block_size

@@ -340,7 +340,7 @@ def test_the_cap_limits_the_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 def _init_with_large_blocks(self: FakeRunner, vocab_size: int, block_size: int) -> None:
     self.vocab_size, self.block_size = vocab_size, block_size
-    self.weights_bytes = self.workspace_bytes = 0
+    self.weights_bytes = self.mapped_weight_bytes = self.workspace_bytes = 0
     self.kv_block_bytes = 2**20
     self.rows_per_step = []
 

@@ -8,6 +8,7 @@ import pytest
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.kernels.cpu import library
 from mindformers_glm.kernels.cpu.memory import allocate, count_numa_nodes
+from mindformers_glm.weights.packed_file import lay_out, read_file, write_file
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 16, 32), (1,), (5000,), (4099, 3), (1, 4096)])
@@ -44,3 +45,60 @@ def test_weights_are_placed_before_loading_where_there_are_several_nodes(monkeyp
     cells.NormLinear(64, 48, True, 1e-5, settings).place_weights()
     expected = [(64,), library.packed_shape(48, 64), (48,)]
     assert sorted(touched) == (sorted(expected) if num_nodes > 1 else [])
+
+
+def write_pages(path: Path, num_bytes: int) -> np.ndarray:
+    content = np.random.default_rng(0).integers(0, 255, num_bytes, np.uint8)
+    path.write_bytes(content.tobytes())
+    return content
+
+
+@pytest.mark.parametrize("extra", [0, 1000, 4096])
+def test_an_array_becomes_a_part_of_a_file_and_fresh_memory_again(tmp_path: Path, extra):
+    size = 2 * 2**20 + extra
+    content = write_pages(tmp_path / "file", 2 * 2**20 + size)
+    array = allocate((size // 4,), "float32")
+    memory = array.view(np.uint8)
+    memory.fill(7)
+    with (tmp_path / "file").open("rb") as file:
+        library.map_file(array, file.fileno(), 2 * 2**20)
+    np.testing.assert_array_equal(memory, content[2 * 2**20 :])
+    memory[5] ^= 1  # the process's own, not the file's
+    assert (tmp_path / "file").read_bytes() == content.tobytes()
+    library.map_file(array, -1, 0)
+    assert not array.any()
+    memory.fill(3)
+
+
+def test_mapping_refuses_places_that_are_not_huge_pages(tmp_path: Path, capfd):
+    write_pages(tmp_path / "file", 4 * 2**20)
+    array = allocate((2**20,), "float32")
+    with (tmp_path / "file").open("rb") as file:
+        for refused, offset in ((array[1:], 0), (array, 4096)):
+            with pytest.raises(RuntimeError):
+                library.map_file(refused, file.fileno(), offset)
+    assert "huge pages" in capfd.readouterr().err
+
+
+def test_a_packed_file_gives_the_same_bytes_mapped_or_copied(tmp_path: Path):
+    def make(seed: int | None) -> dict[str, np.ndarray]:
+        arrays = {
+            "tiles": allocate((5, 3, 2**18), "bfloat16"),
+            "norm": allocate((4096,), "float32"),
+            "more": allocate((3 * 2**20 + 7,), "float32"),
+        }
+        rng = np.random.default_rng(seed)
+        for array in arrays.values() if seed is not None else ():
+            array[:] = rng.integers(0, 2**16, array.shape)
+        return arrays
+
+    written = make(1)
+    planned = lay_out("/models/GLM", {}, written)
+    write_file(tmp_path / "x.glmpack", planned, written)
+    for map_file in (library.map_file, None):
+        arrays = make(None)
+        # How much the system maps in huge pages, if anything, is its own affair.
+        mapped = read_file(tmp_path / "x.glmpack", {}, arrays, map_file)
+        assert mapped in (0, written["tiles"].nbytes + written["more"].nbytes)
+        assert mapped == 0 or map_file is not None
+        np.testing.assert_equal(arrays, written)

@@ -37,6 +37,11 @@ def weight_layout() -> str:
     return f"cpu{library.ABI_VERSION}-{library.TILE_N}x{library.TILE_K}"
 
 
+def map_file(array: np.ndarray, file: int, offset: int) -> None:
+    """Let the memory of a large Parameter be a part of a file; -1: fresh memory again."""
+    library.map_file(array, file, offset)
+
+
 class _CpuCell(WeightedCell):
     """Allocates Parameters and remembers how each is filled."""
 

@@ -84,6 +84,7 @@ def load() -> ctypes.CDLL:
     library.glm_quantize_rows.argtypes = [address] * 3 + [code, code] + [count] * 6
     library.glm_convert.argtypes = [address, code, address, code, count]
     library.glm_stream_read.argtypes = [address, count]
+    library.glm_map_file.argtypes = [address, count, code, count]
     library.glm_first_touch.argtypes = [address, count, count]
     if forced := os.environ.get(ISA_VARIABLE):
         _select(library, forced)
@@ -244,6 +245,18 @@ def convert(dst: np.ndarray, src: np.ndarray, dst_dtype: str, src_dtype: str) ->
         dst.ctypes.data, _DTYPE_CODES[dst_dtype], src.ctypes.data, _DTYPE_CODES[src_dtype], src.size
     )
     _check_result(code)
+
+
+def map_file(array: np.ndarray, file: int, offset: int) -> None:
+    """Let an array of memory.allocate, of 2 MiB or more, be a part of an open file.
+
+    Writing to it changes only this process's memory. The file must not become shorter meanwhile.
+
+    Args:
+        file: descriptor, which may be closed afterwards; -1: fresh memory instead of a file.
+        offset: a multiple of 2 MiB.
+    """
+    _check_result(load().glm_map_file(array.ctypes.data, array.nbytes, file, offset))
 
 
 def first_touch(array: np.ndarray) -> None:

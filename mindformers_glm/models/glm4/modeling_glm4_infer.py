@@ -30,6 +30,8 @@ class InferenceGlm4ForCausalLM(Glm4PreTrainedModel):
         backend.initialize()
         super().__init__(config, auto_prefix=False)
         self._weight_layout = backend.weight_layout()
+        self._map_file = backend.map_file
+        self.mapped_weight_bytes = 0
         self.glm_config = config.to_glm_config()
         self.settings = config.to_runner_settings()
         operators = backend.operators()
@@ -104,8 +106,11 @@ class InferenceGlm4ForCausalLM(Glm4PreTrainedModel):
         cache = None
         if packed_cache is not None and packed_cache.mode != "off":
             weight_format = self.settings.weight_format | {"layout": self._weight_layout}
-            cache = PackedCache(packed_cache, checkpoint, weight_format, self.weight_arrays())
+            cache = PackedCache(
+                packed_cache, checkpoint, weight_format, self.weight_arrays(), self._map_file
+            )
         load_weights(checkpoint, build_rules(self.glm_config), self.weight_targets(), cache=cache)
+        self.mapped_weight_bytes = cache.mapped_bytes if cache is not None else 0
         self.has_weights = True
 
     def allocate_kv_cache(self, num_blocks: int) -> None:

@@ -333,3 +333,62 @@ def test_the_header_names_the_checkpoint(folder):
     content = write(folder).read_bytes()
     length = int.from_bytes(content[8:16], "little")
     assert json.loads(content[48 : 48 + length])["source"] == str(folder.resolve())
+
+
+class FakeMapping:
+    """Stands for the system: "maps" by copying and says how much of it lies in huge pages."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+        self.mapped: list[int] = []
+        self.num_unmapped = 0
+        monkeypatch.setattr(packed_file, "_HUGE_PAGE", 8192)
+        monkeypatch.setattr(packed_file, "_count_huge_bytes", lambda _: share * sum(self.mapped))
+
+    def __call__(self, array: np.ndarray, file: int, offset: int) -> None:
+        assert offset % 8192 == 0
+        memory = array.reshape(-1).view(np.uint8)
+        if file < 0:
+            self.num_unmapped += 1
+            memory.fill(0)
+        else:
+            self.mapped.append(array.nbytes)
+            os.preadv(file, [memory.data], offset)
+
+
+def read_mapped(folder: Path, mapping: FakeMapping) -> tuple[PackedCache, dict[str, np.ndarray]]:
+    arrays = make_arrays(None)
+    cache = PackedCache(PackedCacheSettings("on"), Checkpoint.open(folder), FORMAT, arrays, mapping)
+    cache.read()
+    return cache, arrays
+
+
+def test_large_parameters_are_mapped_where_huge_pages_hold_them(folder, monkeypatch):
+    mapping = FakeMapping(monkeypatch, share=1)
+    write(folder)
+    cache, arrays = read_mapped(folder, mapping)
+    np.testing.assert_equal(arrays, make_arrays(1))
+    large = [array.nbytes for array in arrays.values() if array.nbytes >= 8192]
+    assert mapping.mapped == large
+    assert cache.mapped_bytes == sum(large)
+
+
+def test_small_pages_are_copied_instead(folder, monkeypatch):
+    mapping = FakeMapping(monkeypatch, share=0.1)
+    write(folder)
+    cache, arrays = read_mapped(folder, mapping)
+    np.testing.assert_equal(arrays, make_arrays(1))
+    assert len(mapping.mapped) == mapping.num_unmapped == 1  # one was enough to see it
+    assert cache.mapped_bytes == 0
+
+
+def test_damage_is_noticed_in_a_mapped_file_too(folder, monkeypatch, capsys):
+    mapping = FakeMapping(monkeypatch, share=1)
+    file = write(folder)
+    content = bytearray(file.read_bytes())
+    content[content.index(make_arrays(1)["int8"].tobytes())] ^= 1
+    file.write_bytes(content)
+    cache, arrays = read_mapped(folder, mapping)
+    assert "the bytes of int8 have changed" in capsys.readouterr().err
+    assert mapping.num_unmapped == len(mapping.mapped)
+    assert cache.mapped_bytes == 0
+    assert not any(array.any() for array in arrays.values())
