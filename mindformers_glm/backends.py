@@ -21,7 +21,7 @@ class Backend:
     Attributes:
         name: `context.device_target` of the YAML files.
         cells: module with `OPERATORS`, `initialize()`, `set_num_threads()`, `weight_layout()`
-            and `map_file()`; imported when the backend is used.
+            and `file_mapper()`; imported when the backend is used.
         runner: module with `create_runner` (engine/runner.py says what a runner does).
         missing: why the backend cannot be used yet, as one sentence; empty if it can.
     """
@@ -47,9 +47,9 @@ class Backend:
         """How Parameters lie in memory; another name for every other layout."""
         return import_module(self.cells).weight_layout()
 
-    def map_file(self, array: np.ndarray, file: int, offset: int) -> None:
-        """Let the memory of a large Parameter be a part of a file; -1: fresh memory again."""
-        import_module(self.cells).map_file(array, file, offset)
+    def file_mapper(self) -> Callable[[np.ndarray, int, int], None] | None:
+        """What lets an array be the part of an open file (-1: fresh memory) from an offset on."""
+        return import_module(self.cells).file_mapper()
 
     def create_runner(self, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint into a network and return its runner."""

@@ -45,6 +45,7 @@ def test_weights_are_placed_before_loading_where_there_are_several_nodes(monkeyp
     cells.NormLinear(64, 48, True, 1e-5, settings).place_weights()
     expected = [(64,), library.packed_shape(48, 64), (48,)]
     assert sorted(touched) == (sorted(expected) if num_nodes > 1 else [])
+    assert (cells.file_mapper() is None) is (num_nodes > 1)
 
 
 def write_pages(path: Path, num_bytes: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 Shapes and types are those of kernels/reference.py; `num_rows` int32 [1] is the number of real rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -37,9 +37,12 @@ def weight_layout() -> str:
     return f"cpu{library.ABI_VERSION}-{library.TILE_N}x{library.TILE_K}"
 
 
-def map_file(array: np.ndarray, file: int, offset: int) -> None:
-    """Let the memory of a large Parameter be a part of a file; -1: fresh memory again."""
-    library.map_file(array, file, offset)
+def file_mapper() -> Callable[[np.ndarray, int, int], None] | None:
+    """What lets a large Parameter be a part of a file, or None where it had better be copied.
+
+    With several memory nodes a copy lies with the thread that reads it, a file lies anywhere.
+    """
+    return library.map_file if count_numa_nodes() == 1 else None
 
 
 class _CpuCell(WeightedCell):

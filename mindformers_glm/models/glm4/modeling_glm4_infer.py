@@ -30,7 +30,7 @@ class InferenceGlm4ForCausalLM(Glm4PreTrainedModel):
         backend.initialize()
         super().__init__(config, auto_prefix=False)
         self._weight_layout = backend.weight_layout()
-        self._map_file = backend.map_file
+        self._map_file = backend.file_mapper()
         self.mapped_weight_bytes = 0
         self.glm_config = config.to_glm_config()
         self.settings = config.to_runner_settings()
