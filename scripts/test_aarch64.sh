@@ -69,4 +69,5 @@ run_tests() {
 }
 
 run_tests cortex-a72 neon "$@"
+run_tests neoverse-n1 neon_dotprod -k int "$@"  # the rest is that of neon
 run_tests max neon_bf16 "$@"

@@ -13,7 +13,7 @@ from tests.kernels.emulated.library import EmulatedLibrary
 
 ISAS = {
     "x86_64": ["portable", "avx2", "avx512", "amx", "amx_emulated"],
-    "aarch64": ["portable", "neon", "neon_bf16"],
+    "aarch64": ["portable", "neon", "neon_dotprod", "neon_bf16"],
 }.get(platform.machine(), ["portable"])
 
 # The kernels of another processor: an emulator's command line, and the instruction set it must

@@ -26,5 +26,5 @@ def test_kernels_equal_the_reference_on_aarch64() -> None:
         text=True,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    for isa in ("neon", "neon_bf16"):
+    for isa in ("neon", "neon_dotprod", "neon_bf16"):
         assert f"aarch64 {isa}: equal to the reference" in result.stdout

@@ -5,6 +5,7 @@ that this machine does not have. server.cc, the other end, defines the protocol.
 """
 
 import ctypes
+import math
 import os
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mindformers_glm.kernels.cpu.library import TILE_K, TILE_N
+from mindformers_glm.kernels.cpu.library import TILE_K, TILE_N, quantized_shapes
 
 _ITEM_BYTES = (4, 2, 2)  # of the type codes in csrc/dtype.h
 
@@ -93,6 +94,38 @@ class EmulatedLibrary:
             tile_first,
         )
 
+    def glm_quantize_rows(
+        self,
+        tiles: int,
+        scales: int,
+        src: int,
+        src_code: int,
+        bits: int,
+        group_size: int,
+        rows: int,
+        columns: int,
+        row_offset: int,
+        tile_stride: int,
+        tile_first: int,
+    ) -> int:
+        """csrc/quantize.cc."""
+        num_tile_rows = (row_offset + rows - 1) // TILE_N * tile_stride + tile_first + 1
+        (_, *tile_shape), (_, *scale_shape) = quantized_shapes(rows, columns, bits, group_size)
+        return self._call_in_memory(
+            "glm_quantize_rows",
+            (tiles, num_tile_rows * math.prod(tile_shape)),
+            (scales, num_tile_rows * math.prod(scale_shape) * 4),
+            (src, rows * columns * _ITEM_BYTES[src_code]),
+            src_code,
+            bits,
+            group_size,
+            rows,
+            columns,
+            row_offset,
+            tile_stride,
+            tile_first,
+        )
+
     def __getattr__(self, symbol: str) -> Callable[..., int]:
         if not symbol.startswith("glm_"):
             raise AttributeError(symbol)
@@ -145,7 +178,7 @@ class EmulatedLibrary:
 
 
 def _item_bytes(dtype: bytes) -> int:
-    return int(dtype.lstrip(b"bfloatuin")) // 8  # b"bfloat16" -> 2
+    return int(dtype.lstrip(b"bfloatuin")) // 8
 
 
 def _read(address: int | None, num_bytes: int) -> bytes:

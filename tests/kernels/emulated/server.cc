@@ -22,6 +22,9 @@ int glm_num_threads();
 void glm_set_num_threads(int count);
 int glm_pack_rows(void* dst, int dst_dtype, const void* src, int src_dtype, int64_t rows, int64_t k,
                   int64_t row_offset, int64_t tile_stride, int64_t tile_first);
+int glm_quantize_rows(void* tiles, float* scales, const void* src, int src_dtype, int bits,
+                      int64_t group_size, int64_t rows, int64_t k, int64_t row_offset,
+                      int64_t tile_stride, int64_t tile_first);
 int glm_convert(void* dst, int dst_dtype, const void* src, int src_dtype, int64_t count);
 }
 
@@ -114,6 +117,13 @@ int64_t Call(const std::string& symbol, Arguments& a) {
     return glm_pack_rows(a.at(0).data.data(), static_cast<int>(a.at(1).Number()),
                          a.at(2).data.data(), static_cast<int>(a.at(3).Number()), a.at(4).Number(),
                          a.at(5).Number(), a.at(6).Number(), a.at(7).Number(), a.at(8).Number());
+  }
+  if (symbol == "glm_quantize_rows") {
+    return glm_quantize_rows(a.at(0).data.data(), reinterpret_cast<float*>(a.at(1).data.data()),
+                             a.at(2).data.data(), static_cast<int>(a.at(3).Number()),
+                             static_cast<int>(a.at(4).Number()), a.at(5).Number(), a.at(6).Number(),
+                             a.at(7).Number(), a.at(8).Number(), a.at(9).Number(),
+                             a.at(10).Number());
   }
   if (symbol == "glm_convert") {
     return glm_convert(a.at(0).data.data(), static_cast<int>(a.at(1).Number()),

@@ -72,9 +72,12 @@ struct Available {
     if (cpu.avx512) tables[count++] = &kAvx512Table;
     if (cpu.avx2) tables[count++] = &kAvx2Table;
 #elif defined(GLM_AARCH64)
-    // HWCAP2_I8MM and HWCAP2_BF16 of Linux' arch/arm64/include/uapi/asm/hwcap.h
-    constexpr unsigned long kI8mmBf16 = 1ul << 13 | 1ul << 14;
-    if ((getauxval(AT_HWCAP2) & kI8mmBf16) == kI8mmBf16) tables[count++] = &kNeonBf16Table;
+    // HWCAP_ASIMDDP, HWCAP2_I8MM and HWCAP2_BF16 of Linux' arch/arm64/include/uapi/asm/hwcap.h
+    constexpr unsigned long kDotprod = 1ul << 20, kI8mmBf16 = 1ul << 13 | 1ul << 14;
+    const bool has_dotprod = getauxval(AT_HWCAP) & kDotprod;
+    const bool has_bf16 = (getauxval(AT_HWCAP2) & kI8mmBf16) == kI8mmBf16;
+    if (has_dotprod && has_bf16) tables[count++] = &kNeonBf16Table;
+    if (has_dotprod) tables[count++] = &kNeonDotprodTable;
     tables[count++] = &kNeonTable;
 #endif
     tables[count++] = &kPortableTable;

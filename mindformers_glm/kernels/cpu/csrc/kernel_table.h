@@ -137,6 +137,7 @@ extern const KernelTable kAmxEmulatedTable;
 #endif
 #if defined(GLM_AARCH64)
 extern const KernelTable kNeonTable;
+extern const KernelTable kNeonDotprodTable;
 extern const KernelTable kNeonBf16Table;
 #endif
 

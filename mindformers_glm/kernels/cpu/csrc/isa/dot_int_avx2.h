@@ -11,6 +11,7 @@ namespace glm::GLM_ISA {
 // Of every 4 columns the even ones come first: that is how bytes widen to 16 bits without moving.
 using IntElement = int16_t;
 constexpr int NumPlanes(int /*activation_bits*/) { return 1; }
+constexpr int32_t kByteZero = 128;
 
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 4, kIntBlockRows = 1;

@@ -10,6 +10,7 @@ namespace glm::GLM_ISA {
 
 using IntElement = int8_t;
 constexpr int NumPlanes(int activation_bits) { return activation_bits / 8; }
+constexpr int32_t kByteZero = 128;
 
 // 24 sums, 4 weights and the activations are 29 of 32 registers. Two tile rows share the
 // activations of one or two tokens.

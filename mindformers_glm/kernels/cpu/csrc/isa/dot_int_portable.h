@@ -11,6 +11,8 @@ namespace glm::GLM_ISA {
 // How activations lie in memory: as 16-bit integers in one plane, or as bytes in one or two.
 using IntElement = int16_t;
 constexpr int NumPlanes(int /*activation_bits*/) { return 1; }
+// What stands for zero in the bytes of int8 weights, as DotBytes takes them.
+constexpr int32_t kByteZero = 128;
 
 // Tile rows and tokens of one block, also for few tokens. Planes share the tokens among them.
 constexpr int kFewTokens = 1, kFewTokensRows = 1;

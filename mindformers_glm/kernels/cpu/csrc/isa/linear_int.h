@@ -241,7 +241,7 @@ inline void LinearIntWith(const LinearIntArgs& args) {
   const int64_t sums_stride = row_blocks * Kernel::kRowMultiple * kTileN;
   const int num_threads = NumThreads(linear);
   x.Reserve(linear, args.activation_bits, kBits == 8 ? kActivationGroup : args.group_size,
-            kBits == 8 ? 128 : 8, sums_stride / kTileN);
+            kBits == 8 ? kByteZero : 8, sums_stride / kTileN);
   float* all_sums = sum_scratch.Reserve<float>(num_threads * Kernel::kGroupSize * sums_stride);
   const ActivationRows* rows = &x;
 

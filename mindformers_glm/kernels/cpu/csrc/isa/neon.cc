@@ -7,7 +7,7 @@
 // (the order matters: the files below are written in terms of the vector above)
 #include "attention.h"
 #include "convert.h"
-#include "dot_int_portable.h"
+#include "dot_int_neon.h"
 #include "linear.h"
 #include "linear_int.h"
 #include "norm.h"

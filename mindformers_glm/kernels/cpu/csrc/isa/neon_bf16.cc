@@ -13,12 +13,14 @@
 #include "../dtype.h"
 #include "../scratch.h"
 
-#pragma GCC target("arch=armv8.2-a+bf16")
+#pragma GCC target("arch=armv8.2-a+dotprod+bf16")
 
 #define GLM_ISA neon_bf16
 #include "vec_neon.h"
 // (the order matters: the files below are written in terms of the vector above)
+#include "dot_int_dotprod.h"
 #include "linear.h"
+#include "linear_int.h"
 
 namespace glm {
 namespace neon_bf16 {
@@ -56,7 +58,7 @@ void Linear(const LinearArgs& args) {
 const KernelTable kNeonBf16Table = {
     "neon_bf16",
     neon_bf16::Linear,
-    kNeonTable.linear_int,
+    neon_bf16::LinearInt,
     kNeonTable.rms_norm,
     kNeonTable.attention,
     kNeonTable.convert,

@@ -1,0 +1,36 @@
+// Sixteen 32-bit integers as four NEON registers; dot_int_portable.h says what each function must
+// do.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "../kernel_table.h"
+
+namespace glm::GLM_ISA {
+
+struct IntVec {
+  int32x4_t q0, q1, q2, q3;
+};
+
+inline IntVec SetInt(int32_t value) {
+  const int32x4_t all = vdupq_n_s32(value);
+  return {all, all, all, all};
+}
+inline IntVec AddInt(const IntVec& a, const IntVec& b) {
+  return {vaddq_s32(a.q0, b.q0), vaddq_s32(a.q1, b.q1), vaddq_s32(a.q2, b.q2),
+          vaddq_s32(a.q3, b.q3)};
+}
+inline IntVec JoinPlanes(const IntVec& high, const IntVec& low) {
+  return AddInt({vshlq_n_s32(high.q0, 8), vshlq_n_s32(high.q1, 8), vshlq_n_s32(high.q2, 8),
+                 vshlq_n_s32(high.q3, 8)},
+                low);
+}
+inline Vec ToFloats(const IntVec& a) {
+  return {vcvtq_f32_s32(a.q0), vcvtq_f32_s32(a.q1), vcvtq_f32_s32(a.q2), vcvtq_f32_s32(a.q3)};
+}
+inline IntVec RoundToInt(const Vec& a) {
+  return {vcvtnq_s32_f32(a.q0), vcvtnq_s32_f32(a.q1), vcvtnq_s32_f32(a.q2), vcvtnq_s32_f32(a.q3)};
+}
+inline void StoreInts(int32_t* dst, const IntVec& a) { std::memcpy(dst, &a, sizeof(a)); }
+
+}  // namespace glm::GLM_ISA

@@ -1,0 +1,39 @@
+// The kernels for 64-bit Arm processors with dot products of bytes (Kunpeng 920, Neoverse N1 on):
+// the NEON ones with other products of integer weights.
+#include "../kernel_table.h"
+#if defined(GLM_AARCH64)
+
+// Shared headers come before the pragma: what they define must run on any processor.
+#include <omp.h>
+
+#include <cmath>
+#include <cstring>
+#include <type_traits>
+
+#include "../dtype.h"
+#include "../scratch.h"
+
+#pragma GCC target("arch=armv8.2-a+dotprod")
+
+#define GLM_ISA neon_dotprod
+#include "vec_neon.h"
+// (the order matters: the files below are written in terms of the vector above)
+#include "dot_int_dotprod.h"
+#include "linear_int.h"
+
+namespace glm {
+
+const KernelTable kNeonDotprodTable = {
+    "neon_dotprod",
+    kNeonTable.linear,
+    neon_dotprod::LinearInt,
+    kNeonTable.rms_norm,
+    kNeonTable.attention,
+    kNeonTable.convert,
+    kNeonTable.pack_rows,
+    kNeonTable.quantize_row,
+};
+
+}  // namespace glm
+
+#endif  // GLM_AARCH64
