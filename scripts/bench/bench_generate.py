@@ -21,7 +21,7 @@ from typing import Any
 from generate import machine_probe
 from generate.alone import measure_long_context, measure_whole_model
 from generate.measure import OURS, Contestant, Limits, Shape, measure, start_worker
-from generate.report import Series, describe_scaling, format_series
+from generate.report import Series, describe_disk_reads, describe_scaling, format_series
 from generate.worker_process import WorkerError
 
 from mindformers_glm.config.glm_config import GlmConfig
@@ -67,8 +67,22 @@ def list_contestants(group: str, arguments: argparse.Namespace) -> list[Contesta
     return found
 
 
-def compare(group: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Load one format group, measure and print all shapes of it."""
+def split_contestants(
+    contestants: list[Contestant], arguments: argparse.Namespace
+) -> list[list[Contestant]]:
+    """Those that are in memory together: all, or with --pairs ours with one other engine each."""
+    ours = [one for one in contestants if one.engine == OURS]
+    others = [one for one in contestants if one.engine != OURS]
+    if not arguments.pairs or not others:
+        return [contestants]
+    engines = dict.fromkeys(one.engine for one in others)
+    return [[*ours, *(one for one in others if one.engine == engine)] for engine in engines]
+
+
+def compare(
+    group: str, contestants: list[Contestant], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Load contestants of one format group, measure and print all shapes of it."""
     config = GlmConfig.from_hf(arguments.model)
     shapes = [Shape(n, arguments.context, arguments.steps) for n in arguments.decode]
     shapes += [Shape(0, tokens) for tokens in arguments.prefill]
@@ -77,7 +91,6 @@ def compare(group: str, arguments: argparse.Namespace) -> dict[str, Any]:
     # Some room for tokens that come while the other sequences start.
     max_model_len = max([decode_len, *arguments.prefill]) + 2 * max_sequences + 2
     limits = Limits(arguments.threads, config.vocab_size, max_sequences, max_model_len)
-    contestants = list_contestants(group, arguments)
     decoded: list[list[Series]] = []  # ours, for each number of sequences
     result: dict[str, Any] = {"format": group, "workers": {}, "shapes": []}
     print(f"\n## {group}\n")
@@ -96,6 +109,8 @@ def compare(group: str, arguments: argparse.Namespace) -> dict[str, Any]:
             series = measure(shape, workers, config, probe, arguments.rounds)
             print(f"\n### {group}, {shape.title}\n")
             print(format_series(series, num_ours), flush=True)
+            for warning in filter(None, map(describe_disk_reads, series)):
+                print(f"\n{warning}", flush=True)
             found = {"title": shape.title, "series": [one.as_json() for one in series]}
             result["shapes"].append(found)
             if shape.sequences:
@@ -119,6 +134,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--openvino_python", help="interpreter with openvino-genai")
     parser.add_argument("--openvino_models", help="folder of export_openvino.py")
     parser.add_argument("--skip", nargs="+", default=[], help="formats to leave out: bf16-compiled")
+    parser.add_argument(
+        "--pairs", action="store_true", help="ours with one other engine at a time: less memory"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--decode", nargs="*", type=int, default=[1, 4, 8, 16], help="sequences")
     parser.add_argument("--context", type=int, default=512)
@@ -140,7 +158,8 @@ def measure_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     groups = arguments.formats.split(",")
     if arguments.mode == "peers":
         for group in groups:
-            yield compare(group, arguments)
+            for contestants in split_contestants(list_contestants(group, arguments), arguments):
+                yield compare(group, contestants, arguments)
         return
     variants = [v for group in groups for v in FORMATS[group][OURS] if v not in arguments.skip]
     measure_one = {"whole_model": measure_whole_model, "long": measure_long_context}[arguments.mode]

@@ -136,6 +136,8 @@ def measure(
         for worker, one in zip(workers, series, strict=True):
             answer = worker.ask(**shape.command)
             after = probe.measure()
-            one.rounds.append(Round(answer["seconds"], (before + after) / 2, answer.get("token")))
+            limit = (before + after) / 2
+            found = Round(answer["seconds"], limit, answer.get("token"), answer["disk_reads"])
+            one.rounds.append(found)
             before = after
     return series

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+# In one round; a fault reads some dozens of KiB, a step several GB.
+_MANY_DISK_READS = 100
+
 
 @dataclass(frozen=True)
 class Round:
@@ -15,11 +18,13 @@ class Round:
         seconds: of each step, or of one prefill.
         limit_per_s: what the machine did just before and after it: bytes or operations.
         token: that follows the prompt of a prefill; None for decode steps.
+        disk_reads: page faults meanwhile that read the model's file again.
     """
 
     seconds: list[float]
     limit_per_s: float
     token: int | None = None
+    disk_reads: int = 0
 
 
 @dataclass
@@ -113,6 +118,17 @@ def format_series(series: list[Series], num_ours: int) -> str:
             }
             for one in series
         ]
+    )
+
+
+def describe_disk_reads(series: Series) -> str | None:
+    """A warning where mapped weights did not stay in memory; None: they did."""
+    count = sum(one.disk_reads for one in series.rounds)
+    if count < _MANY_DISK_READS * len(series.rounds):
+        return None
+    return (
+        f"{series.label}: {count} page faults read from disk, so its times are not those of "
+        "weights in memory: measure fewer engines at once (--pairs)."
     )
 
 

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 from generate.measure import Shape, count_prefill_flop, measure
-from generate.report import Round, Series, describe_scaling, format_rows, format_series
+from generate.report import (
+    Round,
+    Series,
+    describe_disk_reads,
+    describe_scaling,
+    format_rows,
+    format_series,
+)
 
 from mindformers_glm.config.glm_config import GlmConfig
 
@@ -58,6 +65,13 @@ def test_prefill_counts_equal_tokens() -> None:
     ours.rounds = [Round([1.0], GB, token) for token in (5, 6, 7)]
     theirs.rounds = [Round([1.0], GB, token) for token in (5, 9, 7)]
     assert "same token 2 of 3" in format_series([ours, theirs], 1)
+
+
+def test_weights_that_were_read_again_are_told() -> None:
+    series = _series("theirs", [[1.0], [1.0]])
+    assert describe_disk_reads(series) is None
+    series.rounds.append(Round([1.0], GB, disk_reads=5000))
+    assert "theirs: 5000 page faults" in str(describe_disk_reads(series))
 
 
 def test_scaling_is_also_given_for_memory_of_one_speed() -> None:
@@ -115,7 +129,7 @@ class _Turns:
 
     def ask(self, **command: Any) -> dict[str, Any]:
         self._log.append(self.name)
-        return {"seconds": [1.0], "token": 3}
+        return {"seconds": [1.0], "token": 3, "disk_reads": 0}
 
     def measure(self) -> float:
         self._log.append("probe")
