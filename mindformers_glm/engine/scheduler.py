@@ -100,6 +100,9 @@ class Scheduler:
         Sequences in `unschedulable` are removed already: they need more blocks than there are.
         """
         self._undo_interrupted()
+        for sequence in self._running:
+            # An interrupt may have come when the last token was computed and nothing sampled yet.
+            sequence.num_computed = min(sequence.num_computed, sequence.num_tokens - 1)
         schedule = Schedule()
         self._schedule_decodes(schedule)
         self._schedule_running_prefills(schedule)

@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 
 from mindformers_glm.core.errors import PromptError
+from mindformers_glm.engine import llm_engine
 from mindformers_glm.engine.batch import ModelBatch
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.sampler import sample_token
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.engine.sequence import Sequence
 from tests.engine.drive import generate, make_engine, run_all
 from tests.engine.fake_runner import FakeRunner, answer
 from tests.engine.letters import LetterTokenizer, letters
@@ -210,6 +213,29 @@ def test_a_step_that_was_interrupted_can_be_repeated() -> None:
     with pytest.raises(KeyboardInterrupt):
         engine.step()
     assert run_all(engine)[-1].token_ids == TOKENS[:5]
+
+
+def test_an_interrupt_while_tokens_are_sampled_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine()
+    for name in "abc":
+        engine.add_request(name, PROMPT, SamplingParams(max_new_tokens=5))
+    engine.step()
+    num_calls = 0
+
+    def interrupted_once(logits: np.ndarray, sequence: Sequence) -> int:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 2:
+            raise KeyboardInterrupt
+        return sample_token(logits, sequence)
+
+    monkeypatch.setattr(llm_engine, "sample_token", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    last = {output.request_id: output for output in run_all(engine)}
+    assert {name: output.token_ids for name, output in last.items()} == dict.fromkeys(
+        "abc", TOKENS[:5]
+    )
 
 
 def test_open_settings_come_from_the_defaults() -> None:
