@@ -13,7 +13,7 @@ from mindformers_glm.backends import select_backend
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.run_config import packed_cache_folder
 from mindformers_glm.config.value_types import parse_size
-from mindformers_glm.core.errors import CheckpointError, ConfigError, GlmError, PromptError
+from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
 from mindformers_glm.core.log import note
 from mindformers_glm.core.processors import check_num_threads
 from mindformers_glm.core.progress import Progress
@@ -29,7 +29,7 @@ from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.row_logits import compute_row_logits
 from mindformers_glm.engine.runner import ModelRunner
 from mindformers_glm.engine.sampling_params import SamplingParams
-from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
+from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
@@ -127,7 +127,7 @@ class LLM:
             )
             defaults = from_generation_config(pretrained_model_dir)
             self.tokenizer: GlmTokenizer = load_tokenizer(pretrained_model_dir)
-            _check_vocabulary(self.tokenizer, config, pretrained_model_dir)
+            check_vocabulary(self.tokenizer, config.vocab_size, pretrained_model_dir)
             backend = select_backend(device_target)
             backend.set_num_threads(num_threads)
             # Before the long work, from the sizes in the headers; again below with the real ones.
@@ -419,12 +419,4 @@ def _check_border(seed: Any, apply_chat_template: Any, enable_prefix_caching: An
     if not isinstance(enable_prefix_caching, bool):
         raise ConfigError(
             f"enable_prefix_caching must be True or False, got {enable_prefix_caching!r}."
-        )
-
-
-def _check_vocabulary(tokenizer: GlmTokenizer, config: GlmConfig, folder: str | Path) -> None:
-    if tokenizer.num_token_ids > config.vocab_size:
-        raise CheckpointError(
-            f"The tokenizer in {folder} has token ids up to {tokenizer.num_token_ids - 1}, the "
-            f"network only vocab_size={config.vocab_size}: the files are of different models."
         )

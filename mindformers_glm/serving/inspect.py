@@ -10,7 +10,7 @@ from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.footprint import count_quantized_weight_bytes, count_weight_bytes
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.generation_defaults import from_generation_config
-from mindformers_glm.tokenizer import load_tokenizer
+from mindformers_glm.tokenizer import check_vocabulary, load_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
 
@@ -36,7 +36,8 @@ def inspect_checkpoint(folder: str | Path) -> str:
         check_rules(rules, checkpoint)
         from_generation_config(checkpoint.folder)
         if (checkpoint.folder / "tokenizer.json").is_file():
-            load_tokenizer(checkpoint.folder)
+            tokenizer = load_tokenizer(checkpoint.folder)
+            check_vocabulary(tokenizer, config.vocab_size, checkpoint.folder)
         lines = [
             ("checkpoint", str(checkpoint.folder)),
             *_describe_architecture(config),

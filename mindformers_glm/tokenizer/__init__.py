@@ -2,6 +2,6 @@
 
 from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer
 from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer
-from mindformers_glm.tokenizer.loading import load_tokenizer
+from mindformers_glm.tokenizer.loading import check_vocabulary, load_tokenizer
 
-__all__ = ["GlmTokenizer", "IncrementalDetokenizer", "load_tokenizer"]
+__all__ = ["GlmTokenizer", "IncrementalDetokenizer", "check_vocabulary", "load_tokenizer"]

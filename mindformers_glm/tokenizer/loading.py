@@ -66,6 +66,19 @@ def load_tokenizer(folder: str | Path) -> GlmTokenizer:
     return GlmTokenizer(fast_tokenizer, str(path))
 
 
+def check_vocabulary(tokenizer: GlmTokenizer, vocab_size: int, folder: str | Path) -> None:
+    """Check that the network knows all the tokenizer's token ids.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    if tokenizer.num_token_ids > vocab_size:
+        raise CheckpointError(
+            f"The tokenizer in {folder} has token ids up to {tokenizer.num_token_ids - 1}, the "
+            f"network only vocab_size={vocab_size}: the files are of different models."
+        )
+
+
 def _check_tokenizer_file(path: Path) -> None:
     if not path.exists():
         raise CheckpointError(

@@ -55,8 +55,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def save_byte_tokenizer(folder: Path) -> None:
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+def save_byte_tokenizer(folder: Path, size: int) -> None:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[:size]
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, merges=[]))
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -128,7 +128,7 @@ def test_what_a_folder_lacks_for_prompts_is_said(folder: Path):
 def test_generation_settings_and_tokenizer_files_are_reported(folder: Path):
     generation = {"do_sample": True, "temperature": 0.6, "transformers_version": "4.51.3"}
     (folder / "generation_config.json").write_text(json.dumps(generation))
-    save_byte_tokenizer(folder)
+    save_byte_tokenizer(folder, 33)
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ x }}"}))
     found = values(folder)
     assert found["generation"] == "do_sample=True, temperature=0.6"
@@ -148,6 +148,9 @@ def test_a_folder_that_cannot_be_loaded_is_refused_with_its_sentence(folder: Pat
     (folder / "generation_config.json").unlink()
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="tokenizer"):
+        inspect_checkpoint(folder)
+    save_byte_tokenizer(folder, 34)
+    with pytest.raises(CheckpointError, match="token ids up to 33, the network only vocab_size=33"):
         inspect_checkpoint(folder)
     (folder / "tokenizer.json").unlink()
     (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"vocab_size": 40}))
