@@ -47,6 +47,7 @@ class CpuModelRunner:
         self.mapped_weight_bytes = network.mapped_weight_bytes
         self.workspace_bytes = count_workspace_bytes(network.glm_config, settings)
         self.kv_block_bytes = count_kv_block_bytes(network.glm_config, settings)
+        self._graphs = network.model.split_into_graphs()
         self._compiled: set[tuple[object, ...]] = set()  # cells with the shapes of their inputs
         self._row_inputs = {
             rows: _RowInputs(rows, settings)
@@ -70,7 +71,9 @@ class CpuModelRunner:
             float32 [len(batch.sample_rows), vocab_size].
         """
         inputs = self._row_inputs[_smallest_bucket(self._row_inputs, len(batch.token_ids))]
-        hidden_states = self._run(self.network.model, inputs.fill(batch))
+        hidden_states, num_rows, attn_metadata = inputs.fill(batch)  # token ids at first
+        for graph in self._graphs:
+            hidden_states = self._run(graph, (hidden_states, num_rows, attn_metadata))
         hidden_states.asnumpy()  # waits for the graph: the next step reuses the input buffers
         return self._compute_logits(hidden_states, batch.sample_rows)
 

@@ -1,4 +1,6 @@
-"""The decoder-only network in two graphs: token ids to hidden states, hidden states to logits."""
+"""The decoder-only network: token ids to hidden states, hidden states to logits."""
+
+from itertools import pairwise
 
 from mindformers.parallel_core.utils.spec_utils import ModuleSpec
 from mindspore import Parameter, Tensor, nn
@@ -8,6 +10,10 @@ from mindformers_glm.core.operators import Operators
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.layers.rotary import build_cos_sin_table
 from mindformers_glm.layers.transformer_layer import TransformerBlock
+
+# A layer has seven operators. From about 100 on, MindSpore 2.7.1 spends half as much time again
+# around each of them, and several times as much on a busy machine (docs/lab_notes.md).
+MAX_LAYERS_PER_GRAPH = 12
 
 
 class GPTModel(nn.Cell):
@@ -36,6 +42,45 @@ class GPTModel(nn.Cell):
         """int32 [max_rows] token ids -> float32 [max_rows, hidden_size] before the final norm."""
         hidden_states = self.embedding(token_ids, num_rows)
         return self.decoder(hidden_states, self.cos_sin, num_rows, attn_metadata)
+
+    def split_into_graphs(self) -> list[nn.Cell]:
+        """Return Cells that do the same one after the other; each takes what the last one gave.
+
+        Their inputs are those of `construct`, with the hidden states in place of the token ids
+        from the second on.
+        """
+        layers = list(self.decoder.layers)
+        if len(layers) <= MAX_LAYERS_PER_GRAPH:
+            return [self]
+        num_graphs = -(-len(layers) // MAX_LAYERS_PER_GRAPH)
+        bounds = [len(layers) * index // num_graphs for index in range(num_graphs + 1)]
+        return [
+            GPTModelPart(layers[begin:end], self.cos_sin, self.embedding if begin == 0 else None)
+            for begin, end in pairwise(bounds)
+        ]
+
+
+class GPTModelPart(nn.Cell):
+    """Consecutive layers of a GPTModel, which owns them; the first ones with the embedding."""
+
+    def __init__(
+        self, layers: list[nn.Cell], cos_sin: Parameter, embedding: nn.Cell | None
+    ) -> None:
+        # Without prefixes: the parameters have their names.
+        super().__init__(auto_prefix=False)
+        self.has_embedding = embedding is not None
+        if embedding is not None:
+            self.embedding = embedding
+        self.layers = nn.CellList(layers, auto_prefix=False)
+        self.cos_sin = cos_sin
+
+    def construct(self, hidden_states: Tensor, num_rows: Tensor, attn_metadata: Tensor) -> Tensor:
+        """Token ids or float32 [max_rows, hidden_size] -> float32 [max_rows, hidden_size]."""
+        if self.has_embedding:
+            hidden_states = self.embedding(hidden_states, num_rows)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, self.cos_sin, num_rows, attn_metadata)
+        return hidden_states
 
 
 class LanguageModelEmbedding(nn.Cell):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.models.gpt_model import MAX_LAYERS_PER_GRAPH
 from tests.conftest import TOLERANCES, relative_error
 from tests.model import hf_oracle
 
@@ -60,6 +61,17 @@ def test_float32_logits_and_greedy_tokens_equal_hugging_face(
     seed = _shapes().index(shape)
     folder = hf_oracle.save_random_checkpoint(tmp_path, seed=seed, **shape)
     prompt = _prompt(seed, shape["vocab_size"])
+    with LLM(str(folder), params_dtype="float32") as llm:
+        found = llm.logits(prompt)
+        tokens = _greedy(llm, prompt)
+    assert relative_error(found, hf_oracle.logits(folder, prompt)) < TOLERANCES["logits_float32"]
+    assert tokens == hf_oracle.greedy_tokens(folder, prompt, _NUM_TOKENS)
+
+
+@pytest.mark.parametrize("num_layers", [MAX_LAYERS_PER_GRAPH, 2 * MAX_LAYERS_PER_GRAPH + 1])
+def test_a_network_of_several_graphs_equals_hugging_face(num_layers: int, tmp_path: Path) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=num_layers)
+    prompt = _prompt(3, 515)
     with LLM(str(folder), params_dtype="float32") as llm:
         found = llm.logits(prompt)
         tokens = _greedy(llm, prompt)
