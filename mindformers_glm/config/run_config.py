@@ -130,9 +130,18 @@ def load_run_config(
 
 
 def packed_cache_folder(environ: Mapping[str, str] | None = None) -> Path | None:
-    """The folder that MINDFORMERS_GLM_CACHE names, or None."""
+    """The folder that MINDFORMERS_GLM_CACHE names, which need not exist yet, or None.
+
+    Raises:
+        ConfigError: it is a file.
+    """
     given = (os.environ if environ is None else environ).get("MINDFORMERS_GLM_CACHE")
-    return _path(given).absolute() if given else None
+    if not given:
+        return None
+    folder = _path(given).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"MINDFORMERS_GLM_CACHE must name a folder, {folder} is a file.")
+    return folder
 
 
 def check_precision(params_dtype: str, compute_dtype: str) -> None:

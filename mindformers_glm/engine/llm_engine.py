@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from mindformers_glm.core.errors import PromptError
+from mindformers_glm.core.interrupts import delay_interrupts
 from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
@@ -18,7 +19,7 @@ from mindformers_glm.engine.sampler import (
     sample_token,
 )
 from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings
-from mindformers_glm.engine.scheduler import Chunk, Scheduler
+from mindformers_glm.engine.scheduler import Chunk, Schedule, Scheduler
 from mindformers_glm.engine.sequence import Sequence
 from mindformers_glm.engine.stop_strings import StopStringMatcher
 
@@ -71,6 +72,9 @@ class LLMEngine:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._requests: dict[str, _Request] = {}
         self._num_requests_seen = 0
+        self._outputs: list[
+            RequestOutput
+        ] = []  # of the step under way, or one that was interrupted
         self.num_drafted = 0  # tokens guessed by prompt lookup
         self.num_accepted = 0  # those of them that were right
         keep_freed_memory()
@@ -116,17 +120,22 @@ class LLMEngine:
     def step(self) -> list[RequestOutput]:
         """Run one batch and return an output for each request that got tokens or ended."""
         schedule = self.scheduler.schedule()
-        outputs = [self._fail_for_blocks(sequence) for sequence in schedule.unschedulable]
-        if not schedule.chunks:
-            return outputs
-        logits = self.runner.execute(build_batch(schedule.chunks, self.config.block_size))
+        self._outputs += [self._fail_for_blocks(sequence) for sequence in schedule.unschedulable]
+        if schedule.chunks:
+            logits = self.runner.execute(build_batch(schedule.chunks, self.config.block_size))
+            # Ctrl-C in the middle would lose tokens of requests that others wait for.
+            with delay_interrupts():
+                self._take_step(schedule, logits)
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def _take_step(self, schedule: Schedule, logits: np.ndarray) -> None:
         self.scheduler.complete(schedule)
         row = 0
         for chunk in schedule.chunks:
             if chunk.is_sampled:
-                outputs.append(self._advance(chunk, logits[row : row + chunk.num_samples]))
+                self._outputs.append(self._advance(chunk, logits[row : row + chunk.num_samples]))
                 row += chunk.num_samples
-        return outputs
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a request now and return what it has; None if there is no such request."""

@@ -1,5 +1,6 @@
 """`mindformers-glm cache`: list, verify and remove the packed caches that loading leaves."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from mindformers_glm.config.command_line import CommandLineError
 from mindformers_glm.config.run_config import packed_cache_folder
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.engine.memory import format_memory
 from mindformers_glm.weights.packed_cache import FOLDER_NAME, list_caches
 from mindformers_glm.weights.packed_file import PackedFileError, PackedHeader, verify_file
 
@@ -25,6 +27,9 @@ def run_cache_command(arguments: Sequence[str]) -> int:
         ConfigError: no folder is given, or one is not there or cannot be changed.
     """
     actions = {"list": _list, "verify": _verify, "clear": _clear}
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"usage: {USAGE}")
+        return 0
     if not arguments or arguments[0] not in actions or any(a.startswith("-") for a in arguments):
         raise CommandLineError(f"cache takes an action and folders: {USAGE}")
     folders = [_find_folder(name) for name in arguments[1:]]
@@ -35,6 +40,7 @@ def run_cache_command(arguments: Sequence[str]) -> int:
                 f"the checkpoint's folder, {USAGE}."
             )
         folders = [folder]
+    folders = list(dict.fromkeys(folders))
     caches = [cache for folder in folders for cache in list_caches(folder)]
     if not caches:
         print(f"no packed cache in {', '.join(map(str, folders))}")
@@ -42,7 +48,7 @@ def run_cache_command(arguments: Sequence[str]) -> int:
 
 
 def _find_folder(name: str) -> Path:
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder: give a checkpoint's or a cache's folder.")
     beside = folder / FOLDER_NAME
@@ -68,7 +74,7 @@ def _describe(file: Path, header: PackedHeader | None) -> Iterator[tuple[str, st
         stat = file.stat()
     except FileNotFoundError:  # removed meanwhile
         return
-    yield "size", f"{stat.st_size / 2**30:.2f} GiB"
+    yield "size", format_memory(stat.st_size)
     yield "written", time.strftime("%Y-%m-%d %H:%M", time.localtime(stat.st_mtime))
 
 
@@ -94,5 +100,5 @@ def _clear(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
             continue
         except OSError as problem:
             raise ConfigError(f"Cannot remove {file}: {problem.strerror}.") from None
-        print(f"removed {file} ({num_bytes / 2**30:.2f} GiB)")
+        print(f"removed {file} ({format_memory(num_bytes)})")
     return 0

@@ -167,6 +167,9 @@ def _inspect(arguments: list[str]) -> int:
     from mindformers_glm.config.command_line import CommandLineError
     from mindformers_glm.serving.inspect import inspect_checkpoint
 
+    if arguments in (["-h"], ["--help"]):
+        print("usage: mindformers-glm inspect DIR")
+        return 0
     if len(arguments) != 1 or arguments[0].startswith("-"):
         raise CommandLineError("inspect takes one checkpoint folder: mindformers-glm inspect DIR")
     print(inspect_checkpoint(arguments[0]))

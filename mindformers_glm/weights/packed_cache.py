@@ -153,7 +153,7 @@ class PackedCache:
 
 def list_caches(folder: Path) -> Iterator[tuple[Path, PackedHeader | None]]:
     """Yield the cache files in a folder with their headers; None for one that is damaged."""
-    for file in sorted(folder.glob(f"*{SUFFIX}")):
+    for file in sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file()):
         try:
             yield file, read_header(file)
         except PackedFileError:

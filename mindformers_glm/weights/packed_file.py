@@ -11,6 +11,7 @@ which costs nothing; `verify_file` looks at all bytes, which takes as long again
 import hashlib
 import json
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +120,7 @@ def write_file(path: Path, planned: PackedHeader, arrays: Mapping[str, np.ndarra
             entries.append(_with_checksums(entry, pairs))
         header = _encode(planned.source, planned.key, entries)
         prefix = _MAGIC + len(header).to_bytes(8, "little") + hashlib.sha256(header).digest()
-        os.pwrite(file, prefix + header, 0)
+        _write(file, memoryview(prefix + header), 0)
 
 
 def read_header(path: Path) -> PackedHeader:
@@ -213,8 +214,12 @@ def _map_large(
     for entry in header.entries:
         if entry.num_bytes < _HUGE_PAGE:
             continue
-        map_file(arrays[entry.name], file, header.data_begin + entry.begin)
         mapped.add(entry.name)
+        try:
+            map_file(arrays[entry.name], file, header.data_begin + entry.begin)
+        except RuntimeError:  # some file systems cannot map at all
+            _unmap(mapped, arrays, map_file)
+            return set()
         expected += entry.num_bytes - entry.num_bytes % _HUGE_PAGE
         is_first_or_last = len(mapped) == 1 or len(mapped) == _count_large(header)
         if is_first_or_last and _count_huge_bytes(path) < _HUGE_SHARE * expected:
@@ -341,12 +346,15 @@ def _encode(source: str, key: Mapping[str, Any], entries: Sequence[PackedEntry])
 @contextmanager
 def _open(path: Path) -> Iterator[int]:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as problem:
         raise PackedFileError(f"it cannot be read: {problem.strerror}") from None
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise PackedFileError("it is no ordinary file")
         yield file
     except OSError as problem:
         raise PackedFileError(f"it cannot be read: {problem.strerror}") from None

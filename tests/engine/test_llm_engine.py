@@ -1,3 +1,5 @@
+import signal
+
 import numpy as np
 import pytest
 
@@ -215,7 +217,11 @@ def test_a_step_that_was_interrupted_can_be_repeated() -> None:
     assert run_all(engine)[-1].token_ids == TOKENS[:5]
 
 
-def test_an_interrupt_while_tokens_are_sampled_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_signal", [False, True])
+@pytest.mark.parametrize("at_call", [1, 2, 3])
+def test_an_interrupt_while_tokens_are_sampled_loses_none(
+    monkeypatch: pytest.MonkeyPatch, at_call: int, is_signal: bool
+) -> None:
     engine = make_engine()
     for name in "abc":
         engine.add_request(name, PROMPT, SamplingParams(max_new_tokens=5))
@@ -225,8 +231,10 @@ def test_an_interrupt_while_tokens_are_sampled_loses_none(monkeypatch: pytest.Mo
     def interrupted_once(logits: np.ndarray, sequence: Sequence) -> int:
         nonlocal num_calls
         num_calls += 1
-        if num_calls == 2:
-            raise KeyboardInterrupt
+        if num_calls == at_call:
+            if not is_signal:
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return sample_token(logits, sequence)
 
     monkeypatch.setattr(llm_engine, "sample_token", interrupted_once)

@@ -37,7 +37,7 @@ def test_list_describes_each_file(folder, capsys, place):
     assert main(["cache", "list", str(folder / place)]) == 0
     output = capsys.readouterr().out
     assert output.splitlines()[0] == str(cache_file(folder))
-    for text in ("/models/GLM", "params_dtype bfloat16, layout test", "0.00 GiB"):
+    for text in ("/models/GLM", "params_dtype bfloat16, layout test", "2.0 MB"):
         assert text in output
 
 
@@ -80,4 +80,23 @@ def test_a_folder_is_needed(folder, capsys):
     assert main(["cache", "list"]) == 1
     assert "MINDFORMERS_GLM_CACHE is not set" in capsys.readouterr().err
     assert main(["cache", "list", str(folder / "missing")]) == 1
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_a_variable_that_names_a_file_is_refused(folder, capsys, monkeypatch):
+    monkeypatch.setenv("MINDFORMERS_GLM_CACHE", str(cache_file(folder)))
+    assert main(["cache", "list"]) == 1
+    assert "MINDFORMERS_GLM_CACHE must name a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["cache", "--help"], ["cache", "list", "-h"], ["inspect", "-h"]]
+)
+def test_help_of_a_subcommand(arguments, capsys):
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith(f"usage: mindformers-glm {arguments[0]} ")
+
+
+def test_a_folder_of_an_unknown_user_is_no_folder(capsys):
+    assert main(["cache", "list", "~nobody-of-this-name/x"]) == 1
     assert "is not a folder" in capsys.readouterr().err

@@ -148,12 +148,13 @@ def test_damage_anywhere_is_noticed_when_verifying(folder):
         verify_file(file)
 
 
-def test_a_file_that_cannot_be_opened_is_told(folder, capsys):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_told(folder, capsys, make):
     file = write(folder)
     file.unlink()
-    file.mkdir()
+    make(file)
     assert not make_cache(folder, make_arrays(None)).read()
-    assert "cannot be read" in capsys.readouterr().err
+    assert "it is no ordinary file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
