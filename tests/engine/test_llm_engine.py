@@ -1,4 +1,5 @@
 import signal
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -217,6 +218,15 @@ def test_a_step_that_was_interrupted_can_be_repeated() -> None:
     assert run_all(engine)[-1].token_ids == TOKENS[:5]
 
 
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Python's own handler: the command line installs others in the process of the tests."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
 @pytest.mark.parametrize("is_signal", [False, True])
 @pytest.mark.parametrize("at_call", [1, 2, 3])
 def test_an_interrupt_while_tokens_are_sampled_loses_none(
