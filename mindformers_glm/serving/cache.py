@@ -10,7 +10,8 @@ from mindformers_glm.config.run_config import packed_cache_folder
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.memory import format_memory
 from mindformers_glm.weights.packed_cache import FOLDER_NAME, list_caches
-from mindformers_glm.weights.packed_file import PackedFileError, PackedHeader, verify_file
+from mindformers_glm.weights.packed_file import verify_file
+from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader
 
 USAGE = "mindformers-glm cache list|verify|clear [DIR ...]"
 

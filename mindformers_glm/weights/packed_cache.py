@@ -18,16 +18,9 @@ import numpy as np
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.log import detail, note
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.packed_file import (
-    SUFFIX,
-    MapFile,
-    PackedFileError,
-    PackedHeader,
-    lay_out,
-    read_file,
-    read_header,
-    write_file,
-)
+from mindformers_glm.weights.packed_file import SUFFIX, read_file, read_header, write_file
+from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader, lay_out
+from mindformers_glm.weights.packed_mapping import MapFile
 
 FOLDER_NAME = ".mindformers_glm_cache"
 MODES = ("auto", "on", "off")

@@ -8,7 +8,8 @@ import pytest
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.kernels.cpu import library
 from mindformers_glm.kernels.cpu.memory import allocate, count_numa_nodes
-from mindformers_glm.weights.packed_file import lay_out, read_file, write_file
+from mindformers_glm.weights.packed_file import read_file, write_file
+from mindformers_glm.weights.packed_header import lay_out
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 16, 32), (1,), (5000,), (4099, 3), (1, 4096)])

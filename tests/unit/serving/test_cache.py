@@ -7,7 +7,8 @@ import pytest
 
 from mindformers_glm.serving.cli import main
 from mindformers_glm.weights.packed_cache import FOLDER_NAME
-from mindformers_glm.weights.packed_file import lay_out, write_file
+from mindformers_glm.weights.packed_file import write_file
+from mindformers_glm.weights.packed_header import lay_out
 
 ARRAYS = {"decoder.weight": np.arange(20_000, dtype=np.uint16)}
 KEY = {"identity": "1234", "format": {"params_dtype": "bfloat16", "layout": "test"}}

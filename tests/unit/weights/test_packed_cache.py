@@ -15,10 +15,11 @@ import pytest
 
 from mindformers_glm.core import new_file as new_file_module
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.weights import packed_cache, packed_file
+from mindformers_glm.weights import packed_cache, packed_file, packed_header, packed_mapping
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import FOLDER_NAME, PackedCache, PackedCacheSettings
-from mindformers_glm.weights.packed_file import PackedFileError, verify_file
+from mindformers_glm.weights.packed_file import verify_file
+from mindformers_glm.weights.packed_header import PackedFileError
 
 FORMAT = {"params_dtype": "bfloat16", "layout": "test"}
 
@@ -41,7 +42,8 @@ def make_arrays(seed: int | None) -> dict[str, np.ndarray]:
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_file, "_PIECE_BYTES", 10_000)
+    for module in (packed_file, packed_header):
+        monkeypatch.setattr(module, "PIECE_BYTES", 10_000)
 
 
 @pytest.fixture
@@ -342,8 +344,9 @@ class FakeMapping:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
         self.mapped: list[int] = []
         self.num_unmapped = 0
-        monkeypatch.setattr(packed_file, "_HUGE_PAGE", 8192)
-        monkeypatch.setattr(packed_file, "_count_huge_bytes", lambda _: share * sum(self.mapped))
+        for module in (packed_header, packed_mapping):
+            monkeypatch.setattr(module, "HUGE_PAGE", 8192)
+        monkeypatch.setattr(packed_mapping, "_count_huge_bytes", lambda _: share * sum(self.mapped))
 
     def __call__(self, array: np.ndarray, file: int, offset: int) -> None:
         assert offset % 8192 == 0
