@@ -1,6 +1,7 @@
 """Run requests through an engine on the fake runner."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mindformers_glm.engine.engine_config import EngineConfig
@@ -48,3 +49,56 @@ def generate(
         engine.add_request(str(index), prompt, SamplingParams(**params, **own_seed))
     done = {output.request_id: output for output in run_all(engine) if output.finished}
     return [done[str(index)] for index in range(len(prompts))]
+
+
+def run_random_traffic(
+    rng: random.Random,
+    engine: LLMEngine,
+    plain: LLMEngine,
+    make_prompt: Callable[[], list[int]],
+    sampled: dict[str, Any],
+    *,
+    num_requests: int,
+    max_new_tokens: int,
+    after_each: Callable[[], None] = lambda: None,
+) -> list[tuple[RequestOutput, RequestOutput]]:
+    """Send requests to both engines; abort some in the first one, which steps in between.
+
+    Args:
+        sampled: parameters of the half of the requests that is not greedy.
+        after_each: called after each request.
+    Returns:
+        The last outputs of both for each request that was not aborted. Checked already: none is
+        lost, no block leaks, an aborted answer is the beginning of the whole one.
+    """
+    outputs: dict[str, RequestOutput] = {}
+    aborted = set()
+    for number in range(num_requests):
+        request_id, prompt = str(number), make_prompt()
+        params = SamplingParams(
+            max_new_tokens=rng.randint(1, max_new_tokens),
+            **({} if rng.random() < 0.5 else sampled),
+        )
+        engine.add_request(request_id, prompt, params)
+        plain.add_request(request_id, prompt, params)
+        for _ in range(rng.randint(0, 5)):
+            outputs |= {output.request_id: output for output in engine.step()}
+        if rng.random() < 0.2:
+            victim = str(rng.randrange(number + 1))
+            last = engine.abort(victim)
+            if last is not None:
+                outputs[victim] = last
+                aborted.add(victim)
+        after_each()
+    outputs |= {output.request_id: output for output in run_all(engine)}
+    expected = {output.request_id: output for output in run_all(plain)}
+    assert engine.pool.num_free == engine.pool.num_blocks
+    assert outputs.keys() == expected.keys()
+    for request_id in aborted:
+        found = outputs[request_id].token_ids
+        assert found == expected[request_id].token_ids[: len(found)]
+    return [
+        (output, expected[request_id])
+        for request_id, output in outputs.items()
+        if request_id not in aborted
+    ]

@@ -7,7 +7,7 @@ import pytest
 
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.sampling_params import SamplingParams
-from tests.engine.drive import generate, make_engine, run_all
+from tests.engine.drive import generate, make_engine, run_all, run_random_traffic
 from tests.engine.fake_runner import FakeRunner, answer
 from tests.engine.test_speculation import SAMPLED, RepeatingRunner
 
@@ -104,32 +104,16 @@ def test_random_traffic_leaks_nothing_and_changes_no_answer(seed: int) -> None:
         max_model_len=60,
         enable_prefix_caching=False,
     )
-    outputs, aborted = {}, set()
-    for number in range(25):
-        request_id, prompt = str(number), _prompt(rng)
-        params = SamplingParams(
-            max_new_tokens=rng.randint(1, 20), **({} if rng.random() < 0.5 else SAMPLED)
-        )
-        engine.add_request(request_id, prompt, params)
-        plain.add_request(request_id, prompt, params)
-        for _ in range(rng.randint(0, 5)):
-            outputs |= {output.request_id: output for output in engine.step()}
-        if rng.random() < 0.2:
-            victim = str(rng.randrange(number + 1))
-            last = engine.abort(victim)
-            if last is not None:
-                outputs[victim] = last
-                aborted.add(victim)
-        if rng.random() < 0.05:
-            engine.pool.forget_all()
-    outputs |= {output.request_id: output for output in run_all(engine)}
-    expected = {output.request_id: output for output in run_all(plain)}
-    assert engine.pool.num_free == engine.pool.num_blocks
-    assert outputs.keys() == expected.keys()
-    for request_id, output in outputs.items():
-        found = output.token_ids
-        if request_id in aborted:
-            assert found == expected[request_id].token_ids[: len(found)]
-        else:
-            assert found == expected[request_id].token_ids
-    assert sum(output.num_cached_tokens for output in outputs.values()) > 0
+    pairs = run_random_traffic(
+        rng,
+        engine,
+        plain,
+        lambda: _prompt(rng),
+        SAMPLED,
+        num_requests=25,
+        max_new_tokens=20,
+        after_each=lambda: engine.pool.forget_all() if rng.random() < 0.05 else None,
+    )
+    for found, expected in pairs:
+        assert found.token_ids == expected.token_ids
+    assert sum(found.num_cached_tokens for found, _ in pairs) > 0

@@ -9,7 +9,7 @@ import pytest
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
-from tests.engine.drive import generate, make_engine, run_all
+from tests.engine.drive import generate, make_engine, run_all, run_random_traffic
 from tests.engine.fake_runner import FakeRunner
 from tests.engine.letters import letters
 
@@ -160,31 +160,15 @@ def test_random_traffic_leaks_nothing_and_changes_no_answer(seed: int) -> None:
     sizes["num_blocks"] = -(-60 // sizes["block_size"]) + rng.randint(0, 30)
     engine = _engine(rng.randint(1, 12), eos_token_ids=[20, 30], **sizes)
     plain = _engine(0, eos_token_ids=[20, 30], max_model_len=60)
-    outputs, aborted = {}, set()
-    for number in range(20):
-        request_id = str(number)
-        prompt = [rng.randrange(9) for _ in range(rng.randint(1, 35))]
-        params = SamplingParams(
-            max_new_tokens=rng.randint(1, 30), **({} if rng.random() < 0.5 else SAMPLED)
-        )
-        engine.add_request(request_id, prompt, params)
-        plain.add_request(request_id, prompt, params)
-        for _ in range(rng.randint(0, 5)):
-            outputs |= {output.request_id: output for output in engine.step()}
-        if rng.random() < 0.2:
-            victim = str(rng.randrange(number + 1))
-            last = engine.abort(victim)
-            if last is not None:
-                outputs[victim] = last
-                aborted.add(victim)
-    outputs |= {output.request_id: output for output in run_all(engine)}
-    expected = {output.request_id: output for output in run_all(plain)}
+    pairs = run_random_traffic(
+        rng,
+        engine,
+        plain,
+        lambda: [rng.randrange(9) for _ in range(rng.randint(1, 35))],
+        SAMPLED,
+        num_requests=20,
+        max_new_tokens=30,
+    )
     assert max(engine.runner.rows_per_step) <= sizes["max_num_batched_tokens"]
-    assert engine.pool.num_free == engine.pool.num_blocks
-    assert outputs.keys() == expected.keys()
-    for request_id, output in outputs.items():
-        if request_id in aborted:
-            found = output.token_ids
-            assert found == expected[request_id].token_ids[: len(found)]
-        else:
-            assert _facts([output]) == _facts([expected[request_id]])
+    for found, expected in pairs:
+        assert _facts([found]) == _facts([expected])
