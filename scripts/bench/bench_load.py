@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_kernels import describe_machine
+from machine import describe_machine
 
 # name -> packed_cache
 WAYS = {"first": "off", "first, writing": "on", "cached": "auto"}

@@ -15,7 +15,7 @@ from typing import Any
 
 import mindspore
 import numpy as np
-from bench_kernels import REPO, describe_machine
+from machine import REPO, describe_machine
 
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.kernels.cpu import library

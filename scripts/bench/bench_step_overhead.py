@@ -21,7 +21,7 @@ from typing import Any
 
 import mindspore
 import numpy as np
-from bench_kernels import describe_machine
+from machine import describe_machine
 from make_slice import MODELS, write_slice
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from bench_kernels import describe_machine
+from machine import describe_machine
 
 from mindformers_glm.kernels.cpu import library, memory
 from mindformers_glm.kernels.cpu.aot_call import call

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench_kernels import REPO
 from generate.report import Round, Series
 from generate.worker_process import WorkerProcess
+from machine import REPO
 
 from mindformers_glm.config.glm_config import GlmConfig
 
