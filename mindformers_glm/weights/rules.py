@@ -12,15 +12,30 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.log import note
+from mindformers_glm.core.sharding import (
+    FFN,
+    HIDDEN,
+    KEY_VALUE,
+    QUERY,
+    VOCAB,
+    Axis,
+    BlockCuts,
+    Piece,
+    TensorParallel,
+    cut_blocks,
+    cut_tensor,
+    describe_axis,
+    stored_length,
+)
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
 
-_HIDDEN, _VOCAB, _FFN = "hidden_size", "vocab_size", "intermediate_size"
-_GATE_UP = "2 * intermediate_size"
-_QUERY, _KEY_VALUE = "num_attention_heads * head_dim", "num_key_value_heads * head_dim"
+# The axes of the tensors, each a row of blocks (core/sharding.py).
+_HIDDEN, _VOCAB, _FFN, _GATE_UP = (HIDDEN,), (VOCAB,), (FFN,), (FFN, FFN)
+_QUERY, _KEY_VALUE = (QUERY,), (KEY_VALUE,)
 
 _EMBEDDING = ("model.embed_tokens.weight", (_VOCAB, _HIDDEN))
 _OUTPUT = ("lm_head.weight", (_VOCAB, _HIDDEN))
-# (parameter within decoder.layers.{i}, its sources within model.layers.{i} with their sizes)
+# (parameter within decoder.layers.{i}, its sources within model.layers.{i} with their axes)
 _LAYER_RULES = (
     (
         "self_attention.linear_qkv.layer_norm_weight",
@@ -67,16 +82,21 @@ _IGNORED = re.compile(r".*\brotary_emb\.inv_freq")
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor the checkpoint must hold; `sizes` names what config.json key gives each axis."""
+    """A tensor the checkpoint must hold.
+
+    axes: the blocks of each axis, by the config.json keys that give their lengths.
+    pieces: what is read of it; all of it, or one rank's share.
+    """
 
     name: str
     shape: tuple[int, ...]
-    sizes: tuple[str, ...]
+    axes: tuple[Axis, ...]
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
 class WeightRule:
-    """One parameter and the tensors that fill it, stacked on axis 0.
+    """One parameter and the tensors whose pieces fill it, stacked on axis 0.
 
     unused: tensors that may be there as well and are not read.
     """
@@ -86,26 +106,25 @@ class WeightRule:
     unused: tuple[str, ...] = ()
 
 
-def build_rules(config: GlmConfig) -> tuple[WeightRule, ...]:
-    """List every parameter of the network with its sources."""
-    lengths = {
-        _HIDDEN: config.hidden_size,
-        _VOCAB: config.vocab_size,
-        _FFN: config.intermediate_size,
-        _GATE_UP: 2 * config.intermediate_size,
-        _QUERY: config.num_attention_heads * config.head_dim,
-        _KEY_VALUE: config.num_key_value_heads * config.head_dim,
-    }
+def build_rules(config: GlmConfig, cuts: BlockCuts | None = None) -> tuple[WeightRule, ...]:
+    """List every parameter of the network with its sources.
 
-    def source(name: str, sizes: tuple[str, ...]) -> SourceTensor:
-        return SourceTensor(name, tuple(lengths[size] for size in sizes), sizes)
+    Args:
+        cuts: how long each block is in the checkpoint and what is taken of it; None: a whole
+            checkpoint, of which everything is taken.
+    """
+    known_cuts = cut_blocks(config, TensorParallel()) if cuts is None else cuts
+
+    def source(name: str, axes: tuple[Axis, ...]) -> SourceTensor:
+        shape = tuple(stored_length(axis, known_cuts) for axis in axes)
+        return SourceTensor(name, shape, axes, cut_tensor(axes, known_cuts))
 
     layer_rules = (*_LAYER_RULES, _BIAS_RULE) if config.attention_bias else _LAYER_RULES
     rules = [WeightRule("embedding.word_embeddings.weight", (source(*_EMBEDDING),))]
     rules += [
         WeightRule(
             f"decoder.layers.{layer}.{parameter}",
-            tuple(source(f"model.layers.{layer}.{name}", sizes) for name, sizes in sources),
+            tuple(source(f"model.layers.{layer}.{name}", axes) for name, axes in sources),
         )
         for layer in range(config.num_hidden_layers)
         for parameter, sources in layer_rules
@@ -202,8 +221,9 @@ def _describe_shape(source: SourceTensor, entry: TensorEntry) -> str:
     text = f"{source.name} is {list(entry.shape)}, expected {list(source.shape)}"
     if len(entry.shape) != len(source.shape):
         return text
-    pairs = zip(source.sizes, source.shape, entry.shape, strict=True)
-    return f"{text} by {', '.join(size for size, want, came in pairs if want != came)}"
+    triples = zip(source.axes, source.shape, entry.shape, strict=True)
+    wrong = [describe_axis(axis) for axis, want, came in triples if want != came]
+    return f"{text} by {', '.join(wrong)}"
 
 
 def _missing_hint(
