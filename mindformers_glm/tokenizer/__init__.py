@@ -3,5 +3,13 @@
 from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer
 from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.loading import check_vocabulary, load_tokenizer
+from mindformers_glm.tokenizer.segments import Segment, SpecialToken
 
-__all__ = ["GlmTokenizer", "IncrementalDetokenizer", "check_vocabulary", "load_tokenizer"]
+__all__ = [
+    "GlmTokenizer",
+    "IncrementalDetokenizer",
+    "Segment",
+    "SpecialToken",
+    "check_vocabulary",
+    "load_tokenizer",
+]
