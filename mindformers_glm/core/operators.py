@@ -13,6 +13,7 @@ class Operators:
     embedding: type
     rms_norm: type
     rms_norm_add: type
+    residual_add: type
     linear: type
     norm_linear: type
     norm_gated_linear: type

@@ -96,6 +96,13 @@ def rms_norm_add(
     return out
 
 
+def residual_add(branch: np.ndarray, residual: np.ndarray, num_rows: int) -> np.ndarray:
+    """residual + branch: GLM-4 and ChatGLM norm only what goes into a branch (GlmDecoderLayer)."""
+    out = np.zeros_like(branch)
+    out[:num_rows] = residual[:num_rows] + branch[:num_rows]
+    return out
+
+
 def linear(
     x: np.ndarray,
     weight: np.ndarray,

@@ -75,6 +75,16 @@ def test_norm_and_gather_refusals(capfd: pytest.CaptureFixture[str]) -> None:
     )
     refused(
         capfd,
+        "residual has size 1",
+        lambda: call("glm_residual_add", x, x[:1], count(1), out=out),
+    )
+    refused(
+        capfd,
+        "output has size 7",
+        lambda: call("glm_residual_add", x, x, count(1), out=output(2, 7)),
+    )
+    refused(
+        capfd,
         "weight has size 7",
         lambda: call("glm_rms_norm", x, weight[:7].copy(), eps, count(1), out=out),
     )

@@ -1,4 +1,4 @@
-"""Embedding, RMSNorm and row gathering against the NumPy reference."""
+"""Embedding, RMSNorm, the residual's sum and row gathering against the NumPy reference."""
 
 import numpy as np
 import pytest
@@ -51,6 +51,23 @@ def test_rms_norm_of_zeros_is_zero(isa: str) -> None:
     x, weight = np.zeros((1, 20), np.float32), np.ones(20, np.float32)
     y = call("glm_rms_norm", x, weight, scalar(1e-5), count(1), out=output(1, 20))
     assert (y == 0).all()
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 5, 6])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_residual_add_equals_reference(rng: np.random.Generator, num_rows: int, width: int) -> None:
+    branch, residual = rng.standard_normal((2, 6, width)).astype(np.float32)
+    y = call("glm_residual_add", branch, residual, count(num_rows), out=output(6, width))
+    expected = reference.residual_add(branch, residual, num_rows)
+    np.testing.assert_array_equal(y[:num_rows], expected[:num_rows])
+    assert (y[num_rows:] == UNTOUCHED).all()
+
+
+def test_residual_add_of_many_rows_is_shared_by_threads(rng: np.random.Generator) -> None:
+    branch, residual = rng.standard_normal((2, 33, 4097)).astype(np.float32)
+    y = call("glm_residual_add", branch, residual, count(32), out=output(33, 4097))
+    np.testing.assert_array_equal(y[:32], residual[:32] + branch[:32])
+    assert (y[32:] == UNTOUCHED).all()
 
 
 def test_gather_rows_copies_the_sampled_rows(rng: np.random.Generator) -> None:

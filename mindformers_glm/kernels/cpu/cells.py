@@ -109,6 +109,18 @@ class RmsNormAdd(_CpuCell):
         return self.norm(branch, self.weight, self.eps, residual, num_rows)
 
 
+class ResidualAdd(nn.Cell):
+    """A branch's output, added to the residual stream as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add = ops.residual_add()
+
+    def construct(self, branch: Tensor, residual: Tensor, num_rows: Tensor) -> Tensor:
+        """float32 [max_rows, size] twice -> residual + branch."""
+        return self.add(branch, residual, num_rows)
+
+
 class Linear(_CpuCell):
     """y = x W^T without bias."""
 
@@ -213,6 +225,7 @@ OPERATORS = Operators(
     embedding=Embedding,
     rms_norm=RmsNorm,
     rms_norm_add=RmsNormAdd,
+    residual_add=ResidualAdd,
     linear=Linear,
     norm_linear=NormLinear,
     norm_gated_linear=NormGatedLinear,

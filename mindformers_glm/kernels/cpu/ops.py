@@ -41,6 +41,11 @@ def rms_norm_add() -> ops.Custom:
     return _custom("glm_rms_norm_add", lambda x, *_: x)
 
 
+def residual_add() -> ops.Custom:
+    """(branch [M, H], residual [M, H], num_rows) -> [M, H]."""
+    return _custom("glm_residual_add", lambda branch, *_: branch)
+
+
 def linear(compute_dtype: str, has_bias: bool, out_features: int) -> ops.Custom:
     """(x [M, K], tiles, num_rows [, bias [N]]) -> [M, N].
 
