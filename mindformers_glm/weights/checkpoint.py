@@ -18,6 +18,7 @@ import numpy as np
 from mindformers_glm.config.files import require_folder
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.sharding import Piece
 from mindformers_glm.weights.safetensors_header import TensorEntry, read_header
 from mindformers_glm.weights.shards import find_shards
 
@@ -31,9 +32,10 @@ _MAX_FOLIO_BYTES = 2 * 2**20  # the page cache's largest unit on x86-64 and aarc
 
 @dataclass(frozen=True)
 class TensorView:
-    """One tensor as it lies in the file: read-only, shape as stored, possibly unaligned.
+    """A tensor, or a piece of one, as it lies in the file: read-only, possibly unaligned.
 
-    data: float32, float16, or uint16 holding the bits of bfloat16.
+    data: float32, float16, or uint16 holding the bits of bfloat16; where only some columns were
+        asked for, the columns between are skipped (strides).
     release_rows: drops the pages of rows [begin, end) from memory.
     """
 
@@ -48,14 +50,16 @@ class TensorView:
         """Yield (first row, rows) over rows [begin, end), a bounded number of bytes at a time.
 
         The pages of a chunk are dropped when the next one is asked for: whoever copies a tensor
-        this way never has much of the file in memory beside the copy.
+        this way never has much of the file in memory beside the copy. Chunks are contiguous: where
+        columns are skipped, they are copied.
         """
         end = len(self.data) if end is None else end
-        row_bytes = self.data[:1].nbytes
+        row_bytes = self.data.strides[0]  # in the file, with skipped columns
         step = max(_CHUNK_BYTES // max(row_bytes, 1), 1)
         for first in range(begin, end, step):
             last = min(first + step, end)
-            yield first, self.data[first:last]
+            rows = self.data[first:last]
+            yield first, rows if rows.flags.c_contiguous else rows.copy()
             self.release_rows(first, last)
 
 
@@ -136,9 +140,11 @@ class Checkpoint:
             )
         return floats[0]
 
-    def view(self, name: str) -> TensorView:
+    def view(self, name: str, piece: Piece | None = None) -> TensorView:
         """Map one tensor, without copying.
 
+        Args:
+            piece: the part of it that is wanted; None: all.
         Raises:
             CheckpointError: the file changed since its header was read, or the tensor is not
                 floating-point.
@@ -156,14 +162,19 @@ class Checkpoint:
         data = np.frombuffer(
             mapped.pages, dtype, count=entry.num_bytes // dtype.itemsize, offset=entry.begin
         )
+        data = data.reshape(entry.shape)
         row_bytes = entry.num_bytes // entry.shape[0] if entry.shape else entry.num_bytes
+        start = entry.begin
+        if piece is not None:
+            data = data[piece.rows.start : piece.rows.stop]
+            start += piece.rows.start * row_bytes
+            if piece.columns is not None:
+                data = data[:, piece.columns.start : piece.columns.stop]
 
         def release_rows(begin: int, end: int) -> None:
-            self._release(
-                entry.file, entry.begin + begin * row_bytes, entry.begin + end * row_bytes
-            )
+            self._release(entry.file, start + begin * row_bytes, start + end * row_bytes)
 
-        return TensorView(name, entry.dtype, data.reshape(entry.shape), release_rows)
+        return TensorView(name, entry.dtype, data, release_rows)
 
     def release(self, name: str) -> None:
         """Drop the pages of one tensor from memory; a view of it stays valid and reads anew."""

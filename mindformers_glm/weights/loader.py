@@ -3,17 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
 from mindformers_glm.weights.packed_cache import PackedCache
-from mindformers_glm.weights.rules import WeightRule, check_rules
+from mindformers_glm.weights.rules import SourceTensor, WeightRule, check_rules
 
 
 class WeightTarget(Protocol):
     """A parameter that can be filled."""
 
     def load(self, views: Sequence[TensorView]) -> None:
-        """Take the tensors of one rule, to be stacked on axis 0; convert or pack as needed."""
+        """Take the pieces of one rule's tensors, to be stacked on axis 0; convert or pack them."""
         ...
 
 
@@ -24,8 +25,8 @@ def load_weights(
     *,
     cache: PackedCache | None = None,
     label: str = "Loading weights",
-) -> None:
-    """Load every rule's tensors into its target.
+) -> int:
+    """Load the pieces of every rule's tensors into its target.
 
     The pages of a tensor are dropped once its target has it, so no second copy of the weights
     builds up. A target may keep a view (it then reads the file's pages again when needed).
@@ -34,6 +35,8 @@ def load_weights(
         targets: by parameter name; exactly the rules' parameters.
         cache: asked first for what an earlier start made of this checkpoint, and given the result.
         label: what the progress bar calls it.
+    Returns:
+        The bytes read from the checkpoint; none where the cache had everything.
     Raises:
         CheckpointError: tensors are missing, unknown or of another shape (before any byte is
             read), or a file changes meanwhile.
@@ -43,21 +46,30 @@ def load_weights(
     assert set(parameters) == set(targets), set(parameters) ^ set(targets)
     check_rules(rules, checkpoint)
     if cache is not None and cache.read():
-        return
+        return 0
 
     def position(rule: WeightRule) -> tuple[str, int]:
         entry = checkpoint.entries[rule.sources[0].name]
         return str(entry.file), entry.begin
 
-    total = sum(
-        checkpoint.entries[source.name].num_bytes for rule in rules for source in rule.sources
-    )
+    total = sum(_count_bytes(source, checkpoint) for rule in rules for source in rule.sources)
     with Progress(label, total, "B") as bar:
         for rule in sorted(rules, key=position):
-            views = [checkpoint.view(source.name) for source in rule.sources]
+            views = [
+                checkpoint.view(source.name, piece)
+                for source in rule.sources
+                for piece in source.pieces
+            ]
             targets[rule.parameter].load(views)
             for view in views:
                 checkpoint.release(view.name)
                 bar.advance(view.data.nbytes)
     if cache is not None:
         cache.write()
+    return total
+
+
+def _count_bytes(source: SourceTensor, checkpoint: Checkpoint) -> int:
+    """Bytes of the pieces that are read of a tensor."""
+    num_elements = sum(piece.num_elements for piece in source.pieces)
+    return num_elements * DTYPE_BYTES[checkpoint.entries[source.name].dtype]

@@ -91,13 +91,13 @@ def test_norm_linear_stacks_its_tensors(
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids=str)
-def test_norm_gated_linear_splits_its_tensor(
+def test_norm_gated_linear_takes_gate_and_up_one_after_the_other(
     kind: tuple[str | None, int | None], numbers: Callable[..., np.ndarray]
 ) -> None:
     settings = _settings(*kind)
     cell = cells.NormGatedLinear(K, N, eps=EPS, settings=settings, name="linear_fc1")
     weight, norm, x = numbers(2 * N, K), numbers(K), numbers(3, K)
-    _load(cell, "weight", weight)
+    _load(cell, "weight", weight[:N], weight[N:])
     _load(cell, "layer_norm_weight", norm)
     gate, up = np.split(_multiply(reference.rms_norm(x, norm, EPS, 3), weight, settings), 2, axis=1)
     _check(cell(Tensor(x), _count(3)), gate / (1 + np.exp(-gate)) * up, settings)

@@ -168,14 +168,15 @@ class _RowChunk:
 
 
 def _row_chunks(views: Sequence[Any], is_gated: bool) -> Iterator[_RowChunk]:
-    """All rows of tensors that are stacked on axis 0, a bounded number of bytes at a time."""
+    """All rows of tensors that are stacked on axis 0, a bounded number of bytes at a time.
+
+    Args:
+        views: where gated, the gate's rows and then the up projection's.
+    """
     if is_gated:
-        (view,) = views
-        size = len(view.data) // 2
-        for half in range(2):
-            begin = half * size
-            for first, rows in view.row_chunks(begin, begin + size):
-                yield _RowChunk(rows, view.dtype, first - begin, half)
+        for half, view in enumerate(views):
+            for first, rows in view.row_chunks():
+                yield _RowChunk(rows, view.dtype, first, half)
         return
     start = 0
     for view in views:

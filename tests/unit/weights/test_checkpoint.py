@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.sharding import Piece
 from mindformers_glm.weights.checkpoint import Checkpoint
 
 ONE = np.arange(3, dtype=np.float32)
@@ -345,3 +346,49 @@ def test_row_chunks_cover_the_rows_and_hold_little_of_the_file_in_memory(tmp_pat
     assert firsts[-1][1] == 4000
     assert all(one[1] == two[0] for one, two in pairwise(firsts))
     assert most < 16 * 2**20
+
+
+PIECES = [
+    Piece(range(3, 9), range(0, 5)),
+    Piece(range(0, 12), range(4, 10)),
+    Piece(range(11, 12), range(9, 10)),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("piece", PIECES, ids=str)
+def test_a_piece_is_the_same_as_numpy_cuts(tmp_path, monkeypatch, piece, dtype):
+    monkeypatch.setattr("mindformers_glm.weights.checkpoint._CHUNK_BYTES", 100)  # a row or two
+    whole = np.arange(120).astype(dtype).reshape(12, 10)
+    save_file({"before": whole, "w": whole, "bias": whole[0]}, tmp_path / "model.safetensors")
+    rows = slice(piece.rows.start, piece.rows.stop)
+    columns = slice(piece.columns.start, piece.columns.stop)
+    with Checkpoint.open(tmp_path) as checkpoint:
+        view = checkpoint.view("w", piece)
+        np.testing.assert_array_equal(view.data, whole[rows, columns])
+        chunks = [chunk for _, chunk in view.row_chunks()]
+        assert all(chunk.flags.c_contiguous for chunk in chunks)
+        np.testing.assert_array_equal(np.concatenate(chunks), whole[rows, columns])
+        bias = checkpoint.view("bias", Piece(range(2, 7), None))
+        np.testing.assert_array_equal(bias.data, whole[0, 2:7])
+
+
+def test_a_rank_maps_little_more_than_its_own_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("mindformers_glm.weights.checkpoint._CHUNK_BYTES", 4 * 2**20)
+    rows = np.arange(16 * 2**20, dtype=np.float32).reshape(4096, -1)  # 64 MiB
+    path = tmp_path / "model.safetensors"
+    save_file({"rows": rows}, path)
+    most = 0
+    with Checkpoint.open(tmp_path) as checkpoint:
+        for piece in (
+            Piece(range(2048, 4096), range(0, 4096)),
+            Piece(range(0, 4096), range(1024, 2048)),
+        ):
+            view = checkpoint.view("rows", piece)
+            for first, chunk in view.row_chunks():
+                row, column = piece.rows.start + first, piece.columns.start
+                assert chunk[0, 0] == rows[row, column]
+                assert chunk[-1, -1] == rows[row + len(chunk) - 1, piece.columns.stop - 1]
+                most = max(most, resident_file_bytes(path))
+            assert resident_file_bytes(path) == 0
+    assert 0 < most < 16 * 2**20

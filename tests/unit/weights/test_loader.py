@@ -9,9 +9,11 @@ import pytest
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.sharding import TensorParallel, cut_blocks
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
 from mindformers_glm.weights.loader import load_weights
 from mindformers_glm.weights.rules import build_rules, resolve_attention_bias
+from tests.unit.core.glm_9b import GLM_9B
 
 
 class RecordingTarget:
@@ -26,7 +28,7 @@ class RecordingTarget:
         assert self.array is None, "loaded twice"
         self.array = np.concatenate([view.data for view in views])
         self.dtypes = [view.dtype for view in views]
-        self._order += [view.name for view in views]
+        self._order += dict.fromkeys(view.name for view in views)  # the halves of gate_up are two
 
 
 def load(folder: Path) -> tuple[dict[str, RecordingTarget], list[str]]:
@@ -36,6 +38,16 @@ def load(folder: Path) -> tuple[dict[str, RecordingTarget], list[str]]:
         targets = {rule.parameter: RecordingTarget(order) for rule in rules}
         load_weights(checkpoint, rules, targets)
     return targets, order
+
+
+def load_share(folder: Path, tensor_parallel: TensorParallel) -> tuple[dict[str, np.ndarray], int]:
+    """What one rank loads of a whole checkpoint, and how many bytes it reads for that."""
+    with Checkpoint.open(folder) as checkpoint:
+        config = GlmConfig.from_hf(folder)
+        rules = build_rules(config, cut_blocks(config, tensor_parallel))
+        targets = {rule.parameter: RecordingTarget([]) for rule in rules}
+        num_bytes = load_weights(checkpoint, rules, targets)
+    return {name: target.array for name, target in targets.items()}, num_bytes
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3])
@@ -138,6 +150,60 @@ def test_a_target_may_keep_its_view_after_the_checkpoint_is_closed(tensors, writ
         load_weights(checkpoint, rules, targets)
     kept = targets["embedding.word_embeddings.weight"].views[0].data
     np.testing.assert_array_equal(kept, tensors["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_each_rank_loads_its_own_share(tensors, raw_config, write_folder, size):
+    tensors |= {
+        name: np.random.default_rng(1).standard_normal((32, 24), np.float32)
+        for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    folder = write_folder(tensors, raw_config | {"vocab_size": 32}, num_shards=2)
+    layer = "model.layers.1."
+    q, k, v = (tensors[f"{layer}self_attn.{x}_proj.weight"] for x in "qkv")
+    gate, up = np.split(tensors[layer + "mlp.gate_up_proj.weight"], 2)
+    for rank in range(size):
+        arrays, num_bytes = load_share(folder, TensorParallel(size, rank))
+
+        def part(tensor, axis=0, rank=rank):
+            return np.split(tensor, size, axis)[rank]
+
+        def kv_head(tensor, rank=rank):
+            return np.split(tensor, 2)[rank * 2 // size]  # two key-value heads
+
+        expected = {
+            "embedding.word_embeddings.weight": part(tensors["model.embed_tokens.weight"]),
+            "output_layer.weight": part(tensors["lm_head.weight"]),
+            "decoder.layers.1.self_attention.linear_qkv.weight": np.concatenate(
+                [part(q), kv_head(k), kv_head(v)]
+            ),
+            "decoder.layers.1.self_attention.linear_qkv.layer_norm_weight": tensors[
+                layer + "input_layernorm.weight"
+            ],
+            "decoder.layers.1.self_attention.linear_proj.weight": part(
+                tensors[layer + "self_attn.o_proj.weight"], 1
+            ),
+            "decoder.layers.1.mlp.linear_fc1.weight": np.concatenate([part(gate), part(up)]),
+            "decoder.layers.1.mlp.linear_fc2.weight": part(
+                tensors[layer + "mlp.down_proj.weight"], 1
+            ),
+        }
+        for name, array in expected.items():
+            np.testing.assert_array_equal(arrays[name], array)
+        assert num_bytes == sum(array.nbytes for array in arrays.values())
+
+
+def test_a_single_rank_reads_every_byte(tensors, write_folder):
+    _, num_bytes = load_share(write_folder(tensors), TensorParallel())
+    assert num_bytes == sum(array.nbytes for array in tensors.values())
+
+
+def test_a_rank_of_two_reads_little_more_than_half_of_the_9b():
+    cuts = cut_blocks(GLM_9B, TensorParallel(2, 1))
+    sources = [source for rule in build_rules(GLM_9B, cuts) for source in rule.sources]
+    read = sum(piece.num_elements for source in sources for piece in source.pieces)
+    stored = sum(int(np.prod(source.shape)) for source in sources)
+    assert 0.5 < read / stored < 0.501  # the norms are whole
 
 
 def test_no_bar_is_drawn_when_stderr_is_not_a_terminal(tensors, write_folder, capsys):
