@@ -1,25 +1,80 @@
-"""The architecture of a GLM-4-0414 checkpoint, read from its config.json and from nothing else.
+"""The architecture of a GLM checkpoint, read from its config.json and from nothing else.
 
-Hugging Face's `Glm4Config` fills missing keys with the values of an older 9B model, so a default
-taken from there gives a network that runs and answers nonsense. Here a missing key is an error.
-Both styles are read: transformers 4 (`rope_theta`, `torch_dtype`) and transformers 5
-(`rope_parameters`, `dtype`). Read: transformers 4.51.3 and 5.23.0, `Glm4Config`.
+The family has one network in three dialects, which name its sizes differently. A dialect's keys are
+read by a file of its own; what comes out is always the same GlmConfig.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mindformers_glm.config.chatglm_keys import (
+    CHATGLM_KEY_NAMES,
+    read_chatglm_keys,
+    write_chatglm_keys,
+)
 from mindformers_glm.config.files import read_json_object, require_folder
+from mindformers_glm.config.glm_keys import read_glm_keys, write_glm_keys
+from mindformers_glm.config.json_keys import read_text
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 
-# model_type -> the one architecture of it that generates text.
-ARCHITECTURES = {"glm4": "Glm4ForCausalLM"}
 
-_RELATIVES = ("chatglm", "glm", "glm4_moe", "glm4_moe_lite", "glm4v", "glm4v_text", "glm_ocr")
+@dataclass(frozen=True)
+class Dialect:
+    """How one model_type writes the family's network.
+
+    architectures: the classes of it that generate text; the first where config.json names none.
+    read, write: config.json to fields of GlmConfig and back.
+    key_names: field of GlmConfig -> the dialect's key, where it has another name.
+    has_sandwich_norms: whether a branch's output is normed before it is added to the residual.
+    """
+
+    architectures: tuple[str, ...]
+    read: Callable[[Mapping[str, Any]], dict[str, Any]]
+    write: Callable[[Mapping[str, Any]], dict[str, Any]]
+    has_sandwich_norms: bool
+    key_names: Mapping[str, str] = field(default_factory=dict)
+
+    def in_its_words(self, text: str) -> str:
+        """Call every field that a text names by the key that config.json has for it."""
+        for name, key in self.key_names.items():
+            text = re.sub(rf"\b{name}\b", key, text)
+        return text
+
+
+# model_type -> dialect.
+DIALECTS = {
+    "glm4": Dialect(("Glm4ForCausalLM",), read_glm_keys, write_glm_keys, has_sandwich_norms=True),
+    "glm": Dialect(("GlmForCausalLM",), read_glm_keys, write_glm_keys, has_sandwich_norms=False),
+    "chatglm": Dialect(
+        ("ChatGLMModel", "ChatGLMForConditionalGeneration"),
+        read_chatglm_keys,
+        write_chatglm_keys,
+        has_sandwich_norms=False,
+        key_names=CHATGLM_KEY_NAMES,
+    ),
+}
+
+_MOE = "a mixture of experts"
+_VISION = "a model that sees images"
+_ON_ASCEND = "run it with vLLM, or on Ascend with MindSpore Transformers' own glm4_moe"
+_WITH_VLLM = "run it with vLLM"
+# Relatives that this project does not run: (what it is, what runs it).
+_RELATIVES = {
+    "glm4_moe": (_MOE, _ON_ASCEND),
+    "glm4_moe_lite": (f"{_MOE} with latent attention", _WITH_VLLM),
+    "glm_moe_dsa": (f"{_MOE} with sparse attention", _WITH_VLLM),
+    "glm4v": (_VISION, _WITH_VLLM),
+    "glm4v_text": (_VISION, _WITH_VLLM),
+    "glm4v_moe": (_VISION, _WITH_VLLM),
+    "glm4v_moe_text": (_VISION, _WITH_VLLM),
+    "glm_ocr": (_VISION, _WITH_VLLM),
+    "glm_ocr_text": (_VISION, _WITH_VLLM),
+}
 _SIZES = (
     "hidden_size",
     "intermediate_size",
@@ -36,15 +91,10 @@ _QUANTIZED = (
     "quantized checkpoints are not supported by this version: use the float checkpoint, which the "
     "setting quantization can quantize while it is loaded"
 )
-# Keys that change the network and that this version cannot honour; null, false and empty are fine.
-_REFUSED_KEYS = {
-    "quantization_config": _QUANTIZED,
-    "quantize": _QUANTIZED,
-    "sliding_window": "GLM-4-0414 attends to the whole context",
-}
+# Keys of every dialect that this version cannot honour; null, false and empty are fine.
+_REFUSED_KEYS = {"quantization_config": _QUANTIZED, "quantize": _QUANTIZED}
 # Every layer's tensors are listed by name; the largest GLM has 92 layers.
 _MOST_LAYERS = 1000
-_PLAIN_ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 
 
 @dataclass(frozen=True)
@@ -114,6 +164,11 @@ class GlmConfig:
         """Columns of a head that RoPE rotates; truncated as Hugging Face does."""
         return int(self.head_dim * self.partial_rotary_factor)
 
+    @property
+    def has_sandwich_norms(self) -> bool:
+        """Whether a branch's output is normed before it is added to the residual stream."""
+        return DIALECTS[self.model_type].has_sandwich_norms
+
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Bytes one token takes in the KV cache of all layers, keys and values in `dtype`."""
         per_layer = 2 * self.num_key_value_heads * self.head_dim * DTYPE_BYTES[dtype]
@@ -142,126 +197,45 @@ class GlmConfig:
             source: what the errors call it, e.g. the file's path.
         """
         try:
-            return cls(**_read_fields(raw))
+            return _read_config(raw)
         except (ConfigError, UnsupportedError) as problem:
             raise type(problem)(f"{source}: {problem}.") from None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of a config.json that `from_dict` reads back to this."""
+        fields = asdict(self)
+        fields["architectures"] = [fields.pop("architecture")]
+        return DIALECTS[self.model_type].write(fields)
 
-def _read_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+
+def _read_config(raw: Mapping[str, Any]) -> GlmConfig:
     model_type, architecture = _read_model(raw)
     for key, reason in _REFUSED_KEYS.items():
-        # Qwen-style files carry a sliding_window that use_sliding_window switches off.
-        is_off = key == "sliding_window" and raw.get("use_sliding_window") is False
-        if raw.get(key) and not is_off:
+        if raw.get(key):
             raise UnsupportedError(f"it has {key!r}, but {reason}")
-    rope_theta, partial_rotary_factor = _read_rope(raw)
-    return {
-        "model_type": model_type,
-        "architecture": architecture,
-        **{name: _read_int(raw, name) for name in _SIZES},
-        "rms_norm_eps": _read_float(raw, "rms_norm_eps"),
-        "rope_theta": rope_theta,
-        "partial_rotary_factor": partial_rotary_factor,
-        "attention_bias": _read_bool(raw, "attention_bias"),
-        # The one default: every GLM-4-0414 is untied and so is Glm4Config (both transformers write
-        # the key always). A tied checkpoint without it fails on its missing lm_head.weight.
-        "tie_word_embeddings": "tie_word_embeddings" in raw
-        and _read_bool(raw, "tie_word_embeddings"),
-        "hidden_act": _read_str(raw, "hidden_act"),
-        "torch_dtype": _read_dtype(raw),
-        "eos_token_ids": _read_token_ids(raw, "eos_token_id"),
-        "bos_token_id": next(iter(_read_token_ids(raw, "bos_token_id")), None),
-        "pad_token_id": next(iter(_read_token_ids(raw, "pad_token_id")), None),
-    }
+    dialect = DIALECTS[model_type]
+    fields = dialect.read(raw)
+    try:
+        return GlmConfig(model_type=model_type, architecture=architecture, **fields)
+    except (ConfigError, UnsupportedError) as problem:
+        raise type(problem)(dialect.in_its_words(str(problem))) from None
 
 
 def _read_model(raw: Mapping[str, Any]) -> tuple[str, str]:
-    model_type = _read_str(raw, "model_type")
-    known = ", ".join(ARCHITECTURES)
+    model_type = read_text(raw, "model_type")
     if model_type in _RELATIVES:
+        what, remedy = _RELATIVES[model_type]
         raise UnsupportedError(
-            f"model_type {model_type!r} is a relative that this version does not run yet; "
-            f"it runs: {known}"
+            f"model_type {model_type!r} is {what}, which is not supported here: {remedy}"
         )
-    if model_type not in ARCHITECTURES:
+    if model_type not in DIALECTS:
         raise UnsupportedError(
-            f"model_type {model_type!r} is not known; this version runs: {known}"
+            f"model_type {model_type!r} is not known; this version runs: {', '.join(DIALECTS)}"
         )
-    architecture = ARCHITECTURES[model_type]
+    known = DIALECTS[model_type].architectures
     # A config saved without its model has no architectures: model_type says enough then.
-    found = raw.get("architectures") or [architecture]
-    if found != [architecture]:
-        raise UnsupportedError(f"architectures must be [{architecture!r}], it is {found!r}")
-    return model_type, architecture
-
-
-def _read_rope(raw: Mapping[str, Any]) -> tuple[float, float]:
-    """Return (rope_theta, partial_rotary_factor) from either style, or both where they agree."""
-    rope = dict(raw)
-    for block in ("rope_scaling", "rope_parameters"):
-        settings = raw.get(block)
-        if settings is None:
-            continue
-        if not isinstance(settings, Mapping):
-            raise ConfigError(f"{block} must be an object or null, it is {settings!r}")
-        kind = settings.get("rope_type", settings.get("type", "default"))
-        if kind != "default":
-            raise UnsupportedError(
-                f"{block} asks for RoPE of type {kind!r}, this version has the plain one only: "
-                f"remove {block} to stay within max_position_embeddings"
-            )
-        unknown = [key for key in settings if key not in _PLAIN_ROPE_KEYS]
-        if unknown:
-            raise UnsupportedError(f"{block} has {unknown[0]!r}, which plain RoPE does not know")
-        for key in ("rope_theta", "partial_rotary_factor"):
-            if key in settings and rope.get(key) not in (None, settings[key]):
-                raise ConfigError(
-                    f"{key} is {rope[key]!r} at the top and {settings[key]!r} in {block}: "
-                    "make them agree"
-                )
-            rope[key] = settings.get(key, rope.get(key))
-    return _read_float(rope, "rope_theta"), _read_float(rope, "partial_rotary_factor")
-
-
-def _read_dtype(raw: Mapping[str, Any]) -> str | None:
-    key = "dtype" if raw.get("dtype") is not None else "torch_dtype"  # transformers 5 writes dtype
-    return None if raw.get(key) is None else _read_str(raw, key)
-
-
-def _read_token_ids(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    found = raw.get(key)
-    ids = [] if found is None else found if isinstance(found, list) else [found]
-    if any(type(token_id) is not int or token_id < 0 for token_id in ids):
-        raise ConfigError(f"{key} must be a token id, a list of token ids or null, it is {found!r}")
-    return tuple(ids)
-
-
-def _read_int(raw: Mapping[str, Any], key: str) -> int:
-    return _read(raw, key, (int,), "a whole number")
-
-
-def _read_float(raw: Mapping[str, Any], key: str) -> float:
-    number = _read(raw, key, (int, float), "a number")
-    try:
-        return float(number)
-    except OverflowError:  # an integer of hundreds of digits
-        return math.inf
-
-
-def _read_bool(raw: Mapping[str, Any], key: str) -> bool:
-    return _read(raw, key, (bool,), "true or false")
-
-
-def _read_str(raw: Mapping[str, Any], key: str) -> str:
-    return _read(raw, key, (str,), "a text")
-
-
-def _read(raw: Mapping[str, Any], key: str, types: tuple[type, ...], wanted: str) -> Any:
-    if raw.get(key) is None:
-        raise ConfigError(
-            f"the key {key!r} is missing; nothing is guessed here, so take it from the model's "
-            "original config.json"
-        )
-    if type(raw[key]) not in types:  # not isinstance: True is an int to Python
-        raise ConfigError(f"{key} must be {wanted}, it is {raw[key]!r}")
-    return raw[key]
+    found = raw.get("architectures") or [known[0]]
+    if not (isinstance(found, list) and len(found) == 1 and found[0] in known):
+        wanted = " or ".join(repr([name]) for name in known)
+        raise UnsupportedError(f"architectures must be {wanted}, it is {found!r}")
+    return model_type, found[0]

@@ -1,6 +1,7 @@
 """GlmConfig: both styles of config.json are read, nothing is guessed, refusals name the key."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,27 @@ def test_transformers_4_and_5_styles_give_the_same_config():
     assert config.bos_token_id is None
 
 
+def test_glm_has_the_keys_of_glm4_and_no_sandwich_norms():
+    config = read(model_type="glm", architectures=["GlmForCausalLM"])
+    assert (config.model_type, config.architecture) == ("glm", "GlmForCausalLM")
+    assert not config.has_sandwich_norms
+    assert read().has_sandwich_norms
+    assert replace(config, model_type="glm4", architecture="Glm4ForCausalLM") == read()
+
+
+@pytest.mark.parametrize("model_type", ["glm", "glm4"])
+def test_what_is_written_reads_back(model_type: str):
+    architecture = {"glm": "GlmForCausalLM", "glm4": "Glm4ForCausalLM"}[model_type]
+    config = read(
+        model_type=model_type,
+        architectures=[architecture],
+        eos_token_id=[7, 8],
+        torch_dtype=None,
+        tie_word_embeddings=True,
+    )
+    assert GlmConfig.from_dict(config.to_dict(), "again") == config
+
+
 def test_32b_shape_is_read():
     config = read(
         hidden_size=6144,
@@ -147,8 +169,12 @@ def test_a_wrong_value_is_named(changes: dict[str, Any], words: str):
     ("changes", "words"),
     [
         ({"model_type": "llama"}, "model_type 'llama' is not known; this version runs: glm4"),
-        ({"model_type": "chatglm"}, "'chatglm' is a relative that this version does not run yet"),
-        ({"model_type": "glm"}, "'glm' is a relative"),
+        ({"model_type": "glm"}, "architectures must be ['GlmForCausalLM']"),
+        ({"model_type": "glm4_moe"}, "'glm4_moe' is a mixture of experts, which is not supported"),
+        ({"model_type": "glm4_moe"}, "run it with vLLM, or on Ascend with MindSpore Transformers"),
+        ({"model_type": "glm4_moe_lite"}, "latent attention, which is not supported here: run it"),
+        ({"model_type": "glm4v"}, "'glm4v' is a model that sees images, which is not supported"),
+        ({"vision_config": {"depth": 24}}, "it has 'vision_config'"),
         ({"architectures": ["Glm4Model"]}, "architectures must be ['Glm4ForCausalLM']"),
         ({"architectures": "Glm4ForCausalLM"}, "architectures must be"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu', it is 'gelu'"),
@@ -248,6 +274,7 @@ def test_folder_mistakes_are_told_apart(tmp_path: Path):
         assert str(folder) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["Glm4Config", "GlmConfig"])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -257,9 +284,9 @@ def test_folder_mistakes_are_told_apart(tmp_path: Path):
     ],
     ids=str,
 )
-def test_files_of_transformers_4_load(tmp_path: Path, arguments: dict[str, Any]):
+def test_files_of_transformers_4_load(tmp_path: Path, arguments: dict[str, Any], name: str):
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.Glm4Config(**arguments)
+    theirs = getattr(transformers, name)(**arguments)
     theirs.save_pretrained(tmp_path)
     ours = GlmConfig.from_hf(tmp_path)
     for key in (*ARCHITECTURE_KEYS, "tie_word_embeddings", "pad_token_id", "bos_token_id"):

@@ -1,0 +1,91 @@
+"""The keys of a GLM-4 (`glm`) or GLM-4-0414 (`glm4`) config.json, as Hugging Face writes them.
+
+Hugging Face's `GlmConfig` and `Glm4Config` fill missing keys with the values of one 9B model, so a
+default taken from there gives a network that runs and answers nonsense: here a missing key is an
+error. Both styles are read: transformers 4 (`rope_theta`, `torch_dtype`) and transformers 5
+(`rope_parameters`, `dtype`). Read: transformers 4.51.3 and 5.23.0.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mindformers_glm.config.json_keys import (
+    read_bool,
+    read_dtype,
+    read_float,
+    read_int,
+    read_special_tokens,
+    read_text,
+)
+from mindformers_glm.core.errors import ConfigError, UnsupportedError
+
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+)
+_PLAIN_ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+
+
+def read_glm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of GlmConfig from a config.json of `glm` or `glm4`."""
+    # Qwen-style files carry a sliding_window that use_sliding_window switches off.
+    if raw.get("sliding_window") and raw.get("use_sliding_window") is not False:
+        raise UnsupportedError("it has 'sliding_window', but GLM-4 attends to the whole context")
+    if raw.get("vision_config"):
+        raise UnsupportedError("it has 'vision_config': models that see images are not supported")
+    rope_theta, partial_rotary_factor = _read_rope(raw)
+    return {
+        **{name: read_int(raw, name) for name in _SIZES},
+        "rms_norm_eps": read_float(raw, "rms_norm_eps"),
+        "rope_theta": rope_theta,
+        "partial_rotary_factor": partial_rotary_factor,
+        "attention_bias": read_bool(raw, "attention_bias"),
+        # The one default: both configuration classes are untied, and both transformers write the
+        # key always. A tied checkpoint without it fails on its missing lm_head.weight.
+        "tie_word_embeddings": "tie_word_embeddings" in raw
+        and read_bool(raw, "tie_word_embeddings"),
+        "hidden_act": read_text(raw, "hidden_act"),
+        "torch_dtype": read_dtype(raw),
+        **read_special_tokens(raw),
+    }
+
+
+def write_glm_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that `read_glm_keys` reads back to `fields`; unset ones are left out."""
+    keys = {name: value for name, value in fields.items() if value is not None}
+    keys["eos_token_id"] = list(keys.pop("eos_token_ids"))
+    return keys
+
+
+def _read_rope(raw: Mapping[str, Any]) -> tuple[float, float]:
+    """Return (rope_theta, partial_rotary_factor) from either style, or both where they agree."""
+    rope = dict(raw)
+    for block in ("rope_scaling", "rope_parameters"):
+        settings = raw.get(block)
+        if settings is None:
+            continue
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{block} must be an object or null, it is {settings!r}")
+        kind = settings.get("rope_type", settings.get("type", "default"))
+        if kind != "default":
+            raise UnsupportedError(
+                f"{block} asks for RoPE of type {kind!r}, this version has the plain one only: "
+                f"remove {block} to stay within max_position_embeddings"
+            )
+        unknown = [key for key in settings if key not in _PLAIN_ROPE_KEYS]
+        if unknown:
+            raise UnsupportedError(f"{block} has {unknown[0]!r}, which plain RoPE does not know")
+        for key in ("rope_theta", "partial_rotary_factor"):
+            if key in settings and rope.get(key) not in (None, settings[key]):
+                raise ConfigError(
+                    f"{key} is {rope[key]!r} at the top and {settings[key]!r} in {block}: "
+                    "make them agree"
+                )
+            rope[key] = settings.get(key, rope.get(key))
+    return read_float(rope, "rope_theta"), read_float(rope, "partial_rotary_factor")
