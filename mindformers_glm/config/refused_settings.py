@@ -1,9 +1,7 @@
 """Settings of upstream that are never accepted, each with the reason the user is told."""
 
 TRAINING = "this project runs inference only; training belongs to MindSpore Transformers"
-NO_CKPT = (
-    "weights are read from the Hugging Face safetensors files and sliced while they are loaded"
-)
+NO_CKPT = "weights are read from the Hugging Face files and sliced while they are loaded"
 NO_PROFILE = "profiling a prediction is not offered by this version"
 DENSE = "GLM-4-0414 models are dense, they have no experts"
 _ARCHITECTURE = "the architecture is read from config.json in pretrained_model_dir"

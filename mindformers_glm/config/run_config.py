@@ -307,7 +307,7 @@ def _checkpoint_folder(pretrained_model_dir: str, load_checkpoint: str) -> tuple
     if len(given) == 2 and given[0].resolve() != given[1].resolve():
         raise ConfigError(
             f"load_checkpoint {given[1]} and pretrained_model_dir {given[0]} are two folders, but "
-            "config, tokenizer and weights are read from one: put the safetensors files (or links "
+            "config, tokenizer and weights are read from one: put the weights (or links "
             "to them) there and leave load_checkpoint out."
         )
     if given:

@@ -84,7 +84,7 @@ SETTINGS: tuple[Setting, ...] = (
         "pretrained_model_dir",
         TEXT,
         "",
-        help="Hugging Face folder: config.json, tokenizer and safetensors files "
+        help="Hugging Face folder: config.json, tokenizer and weights "
         "(default: the small checkpoint shipped with this project)",
     ),
     Setting("load_checkpoint", TEXT, "", help="same as --pretrained_model_dir"),

@@ -86,6 +86,7 @@ def _describe_weights(config: GlmConfig, checkpoint: Checkpoint) -> list[tuple[s
         for name, num_bytes in count_quantized_weight_bytes(config, settings).items()
     )
     num_files = len(checkpoint.files)
+    files = f"{num_files} {checkpoint.file_format} {'file' if num_files == 1 else 'shards'}"
     return [
         ("parameters", f"{num_parameters:,}"),
         ("stored as", by_dtype),
@@ -96,7 +97,7 @@ def _describe_weights(config: GlmConfig, checkpoint: Checkpoint) -> list[tuple[s
             f"{_format_bytes(kv_bytes)} a token in {settings.kv_cache_dtype}, "
             f"{_format_bytes(kv_bytes * config.max_position_embeddings)} for the whole context",
         ),
-        ("files", f"{num_files} safetensors {'file' if num_files == 1 else 'shards'}"),
+        ("files", files),
     ]
 
 

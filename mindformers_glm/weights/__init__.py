@@ -1,1 +1,1 @@
-"""Weights: safetensors headers -> rules (names) -> views -> parameters. NumPy only."""
+"""Weights: headers of the files -> rules (names) -> views -> parameters. NumPy only."""

@@ -19,8 +19,8 @@ from mindformers_glm.config.files import require_folder
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import Piece
-from mindformers_glm.weights.safetensors_header import TensorEntry, read_header
 from mindformers_glm.weights.shards import find_shards
+from mindformers_glm.weights.tensor_entry import TensorEntry
 
 __all__ = ["Checkpoint", "TensorEntry", "TensorView"]
 
@@ -68,6 +68,7 @@ class Checkpoint:
 
     entries: every tensor of every shard, in file order.
     files: the shards, sorted by name.
+    file_format: how they are written, for people.
     """
 
     def __init__(
@@ -75,10 +76,12 @@ class Checkpoint:
         folder: Path,
         entries: dict[str, TensorEntry],
         identities: dict[Path, tuple[int, int]],
+        file_format: str,
     ) -> None:
         self.folder = folder
         self.files = list(identities)
         self.entries = entries
+        self.file_format = file_format
         self._identities = identities
         self._mapped: dict[Path, _MappedFile] = {}
 
@@ -90,21 +93,21 @@ class Checkpoint:
             CheckpointError: the folder, its index or a shard is missing, broken or contradictory.
         """
         path = require_folder(folder, CheckpointError)
-        files, weight_map = find_shards(path)
+        shards = find_shards(path)
         entries: dict[str, TensorEntry] = {}
         identities = {}
-        for file in files:
+        for file in shards.files:
             identities[file] = _read_identity(file)
-            for entry in read_header(file):
+            for entry in shards.format.read(file):
                 if entry.name in entries:
                     raise CheckpointError(
                         f"Tensor {entry.name!r} is in both {entries[entry.name].file} and {file}: "
                         "remove the shard that does not belong here."
                     )
                 entries[entry.name] = entry
-        if weight_map is not None:
-            _check_index(path, weight_map, entries)
-        return cls(path, entries, identities)
+        if shards.weight_map is not None:
+            _check_index(path, shards.weight_map, entries)
+        return cls(path, entries, identities, shards.format.name)
 
     @property
     def identity(self) -> str:

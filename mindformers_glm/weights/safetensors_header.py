@@ -8,12 +8,12 @@ because the library's NumPy loader copies every tensor: twice the memory for the
 import json
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mindformers_glm.config.files import LFS_MAGIC, lfs_pointer_message
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.weights.tensor_entry import TensorEntry
 
 _MAX_HEADER_BYTES = 100_000_000  # the library's own limit
 _DTYPES = {  # name in the file -> (name used here, bytes of an element)
@@ -33,22 +33,6 @@ _DTYPES = {  # name in the file -> (name used here, bytes of an element)
     "F8_E4M3": ("float8_e4m3", 1),
     "F8_E5M2": ("float8_e5m2", 1),
 }
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where one tensor lies; begin and end are absolute byte positions in the file."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    begin: int
-    end: int
-
-    @property
-    def num_bytes(self) -> int:
-        return self.end - self.begin
 
 
 def read_header(path: Path) -> list[TensorEntry]:

@@ -1,30 +1,87 @@
-"""Find the safetensors files of a checkpoint folder: by its index, else by their names."""
+"""Find the weight files of a checkpoint folder: by its index, else by their names."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mindformers_glm.config.files import read_json_object
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.weights.pytorch_file import read_pytorch_file
+from mindformers_glm.weights.safetensors_header import read_header
+from mindformers_glm.weights.tensor_entry import TensorEntry
 
-_SINGLE_FILE = "model.safetensors"
-_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
-def find_shards(folder: Path) -> tuple[list[Path], dict[str, Path] | None]:
-    """Return the files, sorted, and the index's tensor name -> file (None without an index).
+@dataclass(frozen=True)
+class WeightFormat:
+    """How weights are kept in files.
+
+    single_file: the name of weights that are not sharded; pattern: of weights without an index.
+    read: lists the tensors of one file.
+    """
+
+    name: str
+    single_file: str
+    pattern: str
+    index_pattern: str
+    read: Callable[[Path], list[TensorEntry]]
+
+
+# In the order of preference: a folder that has both kinds has them twice.
+_FORMATS = (
+    WeightFormat(
+        "safetensors", "model.safetensors", "*.safetensors", "*.safetensors.index.json", read_header
+    ),
+    # A training folder also holds optimizer.bin, training_args.bin and the like.
+    WeightFormat(
+        "PyTorch",
+        "pytorch_model.bin",
+        "pytorch_model*.bin",
+        "pytorch_model*.bin.index.json",
+        read_pytorch_file,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The weight files of a folder, sorted.
+
+    weight_map: the index's tensor name -> file; None without an index.
+    """
+
+    format: WeightFormat
+    files: list[Path]
+    weight_map: dict[str, Path] | None
+
+
+def find_shards(folder: Path) -> Shards:
+    """Find the files, of the first format of which there are any.
 
     Raises:
-        CheckpointError: no safetensors, an index that is broken or names missing files, a missing
+        CheckpointError: no weights, an index that is broken or names missing files, a missing
             shard, or several candidates of which none is clearly meant.
     """
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    for kind in _FORMATS:
+        if any(folder.glob(kind.pattern)) or any(folder.glob(kind.index_pattern)):
+            return _find_shards_of(kind, folder)
+    raise CheckpointError(
+        f"{folder} holds no *.safetensors and no pytorch_model*.bin: download the model's weights "
+        "into it (without Git-LFS a clone leaves them out)."
+    )
+
+
+def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
+    indexes = sorted(folder.glob(kind.index_pattern))
     if len(indexes) > 1:
         raise CheckpointError(
             f"{folder} has several indexes ({', '.join(index.name for index in indexes)}): "
             "keep one model in the folder."
         )
     if not indexes:
-        return _find_without_index(folder), None
+        return Shards(kind, _find_without_index(kind, folder), None)
     weight_map = _read_index(indexes[0])
     files = sorted(set(weight_map.values()))
     missing = [file.name for file in files if not file.is_file()]
@@ -33,46 +90,33 @@ def find_shards(folder: Path) -> tuple[list[Path], dict[str, Path] | None]:
             f"{indexes[0]} names {_list_names(missing)}, which the folder does not hold: "
             "download the missing files."
         )
-    single = folder / _SINGLE_FILE
+    single = folder / kind.single_file
     if single.exists() and single not in files:
         # Hugging Face would silently take the single file.
         raise CheckpointError(
-            f"{folder} holds both {_SINGLE_FILE} and {indexes[0].name}: remove the one that is old."
+            f"{folder} holds both {kind.single_file} and {indexes[0].name}: remove the one that "
+            "is old."
         )
-    return files, weight_map
+    return Shards(kind, files, weight_map)
 
 
-def _find_without_index(folder: Path) -> list[Path]:
-    single = folder / _SINGLE_FILE
-    files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(_no_weights_message(folder))
+def _find_without_index(kind: WeightFormat, folder: Path) -> list[Path]:
+    single = folder / kind.single_file
+    files = [single] if single.exists() else sorted(folder.glob(kind.pattern))
     present = {file.name for file in files}
     expected = set()
     for file in files:
         if match := _SHARD_NAME.fullmatch(file.name):
-            stem, count = match[1], match[3]
+            stem, count, suffix = match[1], match[3], match[4]
             expected |= {
-                f"{stem}-{number:05d}-of-{count}.safetensors" for number in range(1, int(count) + 1)
+                f"{stem}-{number:05d}-of-{count}{suffix}" for number in range(1, int(count) + 1)
             }
     if missing := sorted(expected - present):
         raise CheckpointError(
             f"{folder} lacks {_list_names(missing)}: download the missing files "
-            f"(and {_SINGLE_FILE}.index.json)."
+            f"(and {kind.single_file}.index.json)."
         )
     return files
-
-
-def _no_weights_message(folder: Path) -> str:
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
-        return (
-            f"{folder} holds PyTorch weights (.bin) only: download the model's .safetensors files, "
-            "or convert it with Hugging Face's save_pretrained(..., safe_serialization=True)."
-        )
-    return (
-        f"{folder} holds no *.safetensors: download the model's weights into it "
-        "(without Git-LFS a clone leaves them out)."
-    )
 
 
 def _read_index(path: Path) -> dict[str, Path]:

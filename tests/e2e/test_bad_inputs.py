@@ -3,6 +3,8 @@
 import ast
 import json
 import os
+import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,20 @@ def edit_tensors(folder: Path, edit: Callable[[dict[str, np.ndarray]], object]) 
     edit_json(folder / INDEX, weight_map=others | dict.fromkeys(tensors, FIRST_SHARD))
 
 
+def use_hostile_pytorch_file(folder: Path) -> None:
+    """A pytorch_model.bin that would create a file if it were unpickled."""
+    for path in folder.glob("model*"):
+        path.unlink()
+
+    class Exploit:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {folder / 'created'}",)
+
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as file:
+        file.writestr("archive/data.pkl", pickle.dumps({"lm_head.weight": Exploit()}, 2))
+        file.writestr("archive/version", "3\n")
+
+
 def remove_tensor(folder: Path) -> None:
     edit_tensors(folder, lambda tensors: tensors.pop("lm_head.weight"))
 
@@ -77,6 +93,7 @@ BROKEN_FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: [path.unlink() for path in folder.glob("model*")],
         "safetensors",
     ),
+    "code in a PyTorch file": (use_hostile_pytorch_file, "asks for 'posix.system'"),
     "truncated shard": (truncate_shard, FIRST_SHARD),
     "missing shard": (lambda folder: (folder / FIRST_SHARD).unlink(), FIRST_SHARD),
     "missing tensor": (remove_tensor, "lm_head.weight"),

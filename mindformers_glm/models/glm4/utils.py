@@ -22,7 +22,7 @@ class Glm4PreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_dir: str, *model_args: Any, **kwargs: Any
     ) -> Any:
-        """Build the inference network and fill it from the folder's safetensors files.
+        """Build the inference network and fill it from the folder's weight files.
 
         Args:
             pretrained_model_name_or_dir: a Hugging Face folder.

@@ -65,7 +65,7 @@ def test_names_and_defaults_of_the_table_are_consistent() -> None:
         ("optimizer", {"type": "AdamW"}, "runs inference only"),
         ("runner_config", {"epochs": 3}, "runs inference only"),
         ("processor", {"tokenizer": {"type": "x"}}, "tokenizer"),
-        ("only_save_strategy", True, "safetensors"),
+        ("only_save_strategy", True, "Hugging Face files"),
         ("profile", True, "not offered"),
     ],
 )

@@ -17,6 +17,7 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 
 ONE = np.arange(3, dtype=np.float32)
 INDEX = "model.safetensors.index.json"
+PYTORCH_INDEX = "pytorch_model.bin.index.json"
 
 
 def write_index(folder: Path, weight_map: object) -> None:
@@ -219,8 +220,33 @@ def nothing(folder: Path) -> None:
     (folder / "config.json").write_text("{}")
 
 
-def pytorch_only(folder: Path) -> None:
+def other_pytorch_files(folder: Path) -> None:
+    for name in ("optimizer.bin", "training_args.bin", "consolidated.00.pth"):
+        (folder / name).touch()
+
+
+def one_pytorch_shard(folder: Path) -> None:
     (folder / "pytorch_model-00001-of-00002.bin").touch()
+
+
+def pytorch_index_alone(folder: Path) -> None:
+    weight_map = {"a": "pytorch_model-00001-of-00001.bin"}
+    (folder / PYTORCH_INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+
+def pytorch_index_and_single_file(folder: Path) -> None:
+    pytorch_index_alone(folder)
+    (folder / "pytorch_model-00001-of-00001.bin").touch()
+    (folder / "pytorch_model.bin").touch()
+
+
+def unread_pytorch_file(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(bytes(100))
+
+
+def damaged_safetensors_beside_pytorch(folder: Path) -> None:
+    (folder / "pytorch_model.bin").touch()
+    (folder / "model.safetensors").touch()
 
 
 def duplicated_tensor(folder: Path) -> None:
@@ -297,8 +323,13 @@ def truncated_shard(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        (nothing, ["holds no *.safetensors"]),
-        (pytorch_only, ["PyTorch weights", "safetensors"]),
+        (nothing, ["holds no *.safetensors and no pytorch_model*.bin"]),
+        (other_pytorch_files, ["holds no *.safetensors and no pytorch_model*.bin"]),
+        (one_pytorch_shard, ["lacks pytorch_model-00002-of-00002.bin"]),
+        (pytorch_index_alone, ["names pytorch_model-00001-of-00001.bin", "does not hold"]),
+        (pytorch_index_and_single_file, ["both pytorch_model.bin and", PYTORCH_INDEX]),
+        (unread_pytorch_file, ["pytorch_model.bin is not a file of torch.save"]),
+        (damaged_safetensors_beside_pytorch, ["model.safetensors has only 0 bytes"]),
         (duplicated_tensor, ["'b'", "x.safetensors", "y.safetensors"]),
         (index_names_missing_file, [INDEX, "names model-00002-of-00002.safetensors"]),
         (index_names_many_missing_files, ["s0.safetensors, ", "and 2 more"]),

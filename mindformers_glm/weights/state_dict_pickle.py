@@ -1,0 +1,334 @@
+"""Read the pickle inside a file of torch.save, without unpickling.
+
+A pickle is a program: the standard library's reader would import and call whatever it names. This
+one knows the few operations that a dictionary of tensors is written with, and the only calls it
+makes are the functions of `_CALLS` below, so nothing of a file is ever run. `pickletools.genops`
+cuts the bytes into operations.
+Sources: `pickletools` of Python 3.11 (the operations); torch 2.13 `torch/serialization.py`
+(`_save`, `_legacy_save`) and `torch/_utils.py` (`_rebuild_tensor_v2`).
+"""
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+_STORAGES = {  # name in the file -> (name used here, bytes of an element)
+    "torch.FloatStorage": ("float32", 4),
+    "torch.HalfStorage": ("float16", 2),
+    "torch.BFloat16Storage": ("bfloat16", 2),
+    "torch.DoubleStorage": ("float64", 8),
+    "torch.LongStorage": ("int64", 8),
+    "torch.IntStorage": ("int32", 4),
+    "torch.ShortStorage": ("int16", 2),
+    "torch.CharStorage": ("int8", 1),
+    "torch.ByteStorage": ("uint8", 1),
+    "torch.BoolStorage": ("bool", 1),
+}
+_MOST_DIMENSIONS = 64  # torch's own limit
+_MAX_SIZE = 2**63 - 1
+
+
+class StateDictError(Exception):
+    """A file is no plain state dict; the message says why and follows the file's name."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The bytes that one or more tensors share; `key` names them in the file."""
+
+    key: str
+    dtype: str
+    element_bytes: int
+    num_elements: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * self.element_bytes
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A part of a storage in row-major order, beginning at element `offset`."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Global:
+    """A class or function that the pickle names."""
+
+    name: str
+
+
+@dataclass
+class _State:
+    """The stack machine that a pickle is written for.
+
+    Attributes:
+        stack: what is built since the last mark; outer_stacks: what was built before each mark.
+        memo: values that are named again, by their number.
+        storages: every storage named so far, by its key.
+    """
+
+    stack: list[Any] = field(default_factory=list)
+    outer_stacks: list[list[Any]] = field(default_factory=list)
+    memo: dict[int, Any] = field(default_factory=dict)
+    storages: dict[str, Storage] = field(default_factory=dict)
+
+    def pop_since_mark(self) -> list[Any]:
+        items, self.stack = self.stack, self.outer_stacks.pop()
+        return items
+
+
+def read_pickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+    """Read one pickle; the stream stands behind it afterwards.
+
+    Returns:
+        The value (None, bool, int, float, str, tuple, list, dict with str keys, StoredTensor),
+        and every storage it names, by its key.
+    Raises:
+        StateDictError: it asks for anything that a state dict does not need, or is broken.
+    """
+    state = _State()
+    try:
+        for operation, argument, _ in pickletools.genops(stream):
+            if operation.name == "STOP":
+                break
+            run = _OPERATIONS.get(operation.name)
+            if run is None:
+                raise StateDictError(
+                    f"uses the pickle operation {operation.name}, which a state dict of tensors "
+                    "does not need: it is not loaded"
+                )
+            run(state, argument)
+        (value,) = state.stack
+    except (ValueError, IndexError, KeyError):  # no such operation, cut off, an empty stack
+        raise StateDictError("holds a broken pickle: download it again") from None
+    return value, state.storages
+
+
+def require_state_dict(value: Any) -> dict[str, StoredTensor]:
+    """Return what was read if it maps names to tensors; StateDictError otherwise."""
+    if not isinstance(value, dict):
+        raise StateDictError(
+            f"holds a {type(value).__name__}, not a state dict: save the model's state_dict() alone"
+        )
+    for name, tensor in value.items():
+        if not isinstance(tensor, StoredTensor):
+            raise StateDictError(
+                f"holds {name[:100]!r}, which is not a tensor: save the model's state_dict() alone"
+            )
+    return value
+
+
+def _require(is_sound: bool, what: str) -> None:
+    if not is_sound:
+        raise StateDictError(f"{what}: the file is corrupt or not a state dict")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_SIZE
+
+
+def _push(state: _State, value: Any) -> None:
+    state.stack.append(value)
+
+
+def _push_mark(state: _State, _: None) -> None:
+    state.outer_stacks.append(state.stack)
+    state.stack = []
+
+
+def _push_global(state: _State, module_and_name: str) -> None:
+    name = module_and_name.replace(" ", ".")
+    if name not in _CALLS and name not in _STORAGES:
+        raise StateDictError(
+            f"asks for {name[:100]!r}, but only plain dense tensors are loaded (nothing of the "
+            "file was run): save the model's state_dict() alone, or use .safetensors files"
+        )
+    state.stack.append(_Global(name))
+
+
+def _push_stack_global(state: _State, _: None) -> None:
+    name, module = state.stack.pop(), state.stack.pop()
+    _require(isinstance(name, str) and isinstance(module, str), "names a class by another type")
+    _push_global(state, f"{module} {name}")
+
+
+def _push_tuple_since_mark(state: _State, _: None) -> None:
+    items = state.pop_since_mark()
+    state.stack.append(tuple(items))
+
+
+def _push_tuple_of(size: int) -> Callable[[_State, None], None]:
+    def run(state: _State, _: None) -> None:
+        items = [state.stack.pop() for _ in range(size)]
+        state.stack.append(tuple(reversed(items)))
+
+    return run
+
+
+def _append(state: _State, _: None) -> None:
+    _extend(state, [state.stack.pop()])
+
+
+def _append_since_mark(state: _State, _: None) -> None:
+    _extend(state, state.pop_since_mark())
+
+
+def _extend(state: _State, items: list[Any]) -> None:
+    _require(isinstance(state.stack[-1], list), "appends to what is not a list")
+    state.stack[-1].extend(items)
+
+
+def _set_item(state: _State, _: None) -> None:
+    value, key = state.stack.pop(), state.stack.pop()
+    _set(state, [key, value])
+
+
+def _set_since_mark(state: _State, _: None) -> None:
+    _set(state, state.pop_since_mark())
+
+
+def _set(state: _State, items: list[Any]) -> None:
+    mapping = state.stack[-1]
+    _require(isinstance(mapping, dict) and len(items) % 2 == 0, "fills what is not a dictionary")
+    for key, value in zip(items[0::2], items[1::2], strict=True):
+        # Text only: the hash of a deeply nested tuple would exhaust the C stack.
+        _require(isinstance(key, str), "has a dictionary key that is not a text")
+        _require(key not in mapping, f"names {key[:100]!r} twice")
+        mapping[key] = value
+
+
+def _put(state: _State, number: int) -> None:
+    state.memo[number] = state.stack[-1]
+
+
+def _put_next(state: _State, _: None) -> None:
+    state.memo[len(state.memo)] = state.stack[-1]
+
+
+def _get(state: _State, number: int) -> None:
+    state.stack.append(state.memo[number])
+
+
+def _drop_attributes(state: _State, _: None) -> None:
+    """BUILD: a state dict carries `_metadata`, the versions of modules, as an attribute."""
+    state.stack.pop()
+    _require(isinstance(state.stack[-1], dict), "sets attributes of what is not a dictionary")
+
+
+def _reduce(state: _State, _: None) -> None:
+    arguments, function = state.stack.pop(), state.stack.pop()
+    is_call = isinstance(function, _Global) and isinstance(arguments, tuple)
+    _require(is_call and function.name in _CALLS, "calls what is not a function")
+    state.stack.append(_CALLS[function.name](arguments))
+
+
+def _name_storage(state: _State, _: None) -> None:
+    """BINPERSID: ("storage", type, key, device, elements), in the older format then a view."""
+    named = state.stack.pop()
+    is_sound = (
+        isinstance(named, tuple)
+        and len(named) in (5, 6)
+        and named[0] == "storage"
+        and isinstance(named[1], _Global)
+        and named[1].name in _STORAGES
+        and isinstance(named[2], str)
+        and _is_size(named[4])
+        and named[5:] in ((), (None,))
+    )
+    _require(is_sound, "names a storage in a way that torch.save does not")
+    storage = Storage(named[2], *_STORAGES[named[1].name], named[4])
+    known = state.storages.setdefault(storage.key, storage)
+    _require(known == storage, f"describes its storage {storage.key[:100]!r} in two ways")
+    state.stack.append(storage)
+
+
+def _new_mapping(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    _require(not arguments, "makes an OrderedDict from values")
+    return {}
+
+
+def _rebuild_tensor(arguments: tuple[Any, ...]) -> StoredTensor:
+    """(storage, offset, shape, strides, requires_grad, backward hooks[, metadata])."""
+    _require(len(arguments) in (6, 7), "describes a tensor in a way that torch.save does not")
+    storage, offset, shape, strides = arguments[:4]
+    is_sound = (
+        isinstance(storage, Storage)
+        and _is_size(offset)
+        and isinstance(shape, tuple)
+        and isinstance(strides, tuple)
+        and len(shape) == len(strides) <= _MOST_DIMENSIONS
+        and all(_is_size(size) for size in (*shape, *strides))
+        and arguments[6:] in ((), (None,), ({},))
+    )
+    _require(is_sound, "describes a tensor in a way that torch.save does not")
+    if not _is_row_major(shape, strides):
+        raise StateDictError(
+            f"holds a tensor of shape {list(shape)} with strides {list(strides)}, which is not "
+            "contiguous: save it after .contiguous()"
+        )
+    return StoredTensor(storage, offset, shape)
+
+
+def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size > 1 and stride != expected:
+            return 0 in shape  # without elements any stride will do
+        expected *= size
+    return True
+
+
+def _rebuild_parameter(arguments: tuple[Any, ...]) -> StoredTensor:
+    """(tensor, requires_grad, backward hooks)."""
+    is_sound = len(arguments) == 3 and isinstance(arguments[0], StoredTensor)
+    _require(is_sound, "describes a parameter in a way that torch.save does not")
+    return arguments[0]
+
+
+_CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
+    "collections.OrderedDict": _new_mapping,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+}
+
+_OPERATIONS: dict[str, Callable[[_State, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME"), lambda state, _: None),
+    **dict.fromkeys(
+        (
+            *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+            *("BINUNICODE", "SHORT_BINUNICODE"),
+        ),
+        _push,
+    ),
+    "NONE": lambda state, _: _push(state, None),
+    "NEWTRUE": lambda state, _: _push(state, True),
+    "NEWFALSE": lambda state, _: _push(state, False),
+    "EMPTY_TUPLE": lambda state, _: _push(state, ()),
+    "EMPTY_LIST": lambda state, _: _push(state, []),
+    "EMPTY_DICT": lambda state, _: _push(state, {}),
+    "MARK": _push_mark,
+    "TUPLE": _push_tuple_since_mark,
+    "TUPLE1": _push_tuple_of(1),
+    "TUPLE2": _push_tuple_of(2),
+    "TUPLE3": _push_tuple_of(3),
+    "APPEND": _append,
+    "APPENDS": _append_since_mark,
+    "SETITEM": _set_item,
+    "SETITEMS": _set_since_mark,
+    "BINPUT": _put,
+    "LONG_BINPUT": _put,
+    "MEMOIZE": _put_next,
+    "BINGET": _get,
+    "LONG_BINGET": _get,
+    "GLOBAL": _push_global,
+    "STACK_GLOBAL": _push_stack_global,
+    "REDUCE": _reduce,
+    "BUILD": _drop_attributes,
+    "BINPERSID": _name_storage,
+}

@@ -1,0 +1,71 @@
+"""A folder of PyTorch .bin files gives the same logits as one of safetensors."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import Glm4ForCausalLM
+
+from mindformers_glm import LLM
+from mindformers_glm.serving.inspect import inspect_checkpoint
+from mindformers_glm.weights.packed_cache import FOLDER_NAME
+from tests.conftest import TOLERANCES, relative_error
+from tests.model import hf_oracle
+
+PROMPT = np.random.default_rng(0).integers(2, 515, 40).tolist()
+
+
+def as_pytorch_folder(folder: Path, max_shard_size: str = "1GB") -> Path:
+    """Replace the safetensors files by what Hugging Face writes without safe_serialization."""
+    model = Glm4ForCausalLM.from_pretrained(folder, torch_dtype="auto")
+    for path in folder.glob("model*"):
+        path.unlink()
+    model.save_pretrained(folder, safe_serialization=False, max_shard_size=max_shard_size)
+    return folder
+
+
+def logits(folder: Path) -> np.ndarray:
+    with LLM(folder) as llm:
+        return llm.logits(PROMPT)
+
+
+def test_logits_are_those_of_the_safetensors_file(tmp_path: Path) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path, "float16")
+    expected = logits(folder)
+    as_pytorch_folder(folder)
+    assert [path.name for path in folder.glob("*.bin")] == ["pytorch_model.bin"]
+    np.testing.assert_array_equal(logits(folder), expected)
+
+
+def test_shards_with_an_index_and_a_packed_cache(tmp_path: Path) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path, "bfloat16")
+    expected = hf_oracle.logits(folder, PROMPT)
+    as_pytorch_folder(folder, max_shard_size="100KB")
+    num_shards = len(list(folder.glob("pytorch_model-*-of-*.bin")))
+    assert num_shards > 1
+    assert (folder / "pytorch_model.bin.index.json").exists()
+    assert f"{num_shards} PyTorch shards" in inspect_checkpoint(folder)
+    for _ in range(2):  # writes the packed cache, then reads it
+        with LLM(folder, packed_cache="on") as llm:
+            found = llm.logits(PROMPT)
+        assert relative_error(found, expected) < TOLERANCES["logits_bfloat16"]
+    assert len(list((folder / FOLDER_NAME).iterdir())) == 1
+
+
+def test_the_format_before_1_6(tiny: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    expected = hf_oracle.logits(tiny, PROMPT)
+    assert relative_error(logits(folder), expected) < TOLERANCES["logits_float32"]
+
+
+def test_a_tied_head_shares_its_storage(tmp_path: Path) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path, tie_word_embeddings=True)
+    expected = hf_oracle.logits(folder, PROMPT)
+    as_pytorch_folder(folder)
+    assert "lm_head.weight" in torch.load(folder / "pytorch_model.bin", weights_only=True)
+    assert relative_error(logits(folder), expected) < TOLERANCES["logits_float32"]
