@@ -23,7 +23,7 @@ from mindformers_glm.engine.generation_defaults import (
 from mindformers_glm.engine.llm_engine import Detokenizing, LLMEngine
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.models.glm4 import InferenceGlm4ForCausalLM
-from mindformers_glm.tokenizer import load_tokenizer
+from mindformers_glm.tokenizer import find_tokenizer_file, load_tokenizer
 
 _PARAMS = tuple(field.name for field in fields(SamplingParams))
 # Hugging Face's names for what SamplingParams calls stop_token_ids and stop.
@@ -168,15 +168,16 @@ def _create_engine(network: InferenceGlm4ForCausalLM) -> LLMEngine:
 
 def _load_tokenizer(folder: str | None) -> Detokenizing:
     """The folder's tokenizer, which stop texts need; token ids alone do without one."""
-    has_tokenizer = bool(folder) and (Path(str(folder)) / "tokenizer.json").exists()
-    return load_tokenizer(str(folder)) if has_tokenizer else _NoText()
+    if not folder or find_tokenizer_file(Path(folder)) is None:
+        return _NoText()
+    return load_tokenizer(folder)
 
 
 def _check_stop(engine: LLMEngine, params: SamplingParams) -> None:
     if isinstance(engine.tokenizer, _NoText) and engine.defaults.resolve(params).stop:
         raise ConfigError(
             "stop looks for text and this network has no tokenizer: build it with from_pretrained "
-            "from a folder with tokenizer.json, or use stop_token_ids."
+            "from a folder with a tokenizer, or use stop_token_ids."
         )
 
 

@@ -10,11 +10,15 @@ from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.footprint import count_quantized_weight_bytes, count_weight_bytes
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.generation_defaults import from_generation_config
-from mindformers_glm.tokenizer import check_vocabulary, load_tokenizer
+from mindformers_glm.tokenizer import (
+    GlmTokenizer,
+    check_vocabulary,
+    find_tokenizer_file,
+    load_tokenizer,
+)
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 _GENERATION_BOOKKEEPING = ("_from_model_config", "transformers_version")
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -22,7 +26,7 @@ _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 def inspect_checkpoint(folder: str | Path) -> str:
     """Describe a checkpoint folder and check it as loading would, without reading weights.
 
-    A folder without tokenizer.json is described all the same: token ids can be run.
+    A folder without a tokenizer is described all the same: token ids can be run.
 
     Returns:
         Aligned "name  value" lines.
@@ -35,7 +39,8 @@ def inspect_checkpoint(folder: str | Path) -> str:
         rules = build_rules(config)
         check_rules(rules, checkpoint)
         from_generation_config(checkpoint.folder)
-        if (checkpoint.folder / "tokenizer.json").is_file():
+        tokenizer = None
+        if find_tokenizer_file(checkpoint.folder) is not None:
             tokenizer = load_tokenizer(checkpoint.folder)
             check_vocabulary(tokenizer, config.vocab_size, checkpoint.folder)
         lines = [
@@ -43,7 +48,8 @@ def inspect_checkpoint(folder: str | Path) -> str:
             *_describe_architecture(config),
             *_describe_weights(config, checkpoint),
             ("tensors", f"all {len(checkpoint.entries)} accounted for"),
-            *_describe_prompt_files(checkpoint.folder, config),
+            *_describe_generation(checkpoint.folder, config),
+            *_describe_tokenizer(tokenizer),
         ]
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
@@ -101,28 +107,31 @@ def _describe_weights(config: GlmConfig, checkpoint: Checkpoint) -> list[tuple[s
     ]
 
 
-def _describe_prompt_files(folder: Path, config: GlmConfig) -> list[tuple[str, str]]:
+def _describe_generation(folder: Path, config: GlmConfig) -> list[tuple[str, str]]:
     generation = _read_if_present(folder / "generation_config.json")
     settings = [
         f"{key}={value}"
         for key, value in generation.items()
         if key not in _GENERATION_BOOKKEEPING and value is not None
     ]
-    tokenizers = [name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     return [
         ("end of text", f"token ids {list(config.eos_token_ids)} in config.json"),
         ("generation", ", ".join(settings) or "no generation_config.json"),
-        ("tokenizer", ", ".join(tokenizers) or "none: prompts cannot be read"),
-        ("chat template", _find_chat_template(folder) or "none: prompts are taken as they are"),
     ]
 
 
-def _find_chat_template(folder: Path) -> str | None:
-    for name in ("chat_template.jinja", "chat_template.json"):
-        if (folder / name).is_file():
-            return name
-    has_template = _read_if_present(folder / "tokenizer_config.json").get("chat_template")
-    return "in tokenizer_config.json" if has_template else None
+def _describe_tokenizer(tokenizer: GlmTokenizer | None) -> list[tuple[str, str]]:
+    if tokenizer is None:
+        return [("tokenizer", "none: prompts cannot be read")]
+    return [
+        ("tokenizer", tokenizer.vocabulary.source),
+        (
+            "chat template",
+            tokenizer.chat_format
+            if tokenizer.has_chat_template
+            else "none: prompts are taken as they are",
+        ),
+    ]
 
 
 def _read_if_present(path: Path) -> dict[str, Any]:

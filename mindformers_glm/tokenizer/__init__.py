@@ -2,7 +2,11 @@
 
 from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer
 from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer
-from mindformers_glm.tokenizer.loading import check_vocabulary, load_tokenizer
+from mindformers_glm.tokenizer.loading import (
+    check_vocabulary,
+    find_tokenizer_file,
+    load_tokenizer,
+)
 from mindformers_glm.tokenizer.segments import Segment, SpecialToken
 
 __all__ = [
@@ -11,5 +15,6 @@ __all__ = [
     "Segment",
     "SpecialToken",
     "check_vocabulary",
+    "find_tokenizer_file",
     "load_tokenizer",
 ]

@@ -1,12 +1,7 @@
-"""A tokenizer from the files of a Hugging Face folder, as transformers 4 or 5 wrote them."""
+"""A tokenizer from the files of a checkpoint folder, of whichever of the family's kinds it is."""
 
-import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
 from pathlib import Path
-from typing import Any
 
 from mindformers_glm.config.files import (
     LFS_MAGIC,
@@ -14,56 +9,51 @@ from mindformers_glm.config.files import (
     read_json_object,
     require_folder,
 )
-from mindformers_glm.core.errors import CheckpointError, UnsupportedError
-from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer
-
-# Entries of tokenizer_config.json that name one token; a text, or an object with "content".
-_TOKEN_KEYS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
+from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.tokenizer.built_in_formats import BUILT_IN_FORMATS
+from mindformers_glm.tokenizer.chat_template import ChatTemplate
+from mindformers_glm.tokenizer.fast_vocabulary import load_fast_vocabulary
+from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer, WriteChat
+from mindformers_glm.tokenizer.ranks_vocabulary import load_ranks
+from mindformers_glm.tokenizer.sentencepiece_vocabulary import (
+    CHATGLM2_SPECIAL_TOKENS,
+    CHATGLM3_SPECIAL_TOKENS,
+    load_sentencepiece,
 )
+from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig
+from mindformers_glm.tokenizer.vocabulary import Vocabulary
+
+# In the order in which a folder's are looked for.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+
+_RANKS_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s")
+_FIRST_PIECE = b"\n"  # field 1 of the protobuf, with a length
+_CHATGLM_SPECIAL_TOKENS = {
+    "chatglm2": CHATGLM2_SPECIAL_TOKENS,
+    "chatglm3": CHATGLM3_SPECIAL_TOKENS,
+}
 
 
 def load_tokenizer(folder: str | Path) -> GlmTokenizer:
-    """Load the fast tokenizer and the chat template of a folder.
+    """Load the tokenizer of a folder, and its chat template or the chat format of its model.
 
-    Code that the folder may bring is not run, and `tokenizer_class` is not looked at: the file
-    tokenizer.json is complete without it.
+    Code that the folder may bring is not run. A tokenizer.json wins over a tokenizer.model; what
+    the latter is, a sentencepiece model or a file of ranks, its content tells.
 
     Raises:
-        CheckpointError: tokenizer.json is missing, or a file is broken.
-        UnsupportedError: it is not a byte-level tokenizer.
+        CheckpointError: there is neither, or a file is broken.
+        UnsupportedError: the file is of another kind of tokenizer than the family's.
     """
     path = require_folder(folder, CheckpointError)
-    tokenizer_file = path / "tokenizer.json"
-    _check_tokenizer_file(tokenizer_file)
-    settings = _read_settings(path)
-    with _quiet():
-        from tokenizers.decoders import ByteLevel
-        from transformers import PreTrainedTokenizerFast
+    config = TokenizerConfig.read(path)
+    vocabulary, built_in = _load_vocabulary(path, config)
+    write_chat, chat_format = _choose_chat_format(vocabulary, built_in, config)
+    return GlmTokenizer(vocabulary, write_chat, chat_format, str(path))
 
-        try:
-            fast_tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), **settings)
-        except Exception as problem:  # the Rust library raises plain Exception
-            raise CheckpointError(
-                f"{tokenizer_file} cannot be read as a tokenizer ({problem}): download it again."
-            ) from problem
-    # Decoding must be byte for byte, so that text can be streamed (detokenizer.py).
-    decoder = fast_tokenizer.backend_tokenizer.decoder
-    if not isinstance(decoder, ByteLevel):
-        raise UnsupportedError(
-            f"{tokenizer_file}: a GLM-4 tokenizer has a ByteLevel decoder, this one has "
-            f"{type(decoder).__name__}."
-        )
-    # Limits that the file may have been saved with; the engine has its own.
-    fast_tokenizer.backend_tokenizer.no_truncation()
-    fast_tokenizer.backend_tokenizer.no_padding()
-    return GlmTokenizer(fast_tokenizer, str(path))
+
+def find_tokenizer_file(folder: Path) -> Path | None:
+    """Return the file that `load_tokenizer` reads; None if there is none."""
+    return next((folder / name for name in TOKENIZER_FILES if (folder / name).exists()), None)
 
 
 def check_vocabulary(tokenizer: GlmTokenizer, vocab_size: int, folder: str | Path) -> None:
@@ -79,104 +69,85 @@ def check_vocabulary(tokenizer: GlmTokenizer, vocab_size: int, folder: str | Pat
         )
 
 
-def _check_tokenizer_file(path: Path) -> None:
-    if not path.exists():
+def _load_vocabulary(folder: Path, config: TokenizerConfig) -> tuple[Vocabulary, str | None]:
+    """Return the vocabulary, and the chat format that it tells, a name in BUILT_IN_FORMATS."""
+    path = find_tokenizer_file(folder)
+    if path is None:
         raise CheckpointError(
-            f"{path} does not exist: download the complete model folder. A tokenizer.model alone "
-            "(ChatGLM2, ChatGLM3, glm-4-9b-chat) cannot be read by this version."
+            f"{folder} has no tokenizer.json and no tokenizer.model: download the complete model "
+            "folder."
         )
+    content = _read(path)
+    if path.name == "tokenizer.json":
+        return load_fast_vocabulary(path, config), None  # its library reads the file itself
+    if content.startswith(_FIRST_PIECE):
+        model = _tell_chatglm(folder, config)
+        return load_sentencepiece(path, content, _CHATGLM_SPECIAL_TOKENS[model], config), model
+    if _RANKS_LINE.match(content):
+        return load_ranks(path, content, config), "glm4_chat"
+    raise CheckpointError(
+        f"{path} is neither a sentencepiece model (ChatGLM2, ChatGLM3) nor a file of ranks in "
+        "base64 (glm-4-9b): it is incomplete or damaged, download it again."
+    )
+
+
+def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            is_pointer = file.read(len(LFS_MAGIC)) == LFS_MAGIC
+        content = path.read_bytes()
     except OSError as problem:
         raise CheckpointError(f"Cannot read {path}: {problem.strerror}.") from None
-    if is_pointer:
+    if content.startswith(LFS_MAGIC):
         raise CheckpointError(lfs_pointer_message(path))
+    return content
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """Return the arguments for PreTrainedTokenizerFast that matter here."""
-    raw = _read_if_present(folder / "tokenizer_config.json")
-    if "added_tokens_decoder" not in raw:  # older files; Hugging Face lets the map win then
-        raw |= _read_if_present(folder / "special_tokens_map.json")
-    settings: dict[str, Any] = {
-        key: _read_token(raw[key], key, folder) for key in _TOKEN_KEYS if raw.get(key) is not None
-    }
-    # transformers 5 writes extra_special_tokens as a list; 4 wants an object there and has the list
-    # under the other name.
-    extra = raw.get("additional_special_tokens") or raw.get("extra_special_tokens") or []
-    if isinstance(extra, Mapping):
-        extra = list(extra.values())
-    settings["additional_special_tokens"] = [
-        _read_token(token, "additional_special_tokens", folder) for token in extra
-    ]
-    settings["added_tokens_decoder"] = _read_added_tokens(raw, folder)
-    settings["add_prefix_space"] = raw.get("add_prefix_space", False)
-    settings["chat_template"] = _read_chat_template(raw, folder)
-    return settings
+def _tell_chatglm(folder: Path, config: TokenizerConfig) -> str:
+    """Tell ChatGLM2 from ChatGLM3: the sentencepiece model is the same, the special tokens not.
 
-
-def _read_if_present(path: Path) -> dict[str, Any]:
-    return read_json_object(path, CheckpointError) if path.exists() else {}
-
-
-def _read_token(value: Any, key: str, folder: Path) -> str:
-    token = value.get("content") if isinstance(value, Mapping) else value
-    if not isinstance(token, str):
-        raise CheckpointError(
-            f"{folder}/tokenizer_config.json: {key} must be a text, got {value!r}."
-        )
-    return token
-
-
-def _read_added_tokens(raw: Mapping[str, Any], folder: Path) -> dict[int, Any]:
-    from tokenizers import AddedToken
-
-    added = raw.get("added_tokens_decoder") or {}
-    try:
-        return {int(token_id): AddedToken(**token) for token_id, token in added.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise CheckpointError(
-            f"{folder}/tokenizer_config.json: added_tokens_decoder must map ids to tokens."
-        ) from None
-
-
-def _read_chat_template(raw: Mapping[str, Any], folder: Path) -> str | None:
-    """Return the template: the file's, else tokenizer_config.json's."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeError) as problem:
-            raise CheckpointError(f"Cannot read {path}: {problem}.") from None
-        if text.startswith(LFS_MAGIC.decode()):
-            raise CheckpointError(lfs_pointer_message(path))
-        if not text.strip():
-            raise CheckpointError(f"{path} is empty: download it again, or delete it.")
-        return text
-    template = raw.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        named = [entry for entry in template if isinstance(entry, Mapping)]
-        template = next((e.get("template") for e in named if e.get("name") == "default"), None)
-    if template is not None and not isinstance(template, str):
-        raise CheckpointError(
-            f"{folder}/tokenizer_config.json: chat_template must be a text, got "
-            f"{json.dumps(template)[:80]}."
-        )
-    return template
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what transformers says while it is imported and loads away from the user.
-
-    It warns for example that PyTorch is missing, which is as it should be.
+    Raises:
+        CheckpointError: nothing in the folder tells.
     """
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+    added = {token["content"] for token in config.added_tokens.values()}
+    if "<|user|>" in added or "<|" in (config.chat_template or ""):
+        return "chatglm3"
+    code = folder / "tokenization_chatglm.py"  # read, not run
+    if code.exists():
+        return "chatglm3" if b"<|user|>" in _read(code) else "chatglm2"
+    model_config = folder / "config.json"
+    raw = read_json_object(model_config, CheckpointError) if model_config.exists() else {}
+    for name in (config.name, str(raw.get("_name_or_path", ""))):
+        for model in _CHATGLM_SPECIAL_TOKENS:
+            if model in name.lower():
+                return model
+    raise CheckpointError(
+        f"{folder} does not tell whether its tokenizer is that of ChatGLM2 or of ChatGLM3: put "
+        f'"name_or_path": "THUDM/chatglm3-6b" (or chatglm2-6b) into {config.path}.'
+    )
+
+
+def _choose_chat_format(
+    vocabulary: Vocabulary, built_in: str | None, config: TokenizerConfig
+) -> tuple[WriteChat | None, str]:
+    """Return the checkpoint's own template, else the format built in, and what it is."""
+    if config.chat_template is not None:
+        template = ChatTemplate(
+            config.chat_template,
+            config.named_tokens,
+            vocabulary.special_tokens,
+            str(config.path.parent),
+        )
+        if not (built_in == "chatglm3" and _is_imitation(template)):
+            return template, config.template_place
+    if built_in is not None and built_in in BUILT_IN_FORMATS:
+        return BUILT_IN_FORMATS[built_in], f"{built_in}, built in"
+    return None, "none"
+
+
+def _is_imitation(template: ChatTemplate) -> bool:
+    """Whether it is the template that came with ChatGLM3, which does not give the model's ids.
+
+    ChatGLM3's own code tokenizes the role line and the text apart. The template imitates the blank
+    that sentencepiece puts before each of them, where sentencepiece puts another one.
+    """
+    written = template.render([{"role": "user", "content": "x"}])
+    return written == "[gMASK]sop<|user|> \n x<|assistant|>"

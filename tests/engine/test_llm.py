@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from mindformers_glm.core.errors import (
     CheckpointError,
@@ -155,7 +156,8 @@ def test_end_of_text_is_the_union_of_what_three_files_say(
     first, second, third = (answer(_ids(text, llm), 1, VOCAB)[0] for text in "abc")
     edit("config.json", eos_token_id=first)
     edit("generation_config.json", eos_token_id=[second])
-    edit("tokenizer_config.json", eos_token=llm.tokenizer._backend.id_to_token(third))
+    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    edit("tokenizer_config.json", eos_token=vocabulary.id_to_token(third))
     outputs = LLM(folder).generate(["a", "b", "c"], SHORT)
     assert [output.finish_reason for output in outputs] == ["stop"] * 3
     assert [output.token_ids for output in outputs] == [[first], [second], [third]]

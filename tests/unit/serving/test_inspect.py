@@ -122,7 +122,9 @@ def test_what_a_folder_lacks_for_prompts_is_said(folder: Path):
     assert found["end of text"] == "token ids [3, 4] in config.json"
     assert found["generation"] == "no generation_config.json"
     assert found["tokenizer"].startswith("none")
-    assert found["chat template"].startswith("none")
+    assert "chat template" not in found
+    save_byte_tokenizer(folder, 33)
+    assert values(folder)["chat template"].startswith("none")
 
 
 def test_generation_settings_and_tokenizer_files_are_reported(folder: Path):

@@ -1,5 +1,7 @@
-"""A byte-level BPE tokenizer with GLM-4's split rule and special tokens, trained in a second."""
+"""Small tokenizers of the family's three kinds, trained in a second."""
 
+import base64
+import io
 import json
 import random
 from collections.abc import Callable
@@ -7,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from mindformers_glm.tokenizer.detokenizer import byte_level_alphabet
 
 SPECIAL_TOKENS = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"]
 # Like GLM-4-0414's: content stands between a newline and the next role.
@@ -95,5 +100,84 @@ def write_folder(trained: Tokenizer, tmp_path: Path) -> Writer:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|user|>"} | config
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
         return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def write_ranks(trained: Tokenizer, tmp_path: Path) -> Writer:
+    """Write the trained vocabulary as glm-4-9b-chat's files: base64 ranks and special tokens."""
+
+    def write(**config: Any) -> Path:
+        folder = tmp_path / "ranks"
+        folder.mkdir(exist_ok=True)
+        byte_of = byte_level_alphabet()
+        ranks = sorted((rank, token) for token, rank in trained.get_vocab(False).items())
+        lines = [
+            base64.b64encode(bytes(byte_of[char] for char in token)) + b" %d\n" % rank
+            for rank, token in ranks
+        ]
+        (folder / "tokenizer.model").write_bytes(b"".join(lines))
+        added = {
+            str(trained.token_to_id(name)): {"content": name, "special": True}
+            for name in SPECIAL_TOKENS
+        }
+        config = {"eos_token": "<|endoftext|>", "added_tokens_decoder": added} | config
+        (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return folder
+
+    return write
+
+
+def train_sentencepiece(**changes: Any) -> bytes:
+    """Train with the settings that ChatGLM's model has inside."""
+    rng = random.Random(0)
+    words = [
+        "\n",
+        " ",
+        "   ",
+        "\t",
+        "Hello",
+        " world",
+        "你好",
+        "北京是中国的首都",
+        "123",
+        "!",
+        "sop",
+    ]
+    texts = ["".join(rng.choices(words, k=12)) for _ in range(500)]
+    file = io.BytesIO()
+    settings = {
+        "model_type": "bpe",
+        "vocab_size": 330,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": True,
+        "remove_extra_whitespaces": False,
+        "allow_whitespace_only_pieces": True,
+        "split_digits": True,
+    }
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=file, minloglevel=2, **(settings | changes)
+    )
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def pieces() -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_proto=train_sentencepiece())
+
+
+@pytest.fixture
+def write_pieces(pieces: SentencePieceProcessor, tmp_path: Path) -> Writer:
+    """Write the trained sentencepiece model as ChatGLM2's or ChatGLM3's files."""
+
+    def write(model: str = "chatglm3", **config: Any) -> Path:
+        folder = tmp_path / "pieces"
+        folder.mkdir(exist_ok=True)
+        (folder / "tokenizer.model").write_bytes(pieces.serialized_model_proto())
+        config = {"name_or_path": f"THUDM/{model}-6b"} | config
+        (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return folder
 
     return write

@@ -138,7 +138,7 @@ def _wrong_template(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_remove, "tokenizer.json does not exist: download the complete model folder"),
+        (_remove, "has no tokenizer.json and no tokenizer.model: download the complete"),
         (_truncate, "tokenizer.json cannot be read as a tokenizer"),
         (_lfs, "tokenizer.json is a Git-LFS pointer"),
         (_break_config, "tokenizer_config.json is not valid JSON"),

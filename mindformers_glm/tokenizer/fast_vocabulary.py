@@ -1,0 +1,131 @@
+"""A `tokenizer.json`: byte-level BPE as Hugging Face's fast tokenizers write it."""
+
+import re
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mindformers_glm.core.errors import CheckpointError, PromptError, UnsupportedError
+from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer, byte_level_alphabet
+from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
+from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig
+from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
+_BYTE_OF_CHAR = byte_level_alphabet()
+
+
+class FastVocabulary(Vocabulary):
+    """The vocabulary of a fast tokenizer with a byte-level decoder."""
+
+    source = "tokenizer.json"
+
+    def __init__(self, fast_tokenizer: "PreTrainedTokenizerFast") -> None:
+        self._backend = fast_tokenizer.backend_tokenizer
+        # encode_special_tokens below is a switch of the shared backend.
+        self._lock = threading.Lock()
+        special = {
+            token_id: token
+            for token_id, token in fast_tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
+        eos_token_id = fast_tokenizer.eos_token_id
+        super().__init__(
+            SpecialTokens.by_pattern(
+                {token.content: token_id for token_id, token in special.items()},
+                {token.content: _write_pattern(token) for token in special.values()},
+            ),
+            special_token_ids=special,
+            eos_token_ids=() if eos_token_id is None else (eos_token_id,),
+            num_token_ids=max(self._backend.get_vocab(True).values(), default=-1) + 1,
+        )
+        self._token_bytes = lru_cache(maxsize=None)(self._look_up_bytes)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenize text as `tokenizer(text)` does; special tokens in it are special."""
+        return self._encode(text, add_special_tokens=True, encode_special_tokens=False)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokenize text as it is."""
+        return self._encode(text, add_special_tokens=False, encode_special_tokens=True)
+
+    def new_detokenizer(self) -> IncrementalDetokenizer:
+        """Return a detokenizer for one answer."""
+        return IncrementalDetokenizer(self._token_bytes)
+
+    def _encode(
+        self, text: str, *, add_special_tokens: bool, encode_special_tokens: bool
+    ) -> list[int]:
+        try:
+            with self._lock:
+                self._backend.encode_special_tokens = encode_special_tokens
+                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (TypeError, UnicodeError):
+            raise PromptError(
+                "The prompt is not valid Unicode text (it has half of a surrogate pair)."
+            ) from None
+
+    def _look_up_bytes(self, token_id: int) -> bytes:
+        token = self._backend.id_to_token(token_id)
+        if token is None or token_id in self.special_token_ids:
+            return b""
+        try:
+            return bytes(_BYTE_OF_CHAR[char] for char in token)
+        except KeyError:
+            return token.encode()  # an added token that is not special: its text is its own
+
+
+def load_fast_vocabulary(path: Path, config: TokenizerConfig) -> FastVocabulary:
+    """Read a `tokenizer.json`; `tokenizer_class` is not looked at, the file is complete without.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        UnsupportedError: it is not a byte-level tokenizer.
+    """
+    from tokenizers.decoders import ByteLevel
+
+    try:
+        fast_tokenizer = new_fast_tokenizer(
+            tokenizer_file=str(path),
+            added_tokens_decoder=_read_added_tokens(config),
+            add_prefix_space=config.add_prefix_space,
+            **config.named_tokens,
+        )
+    except CheckpointError:
+        raise
+    except Exception as problem:  # the Rust library raises plain Exception
+        raise CheckpointError(
+            f"{path} cannot be read as a tokenizer ({problem}): download it again."
+        ) from problem
+    # Decoding must be byte for byte, so that text can be streamed (detokenizer.py).
+    decoder = fast_tokenizer.backend_tokenizer.decoder
+    if not isinstance(decoder, ByteLevel):
+        raise UnsupportedError(
+            f"{path}: a GLM-4 tokenizer has a ByteLevel decoder, this one has "
+            f"{type(decoder).__name__}."
+        )
+    # Limits that the file may have been saved with; the engine has its own.
+    fast_tokenizer.backend_tokenizer.no_truncation()
+    fast_tokenizer.backend_tokenizer.no_padding()
+    return FastVocabulary(fast_tokenizer)
+
+
+def _read_added_tokens(config: TokenizerConfig) -> dict[int, Any]:
+    from tokenizers import AddedToken
+
+    try:
+        return {token_id: AddedToken(**token) for token_id, token in config.added_tokens.items()}
+    except TypeError:
+        raise config.added_tokens_error() from None
+
+
+def _write_pattern(token: "AddedToken") -> str:
+    """Write how the library finds a token: blanks around it and words may count."""
+    pattern = f"({re.escape(token.content)})"
+    if token.single_word:
+        pattern = rf"(?<!\w){pattern}(?!\w)"
+    return (r"\s*" if token.lstrip else "") + pattern + (r"\s*" if token.rstrip else "")

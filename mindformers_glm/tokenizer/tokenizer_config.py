@@ -1,0 +1,138 @@
+"""tokenizer_config.json and its neighbours, as transformers 4 or 5 wrote them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.config.files import LFS_MAGIC, lfs_pointer_message, read_json_object
+from mindformers_glm.core.errors import CheckpointError
+
+# Entries that name one token; a text, or an object with "content".
+_TOKEN_KEYS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+_TEMPLATE_FILE = "chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What a folder says of its tokenizer beside the vocabulary itself.
+
+    Args:
+        path: tokenizer_config.json, which need not exist.
+        named_tokens: eos_token and the like, and the list additional_special_tokens.
+        added_tokens: added_tokens_decoder: id to the token's properties.
+        chat_template: the template file's text, else the one in tokenizer_config.json.
+        template_place: where it stands.
+        name: the model's name on the hub, or where it was trained.
+    """
+
+    path: Path
+    named_tokens: Mapping[str, Any]
+    added_tokens: Mapping[int, Mapping[str, Any]]
+    add_prefix_space: bool
+    chat_template: str | None
+    template_place: str
+    name: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "TokenizerConfig":
+        """Read the files of a folder, as far as they are there.
+
+        Raises:
+            CheckpointError: one of them is broken.
+        """
+        path = folder / "tokenizer_config.json"
+        raw = _read_if_present(path)
+        if "added_tokens_decoder" not in raw:  # older files; Hugging Face lets the map win then
+            raw |= _read_if_present(folder / "special_tokens_map.json")
+        template = _read_template_file(folder / _TEMPLATE_FILE)
+        return cls(
+            path=path,
+            named_tokens=_read_named_tokens(raw, path),
+            added_tokens=_read_added_tokens(raw, path),
+            add_prefix_space=raw.get("add_prefix_space", False),
+            chat_template=template or _read_template(raw, path),
+            template_place="in tokenizer_config.json" if template is None else _TEMPLATE_FILE,
+            name=str(raw.get("name_or_path", "")),
+        )
+
+    def added_tokens_error(self) -> CheckpointError:
+        """Say that added_tokens_decoder is not what it should be."""
+        return _added_tokens_error(self.path)
+
+
+def _read_if_present(path: Path) -> dict[str, Any]:
+    return read_json_object(path, CheckpointError) if path.exists() else {}
+
+
+def _read_named_tokens(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    tokens: dict[str, Any] = {
+        key: _read_token(raw[key], key, path) for key in _TOKEN_KEYS if raw.get(key) is not None
+    }
+    # transformers 5 writes extra_special_tokens as a list; 4 wants an object there and has the list
+    # under the other name.
+    extra = raw.get("additional_special_tokens") or raw.get("extra_special_tokens") or []
+    if isinstance(extra, Mapping):
+        extra = list(extra.values())
+    tokens["additional_special_tokens"] = [
+        _read_token(token, "additional_special_tokens", path) for token in extra
+    ]
+    return tokens
+
+
+def _read_token(value: Any, key: str, path: Path) -> str:
+    token = value.get("content") if isinstance(value, Mapping) else value
+    if not isinstance(token, str):
+        raise CheckpointError(f"{path}: {key} must be a text, got {value!r}.")
+    return token
+
+
+def _read_added_tokens(raw: Mapping[str, Any], path: Path) -> dict[int, Mapping[str, Any]]:
+    added = raw.get("added_tokens_decoder") or {}
+    try:
+        tokens = {int(token_id): token for token_id, token in added.items()}
+    except (AttributeError, ValueError):
+        raise _added_tokens_error(path) from None
+    for token in tokens.values():
+        if not isinstance(token, Mapping) or not isinstance(token.get("content"), str):
+            raise _added_tokens_error(path)
+    return tokens
+
+
+def _added_tokens_error(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: added_tokens_decoder must map ids to tokens.")
+
+
+def _read_template_file(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as problem:
+        raise CheckpointError(f"Cannot read {path}: {problem}.") from None
+    if text.startswith(LFS_MAGIC.decode()):
+        raise CheckpointError(lfs_pointer_message(path))
+    if not text.strip():
+        raise CheckpointError(f"{path} is empty: download it again, or delete it.")
+    return text
+
+
+def _read_template(raw: Mapping[str, Any], path: Path) -> str | None:
+    template = raw.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = [entry for entry in template if isinstance(entry, Mapping)]
+        template = next((e.get("template") for e in named if e.get("name") == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(
+            f"{path}: chat_template must be a text, got {json.dumps(template)[:80]}."
+        )
+    return template

@@ -1,0 +1,132 @@
+"""What each kind of tokenizer file gives to `GlmTokenizer`: text to ids and back."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from mindformers_glm.core.errors import CheckpointError, PromptError
+from mindformers_glm.tokenizer.segments import Segment, SpecialToken
+
+
+class Detokenizer(Protocol):
+    """Turns the tokens of one answer into text as they come."""
+
+    def feed(self, token_id: int) -> str:
+        """Return the text that this token completes."""
+
+    def flush(self) -> str:
+        """Return what is left after the last token."""
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Special tokens by name, and how they are found in a text.
+
+    Args:
+        ids: the id of each.
+        pattern: matches any of them; the group that takes part in a match is the name.
+    """
+
+    ids: Mapping[str, int]
+    pattern: re.Pattern[str]
+
+    @classmethod
+    def as_written(cls, ids: Mapping[str, int]) -> "SpecialTokens":
+        """Find each token exactly as it is written."""
+        return cls.by_pattern(ids, {name: f"({re.escape(name)})" for name in ids})
+
+    @classmethod
+    def by_pattern(cls, ids: Mapping[str, int], patterns: Mapping[str, str]) -> "SpecialTokens":
+        """Find each token by its own pattern; the longest name where several begin alike."""
+        longest_first = sorted(patterns, key=len, reverse=True)
+        return cls(ids, re.compile("|".join(patterns[name] for name in longest_first) or "(?!)"))
+
+    def split(self, text: str) -> list[Segment]:
+        """Cut a text at its special tokens; the texts between them may be empty."""
+        segments: list[Segment] = []
+        end = 0
+        for match in self.pattern.finditer(text):
+            segments += [text[end : match.start()], SpecialToken(match[match.lastindex or 0])]
+            end = match.end()
+        return [*segments, text[end:]]
+
+
+class Vocabulary(ABC):
+    """The token ids of one checkpoint.
+
+    Args:
+        special_tokens: those that a chat format may write.
+        special_token_ids: ids without text: those, and control tokens that have no name here.
+        eos_token_ids: the tokenizer's own end-of-text token, if it has one.
+        num_token_ids: one more than the highest token id.
+    """
+
+    source: ClassVar[str]  # the kind of file it comes from
+
+    def __init__(
+        self,
+        special_tokens: SpecialTokens,
+        special_token_ids: Iterable[int],
+        eos_token_ids: tuple[int, ...],
+        num_token_ids: int,
+    ) -> None:
+        self.special_tokens = special_tokens
+        self.special_token_ids = frozenset(special_token_ids)
+        self.eos_token_ids = eos_token_ids
+        self.num_token_ids = num_token_ids
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Tokenize text as the checkpoint's own tokenizer does, its prefix included.
+
+        Raises:
+            PromptError: it is not valid Unicode, or the tokenizer cannot take it.
+        """
+
+    @abstractmethod
+    def encode_text(self, text: str) -> list[int]:
+        """Tokenize text in which special tokens are only text, without a prefix.
+
+        Raises:
+            PromptError: as `encode`.
+        """
+
+    @abstractmethod
+    def new_detokenizer(self) -> Detokenizer:
+        """Return a detokenizer for one answer."""
+
+    def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
+        """Tokenize each text on its own, between the ids of the special tokens.
+
+        Raises:
+            PromptError: as `encode`.
+            CheckpointError: the vocabulary does not have one of the special tokens.
+        """
+        ids: list[int] = []
+        for segment in segments:
+            if isinstance(segment, str):
+                ids += self.encode_text(segment) if segment else []
+            elif segment.name in self.special_tokens.ids:
+                ids.append(self.special_tokens.ids[segment.name])
+            else:
+                raise CheckpointError(
+                    f"The chat format needs the special token {segment.name}, which the tokenizer "
+                    "does not have: its files are of another model."
+                )
+        return ids
+
+
+def require_unicode(text: str) -> None:
+    """Refuse half a surrogate pair, for which no tokenizer has a token.
+
+    Raises:
+        PromptError: the text has one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(
+            "The prompt is not valid Unicode text (it has half of a surrogate pair)."
+        ) from None
