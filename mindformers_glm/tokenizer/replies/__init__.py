@@ -1,0 +1,23 @@
+"""What a model answers, told apart: thoughts, text and tool calls."""
+
+from mindformers_glm.tokenizer.replies.detection import detect_parsers
+from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
+from mindformers_glm.tokenizer.replies.reply_parser import (
+    REASONING_PARSERS,
+    TOOL_CALL_PARSERS,
+    ReplyParser,
+    check_parser_names,
+    parse_reply,
+)
+from mindformers_glm.tokenizer.tool_call import ToolCall
+
+__all__ = [
+    "REASONING_PARSERS",
+    "TOOL_CALL_PARSERS",
+    "ParsedReply",
+    "ReplyParser",
+    "ToolCall",
+    "check_parser_names",
+    "detect_parsers",
+    "parse_reply",
+]

@@ -1,0 +1,219 @@
+"""Text that may be a tool call, read until it is certain whether it is one."""
+
+import ast
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import Any, Literal
+
+from mindformers_glm.tokenizer.tool_call import ToolCall, read_json, write_json
+
+Verdict = Literal["open", "call", "text"]
+
+
+class CallCandidate(ABC):
+    """Takes text from where a call may begin.
+
+    `feed` and `finish` say what it is: "open" while that is not certain, "call" with `call` set and
+    what follows it in `rest`, "text" if it is none; all of `text` is the caller's then.
+
+    Args:
+        tool_names: tools that may be called.
+        text_tool_names: those of them that take plain text instead of arguments.
+    """
+
+    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
+        self.text = ""
+        self.call: ToolCall | None = None
+        self.rest = ""
+        self._tool_names = tool_names
+        self._text_tool_names = text_tool_names
+
+    def feed(self, piece: str) -> Verdict:
+        """Take the next piece of text."""
+        self.text += piece
+        return self._judge(is_finished=False)
+
+    def finish(self) -> Verdict:
+        """Judge what is there: no more text belongs to this message. Never "open"."""
+        verdict = self._judge(is_finished=True)
+        return "text" if verdict == "open" else verdict
+
+    @abstractmethod
+    def _judge(self, *, is_finished: bool) -> Verdict: ...
+
+    def _accept(self, name: str, arguments: str, end: int) -> Verdict:
+        self.call = ToolCall(name, arguments)
+        self.rest = self.text[end:]
+        return "call"
+
+
+class _NamedCall(CallCandidate):
+    """A call whose first line is the name of the tool."""
+
+    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
+        super().__init__(tool_names, text_tool_names)
+        self._name = ""
+        self._body_start = 0  # 0 until the first line is complete and a name
+
+    def _judge(self, *, is_finished: bool) -> Verdict:
+        if not self._body_start:
+            line, newline, _ = self.text.partition("\n")
+            name = line.rstrip(" ")
+            if newline and name in self._tool_names:
+                self._name, self._body_start = name, len(line) + 1
+            elif newline or not self._may_name_a_tool(line):
+                return "text"
+        return self._judge_body(is_finished) if self._body_start else "open"
+
+    @abstractmethod
+    def _judge_body(self, is_finished: bool) -> Verdict: ...
+
+    def _may_name_a_tool(self, beginning: str) -> bool:
+        name = beginning.rstrip(" ")
+        if name != beginning:
+            return name in self._tool_names
+        return any(tool.startswith(name) for tool in self._tool_names)
+
+
+class NamedJsonCall(_NamedCall):
+    """GLM-4: the name, then a JSON object on the next line; a text tool's text ends the message."""
+
+    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
+        super().__init__(tool_names, text_tool_names)
+        self._object = _ObjectEnd()
+
+    def _judge_body(self, is_finished: bool) -> Verdict:
+        if self._name in self._text_tool_names:
+            body = self.text[self._body_start :] if is_finished else ""
+            return self._accept(self._name, write_json(body), len(self.text)) if body else "open"
+        end = self._object.find(self.text, self._body_start)
+        if not isinstance(end, int):
+            return end
+        arguments = self.text[self._body_start : end].strip()
+        try:
+            read_json(arguments)
+        except ValueError:
+            return "text"
+        return self._accept(self._name, arguments, end)
+
+
+class JsonObjectCall(CallCandidate):
+    """GLM-Z1-Rumination: {"name": ..., "arguments": {...}}."""
+
+    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
+        super().__init__(tool_names, text_tool_names)
+        self._object = _ObjectEnd()
+
+    def _judge(self, *, is_finished: bool) -> Verdict:
+        end = self._object.find(self.text, 0)
+        if not isinstance(end, int):
+            return end
+        try:
+            call = read_json(self.text[:end])
+            arguments = write_json(call.get("arguments"))
+        except ValueError:
+            return "text"
+        is_call = (
+            call.keys() == {"name", "arguments"}
+            and isinstance(call["arguments"], dict)
+            and isinstance(call["name"], str)
+            and call["name"] in self._tool_names
+        )
+        return self._accept(call["name"], arguments, end) if is_call else "text"
+
+
+class PythonCall(_NamedCall):
+    """ChatGLM3: the name, then `tool_call(...)` in a block of Python. It is read, never run."""
+
+    _FENCE = "```python"
+
+    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
+        super().__init__(tool_names, text_tool_names)
+        self._code_start = 0  # 0 until the opening fence is there
+        self._searched = 0  # no closing fence begins before this place
+
+    def _judge_body(self, is_finished: bool) -> Verdict:
+        if not self._code_start:
+            fence, newline, _ = self.text[self._body_start :].partition("\n")
+            if not newline and self._FENCE.startswith(fence.strip(" ")):
+                return "open"
+            if fence.strip(" ") != self._FENCE:
+                return "text"
+            self._searched = self._code_start = self._body_start + len(fence) + 1
+        # A closing fence may stand in an argument, too: the first that leaves a call is the one.
+        while (fence_at := self.text.find("```", self._searched)) >= 0:
+            self._searched = fence_at + 3
+            arguments = _read_python_call(self.text[self._code_start : fence_at])
+            if arguments is not None:
+                return self._accept(self._name, arguments, fence_at + 3)
+        self._searched = max(self._searched, len(self.text) - 2)
+        arguments = _read_python_call(self.text[self._code_start :]) if is_finished else None
+        if arguments is None:
+            return "open"
+        return self._accept(self._name, arguments, len(self.text))
+
+
+class _ObjectEnd:
+    """Finds the end of a JSON object in a growing text, looking at each character once."""
+
+    _MARKS = re.compile(r'[{}\[\]"]')
+    _IN_STRING = re.compile(r'["\\]')
+    # Deeper ones are nobody's arguments, and Python reads them by recursion.
+    _MAX_DEPTH = 100
+
+    def __init__(self) -> None:
+        self._place = -1
+        self._depth = 0
+        self._is_in_string = False
+
+    def find(self, text: str, start: int) -> int | Literal["open", "text"]:
+        """Return the place behind the object that begins at or after `start`, over blanks.
+
+        "open": the text ends before it does; "text": there is none.
+        """
+        if self._place < 0:
+            stripped = text[start:].lstrip()
+            if not stripped.startswith("{"):
+                return "text" if stripped else "open"
+            self._place = len(text) - len(stripped)
+        while True:
+            pattern = self._IN_STRING if self._is_in_string else self._MARKS
+            mark = pattern.search(text, self._place)
+            if mark is None:
+                self._place = len(text)
+                return "open"
+            if mark[0] == "\\" and mark.end() == len(text):
+                self._place = mark.start()
+                return "open"
+            self._place = mark.end() + (mark[0] == "\\")
+            self._count(mark[0])
+            if self._depth > self._MAX_DEPTH:
+                return "text"
+            if self._depth <= 0 and not self._is_in_string:
+                return self._place
+
+    def _count(self, mark: str) -> None:
+        if mark == '"':
+            self._is_in_string = not self._is_in_string
+        elif mark != "\\":
+            self._depth += 1 if mark in "{[" else -1
+
+
+def _read_python_call(code: str) -> str | None:
+    """Return the arguments of `tool_call(a=..., b=...)` as JSON; None: it is nothing like that."""
+    try:
+        call = ast.parse(code.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            return None
+        if call.func.id != "tool_call" or call.args:
+            return None
+        arguments: dict[str, Any] = {}
+        for keyword in call.keywords:
+            if keyword.arg is None:
+                return None
+            arguments[keyword.arg] = ast.literal_eval(keyword.value)
+        return write_json(arguments)
+    # What ast says of text that is no Python, or of numbers and nesting beyond its limits.
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return None

@@ -1,0 +1,123 @@
+"""Telling tool calls from what is said, while an answer is being written."""
+
+from collections.abc import Callable
+
+from mindformers_glm.tokenizer.replies.call_candidates import CallCandidate
+from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
+from mindformers_glm.tokenizer.tool_call import ToolCall
+
+
+class CallSplitter:
+    """Splits an answer into what is said and the calls in it.
+
+    An answer is one assistant message after another: <|assistant|> stands between them. A message
+    begins with the rest of the role's line (empty, or the name of a tool), then comes its content.
+    A call may begin at any line, or directly behind another call. Nothing but the blank role line
+    and blanks behind a call is dropped.
+
+    Args:
+        new_candidate: makes what reads a possible call, given whether it begins the message; None
+            where the model calls no tools.
+        has_role_line: messages begin with the rest of the role's line.
+        drops_blanks: the tokenizer writes blanks before each message (sentencepiece's dummy
+            prefix); they are dropped as well.
+    """
+
+    def __init__(
+        self,
+        new_candidate: Callable[[bool], CallCandidate] | None,
+        *,
+        has_role_line: bool,
+        drops_blanks: bool,
+    ) -> None:
+        self._new_candidate = new_candidate
+        self._has_role_line = has_role_line
+        self._drops_blanks = drops_blanks
+        self._held_blanks = ""
+        self._candidate: CallCandidate | None = None
+        self._content = ""  # of the piece under way
+        self._calls: list[ToolCall] = []
+        self._has_content = False
+        self._begin_message(separator="")
+
+    def feed(self, text: str) -> ParsedReply:
+        """Take the next piece of text and return what is certain of it."""
+        self._read(text)
+        return self._take_piece()
+
+    def start_turn(self) -> ParsedReply:
+        """End this message; another one of the same answer begins."""
+        piece = self.flush()
+        self._begin_message(separator="\n" if self._has_content else "")
+        return piece
+
+    def flush(self) -> ParsedReply:
+        """Return what is held back: no more text belongs to this message."""
+        held, self._held_blanks = self._held_blanks, ""
+        self._say(held)
+        while self._candidate is not None:
+            self._read(self._settle(self._candidate.finish() == "call"))
+        return self._take_piece()
+
+    def _begin_message(self, separator: str) -> None:
+        self._separator = separator
+        self._is_line_start = self._is_message_start = True
+        self._skips_role_line = self._has_role_line
+        self._skips_blanks = False
+
+    def _read(self, text: str) -> None:
+        while text:
+            if self._skips_role_line:
+                text = self._skip_role_line(text)
+            elif self._skips_blanks:
+                text = text.lstrip()
+                self._skips_blanks = not text
+            elif self._candidate is not None:
+                verdict = self._candidate.feed(text)
+                text = "" if verdict == "open" else self._settle(verdict == "call")
+            elif self._is_line_start and self._new_candidate is not None:
+                self._candidate = self._new_candidate(self._is_message_start)
+            else:
+                text = self._say_line(text)
+
+    def _skip_role_line(self, text: str) -> str:
+        text = self._held_blanks + text
+        line = text.lstrip(" ")
+        if not line:
+            self._held_blanks = text
+            return ""
+        self._held_blanks = ""
+        self._skips_role_line = False
+        self._skips_blanks = self._drops_blanks
+        return line[1:] if line.startswith("\n") else text
+
+    def _settle(self, is_call: bool) -> str:
+        """Take what the candidate proved to be, and return what is still to be read."""
+        candidate, self._candidate = self._candidate, None
+        assert candidate is not None
+        if not is_call:
+            # Its first line is text; another call may begin on the next one.
+            return self._say_line(candidate.text)
+        assert candidate.call is not None
+        self._calls.append(candidate.call)
+        self._is_line_start = self._skips_blanks = True
+        self._is_message_start = False
+        return candidate.rest
+
+    def _say_line(self, text: str) -> str:
+        line, newline, rest = text.partition("\n")
+        self._say(line + newline)
+        self._is_line_start = bool(newline)
+        return rest
+
+    def _say(self, text: str) -> None:
+        if text:
+            self._content += self._separator + text
+            self._separator = ""
+            self._has_content = True
+            self._is_message_start = False
+
+    def _take_piece(self) -> ParsedReply:
+        piece = ParsedReply(content=self._content, tool_calls=tuple(self._calls))
+        self._content, self._calls = "", []
+        return piece

@@ -1,0 +1,81 @@
+"""Telling what a model thinks from what it says: `<think>...</think>` before the answer."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+_OPEN = "<think>"
+_CLOSE = "</think>"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A piece of text, told apart."""
+
+    reasoning: str = ""
+    answer: str = ""
+
+
+class ReasoningSplitter:
+    """Splits an answer into thoughts and what follows them, while it is being written.
+
+    The answer begins inside the thoughts where the prompt ended with the opening tag (as
+    GLM-Z1-0414's does), or begins with that tag. Else there are none, and a closing tag somewhere
+    in the text is text. Blanks around the thoughts and the tags are dropped.
+
+    Args:
+        starts_inside: the prompt ended with the opening tag.
+    """
+
+    def __init__(self, *, starts_inside: bool) -> None:
+        self._starts_inside = starts_inside
+        self._state: Literal["start", "opened", "reasoning", "closed", "answer"] = "start"
+        self._held = ""  # may be the beginning of a tag, or blanks before one
+
+    def feed(self, text: str) -> Split:
+        """Take the next piece of text and return what is certain of it."""
+        self._held += text
+        if self._state == "start":
+            self._leave_start()
+        if self._state == "opened" and self._skip_blanks():
+            self._state = "reasoning"
+        reasoning = self._take_reasoning() if self._state == "reasoning" else ""
+        if self._state == "closed" and self._skip_blanks():
+            self._state = "answer"
+        answer = ""
+        if self._state == "answer":
+            answer, self._held = self._held, ""
+        return Split(reasoning, answer)
+
+    def flush(self) -> Split:
+        """Return what is held back: no more text comes, or another message begins."""
+        held, self._held = self._held, ""
+        is_reasoning = self._state in ("opened", "reasoning") or (
+            self._state == "start" and self._starts_inside
+        )
+        self._state = "answer"
+        # Half a closing tag is part of the thoughts, blanks at their end are not.
+        return Split(reasoning=held.rstrip()) if is_reasoning else Split(answer=held)
+
+    def _leave_start(self) -> None:
+        text = self._held.lstrip()
+        if text.startswith(_OPEN):
+            self._state, self._held = "opened", text.removeprefix(_OPEN)
+        elif not _OPEN.startswith(text):
+            self._state = "opened" if self._starts_inside else "answer"
+
+    def _skip_blanks(self) -> bool:
+        self._held = self._held.lstrip()
+        return self._held != ""
+
+    def _take_reasoning(self) -> str:
+        before, tag, after = self._held.partition(_CLOSE)
+        if tag:
+            self._state, self._held = "closed", after
+            return before.rstrip()
+        shown = self._held.rstrip()
+        for length in range(min(len(_CLOSE) - 1, len(shown)), 0, -1):
+            if _CLOSE.startswith(shown[-length:]):
+                shown = shown[:-length].rstrip()
+                break
+        self._held = self._held[len(shown) :]
+        return shown
