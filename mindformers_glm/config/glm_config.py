@@ -19,6 +19,7 @@ from mindformers_glm.config.chatglm_keys import (
 from mindformers_glm.config.files import read_json_object, require_folder
 from mindformers_glm.config.glm_keys import read_glm_keys, write_glm_keys
 from mindformers_glm.config.json_keys import read_text
+from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 
@@ -103,6 +104,7 @@ class GlmConfig:
 
     torch_dtype: the type config.json states; None when it states none, which means "as stored"
         (`Checkpoint.dtype` tells). Hugging Face would widen to float32 then: twice the memory.
+    rope_scaling: None is plain RoPE; otherwise max_position_embeddings is the extended context.
     eos_token_ids: may be empty, generation_config.json can hold them instead.
     """
 
@@ -126,6 +128,7 @@ class GlmConfig:
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
     pad_token_id: int | None
+    rope_scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
         """Check what the values must satisfy together."""
@@ -152,6 +155,8 @@ class GlmConfig:
                 f"RoPE rotates pairs: head_dim={self.head_dim} times partial_rotary_factor="
                 f"{self.partial_rotary_factor} must give an even number from 2 to head_dim"
             )
+        if self.rope_scaling is not None and self.rope_theta <= 1:
+            raise ConfigError(f"rope_theta must be above 1 for YaRN, it is {self.rope_theta}")
         if self.hidden_act != "silu":
             raise UnsupportedError(f"hidden_act must be 'silu', it is {self.hidden_act!r}")
         if self.torch_dtype is not None and self.torch_dtype not in DTYPE_BYTES:

@@ -6,7 +6,7 @@ error. Both styles are read: transformers 4 (`rope_theta`, `torch_dtype`) and tr
 (`rope_parameters`, `dtype`). Read: transformers 4.51.3 and 5.23.0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mindformers_glm.config.json_keys import (
@@ -17,6 +17,7 @@ from mindformers_glm.config.json_keys import (
     read_special_tokens,
     read_text,
 )
+from mindformers_glm.config.rope_scaling import RopeScaling, read_rope_scaling
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 
 _SIZES = (
@@ -29,7 +30,6 @@ _SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
-_PLAIN_ROPE_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 
 
 def read_glm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,12 +39,17 @@ def read_glm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
         raise UnsupportedError("it has 'sliding_window', but GLM-4 attends to the whole context")
     if raw.get("vision_config"):
         raise UnsupportedError("it has 'vision_config': models that see images are not supported")
+    sizes = {name: read_int(raw, name) for name in _SIZES}
     rope_theta, partial_rotary_factor = _read_rope(raw)
+    scaling = _read_scaling(raw, sizes["max_position_embeddings"])
+    if scaling is not None:
+        sizes["max_position_embeddings"] = scaling.max_position_embeddings
     return {
-        **{name: read_int(raw, name) for name in _SIZES},
+        **sizes,
         "rms_norm_eps": read_float(raw, "rms_norm_eps"),
         "rope_theta": rope_theta,
         "partial_rotary_factor": partial_rotary_factor,
+        "rope_scaling": scaling,
         "attention_bias": read_bool(raw, "attention_bias"),
         # The one default: both configuration classes are untied, and both transformers write the
         # key always. A tied checkpoint without it fails on its missing lm_head.weight.
@@ -66,21 +71,7 @@ def write_glm_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _read_rope(raw: Mapping[str, Any]) -> tuple[float, float]:
     """Return (rope_theta, partial_rotary_factor) from either style, or both where they agree."""
     rope = dict(raw)
-    for block in ("rope_scaling", "rope_parameters"):
-        settings = raw.get(block)
-        if settings is None:
-            continue
-        if not isinstance(settings, Mapping):
-            raise ConfigError(f"{block} must be an object or null, it is {settings!r}")
-        kind = settings.get("rope_type", settings.get("type", "default"))
-        if kind != "default":
-            raise UnsupportedError(
-                f"{block} asks for RoPE of type {kind!r}, this version has the plain one only: "
-                f"remove {block} to stay within max_position_embeddings"
-            )
-        unknown = [key for key in settings if key not in _PLAIN_ROPE_KEYS]
-        if unknown:
-            raise UnsupportedError(f"{block} has {unknown[0]!r}, which plain RoPE does not know")
+    for block, settings in _rope_blocks(raw):
         for key in ("rope_theta", "partial_rotary_factor"):
             if key in settings and rope.get(key) not in (None, settings[key]):
                 raise ConfigError(
@@ -89,3 +80,25 @@ def _read_rope(raw: Mapping[str, Any]) -> tuple[float, float]:
                 )
             rope[key] = settings.get(key, rope.get(key))
     return read_float(rope, "rope_theta"), read_float(rope, "partial_rotary_factor")
+
+
+def _read_scaling(raw: Mapping[str, Any], max_position_embeddings: int) -> RopeScaling | None:
+    """How RoPE is scaled; where both blocks are there, transformers too takes the one that does."""
+    found = [
+        scaling
+        for block, settings in _rope_blocks(raw)
+        if (scaling := read_rope_scaling(settings, block, max_position_embeddings)) is not None
+    ]
+    if len(set(found)) > 1:
+        raise ConfigError("rope_scaling and rope_parameters scale RoPE differently: keep one")
+    return found[0] if found else None
+
+
+def _rope_blocks(raw: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for block in ("rope_scaling", "rope_parameters"):
+        settings = raw.get(block)
+        if settings is None:
+            continue
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{block} must be an object or null, it is {settings!r}")
+        yield block, settings

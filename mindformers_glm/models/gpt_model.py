@@ -34,7 +34,11 @@ class GPTModel(nn.Cell):
         self.embedding = LanguageModelEmbedding(config, settings, operators)
         self.decoder = TransformerBlock(config, settings, layer_spec)
         cos_sin = build_cos_sin_table(
-            settings.max_model_len, config.rotary_dim, config.rope_theta, settings.rotary_dtype
+            settings.max_model_len,
+            config.rotary_dim,
+            config.rope_theta,
+            config.rope_scaling,
+            settings.rotary_dtype,
         )
         self.cos_sin = Parameter(Tensor(cos_sin), name="rotary_cos_sin", requires_grad=False)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from mindformers_glm.config.files import read_json_object
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.footprint import count_quantized_weight_bytes, count_weight_bytes
 from mindformers_glm.core.runner_settings import RunnerSettings
@@ -68,7 +69,8 @@ def _describe_architecture(config: GlmConfig) -> list[tuple[str, str]]:
         ),
         (
             "RoPE",
-            f"theta {config.rope_theta:g} on {config.rotary_dim} of {config.head_dim} columns",
+            f"theta {config.rope_theta:g} on {config.rotary_dim} of {config.head_dim} columns"
+            f"{_describe_scaling(config.rope_scaling)}",
         ),
         ("context", f"{config.max_position_embeddings} tokens"),
         (
@@ -76,6 +78,15 @@ def _describe_architecture(config: GlmConfig) -> list[tuple[str, str]]:
             f"{config.vocab_size}, {'tied' if config.tie_word_embeddings else 'untied'} output",
         ),
     ]
+
+
+def _describe_scaling(scaling: RopeScaling | None) -> str:
+    if scaling is None:
+        return ""
+    return (
+        f", YaRN {scaling.factor:g} times {scaling.original_max_position_embeddings} tokens, "
+        f"attention factor {scaling.attention_factor:.4g}"
+    )
 
 
 def _describe_weights(config: GlmConfig, checkpoint: Checkpoint) -> list[tuple[str, str]]:

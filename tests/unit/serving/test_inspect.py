@@ -79,6 +79,14 @@ def test_architecture_and_sizes_are_reported(folder: Path):
     assert found["vocabulary"] == "33, tied output"
 
 
+def test_yarn_is_reported_with_its_longer_context(folder: Path):
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"rope_scaling": scaling}))
+    found = values(folder)
+    assert found["RoPE"].endswith("YaRN 4 times 128 tokens, attention factor 1.139")
+    assert found["context"] == "512 tokens"
+
+
 def test_parameters_bytes_and_files_are_counted(folder: Path):
     found = values(folder)
     assert found["parameters"] == f"{NUM_PARAMETERS:,}"
