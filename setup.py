@@ -108,6 +108,7 @@ setup(
         "pyyaml>=6.0",
         "jinja2>=3.1",  # chat templates
         "tqdm>=4.65",
+        "psutil>=5.6.1",  # finds what a job's processes have started; MindSpore needs it too
     ],
     extras_require={
         "dev": [

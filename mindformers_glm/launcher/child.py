@@ -1,0 +1,80 @@
+"""A process of the job: started so that it cannot outlive the launcher."""
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindformers_glm.core.errors import ConfigError
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A started process, how messages call it, and the file its output goes to."""
+
+    name: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; -N if signal N killed it."""
+        return self.process.poll()
+
+    def end(self, signal_number: signal.Signals) -> None:
+        """Send a signal to the process and to what it started in its process group."""
+        if self.exit_code is None:
+            os.killpg(self.process.pid, signal_number)
+
+
+def start_child(
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    *,
+    is_piped: bool = False,
+) -> Child:
+    """Start a process in a session of its own, so that Ctrl-C reaches only the launcher.
+
+    Args:
+        is_piped: leave its output to the caller, as process.stdout and process.stderr, instead of
+            writing it to `log`.
+
+    Raises:
+        ConfigError: the program cannot be run or the log not be written.
+    """
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    try:
+        with log.open("wb") as log_file:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if is_piped else log_file,
+                stderr=subprocess.PIPE if is_piped else subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # the launcher has one thread, so this is safe
+            )
+    except OSError as problem:
+        raise ConfigError(f"Cannot start {name}: {problem}.") from None
+    return Child(name, log, process)
+
+
+def adopt_orphans() -> None:
+    """Make processes whose parent dies children of this one, so that it can find them."""
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)

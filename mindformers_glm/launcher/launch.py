@@ -1,0 +1,58 @@
+"""One call of the launcher, from its arguments to its exit code."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from mindformers_glm.config.command_line import CommandLineError
+from mindformers_glm.config.launch_config import LaunchConfig, load_launch_config
+from mindformers_glm.core.errors import GlmError
+from mindformers_glm.core.log import note
+from mindformers_glm.launcher.background import run_in_background
+from mindformers_glm.launcher.job import Job, run_job
+from mindformers_glm.launcher.log_folder import LogFolder
+from mindformers_glm.launcher.ports import (
+    ReservedPort,
+    is_local_address,
+    reserve_free_port,
+    resolve_address,
+)
+
+
+def launch(argv: Sequence[str]) -> int:
+    """Run one job; errors become one sentence on stderr.
+
+    Returns:
+        The exit code of `run_job`; 1 after an error of the user; 2 if the command line cannot be
+        understood.
+    """
+    try:
+        return _run(load_launch_config(argv))
+    except GlmError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2 if isinstance(problem, CommandLineError) else 1
+    except KeyboardInterrupt:  # before the first process was started
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(config: LaunchConfig) -> int:
+    # A job on one host has no use for the host's other addresses, nor has upstream's script.
+    address = "127.0.0.1" if config.is_single_host else resolve_address(config.master_addr)
+    has_scheduler = config.is_single_host or is_local_address(address)
+    with _reserve(config, address) if has_scheduler else nullcontext() as reserved:
+        port = config.master_port if reserved is None else reserved.port
+        assert port is not None
+        folder = LogFolder(config.log_dir, port, config.node_rank)
+        job = Job(config, address, port, folder.path, has_scheduler)
+        ranks = ", ".join(map(str, config.ranks))
+        note(f"rank {ranks} of {config.num_workers}, {address}:{port}, logs in {folder.path}")
+        if config.is_joined:
+            return run_job(job)
+        return run_in_background(lambda: run_job(job), folder.path / "launcher.log")
+
+
+def _reserve(config: LaunchConfig, address: str) -> ReservedPort:
+    if config.master_port is None:
+        return reserve_free_port(address)
+    return ReservedPort(address, config.master_port)

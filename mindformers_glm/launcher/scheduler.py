@@ -1,0 +1,10 @@
+"""The scheduler process: lets the workers find each other and ends when all have left.
+
+msrun runs the user's program here too, up to its own call of `init`, which does not return in this
+role. Nothing of the program is needed for that.
+"""
+
+from mindspore.communication import init
+
+if __name__ == "__main__":
+    init()

@@ -1,0 +1,53 @@
+"""Stands in for a worker in tests of the launcher: no MindSpore, so it starts at once.
+
+    fake_worker.py ACTION [RANK] [...]     RANK does the action, the others wait for their end
+
+Every rank first writes `ready_RANK` with its process id into the working directory.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LONG_S = 300
+
+
+def main(action: str, who: str = "", *rest: str) -> None:
+    rank = os.environ["RANK_ID"]
+    print(f"rank {rank} starts")
+    print(f"rank {rank} warns", file=sys.stderr)
+    Path(f"ready_{rank}").write_text(str(os.getpid()))
+    if action == "tell":
+        print(json.dumps([who, *rest]))
+        return
+    if action == "environment":
+        import mindspore  # noqa: F401  # its import sets variables too
+
+        print(json.dumps(dict(os.environ)))
+        return
+    if action == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if action == "parent":
+        # A process that a signal to the group does not reach, and whose parent is gone.
+        subprocess.run(["setsid", "--fork", "sleep", str(LONG_S)], check=True)
+    if rank == who:
+        while len(list(Path().glob("ready_*"))) < int(os.environ["MS_WORKER_NUM"]):
+            time.sleep(0.02)
+        if action == "exit":
+            sys.exit(int(rest[0]))
+        if action == "raise":
+            raise ValueError("bad luck")
+        if action == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+    if action == "flood":
+        print("a line\n" * 1_000_000)
+    if action != "exit" or rest[0] != "0":
+        time.sleep(LONG_S)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
