@@ -22,7 +22,7 @@ INCIDENTAL = {
     "MASTER_PORT",
     "PYTHON",
     "SHLVL",
-    "OLDPWD",
+    "PWD",
     "PATH",
     "_",
 }
