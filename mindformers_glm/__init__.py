@@ -17,6 +17,9 @@ _LAZY = {
     "Glm4Config": "mindformers_glm.models.glm4",
     "Glm4ForCausalLM": "mindformers_glm.models.glm4",
     "InferenceGlm4ForCausalLM": "mindformers_glm.models.glm4",
+    "GlmForCausalLM": "mindformers_glm.models.glm",
+    "ChatGLMForConditionalGeneration": "mindformers_glm.models.chatglm",
+    "ChatGLMModel": "mindformers_glm.models.chatglm",
 }
 __all__ = ["__version__", *_LAZY]
 

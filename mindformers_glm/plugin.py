@@ -22,7 +22,7 @@ def register_on_import() -> None:
 
 
 def register() -> None:
-    """Make upstream's registry, AutoConfig and AutoModel resolve GLM-4-0414 to our classes.
+    """Make upstream's registry, AutoConfig and AutoModel resolve GLM folders to our classes.
 
     Each class is registered twice: with legacy=False and `search_names`, which upstream consults
     first and a later registration cannot displace (mindformers 1.7.0, tools/register/register.py);
@@ -32,25 +32,35 @@ def register() -> None:
     from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM
     from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
-    from mindformers_glm.models.glm4 import (
-        Glm4Config,
-        Glm4ForCausalLM,
-        InferenceGlm4ForCausalLM,
-    )
+    from mindformers_glm.models import chatglm, glm, glm4
 
-    classes = (
-        (MindFormerModuleType.CONFIG, Glm4Config, ("glm4", "Glm4Config")),
-        (MindFormerModuleType.MODELS, Glm4ForCausalLM, ("Glm4ForCausalLM",)),
-        (MindFormerModuleType.MODELS, InferenceGlm4ForCausalLM, ("InferenceGlm4ForCausalLM",)),
+    # (configuration, its second name, networks; the first is what AutoModel builds)
+    dialects = (
+        (glm4.Glm4Config, "Glm4Config", (glm4.Glm4ForCausalLM, glm4.InferenceGlm4ForCausalLM)),
+        (glm.GlmModelConfig, "GlmConfig", (glm.GlmForCausalLM, glm.InferenceGlmForCausalLM)),
+        (
+            chatglm.ChatGLMConfig,
+            "ChatGLMConfig",
+            (
+                chatglm.ChatGLMForConditionalGeneration,
+                chatglm.ChatGLMModel,
+                chatglm.InferenceChatGLMForConditionalGeneration,
+            ),
+        ),
     )
-    for module_type, cls, names in classes:
-        for legacy in (False, True):
-            MindFormerRegister.register_cls(
-                cls, module_type=module_type, legacy=legacy, search_names=names
-            )
-    AutoConfig.register("glm4", Glm4Config, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForCausalLM):
-        auto_class.register(Glm4Config, Glm4ForCausalLM, exist_ok=True)
+    for config, config_name, networks in dialects:
+        classes: list[tuple[str, type, tuple[str, ...]]] = [
+            (MindFormerModuleType.CONFIG, config, (config.model_type, config_name))
+        ]
+        classes += [(MindFormerModuleType.MODELS, cls, (cls.__name__,)) for cls in networks]
+        for module_type, cls, names in classes:
+            for legacy in (False, True):
+                MindFormerRegister.register_cls(
+                    cls, module_type=module_type, legacy=legacy, search_names=names
+                )
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        for auto_class in (AutoModel, AutoModelForCausalLM):
+            auto_class.register(config, networks[0], exist_ok=True)
 
 
 class _MindformersFinder(importlib.abc.MetaPathFinder):

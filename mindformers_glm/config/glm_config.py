@@ -174,6 +174,10 @@ class GlmConfig:
         """Whether a branch's output is normed before it is added to the residual stream."""
         return DIALECTS[self.model_type].has_sandwich_norms
 
+    def in_file_keys(self, text: str) -> str:
+        """Call every field that a text names by the key that config.json has for it."""
+        return DIALECTS[self.model_type].in_its_words(text)
+
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Bytes one token takes in the KV cache of all layers, keys and values in `dtype`."""
         per_layer = 2 * self.num_key_value_heads * self.head_dim * DTYPE_BYTES[dtype]

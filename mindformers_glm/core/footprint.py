@@ -27,7 +27,8 @@ def count_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
         for name, num_rows, num_columns in _list_linears(config)
     )
     qkv_size = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    per_layer = 4 * config.hidden_size + config.attention_bias * qkv_size
+    num_norms = 4 if config.has_sandwich_norms else 2
+    per_layer = num_norms * config.hidden_size + config.attention_bias * qkv_size
     vectors = config.num_hidden_layers * per_layer + config.hidden_size
     return embedding + linears + vectors * DTYPE_BYTES["float32"]
 

@@ -12,8 +12,8 @@ from mindformers_glm.core.footprint import count_kv_block_bytes, count_workspace
 from mindformers_glm.core.interrupts import delay_interrupts
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.batch import ModelBatch
-from mindformers_glm.models.glm4 import InferenceGlm4ForCausalLM
-from mindformers_glm.models.glm4.utils import build_network
+from mindformers_glm.models.inference_model import GlmInferenceModel
+from mindformers_glm.models.pretrained_model import build_network
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
@@ -39,7 +39,7 @@ def create_runner(
 class CpuModelRunner:
     """Runs batches on the CPU network (protocol: engine/runner.py)."""
 
-    def __init__(self, network: InferenceGlm4ForCausalLM) -> None:
+    def __init__(self, network: GlmInferenceModel) -> None:
         settings = network.settings
         self.network = network
         self.vocab_size = network.glm_config.vocab_size

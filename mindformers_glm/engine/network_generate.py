@@ -22,7 +22,7 @@ from mindformers_glm.engine.generation_defaults import (
 )
 from mindformers_glm.engine.llm_engine import Detokenizing, LLMEngine
 from mindformers_glm.engine.sampling_params import SamplingParams
-from mindformers_glm.models.glm4 import InferenceGlm4ForCausalLM
+from mindformers_glm.models.inference_model import GlmInferenceModel
 from mindformers_glm.tokenizer import find_tokenizer_file, load_tokenizer
 
 _PARAMS = tuple(field.name for field in fields(SamplingParams))
@@ -31,13 +31,13 @@ _ALIASES = ("eos_token_id", "stop_strings")
 
 
 def generate(
-    network: InferenceGlm4ForCausalLM,
+    network: GlmInferenceModel,
     input_ids: list[int] | list[list[int]] | np.ndarray,
     generation_config: Any = None,
     seed: int | None = None,
     **kwargs: Any,
 ) -> list[np.ndarray]:
-    """See InferenceGlm4ForCausalLM.generate.
+    """See GlmInferenceModel.generate.
 
     Raises:
         GlmError: the network has no weights.
@@ -143,7 +143,7 @@ def _read_settings(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     return settings
 
 
-def _create_engine(network: InferenceGlm4ForCausalLM) -> LLMEngine:
+def _create_engine(network: GlmInferenceModel) -> LLMEngine:
     settings = network.settings
     runner = CpuModelRunner(network)
     num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes=None)

@@ -1,7 +1,6 @@
-"""Which checkpoint tensors fill which parameter: the one place that knows both namings.
+"""Which checkpoint tensors fill which parameter, and whether the checkpoint holds exactly those.
 
-Left: Megatron-Core / Transformer-Engine names (a norm weight that is fused into the linear after
-it is called `layer_norm_weight`). Right: Hugging Face `Glm4ForCausalLM`, transformers 4.51.3.
+The names of both sides stand in weights/tensor_names.py.
 """
 
 import re
@@ -13,12 +12,6 @@ from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.log import note
 from mindformers_glm.core.sharding import (
-    FFN,
-    HIDDEN,
-    KEY_VALUE,
-    QUERY,
-    VOCAB,
-    Axis,
     BlockCuts,
     Piece,
     TensorParallel,
@@ -28,69 +21,24 @@ from mindformers_glm.core.sharding import (
     stored_length,
 )
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
+from mindformers_glm.weights.tensor_names import QKV, TENSOR_NAMES, NamedTensor
 
-# The axes of the tensors, each a row of blocks (core/sharding.py).
-_HIDDEN, _VOCAB, _FFN, _GATE_UP = (HIDDEN,), (VOCAB,), (FFN,), (FFN, FFN)
-_QUERY, _KEY_VALUE = (QUERY,), (KEY_VALUE,)
-
-_EMBEDDING = ("model.embed_tokens.weight", (_VOCAB, _HIDDEN))
-_OUTPUT = ("lm_head.weight", (_VOCAB, _HIDDEN))
-# (parameter within decoder.layers.{i}, its sources within model.layers.{i} with their axes)
-_LAYER_RULES = (
-    (
-        "self_attention.linear_qkv.layer_norm_weight",
-        (("input_layernorm.weight", (_HIDDEN,)),),
-    ),
-    (
-        "self_attention.linear_qkv.weight",
-        (
-            ("self_attn.q_proj.weight", (_QUERY, _HIDDEN)),
-            ("self_attn.k_proj.weight", (_KEY_VALUE, _HIDDEN)),
-            ("self_attn.v_proj.weight", (_KEY_VALUE, _HIDDEN)),
-        ),
-    ),
-    (
-        "self_attention.linear_proj.weight",
-        (("self_attn.o_proj.weight", (_HIDDEN, _QUERY)),),
-    ),
-    (
-        "post_self_attn_layernorm.weight",
-        (("post_self_attn_layernorm.weight", (_HIDDEN,)),),
-    ),
-    (
-        "mlp.linear_fc1.layer_norm_weight",
-        (("post_attention_layernorm.weight", (_HIDDEN,)),),
-    ),
-    # The gate's rows, then the up projection's.
-    ("mlp.linear_fc1.weight", (("mlp.gate_up_proj.weight", (_GATE_UP, _HIDDEN)),)),
-    ("mlp.linear_fc2.weight", (("mlp.down_proj.weight", (_HIDDEN, _FFN)),)),
-    ("post_mlp_layernorm.weight", (("post_mlp_layernorm.weight", (_HIDDEN,)),)),
-)
-_BIAS_RULE = (
-    "self_attention.linear_qkv.bias",
-    (
-        ("self_attn.q_proj.bias", (_QUERY,)),
-        ("self_attn.k_proj.bias", (_KEY_VALUE,)),
-        ("self_attn.v_proj.bias", (_KEY_VALUE,)),
-    ),
-)
-
-_LAYER_NUMBER = re.compile(r"model\.layers\.(\d+)\.")
+_LAYER_NUMBER = re.compile(r"[a-z.]+\.layers\.(\d+)\.")
 # Constants that some exporters save; they follow from the config.
-_IGNORED = re.compile(r".*\brotary_emb\.inv_freq")
+_IGNORED = re.compile(r".*\brotary_(pos_)?emb\.inv_freq")
 
 
 @dataclass(frozen=True)
 class SourceTensor:
     """A tensor the checkpoint must hold.
 
-    axes: the blocks of each axis, by the config.json keys that give their lengths.
+    sizes: what gives each axis its length, in the keys of config.json.
     pieces: what is read of it; all of it, or one rank's share.
     """
 
     name: str
     shape: tuple[int, ...]
-    axes: tuple[Axis, ...]
+    sizes: tuple[str, ...]
     pieces: tuple[Piece, ...]
 
 
@@ -114,29 +62,35 @@ def build_rules(config: GlmConfig, cuts: BlockCuts | None = None) -> tuple[Weigh
             checkpoint, of which everything is taken.
     """
     known_cuts = cut_blocks(config, TensorParallel()) if cuts is None else cuts
+    names = TENSOR_NAMES[config.model_type]
 
-    def source(name: str, axes: tuple[Axis, ...]) -> SourceTensor:
-        shape = tuple(stored_length(axis, known_cuts) for axis in axes)
-        return SourceTensor(name, shape, axes, cut_tensor(axes, known_cuts))
+    def source(tensor: NamedTensor, prefix: str = "") -> SourceTensor:
+        name, axes = tensor
+        return SourceTensor(
+            name=prefix + name,
+            shape=tuple(stored_length(axis, known_cuts) for axis in axes),
+            sizes=tuple(config.in_file_keys(describe_axis(axis)) for axis in axes),
+            pieces=cut_tensor(axes, known_cuts),
+        )
 
-    layer_rules = (*_LAYER_RULES, _BIAS_RULE) if config.attention_bias else _LAYER_RULES
-    rules = [WeightRule("embedding.word_embeddings.weight", (source(*_EMBEDDING),))]
+    layer_rules = (*names.layer, names.attention_bias) if config.attention_bias else names.layer
+    rules = [WeightRule("embedding.word_embeddings.weight", (source(names.embedding),))]
     rules += [
         WeightRule(
             f"decoder.layers.{layer}.{parameter}",
-            tuple(source(f"model.layers.{layer}.{name}", axes) for name, axes in sources),
+            tuple(source(tensor, f"{names.layers}{layer}.") for tensor in tensors),
         )
         for layer in range(config.num_hidden_layers)
-        for parameter, sources in layer_rules
+        for parameter, tensors in layer_rules
     ]
-    rules.append(
-        WeightRule("decoder.final_layernorm.weight", (source("model.norm.weight", (_HIDDEN,)),))
-    )
+    rules.append(WeightRule("decoder.final_layernorm.weight", (source(names.final_norm),)))
     if config.tie_word_embeddings:
         # Hugging Face overwrites a stored lm_head with the embedding, too.
-        rules.append(WeightRule("output_layer.weight", (source(*_EMBEDDING),), (_OUTPUT[0],)))
+        rules.append(
+            WeightRule("output_layer.weight", (source(names.embedding),), (names.output[0],))
+        )
     else:
-        rules.append(WeightRule("output_layer.weight", (source(*_OUTPUT),)))
+        rules.append(WeightRule("output_layer.weight", (source(names.output),)))
     return tuple(rules)
 
 
@@ -148,12 +102,14 @@ def resolve_attention_bias(config: GlmConfig, checkpoint: Checkpoint) -> GlmConf
     Raises:
         CheckpointError: some layers hold q, k and v biases and some do not.
     """
+    names = TENSOR_NAMES[config.model_type]
+    first_weight = dict(names.layer)[QKV][0][0]
     # Layers that are missing altogether are for check_rules to tell.
     wanted = [
-        f"model.layers.{layer}.{name}"
+        f"{names.layers}{layer}.{bias}"
         for layer in range(config.num_hidden_layers)
-        if f"model.layers.{layer}.self_attn.q_proj.weight" in checkpoint.entries
-        for name, _ in _BIAS_RULE[1]
+        if f"{names.layers}{layer}.{first_weight}" in checkpoint.entries
+        for bias, _ in names.attention_bias[1]
     ]
     missing = [name for name in wanted if name not in checkpoint.entries]
     has_bias = not missing if wanted else config.attention_bias
@@ -166,7 +122,8 @@ def resolve_attention_bias(config: GlmConfig, checkpoint: Checkpoint) -> GlmConf
     if has_bias == config.attention_bias:
         return config
     note(
-        f"config.json says attention_bias={str(config.attention_bias).lower()}, but "
+        f"config.json says {config.in_file_keys('attention_bias')}="
+        f"{str(config.attention_bias).lower()}, but "
         f"{'every layer holds' if has_bias else 'no layer holds'} q, k and v biases: "
         "the weights decide."
     )
@@ -221,22 +178,21 @@ def _describe_shape(source: SourceTensor, entry: TensorEntry) -> str:
     text = f"{source.name} is {list(entry.shape)}, expected {list(source.shape)}"
     if len(entry.shape) != len(source.shape):
         return text
-    triples = zip(source.axes, source.shape, entry.shape, strict=True)
-    wrong = [describe_axis(axis) for axis, want, came in triples if want != came]
-    return f"{text} by {', '.join(wrong)}"
+    triples = zip(source.sizes, source.shape, entry.shape, strict=True)
+    return f"{text} by {', '.join(size for size, want, came in triples if want != came)}"
 
 
 def _missing_hint(
     missing: list[str], sources: dict[str, SourceTensor], entries: dict[str, TensorEntry]
 ) -> str:
-    if missing == [_OUTPUT[0]]:
+    if missing == [TENSOR_NAMES["glm4"].output[0]]:
         return "config.json may lack tie_word_embeddings: true"
     stored = max(_layer_numbers(list(entries)), default=-1)
     wanted = max(_layer_numbers(list(sources)), default=-1)
     if 0 <= stored < wanted:
         return (
-            f"layers 0 to {stored} are there, config.json says num_hidden_layers={wanted + 1}: "
-            "a shard is missing or the config is of another model"
+            f"layers 0 to {stored} are there, config.json says that there are {wanted + 1}: a "
+            "shard is missing or the config is of another model"
         )
     return "is a shard missing?" if missing else ""
 
@@ -244,7 +200,7 @@ def _missing_hint(
 def _unknown_hint(unknown: list[str], sources: dict[str, SourceTensor]) -> str:
     wanted = max(_layer_numbers(list(sources)), default=-1)
     if any(layer > wanted for layer in _layer_numbers(unknown)):
-        return f"config.json says num_hidden_layers={wanted + 1}"
+        return f"config.json says that there are {wanted + 1} layers"
     return ""
 
 

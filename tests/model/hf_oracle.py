@@ -1,12 +1,20 @@
 """Hugging Face as the oracle: tiny random checkpoints and what transformers computes on them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import Glm4Config, Glm4ForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    Glm4Config,
+    Glm4ForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 TINY = {
     "vocab_size": 515,
@@ -23,17 +31,23 @@ TINY = {
     "eos_token_id": [1],
     "pad_token_id": 0,
 }
+_CLASSES = {"glm4": (Glm4Config, Glm4ForCausalLM), "glm": (GlmConfig, GlmForCausalLM)}
 # Attention scores then spread by about one: neither uniform nor a single peak.
 _INITIALIZER_RANGE = 0.15
 
 
 def save_random_checkpoint(
-    folder: Path, dtype: str = "float32", seed: int = 0, **changes: Any
+    folder: Path,
+    dtype: str = "float32",
+    seed: int = 0,
+    model_type: str = "glm4",
+    **changes: Any,
 ) -> Path:
-    """Write a random Glm4ForCausalLM, its weights rounded to `dtype`, with a byte tokenizer."""
+    """Write a random network, its weights rounded to `dtype`, with a byte tokenizer."""
     torch.manual_seed(seed)
-    config = Glm4Config(**(TINY | changes), initializer_range=_INITIALIZER_RANGE)
-    model = Glm4ForCausalLM(config)
+    config_class, model_class = _CLASSES[model_type]
+    config = config_class(**(TINY | changes), initializer_range=_INITIALIZER_RANGE)
+    model = model_class(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # transformers leaves norms at one and biases at zero, which would hide their misuse.
@@ -55,9 +69,11 @@ def _save_byte_tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
 
 
-def load(folder: Path, dtype: str = "float32") -> Glm4ForCausalLM:
+def load(folder: Path, dtype: str = "float32") -> PreTrainedModel:
     """The checkpoint in `dtype`; from a bfloat16 file to float32 keeps the rounded weights."""
-    return Glm4ForCausalLM.from_pretrained(folder, torch_dtype=getattr(torch, dtype)).eval()
+    model_type = json.loads((folder / "config.json").read_text())["model_type"]
+    _, model_class = _CLASSES[model_type]
+    return model_class.from_pretrained(folder, torch_dtype=getattr(torch, dtype)).eval()
 
 
 def logits(folder: Path, token_ids: list[int], dtype: str = "float32") -> np.ndarray:
@@ -65,7 +81,7 @@ def logits(folder: Path, token_ids: list[int], dtype: str = "float32") -> np.nda
     return logits_of(load(folder, dtype), token_ids)
 
 
-def logits_of(model: Glm4ForCausalLM, token_ids: list[int]) -> np.ndarray:
+def logits_of(model: PreTrainedModel, token_ids: list[int]) -> np.ndarray:
     """The same of a loaded model."""
     with torch.no_grad():
         return model(torch.tensor([token_ids])).logits[0].float().numpy()
@@ -76,7 +92,7 @@ def greedy_tokens(folder: Path, token_ids: list[int], num_tokens: int) -> list[i
     return greedy_tokens_of(load(folder), token_ids, num_tokens)
 
 
-def greedy_tokens_of(model: Glm4ForCausalLM, token_ids: list[int], num_tokens: int) -> list[int]:
+def greedy_tokens_of(model: PreTrainedModel, token_ids: list[int], num_tokens: int) -> list[int]:
     """The same of a loaded model."""
     with torch.no_grad():
         output = model.generate(
@@ -91,7 +107,7 @@ def greedy_tokens_of(model: Glm4ForCausalLM, token_ids: list[int], num_tokens: i
 
 
 def assert_equal_or_close_call(
-    model: Glm4ForCausalLM,
+    model: PreTrainedModel,
     prompt: list[int],
     found: list[int],
     expected: list[int],

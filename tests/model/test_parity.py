@@ -68,6 +68,33 @@ def test_float32_logits_and_greedy_tokens_equal_hugging_face(
     assert tokens == hf_oracle.greedy_tokens(folder, prompt, _NUM_TOKENS)
 
 
+@pytest.mark.parametrize("shape", _shapes()[:20], ids=_name)
+def test_glm_without_sandwich_norms_equals_hugging_face(
+    shape: dict[str, Any], tmp_path: Path
+) -> None:
+    seed = 100 + _shapes().index(shape)
+    folder = hf_oracle.save_random_checkpoint(tmp_path, seed=seed, model_type="glm", **shape)
+    prompt = _prompt(seed, shape["vocab_size"])
+    with LLM(str(folder), params_dtype="float32") as llm:
+        found = llm.logits(prompt)
+        tokens = _greedy(llm, prompt)
+    assert relative_error(found, hf_oracle.logits(folder, prompt)) < TOLERANCES["logits_float32"]
+    assert tokens == hf_oracle.greedy_tokens(folder, prompt, _NUM_TOKENS)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_float_glm_is_close_to_float32_on_the_same_weights(
+    dtype: str, tmp_path: Path
+) -> None:
+    folder = hf_oracle.save_random_checkpoint(
+        tmp_path, dtype, model_type="glm", num_hidden_layers=3
+    )
+    prompt = _prompt(9, 515)
+    with LLM(str(folder)) as llm:
+        found = llm.logits(prompt)
+    assert relative_error(found, hf_oracle.logits(folder, prompt)) < TOLERANCES[f"logits_{dtype}"]
+
+
 @pytest.mark.parametrize("num_layers", [MAX_LAYERS_PER_GRAPH, 2 * MAX_LAYERS_PER_GRAPH + 1])
 def test_a_network_of_several_graphs_equals_hugging_face(num_layers: int, tmp_path: Path) -> None:
     folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=num_layers)

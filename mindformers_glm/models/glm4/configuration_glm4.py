@@ -1,56 +1,9 @@
 """Configuration of GLM-4-0414 as MindSpore Transformers sees it."""
 
-from dataclasses import asdict
-from typing import Any
-
-from mindformers.models.configuration_utils import PretrainedConfig
-
-from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.runner_settings import RunnerSettings
-
-# Keys of upstream's model.model_config that belong to the run and not to the architecture.
-_SETTINGS_KEYS = tuple(RunnerSettings.__dataclass_fields__)
+from mindformers_glm.models.family_config import GlmFamilyConfig
 
 
-class Glm4Config(PretrainedConfig):
-    """The keys of a GLM-4-0414 config.json, plus the run's types and sizes.
-
-    Every architecture key must come from the checkpoint: unlike upstream's class this one has no
-    defaults, which would be those of another model (glm-4-9b). `to_glm_config` checks the keys.
-
-    Args:
-        kwargs: keys of config.json under their Hugging Face names; and optionally params_dtype,
-            compute_dtype, rotary_dtype, quantization, quantization_group_size, block_size,
-            max_model_len, max_num_seqs and max_num_batched_tokens (see core/runner_settings.py).
-    """
+class Glm4Config(GlmFamilyConfig):
+    """The keys of a GLM-4-0414 config.json, plus the run's types and sizes."""
 
     model_type = "glm4"
-    # Upstream compares with an instance made without arguments otherwise; there is none.
-    is_composition = True
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.pop("model_type", None)
-        super().__init__(**kwargs)
-
-    @classmethod
-    def from_glm_config(cls, config: GlmConfig, settings: RunnerSettings) -> "Glm4Config":
-        """Put an architecture and the run's settings together."""
-        keys = asdict(config)
-        keys["architectures"] = [keys.pop("architecture")]
-        keys["eos_token_id"] = list(keys.pop("eos_token_ids"))
-        return cls(**keys, **asdict(settings))
-
-    def to_glm_config(self) -> GlmConfig:
-        """The checked architecture; raises ConfigError where a key is missing or wrong."""
-        return GlmConfig.from_dict(
-            {key: value for key, value in self.to_dict().items() if key not in _SETTINGS_KEYS},
-            source=self.name_or_path or type(self).__name__,
-        )
-
-    def to_runner_settings(self) -> RunnerSettings:
-        """The run's types and sizes; what is not set follows the checkpoint."""
-        config = self.to_glm_config()
-        given = {key: self.__dict__.get(key) for key in _SETTINGS_KEYS}
-        return RunnerSettings.with_defaults(
-            config.torch_dtype or "float32", config.max_position_embeddings, **given
-        )

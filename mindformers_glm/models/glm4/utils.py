@@ -1,56 +1,11 @@
 """What both GLM-4-0414 classes share."""
 
-from typing import Any
-
-from mindformers.models.modeling_utils import PreTrainedModel
-from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
-
-from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.models.glm4.configuration_glm4 import Glm4Config
-from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import resolve_attention_bias
+from mindformers_glm.models.pretrained_model import GlmPreTrainedModel
 
 
-class Glm4PreTrainedModel(PreTrainedModel):
-    """Loading from a Hugging Face folder as downloaded."""
+class Glm4PreTrainedModel(GlmPreTrainedModel):
+    """Loading of GLM-4-0414."""
 
     config_class = Glm4Config
     base_model_prefix = "Glm4"
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_dir: str, *model_args: Any, **kwargs: Any
-    ) -> Any:
-        """Build the inference network and fill it from the folder's weight files.
-
-        Args:
-            pretrained_model_name_or_dir: a Hugging Face folder.
-            kwargs: run settings, the fields of RunnerSettings; others are refused.
-        Raises:
-            ConfigError, CheckpointError: the folder is not a usable GLM-4-0414 checkpoint, or a
-                setting is unknown or wrong.
-
-        The memory is checked by the first `generate`, which makes the KV cache, and not before
-        the weights are loaded as `LLM` does: the planner is part of the engine, above the models.
-        """
-        kwargs.pop("config", None)  # AutoModel passes the one it read from the same folder
-        checkpoint = Checkpoint.open(pretrained_model_name_or_dir)
-        config = GlmConfig.from_hf(pretrained_model_name_or_dir)
-        config = resolve_attention_bias(config, checkpoint)
-        settings = RunnerSettings.with_defaults(
-            config.torch_dtype or checkpoint.dtype, config.max_position_embeddings, **kwargs
-        )
-        network = build_network(config, settings)
-        network.name_or_path = str(pretrained_model_name_or_dir)
-        network.load_weights(checkpoint)
-        return network
-
-    # AutoModel calls this name for a folder that has a config.json and no YAML.
-    from_pretrained_experimental_mode = from_pretrained
-
-
-def build_network(config: GlmConfig, settings: RunnerSettings) -> Any:
-    """The network that MindSpore Transformers' registry names for this architecture."""
-    network_class = MindFormerRegister.get_cls(MindFormerModuleType.MODELS, config.architecture)
-    return network_class(Glm4Config.from_glm_config(config, settings))

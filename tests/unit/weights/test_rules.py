@@ -98,13 +98,13 @@ def test_many_missing_tensors_are_counted(tensors, write_folder):
 
 def test_missing_last_layers_name_num_hidden_layers(tensors, raw_config, write_folder):
     message = refusal(write_folder(tensors, raw_config | {"num_hidden_layers": 4}))
-    assert "layers 0 to 2 are there, config.json says num_hidden_layers=4" in message
+    assert "layers 0 to 2 are there, config.json says that there are 4" in message
 
 
 def test_layers_beyond_the_config_name_num_hidden_layers(tensors, raw_config, write_folder):
     message = refusal(write_folder(tensors, raw_config | {"num_hidden_layers": 2}))
     assert "13 unknown: model.layers.2." in message
-    assert "(config.json says num_hidden_layers=2)" in message
+    assert "(config.json says that there are 2 layers)" in message
     assert "missing" not in message
 
 

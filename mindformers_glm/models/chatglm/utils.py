@@ -1,0 +1,11 @@
+"""What the ChatGLM classes share."""
+
+from mindformers_glm.models.chatglm.configuration_chatglm import ChatGLMConfig
+from mindformers_glm.models.pretrained_model import GlmPreTrainedModel
+
+
+class ChatGLMPreTrainedModel(GlmPreTrainedModel):
+    """Loading of ChatGLM."""
+
+    config_class = ChatGLMConfig
+    base_model_prefix = "ChatGLM"

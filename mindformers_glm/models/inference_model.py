@@ -1,0 +1,148 @@
+"""The inference network of the family: what its dialects differ in is in their configs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from mindformers_glm.backends import select_backend
+from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
+from mindformers_glm.models.family_config import GlmFamilyConfig
+from mindformers_glm.models.gpt_layer_specs import get_layer_spec
+from mindformers_glm.models.gpt_model import GPTModel, LogitsHead
+from mindformers_glm.models.pretrained_model import GlmPreTrainedModel
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.loader import load_weights
+from mindformers_glm.weights.packed_cache import PackedCache, PackedCacheSettings
+from mindformers_glm.weights.rules import build_rules
+
+
+class GlmInferenceModel(GlmPreTrainedModel):
+    """A GLM network over a paged KV cache, in two graphs: `model` and `logits_head`.
+
+    The engine's runner calls the two graphs itself, so that a prefill chunk which samples nothing
+    skips the head. Weights come by `load_weights`, the KV cache by `allocate_kv_cache`.
+    """
+
+    def __init__(self, config: GlmFamilyConfig, device_target: str = "CPU") -> None:
+        backend = select_backend(device_target)
+        backend.initialize()
+        super().__init__(config, auto_prefix=False)
+        self._weight_layout = backend.weight_layout()
+        self._map_file = backend.file_mapper()
+        self.mapped_weight_bytes = 0
+        self.glm_config = config.to_glm_config()
+        self.settings = config.to_runner_settings()
+        operators = backend.operators()
+        self.model = GPTModel(
+            self.glm_config,
+            self.settings,
+            get_layer_spec(self.glm_config, operators),
+            operators,
+        )
+        self.logits_head = LogitsHead(self.glm_config, self.settings, operators)
+        # Made by the first `generate` and kept from call to call, and with it the KV cache.
+        self.engine: Any = None
+        self.has_weights = False
+        # Megatron-Core counts the final norm to the decoder.
+        self.logits_head.final_layernorm.update_parameters_name("decoder.final_layernorm.")
+
+    def construct(
+        self,
+        token_ids: Tensor,
+        num_rows: Tensor,
+        attn_metadata: Tensor,
+        sample_rows: Tensor,
+        num_samples: Tensor,
+    ) -> Tensor:
+        """One step as one graph; see GPTModel and LogitsHead for the shapes."""
+        hidden_states = self.model(token_ids, num_rows, attn_metadata)
+        return self.logits_head(hidden_states, sample_rows, num_samples)
+
+    def weighted_cells(self) -> dict[str, WeightedCell]:
+        """The Cells that hold weights, by their Megatron-Core names."""
+        cells = {
+            name: cell
+            for name, cell in self.model.cells_and_names()
+            if isinstance(cell, WeightedCell)
+        }
+        cells["decoder.final_layernorm"] = self.logits_head.final_layernorm
+        cells["output_layer"] = self.logits_head.output_layer
+        return cells
+
+    def weight_targets(self) -> dict[str, LoadInto]:
+        """Every parameter that a checkpoint fills, by its Megatron-Core name."""
+        return {
+            f"{cell_name}.{name}": target
+            for cell_name, cell in self.weighted_cells().items()
+            for name, target in cell.weight_targets().items()
+        }
+
+    def weight_arrays(self) -> dict[str, np.ndarray]:
+        """The memory of every Parameter that holds weights, by its Megatron-Core name."""
+        return {
+            f"{cell_name}.{name}": array
+            for cell_name, cell in self.weighted_cells().items()
+            for name, array in cell.weight_arrays().items()
+        }
+
+    def num_weight_bytes(self) -> int:
+        """Bytes of all weights in memory."""
+        return sum(cell.num_weight_bytes() for cell in self.weighted_cells().values())
+
+    def load_weights(
+        self,
+        weights: str | Path | Checkpoint,
+        packed_cache: PackedCacheSettings | None = None,
+    ) -> None:
+        """Fill every parameter from a Hugging Face folder; all names and shapes are checked first.
+
+        Args:
+            packed_cache: how an earlier start's result is used; None: not at all.
+        Raises:
+            CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        """
+        checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights)
+        for cell in self.weighted_cells().values():
+            cell.place_weights()
+        cache = None
+        if packed_cache is not None and packed_cache.mode != "off":
+            weight_format = self.settings.weight_format | {"layout": self._weight_layout}
+            cache = PackedCache(
+                packed_cache, checkpoint, weight_format, self.weight_arrays(), self._map_file
+            )
+        load_weights(checkpoint, build_rules(self.glm_config), self.weight_targets(), cache=cache)
+        self.mapped_weight_bytes = cache.mapped_bytes if cache is not None else 0
+        self.has_weights = True
+
+    def allocate_kv_cache(self, num_blocks: int) -> None:
+        """Give every layer a KV cache of `num_blocks` blocks; once, before the first step."""
+        for layer in self.model.decoder.layers:
+            layer.self_attention.core_attention.allocate_kv_cache(num_blocks)
+
+    def generate(
+        self,
+        input_ids: list[int] | list[list[int]] | np.ndarray,
+        generation_config: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> list[np.ndarray]:
+        """Generate as upstream's `generate` does, through this project's engine.
+
+        Args:
+            input_ids: one prompt or several, which may differ in length (no padding is needed).
+            generation_config: a GenerationConfig of transformers or MindSpore Transformers, or a
+                dict, read as a generation_config.json is: what would change the answer and is not
+                supported is refused. None: the generation_config.json of the folder given to
+                `from_pretrained`.
+            kwargs: single settings (do_sample, top_k, max_new_tokens, ...), which win.
+        Returns:
+            For each prompt its token ids followed by the generated ones, int32.
+        Raises:
+            GlmError: there are no weights, or a setting or a prompt is wrong; in one sentence.
+        """
+        # The engine stands above the models; only this entry, which upstream's API fixes, looks up.
+        from mindformers_glm.engine.network_generate import generate
+
+        return generate(self, input_ids, generation_config, seed, **kwargs)

@@ -1,0 +1,106 @@
+"""How each dialect of the family names its tensors, and what lies on their axes.
+
+Left: Megatron-Core / Transformer-Engine names (a norm weight that is fused into the linear after
+it is called `layer_norm_weight`). Right: Hugging Face `GlmForCausalLM` and `Glm4ForCausalLM`,
+transformers 4.51.3; ChatGLM by the index of chatglm3-6b-32k. An axis is a row of named blocks
+(core/sharding.py).
+"""
+
+from dataclasses import dataclass
+
+from mindformers_glm.core.sharding import FFN, HIDDEN, KEY_VALUE, QUERY, VOCAB, Axis
+
+# A tensor's name and its axes; a parameter's name and the tensors that are stacked in it.
+NamedTensor = tuple[str, tuple[Axis, ...]]
+LayerRule = tuple[str, tuple[NamedTensor, ...]]
+
+_HIDDEN, _VOCAB, _FFN, _GATE_UP = (HIDDEN,), (VOCAB,), (FFN,), (FFN, FFN)
+_QUERY, _KEY_VALUE, _FUSED_QKV = (QUERY,), (KEY_VALUE,), (QUERY, KEY_VALUE, KEY_VALUE)
+
+QKV_NORM = "self_attention.linear_qkv.layer_norm_weight"
+QKV, QKV_BIAS = "self_attention.linear_qkv.weight", "self_attention.linear_qkv.bias"
+PROJ = "self_attention.linear_proj.weight"
+FC1_NORM, FC1, FC2 = (
+    "mlp.linear_fc1.layer_norm_weight",
+    "mlp.linear_fc1.weight",
+    "mlp.linear_fc2.weight",
+)
+
+
+@dataclass(frozen=True)
+class TensorNames:
+    """The tensors of one dialect.
+
+    layers: what comes before a layer's number.
+    layer: (parameter within decoder.layers.{i}, its tensors within `layers`{i}).
+    attention_bias: the same of the q, k and v biases, which some checkpoints lack.
+    """
+
+    embedding: NamedTensor
+    final_norm: NamedTensor
+    output: NamedTensor
+    layers: str
+    layer: tuple[LayerRule, ...]
+    attention_bias: LayerRule
+
+
+_GLM = TensorNames(
+    embedding=("model.embed_tokens.weight", (_VOCAB, _HIDDEN)),
+    final_norm=("model.norm.weight", (_HIDDEN,)),
+    output=("lm_head.weight", (_VOCAB, _HIDDEN)),
+    layers="model.layers.",
+    layer=(
+        (QKV_NORM, (("input_layernorm.weight", (_HIDDEN,)),)),
+        (
+            QKV,
+            (
+                ("self_attn.q_proj.weight", (_QUERY, _HIDDEN)),
+                ("self_attn.k_proj.weight", (_KEY_VALUE, _HIDDEN)),
+                ("self_attn.v_proj.weight", (_KEY_VALUE, _HIDDEN)),
+            ),
+        ),
+        (PROJ, (("self_attn.o_proj.weight", (_HIDDEN, _QUERY)),)),
+        (FC1_NORM, (("post_attention_layernorm.weight", (_HIDDEN,)),)),
+        # The gate's rows, then the up projection's.
+        (FC1, (("mlp.gate_up_proj.weight", (_GATE_UP, _HIDDEN)),)),
+        (FC2, (("mlp.down_proj.weight", (_HIDDEN, _FFN)),)),
+    ),
+    attention_bias=(
+        QKV_BIAS,
+        (
+            ("self_attn.q_proj.bias", (_QUERY,)),
+            ("self_attn.k_proj.bias", (_KEY_VALUE,)),
+            ("self_attn.v_proj.bias", (_KEY_VALUE,)),
+        ),
+    ),
+)
+_GLM4 = TensorNames(
+    embedding=_GLM.embedding,
+    final_norm=_GLM.final_norm,
+    output=_GLM.output,
+    layers=_GLM.layers,
+    layer=(
+        *_GLM.layer,
+        ("post_self_attn_layernorm.weight", (("post_self_attn_layernorm.weight", (_HIDDEN,)),)),
+        ("post_mlp_layernorm.weight", (("post_mlp_layernorm.weight", (_HIDDEN,)),)),
+    ),
+    attention_bias=_GLM.attention_bias,
+)
+_CHATGLM = TensorNames(
+    embedding=("transformer.embedding.word_embeddings.weight", (_VOCAB, _HIDDEN)),
+    final_norm=("transformer.encoder.final_layernorm.weight", (_HIDDEN,)),
+    output=("transformer.output_layer.weight", (_VOCAB, _HIDDEN)),
+    layers="transformer.encoder.layers.",
+    layer=(
+        (QKV_NORM, (("input_layernorm.weight", (_HIDDEN,)),)),
+        (QKV, (("self_attention.query_key_value.weight", (_FUSED_QKV, _HIDDEN)),)),
+        (PROJ, (("self_attention.dense.weight", (_HIDDEN, _QUERY)),)),
+        (FC1_NORM, (("post_attention_layernorm.weight", (_HIDDEN,)),)),
+        (FC1, (("mlp.dense_h_to_4h.weight", (_GATE_UP, _HIDDEN)),)),
+        (FC2, (("mlp.dense_4h_to_h.weight", (_HIDDEN, _FFN)),)),
+    ),
+    attention_bias=(QKV_BIAS, (("self_attention.query_key_value.bias", (_FUSED_QKV,)),)),
+)
+
+# model_type -> names.
+TENSOR_NAMES = {"glm4": _GLM4, "glm": _GLM, "chatglm": _CHATGLM}
