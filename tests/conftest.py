@@ -19,6 +19,7 @@ TOLERANCES = {
     "logits_w8a16": 5e-4,
     "logits_w4a16": 5e-4,
     "logits_w8a8_dynamic": 1e-2,
+    "logits_w4a8_dynamic": 1e-2,
     "kernel_float32": 1e-5,
 }
 

@@ -202,14 +202,15 @@ SETTINGS: tuple[Setting, ...] = (
         only=tuple(SCHEMES),
         because="these are the schemes that float weights can be quantized to",
         help="quantize the weights of all linear layers while they are loaded: w8a16 (int8), "
-        "w8a8_dynamic (int8, products in int8 too) or w4a16 (int4)",
+        "w8a8_dynamic (int8, products in int8 too), w4a16 (int4) or w4a8_dynamic (int4, products "
+        "in int8)",
     ),
     Setting(
         "quantization_group_size",
         INTEGER,
         only=GROUP_SIZES,
         because="the int4 operators know no other group size",
-        help="columns of a weight row that share a scale in w4a16 (default 128)",
+        help="columns of a weight row that share a scale in w4a16 and w4a8_dynamic (default 128)",
     ),
     Setting(
         "model.model_config.layernorm_compute_dtype",

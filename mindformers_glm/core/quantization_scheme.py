@@ -37,6 +37,7 @@ SCHEMES = {
         QuantizationScheme("w8a16", weight_bits=8, activation_bits=16, group_size=None),
         QuantizationScheme("w8a8_dynamic", weight_bits=8, activation_bits=8, group_size=None),
         QuantizationScheme("w4a16", weight_bits=4, activation_bits=16, group_size=128),
+        QuantizationScheme("w4a8_dynamic", weight_bits=4, activation_bits=8, group_size=128),
     )
 }
 

@@ -56,8 +56,9 @@ class LLM:
         compute_dtype: type in which products are taken; None: `params_dtype`.
         rotary_dtype: type of the RoPE tables; None: `compute_dtype`.
         quantization: what the linear layers' weights become while they are loaded: "w8a16",
-            "w8a8_dynamic" or "w4a16"; None: they stay float.
-        quantization_group_size: columns that share a scale in w4a16 (32, 64, 128); None: 128.
+            "w8a8_dynamic", "w4a16" or "w4a8_dynamic"; None: they stay float.
+        quantization_group_size: columns that share a scale of int4 weights (32, 64, 128);
+            None: 128.
         max_model_len: most tokens of prompt and answer together; None: the checkpoint's limit, but
             at most 8192.
         max_num_seqs: most requests that run together; None: 32.

@@ -176,17 +176,19 @@ def quantize_weight(
     return q.reshape(n, -1)[:, :k], scales
 
 
-def quantize_activation(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric integers [M, K] of 8 or 16 bits, and scales [M, groups of 128 columns].
+def quantize_activation(
+    x: np.ndarray, bits: int, group_size: int = ACTIVATION_GROUP
+) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric integers [M, K] of 8 or 16 bits, and scales [M, groups of columns].
 
     q = rint(x * (largest / absmax)), scale = absmax / largest in float32. One scale for a group,
     not for a row: heavy-tailed rows would lose small values. A group below 2^-100 counts as zero.
     """
     m, k = x.shape
-    groups = -(-k // ACTIVATION_GROUP)
-    padded = np.zeros((m, groups * ACTIVATION_GROUP), np.float32)
+    groups = -(-k // group_size)
+    padded = np.zeros((m, groups * group_size), np.float32)
     padded[:, :k] = x
-    padded = padded.reshape(m, groups, ACTIVATION_GROUP)
+    padded = padded.reshape(m, groups, group_size)
     absmax = np.abs(padded).max(axis=-1)
     absmax = np.where(absmax < LEAST_ACTIVATION, np.float32(0), absmax)
     largest = np.float32(LARGEST_ACTIVATION[bits])
@@ -209,11 +211,13 @@ def quantized_linear(
 
     Args:
         q_weight, scales: as from `quantize_weight`.
-        group_size: columns that share a weight scale; 0 for a whole row.
+        group_size: columns that share a weight scale, and so do activations; 0 for a whole row of
+            weights and ACTIVATION_GROUP activations.
     """
-    q, x_scales = quantize_activation(x, activation_bits)
+    x_group = group_size or ACTIVATION_GROUP
+    q, x_scales = quantize_activation(x, activation_bits, x_group)
     k = x.shape[1]
-    rounded = q * np.repeat(x_scales.astype(np.float64), ACTIVATION_GROUP, axis=1)[:, :k]
+    rounded = q * np.repeat(x_scales.astype(np.float64), x_group, axis=1)[:, :k]
     weight = q_weight * np.repeat(scales.astype(np.float64), group_size or k, axis=1)[:, :k]
     return linear(rounded, weight, num_rows, bias)
 

@@ -40,7 +40,7 @@ FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
         "openvino_genai": ("int8",),
     },
     "int4": {
-        OURS: ("w4a16",),
+        OURS: ("w4a16", "w4a8_dynamic"),
         "llama_cpp": ("Q4_0", "Q4_K_M"),
         "openvino_genai": ("int4",),
     },

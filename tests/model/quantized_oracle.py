@@ -5,6 +5,7 @@ are rounded by the reference before each product, those of 16 bits are left as t
 rounding is 2**-16 of a group's largest value).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def load(folder: Path, name: str, group_size: int | None = None) -> Glm4ForCausa
             # A new Parameter: a tied head is quantized, the embedding is not.
             module.weight = nn.Parameter(_round_weight(module.weight, scheme))
             if scheme.activation_bits == 8:
-                module.register_forward_pre_hook(_round_activations)
+                group_size = scheme.group_size or reference.ACTIVATION_GROUP
+                module.register_forward_pre_hook(_activation_rounding(group_size))
     return model
 
 
@@ -41,9 +43,12 @@ def _round_weight(weight: torch.Tensor, scheme: QuantizationScheme) -> torch.Ten
     return torch.from_numpy(integers.astype(np.float32) * spread)
 
 
-def _round_activations(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
-    (x,) = inputs
-    rows = x.detach().numpy().reshape(-1, x.shape[-1])
-    integers, scales = reference.quantize_activation(rows, bits=8)
-    spread = np.repeat(scales, reference.ACTIVATION_GROUP, axis=1)[:, : rows.shape[1]]
-    return (torch.from_numpy((integers * spread).astype(np.float32).reshape(x.shape)),)
+def _activation_rounding(group_size: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], Any]:
+    def round_activations(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
+        (x,) = inputs
+        rows = x.detach().numpy().reshape(-1, x.shape[-1])
+        integers, scales = reference.quantize_activation(rows, 8, group_size)
+        spread = np.repeat(scales, group_size, axis=1)[:, : rows.shape[1]]
+        return (torch.from_numpy((integers * spread).astype(np.float32).reshape(x.shape)),)
+
+    return round_activations

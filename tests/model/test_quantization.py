@@ -19,6 +19,8 @@ CASES = [
     ("w4a16", None),
     ("w4a16", 32),
     ("w4a16", 64),
+    ("w4a8_dynamic", None),
+    ("w4a8_dynamic", 32),
 ]
 # Less than a group, groups that end inside a row, rows that are no whole tiles.
 SHAPES: list[dict[str, Any]] = [
@@ -80,7 +82,7 @@ def test_each_scheme_has_a_packed_cache_of_its_own(tmp_path: Path) -> None:
         with LLM(folder, quantization=name, packed_cache=packed_cache) as llm:
             return llm.logits([5, 6, 7])
 
-    names = (None, "w8a16", "w4a16")
+    names = (None, "w8a16", "w4a16", "w4a8_dynamic")
     expected = [logits(name, "off") for name in names]
     for _ in range(2):  # writes the caches, then reads them
         for name, values in zip(names, expected, strict=True):

@@ -23,8 +23,9 @@ def test_ours_runs_alone_without_other_environments(arguments: argparse.Namespac
 def test_every_format_of_an_engine_is_a_contestant(arguments: argparse.Namespace) -> None:
     arguments.llama_cpp_python = "/env/bin/python"
     arguments.llama_cpp_models = "/gguf"
-    ours, *others = list_contestants("int4", arguments)
-    assert ours.variant == "w4a16"
+    *ours, first, second = list_contestants("int4", arguments)
+    others = [first, second]
+    assert [c.variant for c in ours] == ["w4a16", "w4a8_dynamic"]
     assert [c.model for c in others] == ["/gguf/Q4_0.gguf", "/gguf/Q4_K_M.gguf"]
     assert {c.python for c in others} == {"/env/bin/python"}
 
@@ -42,8 +43,8 @@ def test_pairs_are_ours_with_one_engine_each(arguments: argparse.Namespace) -> N
     arguments.pairs = True
     groups = split_contestants(contestants, arguments)
     assert [[c.variant for c in group] for group in groups] == [
-        ["w4a16", "Q4_0", "Q4_K_M"],
-        ["w4a16", "int4"],
+        ["w4a16", "w4a8_dynamic", "Q4_0", "Q4_K_M"],
+        ["w4a16", "w4a8_dynamic", "int4"],
     ]
 
 

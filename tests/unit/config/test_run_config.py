@@ -143,14 +143,14 @@ def test_quantization_is_taken_from_yaml_and_command_line(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--quantization", "int4"], "w8a16 or w8a8_dynamic or w4a16 here: these are the schemes"),
+        (["--quantization", "int4"], "w4a16 or w4a8_dynamic here: these are the schemes"),
         (
             ["--quantization", "w4a16", "--quantization_group_size", "16"],
             "32 or 64 or 128 here: the int4 operators know no other",
         ),
         (
             ["--quantization", "w8a16", "--quantization_group_size", "64"],
-            "goes with quantization w4a16 only, and quantization is w8a16",
+            "goes with quantization w4a16, w4a8_dynamic only, and quantization is w8a16",
         ),
         (["--quantization_group_size", "64"], "quantization is not set"),
     ],

@@ -89,7 +89,10 @@ def test_a_checkpoint_of_any_type_can_be_quantized(dtype: str) -> None:
     [
         ({"quantization": "int8"}, "quantization must be one of w8a16, .*, got 'int8'"),
         ({"quantization_group_size": 64}, "quantization is not set"),
-        ({"quantization": "w8a16", "quantization_group_size": 64}, "with quantization w4a16 only"),
+        (
+            {"quantization": "w8a16", "quantization_group_size": 64},
+            "with quantization w4a16, w4a8_dynamic only",
+        ),
         ({"quantization": "w4a16", "quantization_group_size": 48}, "must be one of 32, 64, 128"),
     ],
 )

@@ -22,7 +22,7 @@ def _the_machine_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("available_gb", "quantization"),
-    [(19, None), (11, "w8a16"), (11, "w8a8_dynamic"), (7, "w4a16")],
+    [(19, None), (11, "w8a16"), (11, "w8a8_dynamic"), (7, "w4a16"), (7, "w4a8_dynamic")],
 )
 def test_the_9b_fits_where_its_format_does(available_gb: int, quantization: str | None) -> None:
     _check(available_gb, quantization)

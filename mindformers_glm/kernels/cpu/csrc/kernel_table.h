@@ -38,7 +38,8 @@ struct LinearArgs {
 // is 64 bytes: 16 weight rows of 4 (int8) or 8 (int4) columns each.
 constexpr int64_t kIntTileBytes = 1024;
 constexpr int64_t kIntLineBytes = 64;
-// Activations have one scale for each so many columns.
+// Activations are quantized so many columns at a time; beside int8 weights these share a scale,
+// beside int4 weights those of a weight group do.
 constexpr int64_t kActivationGroup = 128;
 
 // Columns of one tile.

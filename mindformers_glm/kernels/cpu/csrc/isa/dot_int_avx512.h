@@ -12,10 +12,10 @@ using IntElement = int8_t;
 constexpr int NumPlanes(int activation_bits) { return activation_bits / 8; }
 constexpr int32_t kByteZero = 128;
 
-// 24 sums, 4 weights and the activations are 29 of 32 registers. Two tile rows share the
-// activations of one or two tokens.
-constexpr int kFewTokens = 2, kFewTokensRows = 2;
-constexpr int kIntBlockTokens = 6, kIntBlockRows = 4;
+// 16 sums, 4 weights and the activations are 21 of 32 registers. A single token is limited by
+// memory, which one stream of weights uses best.
+constexpr int kFewTokens = 1, kFewTokensRows = 1;
+constexpr int kIntBlockTokens = 8, kIntBlockRows = 2;
 
 using IntVec = __m512i;
 using Bytes = __m512i;

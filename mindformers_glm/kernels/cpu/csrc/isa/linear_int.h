@@ -1,8 +1,9 @@
 // Linear layers on integer weights: y = x . W^T with activations rounded to 8 or 16 bits.
 //
-// Every 128 activations of a row have one scale, every group of int4 weights another. Products
-// within a group are integers and exact; the groups' sums are scaled and added in float32, in
-// ascending order of k. A row's result therefore does not depend on what else is in the batch.
+// A group of a row's activations has one scale, the weights of the group another (int8: of the whole
+// row). Products within a group are integers and exact; the groups' sums are scaled and added in
+// float32, in ascending order of k. A row's result therefore does not depend on what else is in the
+// batch.
 #pragma once
 
 #include <omp.h>
@@ -19,6 +20,11 @@ namespace glm::GLM_ISA {
 // Columns after which the next block of tokens has its turn: the weights of a block of tile rows
 // stay in the first-level cache.
 constexpr int64_t kIntBlockK = 256;
+// How far ahead weights are fetched where there is one block of tokens: of one tile row at a time
+// some bytes, into the first-level cache; of several tile rows so many lines, into the second-level
+// cache, while the products take their time.
+constexpr int64_t kIntPrefetchBytes = 4096;
+constexpr int64_t kIntPrefetchLines = 128;
 
 // One line of a tile row: 16 weight rows of 4 columns, or of int4 twice 4.
 template <int kBits>
@@ -48,41 +54,58 @@ struct IntBlock {
   int64_t lines;  // of 64 bytes that a tile row has from the first group on
   float* sums;    // [tile rows][num_rows][16], from first_row on
   int64_t sums_stride;
+  int64_t ahead;  // bytes from a line to the one that is fetched while it is used
 };
 
-// Activations of one operand row: a plane of a token.
-struct OperandRow {
-  const IntElement* values;  // of the group's first column
-  int32_t correction;
+// Some lines of a group: R tile rows at w, C operand rows (planes of tokens) at x.
+struct GroupLines {
+  const uint8_t* w;
+  int64_t w_stride;
+  int64_t num_lines;
+  int64_t ahead;
+  const IntElement* x;
+  int64_t x_stride;
+  const int32_t* corrections;  // [C]
 };
 
-// sums[i][r] = x[i] . w[r] over the lines of one group, for C operand rows and R tile rows.
+// sums[i][r] = corrections[i] + x[i] . w[r] over the lines of one group.
 template <int kBits, int C, int R>
-inline void MultiplyGroup(const OperandRow* x, const uint8_t* w, int64_t w_stride,
-                          int64_t num_lines, IntVec* sums) {
-  // Few sums wait for one another: each is then split into chains that are added at the end.
-  constexpr int kChains = R * C >= 4 ? 1 : 4 / (R * C);
+inline void MultiplyGroup(const GroupLines& group, IntVec* sums) {
+  // Few sums wait for one another: each is then split into chains that are added at the end. A
+  // group has at least 4 lines.
+  constexpr int kChains = R * C >= 8 ? 1 : R * C >= 4 ? 2 : 4;
   constexpr int64_t kLineK = kBits == 8 ? 4 : 8;
+  const uint8_t* w = group.w;
+  const int64_t w_stride = group.w_stride, x_stride = group.x_stride, ahead = group.ahead;
+  // One pointer for three rows: an address is a pointer plus 0, 1 or 2 strides.
+  const IntElement* x[(C + 2) / 3];
+  for (int i = 0; i < C; i += 3) x[i / 3] = group.x + i * x_stride;
   IntVec acc[kChains][C][R];
 #pragma GCC unroll 4
   for (int chain = 0; chain < kChains; ++chain) {
 #pragma GCC unroll 16
     for (int i = 0; i < C; ++i) {
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) acc[chain][i][r] = SetInt(chain == 0 ? x[i].correction : 0);
+      for (int r = 0; r < R; ++r) acc[chain][i][r] = SetInt(chain == 0 ? group.corrections[i] : 0);
     }
   }
-  for (int64_t line = 0; line < num_lines; line += kChains) {
+  for (int64_t line = 0; line < group.num_lines; line += kChains) {
 #pragma GCC unroll 4
     for (int chain = 0; chain < kChains; ++chain) {
       LineWeights<kBits> rows[R];
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        rows[r].Load(w + (line + chain) * kIntLineBytes + r * w_stride);
+        const uint8_t* address = w + (line + chain) * kIntLineBytes + r * w_stride;
+        rows[r].Load(address);
+        if constexpr (R == 1) {
+          PrefetchNear(address + ahead);
+        } else {
+          Prefetch<kIntLineBytes>(address + ahead);
+        }
       }
 #pragma GCC unroll 16
       for (int i = 0; i < C; ++i) {
-        const IntElement* values = x[i].values + (line + chain) * kLineK;
+        const IntElement* values = x[i / 3] + i % 3 * x_stride + (line + chain) * kLineK;
         const Quad first = LoadQuad(values);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) acc[chain][i][r] = rows[r].DotFirst(acc[chain][i][r], first);
@@ -126,26 +149,26 @@ inline void MultiplyBlock(const IntBlock& block) {
   const int64_t group_lines = x.group_size / (kBits == 8 ? 4 : 8);
   for (int64_t g = 0; g < block.num_groups; ++g) {
     const int64_t group = block.first_group + g, lines_left = block.lines - g * group_lines;
-    OperandRow rows[T * P];
-    for (int t = 0; t < T; ++t) {
-      for (int p = 0; p < P; ++p) {
-        rows[t * P + p].values =
-            x.Values(block.first_row + t) + p * x.plane_stride + group * x.group_size;
-        rows[t * P + p].correction =
-            x.Corrections(block.first_row + t)[p * x.num_groups + group];
-      }
-    }
+    GroupLines lines;
+    lines.w = block.w + g * group_lines * kIntLineBytes;
+    lines.w_stride = block.w_stride;
+    lines.num_lines = lines_left < group_lines ? lines_left : group_lines;
+    lines.ahead = block.ahead;
+    lines.x = x.Values(block.first_row) + group * x.group_size;
+    lines.x_stride = x.plane_stride;
+    lines.corrections = x.Corrections(group, block.first_row);
     IntVec ints[T * P * R];
-    MultiplyGroup<kBits, T * P, R>(rows, block.w + g * group_lines * kIntLineBytes, block.w_stride,
-                                   lines_left < group_lines ? lines_left : group_lines, ints);
+    MultiplyGroup<kBits, T * P, R>(lines, ints);
+    const float* w_scales = block.w_scales + group * kTileN;
+    const float* x_scales = x.Scales(group, block.first_row);
+#pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-      const float x_scale = x.Scales(block.first_row + t)[group];
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         IntVec joined = ints[t * P * R + r];
         if (P == 2) joined = JoinPlanes(joined, ints[(t * P + 1) * R + r]);
-        float* out = block.sums + r * block.sums_stride + t * kTileN;
-        AddGroup<kBits>(joined, x_scale,
-                        block.w_scales + r * block.w_scales_stride + group * kTileN, out);
+        AddGroup<kBits>(joined, x_scales[t], w_scales + r * block.w_scales_stride,
+                        block.sums + r * block.sums_stride + t * kTileN);
       }
     }
   }
@@ -170,7 +193,10 @@ template <int kBits, int P, int R, int T>
 inline void MultiplyTileRows(IntBlock block, int64_t num_rows) {
   const int64_t group_lines = block.x->group_size / (kBits == 8 ? 4 : 8);
   const int64_t num_blocks = CeilDiv(num_rows, T), num_groups = block.x->num_groups;
-  const int64_t pass = num_blocks == 1 ? num_groups : kIntBlockK / block.x->group_size;
+  const bool is_one_stream = R == 1 && num_blocks == 1;
+  const int64_t pass = is_one_stream     ? num_groups
+                       : num_blocks == 1 ? kIntPrefetchLines / group_lines
+                                         : kIntBlockK / block.x->group_size;
   const IntBlock whole = block;
   for (int64_t r = 0; r < R; ++r) {
     std::memset(whole.sums + r * whole.sums_stride, 0, num_rows * kTileN * sizeof(float));
@@ -180,10 +206,15 @@ inline void MultiplyTileRows(IntBlock block, int64_t num_rows) {
     block.num_groups = num_groups - group < pass ? num_groups - group : pass;
     block.w = whole.w + group * group_lines * kIntLineBytes;
     block.lines = whole.lines - group * group_lines;
+    const int64_t next = group + pass < num_groups ? pass : R * num_groups - group;
     for (int64_t i = 0; i < num_blocks; ++i) {
       block.first_row = num_rows * i / num_blocks;
       block.sums = whole.sums + block.first_row * kTileN;
       const int64_t end = num_rows * (i + 1) / num_blocks;
+      // The first block of tokens fetches the lines that come after those of the last.
+      block.ahead = is_one_stream ? kIntPrefetchBytes
+                    : i > 0       ? 0
+                                  : next * group_lines * kIntLineBytes;
       MultiplyTokens<kBits, P, R, T>(block, end - block.first_row);
     }
   }

@@ -89,13 +89,13 @@ class TileInt {
   void AddTokens(const IntBlock& block, int64_t row, int64_t count, int64_t group) const {
     const ActivationRows& x = *block.x;
     for (int64_t t = 0; t < kRowMultiple && t < count; ++t) {
-      const int32_t* corrections = x.Corrections(row + t) + group;
+      const int32_t* corrections = x.Corrections(group, row + t);
       IntVec planes[P];
       for (int p = 0; p < P; ++p) {
-        planes[p] = AddInt(_mm512_load_si512(ints_[p][t]), SetInt(corrections[p * x.num_groups]));
+        planes[p] = AddInt(_mm512_load_si512(ints_[p][t]), SetInt(corrections[p]));
       }
       const IntVec sum = P == 2 ? JoinPlanes(planes[0], planes[P - 1]) : planes[0];
-      AddGroup<kBits>(sum, x.Scales(row + t)[group], block.w_scales + group * kTileN,
+      AddGroup<kBits>(sum, x.Scales(group, row + t)[0], block.w_scales + group * kTileN,
                       block.sums + (row + t) * kTileN);
     }
   }

@@ -1,5 +1,5 @@
-// Rows of activations as integers: for each 128 columns a scale, and symmetric integers of 8 or
-// 16 bits.
+// Rows of activations as integers: for each group of columns a scale, and symmetric integers of 8
+// or 16 bits.
 #pragma once
 
 #include "../kernel_table.h"
@@ -18,10 +18,12 @@ constexpr float kLeastActivation = 0x1p-100f;
 struct ActivationRows {
   Scratch value_scratch, scale_scratch, correction_scratch;
   IntElement* values = nullptr;    // [rows][planes][columns]
-  float* scales = nullptr;         // [rows][num_groups]
-  int32_t* corrections = nullptr;  // [rows][planes][num_groups]: -zero point * sum of the group
-  int64_t plane_stride = 0, row_stride = 0;
-  int64_t group_size = 0;  // columns after which products are scaled: at most a weight group
+  float* scales = nullptr;         // [num_groups][rows]
+  int32_t* corrections = nullptr;  // [num_groups][rows][planes]: -zero point * sum of the group
+  int64_t plane_stride = 0;        // a row's planes follow each other, and so do the rows
+  int64_t row_stride = 0;
+  int64_t num_rows = 0;
+  int64_t group_size = 0;  // columns that share a scale: those of int4 weights do so too
   int64_t num_groups = 0;
   int num_planes = 0;
   int32_t zero_point = 0;
@@ -33,9 +35,10 @@ struct ActivationRows {
     // An odd number of cache lines: rows at a distance of a power of 2 would drive each other out
     // of the cache.
     constexpr int64_t kLine = 64 / sizeof(IntElement);
+    num_rows = args.num_rows;
     num_planes = NumPlanes(activation_bits);
-    plane_stride = padded_k;
-    row_stride = (num_planes * padded_k / kLine | 1) * kLine;
+    plane_stride = (padded_k / kLine | 1) * kLine;
+    row_stride = num_planes * plane_stride;
     group_size = columns_per_group;
     num_groups = padded_k / columns_per_group;
     zero_point = zero;
@@ -46,9 +49,10 @@ struct ActivationRows {
   }
 
   const IntElement* Values(int64_t row) const { return values + row * row_stride; }
-  const float* Scales(int64_t row) const { return scales + row * num_groups; }
-  const int32_t* Corrections(int64_t row) const {
-    return corrections + row * num_planes * num_groups;
+  // Of the rows from `row` on, and of their planes.
+  const float* Scales(int64_t group, int64_t row) const { return scales + group * num_rows + row; }
+  const int32_t* Corrections(int64_t group, int64_t row) const {
+    return corrections + (group * num_rows + row) * num_planes;
   }
 
   // Normalises (where there is a norm) and quantizes one row.
@@ -57,23 +61,37 @@ struct ActivationRows {
     const bool has_norm = args.norm_weight != nullptr;
     const Vec inverse = Set1(has_norm ? InverseRms(x, args.k, args.eps) : 1.0f);
     for (int64_t begin = 0; begin < args.k; begin += kActivationGroup) {
-      alignas(64) float group[kActivationGroup];
+      alignas(64) float columns[kActivationGroup];
       for (int64_t i = 0; i < kActivationGroup; i += kLanes) {
         const int64_t left = args.k - begin - i;
         const int64_t count = left < 0 ? 0 : left < kLanes ? left : kLanes;
         Vec v = LoadPartial(x + begin + i, count);
         if (has_norm) v = Mul(Mul(v, inverse), LoadPartial(args.norm_weight + begin + i, count));
-        Store(group + i, v);
+        Store(columns + i, v);
       }
-      QuantizeGroup(group, row, begin);
+      alignas(64) int32_t integers[kActivationGroup];
+      for (int64_t i = 0; i < kActivationGroup; i += group_size) {
+        const int64_t group = (begin + i) / group_size;
+        scales[group * num_rows + row] = QuantizeGroup(columns + i, integers + i);
+      }
+      IntElement* out = values + row * row_stride + begin;
+      StoreActivations(integers, out, num_planes, plane_stride);
+      for (int64_t i = 0; i < kActivationGroup; i += group_size) {
+        const int64_t group = (begin + i) / group_size;
+        for (int p = 0; p < num_planes; ++p) {
+          int32_t sum = 0;
+          for (int64_t j = i; j < i + group_size; ++j) sum += out[p * plane_stride + j];
+          corrections[(group * num_rows + row) * num_planes + p] = -zero_point * sum;
+        }
+      }
     }
   }
 
  private:
-  // The 128 columns from `begin` on.
-  void QuantizeGroup(const float* group, int64_t row, int64_t begin) const {
+  // Writes the integers of one group and returns its scale.
+  float QuantizeGroup(const float* group, int32_t* integers) const {
     Vec most = Zero(), not_finite = Zero();  // stays zero unless there is an infinity or a NaN
-    for (int64_t i = 0; i < kActivationGroup; i += kLanes) {
+    for (int64_t i = 0; i < group_size; i += kLanes) {
       const Vec v = Load(group + i);
       most = Max(Magnitude(v), most);
       not_finite = MulAdd(v, Zero(), not_finite);
@@ -81,23 +99,12 @@ struct ActivationRows {
     const float absmax = LargestLane(most) + Sum(not_finite);
     const bool is_number = absmax >= kLeastActivation;
     const Vec inverse_scale = Set1(is_number ? largest / absmax : 0.0f);
-    alignas(64) int32_t integers[kActivationGroup] = {};
-    for (int64_t i = 0; is_number && i < kActivationGroup; i += kLanes) {
-      StoreInts(integers + i, RoundToInt(Mul(Load(group + i), inverse_scale)));
+    for (int64_t i = 0; i < group_size; i += kLanes) {
+      const IntVec rounded = RoundToInt(Mul(Load(group + i), inverse_scale));
+      StoreInts(integers + i, is_number ? rounded : SetInt(0));
     }
-    IntElement* out = values + row * row_stride + begin;
-    StoreActivations(integers, out, num_planes, plane_stride);
     // What is not a number makes the scale one, and with it the row's results.
-    const float scale = absmax < kLeastActivation ? 0.0f : absmax / largest;
-    for (int64_t i = 0; i < kActivationGroup; i += group_size) {
-      const int64_t index = (begin + i) / group_size;
-      scales[row * num_groups + index] = scale;
-      for (int p = 0; p < num_planes; ++p) {
-        int32_t sum = 0;
-        for (int64_t j = i; j < i + group_size; ++j) sum += out[p * plane_stride + j];
-        corrections[(row * num_planes + p) * num_groups + index] = -zero_point * sum;
-      }
-    }
+    return absmax < kLeastActivation ? 0.0f : absmax / largest;
   }
 };
 

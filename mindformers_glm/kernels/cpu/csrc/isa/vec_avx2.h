@@ -35,6 +35,10 @@ inline void Prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address) + i, _MM_HINT_T1);
   }
 }
+// The line at `address`, into the first-level cache.
+inline void PrefetchNear(const void* address) {
+  _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
+}
 
 inline Vec Set1(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
 inline Vec Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }

@@ -34,6 +34,10 @@ inline void Prefetch(const void* address) {
     __builtin_prefetch(static_cast<const char*>(address) + i, 0, 2);
   }
 }
+// The line at `address`, into the first-level cache.
+inline void PrefetchNear(const void* address) {
+  __builtin_prefetch(address, 0, 3);
+}
 
 inline Vec Set1(float value) {
   const float32x4_t all = vdupq_n_f32(value);

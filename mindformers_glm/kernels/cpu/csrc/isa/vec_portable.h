@@ -26,6 +26,8 @@ constexpr int kValueVecs = 4;
 
 template <int kBytes>
 inline void Prefetch(const void*) {}
+// The line at `address`, into the first-level cache.
+inline void PrefetchNear(const void*) {}
 
 inline Vec Set1(float value) {
   Vec out;
