@@ -26,6 +26,7 @@
 #include "dot_int_avx512.h"
 #include "linear.h"
 #include "linear_int.h"
+#include "linear_int_many.h"
 #include "norm.h"
 #include "quantize.h"
 
@@ -47,7 +48,7 @@ void Linear(const LinearArgs& args) {
 const KernelTable kAvx512Table = {
     "avx512",
     avx512::Linear,
-    avx512::LinearInt,
+    avx512::LinearIntAnyTokens,
     avx512::RmsNorm,
     avx512::Attention,
     avx512::Convert,
