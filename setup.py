@@ -104,7 +104,8 @@ setup(
         "tokenizers>=0.21,<0.22",
         "numpy>=1.20,<2",  # mindspore 2.7 shares its bfloat16 type with numpy 1 only
         "safetensors>=0.4",
-        "sentencepiece>=0.2",
+        "sentencepiece>=0.2",  # tokenizer.model of ChatGLM2 and ChatGLM3
+        "tiktoken>=0.8",  # tokenizer.model of glm-4-9b; mindformers needs it too
         "pyyaml>=6.0",
         "jinja2>=3.1",  # chat templates
         "tqdm>=4.65",

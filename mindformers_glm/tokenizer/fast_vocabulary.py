@@ -63,7 +63,11 @@ class FastVocabulary(Vocabulary):
         try:
             with self._lock:
                 self._backend.encode_special_tokens = encode_special_tokens
-                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+                # Without offsets, that is 1.2 to 1.9 times as fast as `encode`.
+                encoded = self._backend.encode_batch_fast(
+                    [text], add_special_tokens=add_special_tokens
+                )
+            return encoded[0].ids
         except (TypeError, UnicodeError):
             raise PromptError(
                 "The prompt is not valid Unicode text (it has half of a surrogate pair)."
