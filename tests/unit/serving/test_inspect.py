@@ -1,5 +1,6 @@
 """The report of `inspect`: what a folder holds, or the sentence why it cannot be loaded."""
 
+import base64
 import json
 import math
 from pathlib import Path
@@ -147,6 +148,16 @@ def test_generation_settings_and_tokenizer_files_are_reported(folder: Path):
     assert found["chat template"] == "in tokenizer_config.json"
     (folder / "chat_template.jinja").write_text("{{ x }}")
     assert values(folder)["chat template"] == "chat_template.jinja"
+
+
+def test_a_tokenizer_model_is_reported_and_checked_too(folder: Path):
+    ranks = [base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256)]
+    (folder / "tokenizer.model").write_bytes(b"".join(ranks))
+    names = {256: "[gMASK]", 257: "<sop>"}
+    added = {token_id: {"content": name, "special": True} for token_id, name in names.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    with pytest.raises(CheckpointError, match="token ids up to 257, the network only vocab_size"):
+        inspect_checkpoint(folder)
 
 
 def test_a_folder_that_cannot_be_loaded_is_refused_with_its_sentence(folder: Path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 from tokenizers import decoders
 
-from mindformers_glm.core.errors import CheckpointError, UnsupportedError
-from mindformers_glm.tokenizer import load_tokenizer
+from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
+from mindformers_glm.tokenizer import Segment, SpecialToken, load_tokenizer, loading
+from mindformers_glm.tokenizer.glm_tokenizer import WriteChat
 from tests.unit.tokenizer.conftest import CHAT_TEMPLATE, SPECIAL_TOKENS, Writer
 
 # What transformers 5 writes beside tokenizer.json and chat_template.jinja.
@@ -176,6 +178,91 @@ def test_loading_says_nothing(write_folder: Writer) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 3
     assert done.stderr == ""
+
+
+def test_the_other_kinds_load_without_transformers(
+    write_ranks: Writer, write_pieces: Writer
+) -> None:
+    # Its import takes more than a second, and says things.
+    code = (
+        "import sys\n"
+        "from mindformers_glm.tokenizer import load_tokenizer\n"
+        f"for folder in {[str(write_ranks()), str(write_pieces())]!r}:\n"
+        "    print(len(load_tokenizer(folder).encode('Hello')))\n"
+        "assert 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(done.stdout.split()) == 2
+    assert done.stderr == ""
+
+
+def test_a_tokenizer_json_wins(write_folder: Writer, write_pieces: Writer) -> None:
+    folder = write_folder()
+    shutil.copy(write_pieces() / "tokenizer.model", folder)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.vocabulary.source == "tokenizer.json"
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text('{"name_or_path": "THUDM/chatglm2-6b"}')
+    assert load_tokenizer(folder).vocabulary.source == "tokenizer.model (sentencepiece)"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "neither a sentencepiece model (ChatGLM2, ChatGLM3) nor a file of ranks"),
+        (b"PK\x03\x04", "neither a sentencepiece model"),
+        (b"AAAA x\n", "neither a sentencepiece model"),
+        (b"version https://git-lfs.github.com/spec/v1\noid x\n", "is a Git-LFS pointer"),
+        (b"\n\x05hello", "cannot be read as a sentencepiece model"),
+        (b"YQ== 0\n", "has no token for 255 of the 256 bytes"),
+    ],
+)
+def test_a_tokenizer_model_that_is_none_is_one_sentence(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"name_or_path": "THUDM/chatglm2-6b"}')
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_tokenizer(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_files_choose_the_format_that_is_built_in(
+    write_ranks: Writer, write_pieces: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_as(name: str) -> WriteChat:
+        return lambda messages, tools: [SpecialToken("[gMASK]"), name, messages[0]["content"]]
+
+    for name in ("glm4_chat", "chatglm2", "chatglm3"):
+        folder = write_ranks() if name == "glm4_chat" else write_pieces(name)
+        monkeypatch.setattr(loading, "BUILT_IN_FORMATS", {name: write_as(name)})
+        tokenizer = load_tokenizer(folder)
+        assert tokenizer.chat_format == f"{name}, built in"
+        expected = tokenizer.encode_segments([SpecialToken("[gMASK]"), name, "sop[gMASK]"])
+        assert tokenizer.encode_prompt("sop[gMASK]") == expected
+        monkeypatch.setattr(loading, "BUILT_IN_FORMATS", {})
+        tokenizer = load_tokenizer(folder)
+        assert not tokenizer.has_chat_template
+        with pytest.raises(ConfigError, match="has no chat template"):
+            tokenizer.encode_chat([{"role": "user", "content": "Hello"}])
+
+
+def test_the_checkpoints_template_wins_over_the_format_that_is_built_in(
+    write_ranks: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(messages: object, tools: object) -> list[Segment]:
+        raise AssertionError("the template is there")
+
+    monkeypatch.setattr(loading, "BUILT_IN_FORMATS", {"glm4_chat": refuse})
+    tokenizer = load_tokenizer(write_ranks(chat_template="<|user|>"))
+    assert tokenizer.encode_prompt("Hello") == tokenizer.encode_segments([SpecialToken("<|user|>")])
+
+
+def test_a_format_with_a_token_of_another_model_is_refused(write_pieces: Writer) -> None:
+    tokenizer = load_tokenizer(write_pieces("chatglm2"))
+    with pytest.raises(CheckpointError, match=r"needs the special token <\|user\|>, which the tok"):
+        tokenizer.encode_segments([SpecialToken("<|user|>"), "Hello"])
 
 
 @pytest.mark.parametrize(
