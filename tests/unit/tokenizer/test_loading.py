@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tokenizers import decoders
 
-from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.tokenizer import Segment, SpecialToken, load_tokenizer, loading
 from mindformers_glm.tokenizer.glm_tokenizer import WriteChat
 from tests.unit.tokenizer.conftest import CHAT_TEMPLATE, SPECIAL_TOKENS, Writer
@@ -241,11 +241,6 @@ def test_the_files_choose_the_format_that_is_built_in(
         assert tokenizer.chat_format == f"{name}, built in"
         expected = tokenizer.encode_segments([SpecialToken("[gMASK]"), name, "sop[gMASK]"])
         assert tokenizer.encode_prompt("sop[gMASK]") == expected
-        monkeypatch.setattr(loading, "BUILT_IN_FORMATS", {})
-        tokenizer = load_tokenizer(folder)
-        assert not tokenizer.has_chat_template
-        with pytest.raises(ConfigError, match="has no chat template"):
-            tokenizer.encode_chat([{"role": "user", "content": "Hello"}])
 
 
 def test_the_checkpoints_template_wins_over_the_format_that_is_built_in(
