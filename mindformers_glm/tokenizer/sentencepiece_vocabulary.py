@@ -19,6 +19,9 @@ CHATGLM3_SPECIAL_TOKENS = (
     *("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
 )
 _PREFIX = ("[gMASK]", "sop")
+# ChatGLM3 ends its turn with the role that is next; its config.json does not say so, its own
+# `chat` does (modeling_chatglm.py).
+_ENDS_OF_TURN = ("<|user|>", "<|observation|>")
 # Blanks at both ends and in a row, a line, and a character that is no piece of its own.
 _PROBE = " a  b \n\U0001f980\ue000 "
 
@@ -47,7 +50,10 @@ class SentencePieceVocabulary(Vocabulary):
         super().__init__(
             SpecialTokens.as_written(ids),
             special_token_ids={*ids.values(), *without_text},
-            eos_token_ids=(processor.eos_id(),),
+            eos_token_ids=(
+                processor.eos_id(),
+                *(ids[name] for name in _ENDS_OF_TURN if name in ids),
+            ),
             num_token_ids=num_pieces + len(ids),
         )
         self._processor = processor

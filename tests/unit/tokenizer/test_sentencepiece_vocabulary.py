@@ -31,7 +31,8 @@ def test_special_ids_come_after_the_pieces(
     assert tokenizer.encode_segments([SpecialToken(name) for name in names]) == after
     assert tokenizer.num_token_ids == after[-1] + 1
     assert tokenizer.special_token_ids == {0, 1, 2, *after}
-    assert tokenizer.eos_token_ids == (2,)
+    ends = [name for name in ("<|user|>", "<|observation|>") if name in names]
+    assert tokenizer.eos_token_ids == (2, *(after[names.index(name)] for name in ends))
     assert not tokenizer.has_chat_template
 
 
