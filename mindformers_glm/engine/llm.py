@@ -25,6 +25,7 @@ from mindformers_glm.engine.generation_defaults import (
     from_generation_config,
 )
 from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.row_logits import compute_row_logits
 from mindformers_glm.engine.runner import ModelRunner
@@ -78,6 +79,10 @@ class LLM:
             start: "auto" where that saves much reading (quantized weights), "on", "off".
         apply_chat_template: whether a text is written as a user's message: True, False, or "auto"
             for True where the checkpoint has a chat template. Token ids are taken as they are.
+        tool_call_parser: what finds tool calls in the answers to conversations
+            (`tokenizer.replies.TOOL_CALL_PARSERS`); "auto": what fits the checkpoint's chat
+            template; "none": nothing.
+        reasoning_parser: what tells thoughts from answers there (`REASONING_PARSERS`), likewise.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it; in one sentence.
     """
@@ -103,10 +108,13 @@ class LLM:
         device_target: str | None = None,
         packed_cache: str = "auto",
         apply_chat_template: bool | Literal["auto"] = "auto",
+        tool_call_parser: str = "auto",
+        reasoning_parser: str = "auto",
     ) -> None:
         cap_bytes = _read_size(max_device_memory)
         _check_border(seed, apply_chat_template, enable_prefix_caching)
         check_num_threads(num_threads)
+        wanted_parsers = ReplyParsers(tool_call_parser, reasoning_parser)
         cache_settings = PackedCacheSettings(packed_cache, packed_cache_folder())
         max_draft_len = _read_draft_len(prompt_lookup_num_tokens)
         config = GlmConfig.from_hf(pretrained_model_dir)
@@ -129,6 +137,7 @@ class LLM:
             defaults = from_generation_config(pretrained_model_dir)
             self.tokenizer: GlmTokenizer = load_tokenizer(pretrained_model_dir)
             check_vocabulary(self.tokenizer, config.vocab_size, pretrained_model_dir)
+            self._reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
             backend = select_backend(device_target)
             backend.set_num_threads(num_threads)
             # Before the long work, from the sizes in the headers; again below with the real ones.
@@ -144,6 +153,7 @@ class LLM:
         self._is_length_noted = False
         self._num_requests = 0
         self._undelivered: defaultdict[str, deque[RequestOutput]] = defaultdict(deque)
+        self._reply_readers: dict[str, ReplyReader] = {}
         self._open_engine: LLMEngine | None = LLMEngine(
             runner,
             EngineConfig(
@@ -163,6 +173,7 @@ class LLM:
                 *self.tokenizer.eos_token_ids,
             ),
             defaults=defaults,
+            special_token_ids=self.tokenizer.special_token_ids,
         )
 
     def generate(
@@ -177,7 +188,8 @@ class LLM:
             sampling_params: one for all prompts, or one for each; None: as the checkpoint says.
         Returns:
             One output for each prompt, in their order. A prompt that cannot be run has
-            finish_reason "error" and says why in `error`; the others run.
+            finish_reason "error" and says why in `error`; the others run. Where the prompt was
+            written by the chat template, `reply` tells the answer apart.
         Raises:
             PromptError: `prompts` as a whole is none of these.
             ConfigError: sampling_params are of another type, or not as many as prompts.
@@ -209,7 +221,8 @@ class LLM:
         A step gives one token, or several where `prompt_lookup_num_tokens` guessed right.
         `delta_text` is what is new; it can be empty while a character or a stop string is
         incomplete. Leaving the loop early ends the request. `tools` are descriptions of functions
-        that the model may call; they need a prompt that the chat template writes.
+        that the model may call; they need a prompt that the chat template writes. For such a prompt
+        `reply` is the answer told apart (thoughts, content, tool calls), `delta_reply` its growth.
         """
         request_id = self._add(prompt, sampling_params, tools)
         try:
@@ -226,8 +239,10 @@ class LLM:
         """Answer a conversation, written by the checkpoint's chat template.
 
         Args:
-            messages: [{"role": "user", "content": "..."}, ...].
+            messages: [{"role": "user", "content": "..."}, ...], in OpenAI's form or the family's.
             tools: descriptions of functions that the model may call.
+        Returns:
+            Its `text` is what the model wrote, `reply` the same told apart.
         """
         for output in self.stream(messages, sampling_params, tools):
             if output.finished:
@@ -286,32 +301,40 @@ class LLM:
         params = params or SamplingParams()
         token_ids: list[int] = []
         try:
-            token_ids = self._encode(prompt, tools)
+            token_ids, is_chat = self._encode(prompt, tools)
             self._engine.add_request(request_id, token_ids, params)
         except PromptError as problem:
             output = RequestOutput(request_id, token_ids, [], "", "", "error", str(problem))
             self._undelivered[request_id].append(output)
         else:
             self._note_default_length(params)
+            if is_chat:
+                self._reply_readers[request_id] = self._reply_parsers.new_reader(
+                    self.tokenizer, token_ids, prompt, tools
+                )
         return request_id
 
-    def _encode(self, prompt: Prompt, tools: Items[Mapping[str, Any]] | None) -> list[int]:
+    def _encode(
+        self, prompt: Prompt, tools: Items[Mapping[str, Any]] | None
+    ) -> tuple[list[int], bool]:
+        """Return the token ids, and whether the chat template wrote them."""
         if isinstance(prompt, str) and not tools:
-            return self.tokenizer.encode_prompt(prompt, self._apply_chat_template)
+            token_ids = self.tokenizer.encode_prompt(prompt, self._apply_chat_template)
+            return token_ids, self._writes_text_as_message
         if isinstance(prompt, str) and self._writes_text_as_message:
-            return self.tokenizer.encode_chat([{"role": "user", "content": prompt}], tools)
+            return self.tokenizer.encode_chat([{"role": "user", "content": prompt}], tools), True
         if not isinstance(prompt, str) and not _is_list(prompt):
             raise PromptError(
                 f"A prompt must be a text, token ids or messages, got a {type(prompt).__name__}."
             )
         if len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            return self.tokenizer.encode_chat(prompt, tools)  # type: ignore[arg-type]
+            return self.tokenizer.encode_chat(prompt, tools), True  # type: ignore[arg-type]
         if tools:
             raise PromptError(
                 "tools are written by the chat template, and this prompt is taken as it is: give "
                 "messages, or a text with apply_chat_template."
             )
-        return list(prompt)  # type: ignore[arg-type]
+        return list(prompt), False  # type: ignore[arg-type]
 
     @property
     def _writes_text_as_message(self) -> bool:
@@ -336,7 +359,8 @@ class LLM:
                 for output in self._undelivered.pop(request_id):
                     if output.finished:
                         open_ids.remove(request_id)
-                    yield output
+                    reader = self._reply_readers.get(request_id)
+                    yield output if reader is None else reader.read(output)
             if not open_ids:
                 return
             for output in self._engine.step():
@@ -346,6 +370,7 @@ class LLM:
         """End what is left of requests that nobody waits for any more."""
         for request_id in request_ids:
             self._undelivered.pop(request_id, None)
+            self._reply_readers.pop(request_id, None)
             if self._open_engine is not None:
                 self._open_engine.abort(request_id)
 

@@ -1,5 +1,6 @@
 """The generation loop: add_request -> schedule -> run -> sample -> output."""
 
+from collections.abc import Collection
 from collections.abc import Sequence as Items
 from typing import Protocol
 
@@ -53,6 +54,7 @@ class LLMEngine:
         runner: its KV cache is allocated with `config.num_blocks` blocks.
         eos_token_ids: tokens that end an answer, unless a request ignores them.
         defaults: what requests get that leave a setting open.
+        special_token_ids: tokens without text; where they stand in an answer is kept.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class LLMEngine:
         tokenizer: Detokenizing,
         eos_token_ids: Items[int],
         defaults: GenerationDefaults | None = None,
+        special_token_ids: Collection[int] = (),
     ) -> None:
         self.config = config
         self.runner = runner
@@ -70,6 +73,7 @@ class LLMEngine:
         self.defaults = defaults or GenerationDefaults()
         self.tokenizer = tokenizer
         self._eos_token_ids = frozenset(eos_token_ids)
+        self._special_token_ids = frozenset(special_token_ids)
         self._requests: dict[str, _Request] = {}
         self._num_requests_seen = 0
         self._outputs: list[
@@ -183,6 +187,8 @@ class LLMEngine:
         sequence.append(token_id)
         if token_id in sequence.stop_token_ids:
             return self._finish(request, "stop")
+        if token_id in self._special_token_ids:
+            request.start_turn()
         request.add_text(token_id)
         if request.matcher.is_stopped:
             return self._finish(request, "stop")
@@ -238,9 +244,16 @@ class _Request:
         self._detokenizer = detokenizer
         self._text = ""
         self._num_taken = 0  # characters of _text that earlier outputs carried
+        self._num_fed = 0  # characters given to the matcher, which may hold some of them
+        self._turn_starts: tuple[int, ...] = ()
 
     def add_text(self, token_id: int) -> None:
-        self._text += self.matcher.feed(self._detokenizer.feed(token_id))
+        text = self._detokenizer.feed(token_id)
+        self._num_fed += len(text)
+        self._text += self.matcher.feed(text)
+
+    def start_turn(self) -> None:
+        self._turn_starts += (self._num_fed,)
 
     def flush_text(self) -> None:
         self._text += self.matcher.feed(self._detokenizer.flush())
@@ -261,6 +274,7 @@ class _Request:
             finish_reason=reason,
             error=error,
             num_cached_tokens=sequence.num_cached_tokens or 0,
+            turn_starts=self._turn_starts,
         )
 
 

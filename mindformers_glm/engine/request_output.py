@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mindformers_glm.tokenizer.replies import ParsedReply
+
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
@@ -21,6 +23,12 @@ class RequestOutput:
         error: one sentence when `finish_reason` is "error".
         num_cached_tokens: leading tokens of the prompt whose keys and values were taken over from
             an earlier request with the same beginning.
+        turn_starts: places in `text`, ascending, at which the model wrote a special token that did
+            not end the answer: mostly <|assistant|>, with which it begins another message, such as
+            the next tool call. One may lie behind what there is of `text` so far.
+        reply: the answer so far told apart into content, reasoning and tool calls, where the prompt
+            was a conversation (see `LLM`); what is not yet certain is in none of them. Else None.
+        delta_reply: what this output adds to `reply`.
     """
 
     request_id: str
@@ -31,6 +39,9 @@ class RequestOutput:
     finish_reason: FinishReason | None = None
     error: str | None = None
     num_cached_tokens: int = 0
+    turn_starts: tuple[int, ...] = ()
+    reply: ParsedReply | None = None
+    delta_reply: ParsedReply | None = None
 
     @property
     def finished(self) -> bool:

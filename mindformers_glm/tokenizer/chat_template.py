@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError, PromptError
+from mindformers_glm.tokenizer.chat import TemplateDialect
 from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
 from mindformers_glm.tokenizer.segments import Segment
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens
@@ -39,6 +40,7 @@ class ChatTemplate:
         self._renderer = new_fast_tokenizer(
             tokenizer_object=Tokenizer(models.BPE()), chat_template=template, **named_tokens
         )
+        self._dialect = TemplateDialect(template)
         self._special_tokens = special_tokens
         self._source = source
 
@@ -53,6 +55,7 @@ class ChatTemplate:
             CheckpointError: the template is broken.
             PromptError: the template cannot write these messages.
         """
+        messages, tools = self._dialect.fit(messages, tools)
         marker = secrets.token_hex(16)
         found: list[str] = []
 

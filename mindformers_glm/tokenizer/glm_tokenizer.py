@@ -23,13 +23,21 @@ class GlmTokenizer:
         write_chat: by the checkpoint's template or in the model's own format, if there is one.
         chat_format: what `write_chat` follows, for people.
         source: the folder, for messages.
+        reply_parsers: names of the tool-call parser and the reasoning parser that read its answers
+            (`replies.TOOL_CALL_PARSERS`, `replies.REASONING_PARSERS`).
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, write_chat: WriteChat | None, chat_format: str, source: str
+        self,
+        vocabulary: Vocabulary,
+        write_chat: WriteChat | None,
+        chat_format: str,
+        source: str,
+        reply_parsers: tuple[str, str] = ("none", "none"),
     ) -> None:
         self.vocabulary = vocabulary
         self.chat_format = chat_format
+        self.reply_parsers = reply_parsers
         self._write_chat = write_chat
         self._source = source
 

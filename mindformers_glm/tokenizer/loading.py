@@ -11,10 +11,12 @@ from mindformers_glm.config.files import (
 )
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.tokenizer.built_in_formats import BUILT_IN_FORMATS
+from mindformers_glm.tokenizer.chat import CHAT_FORMATS
 from mindformers_glm.tokenizer.chat_template import ChatTemplate
 from mindformers_glm.tokenizer.fast_vocabulary import load_fast_vocabulary
 from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer, WriteChat
 from mindformers_glm.tokenizer.ranks_vocabulary import load_ranks
+from mindformers_glm.tokenizer.replies import detect_parsers
 from mindformers_glm.tokenizer.sentencepiece_vocabulary import (
     CHATGLM2_SPECIAL_TOKENS,
     CHATGLM3_SPECIAL_TOKENS,
@@ -47,8 +49,8 @@ def load_tokenizer(folder: str | Path) -> GlmTokenizer:
     path = require_folder(folder, CheckpointError)
     config = TokenizerConfig.read(path)
     vocabulary, built_in = _load_vocabulary(path, config)
-    write_chat, chat_format = _choose_chat_format(vocabulary, built_in, config)
-    return GlmTokenizer(vocabulary, write_chat, chat_format, str(path))
+    write_chat, chat_format, parsers = _choose_chat_format(vocabulary, built_in, config)
+    return GlmTokenizer(vocabulary, write_chat, chat_format, str(path), parsers)
 
 
 def find_tokenizer_file(folder: Path) -> Path | None:
@@ -127,8 +129,8 @@ def _tell_chatglm(folder: Path, config: TokenizerConfig) -> str:
 
 def _choose_chat_format(
     vocabulary: Vocabulary, built_in: str | None, config: TokenizerConfig
-) -> tuple[WriteChat | None, str]:
-    """Return the checkpoint's own template, else the format built in, and what it is."""
+) -> tuple[WriteChat | None, str, tuple[str, str]]:
+    """Return the checkpoint's own template, else the format built in; what it is; its parsers."""
     if config.chat_template is not None:
         template = ChatTemplate(
             config.chat_template,
@@ -137,10 +139,12 @@ def _choose_chat_format(
             str(config.path.parent),
         )
         if not (built_in == "chatglm3" and _is_imitation(template)):
-            return template, config.template_place
-    if built_in is not None and built_in in BUILT_IN_FORMATS:
-        return BUILT_IN_FORMATS[built_in], f"{built_in}, built in"
-    return None, "none"
+            return template, config.template_place, detect_parsers(config.chat_template)
+    if built_in is not None:
+        chat_format = CHAT_FORMATS[built_in]
+        parsers = (chat_format.tool_call_parser, chat_format.reasoning_parser)
+        return BUILT_IN_FORMATS[built_in], f"{built_in}, built in", parsers
+    return None, "none", ("none", "none")
 
 
 def _is_imitation(template: ChatTemplate) -> bool:

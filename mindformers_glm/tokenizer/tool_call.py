@@ -18,6 +18,12 @@ class ToolCall:
     name: str
     arguments: str
 
+    @property
+    def text(self) -> str:
+        """What GLM-4 writes below the name: the arguments, or the plain text."""
+        arguments = read_json(self.arguments)
+        return arguments if isinstance(arguments, str) else self.arguments
+
 
 def read_json(text: str) -> Any:
     """Read strict JSON.

@@ -13,7 +13,10 @@ from tests.engine.letters import LetterTokenizer
 
 
 def make_engine(
-    eos_token_ids: Sequence[int] = (), runner_type: type[FakeRunner] = FakeRunner, **sizes: int
+    eos_token_ids: Sequence[int] = (),
+    runner_type: type[FakeRunner] = FakeRunner,
+    special_token_ids: Sequence[int] = (),
+    **sizes: int,
 ) -> LLMEngine:
     """Return an engine with room for everything, unless `sizes` (of EngineConfig) say less."""
     defaults = {
@@ -27,7 +30,8 @@ def make_engine(
     config = EngineConfig(**(defaults | sizes))
     runner = runner_type(block_size=config.block_size)
     runner.allocate_kv_cache(config.num_blocks)
-    return LLMEngine(runner, config, LetterTokenizer(), eos_token_ids)
+    tokenizer = LetterTokenizer(special_token_ids)
+    return LLMEngine(runner, config, tokenizer, eos_token_ids, special_token_ids=special_token_ids)
 
 
 def run_all(engine: LLMEngine, limit: int = 10_000) -> list[RequestOutput]:

@@ -1,14 +1,22 @@
 """A tokenizer for engine tests: token 0 is "a", token 1 is "b", ..., 26 is "ba"."""
 
+from collections.abc import Collection
+
 
 class LetterTokenizer:
+    def __init__(self, special_token_ids: Collection[int] = ()) -> None:
+        self._special_token_ids = special_token_ids
+
     def new_detokenizer(self) -> "LetterDetokenizer":
-        return LetterDetokenizer()
+        return LetterDetokenizer(self._special_token_ids)
 
 
 class LetterDetokenizer:
+    def __init__(self, special_token_ids: Collection[int]) -> None:
+        self._special_token_ids = special_token_ids
+
     def feed(self, token_id: int) -> str:
-        return letters([token_id])
+        return "" if token_id in self._special_token_ids else letters([token_id])
 
     def flush(self) -> str:
         return ""

@@ -19,8 +19,10 @@ from mindformers_glm.core.errors import (
 )
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine import llm as llm_module
+from mindformers_glm.engine import llm_engine as llm_engine_module
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.tokenizer.replies import ParsedReply, ToolCall
 from tests.e2e.random_checkpoint import CONTEXT, write_checkpoint
 from tests.engine.fake_runner import FakeRunner, answer
 
@@ -454,3 +456,83 @@ def test_tools_make_a_text_a_users_message(folder: Path) -> None:
 def test_logits_of_no_list_are_refused(folder: Path) -> None:
     with pytest.raises(PromptError, match="Token ids must be a list of whole numbers, got a None"):
         LLM(folder).logits(None)  # type: ignore[arg-type]
+
+
+_TOOL_TEMPLATE = (
+    "{{ tools | length if tools }}{% for m in messages %}[{{ m.role }}]{{ m.metadata }}"
+    "{{ m.content }}{% endfor %}>"
+)
+
+
+def _write_answer(monkeypatch: pytest.MonkeyPatch, llm: LLM, text: str) -> None:
+    """Make the engine write this text, letter by letter."""
+    token_ids = iter(_ids(text, llm))
+    monkeypatch.setattr(llm_engine_module, "sample_token", lambda logits, sequence: next(token_ids))
+
+
+def test_the_answer_to_a_conversation_is_told_apart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    llm = LLM(folder, prompt_lookup_num_tokens=0)
+    text = 'ab\nf\n{"x": 1}'
+    params = SamplingParams(max_new_tokens=len(text))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    expected = ParsedReply("ab\n", tool_calls=(ToolCall("f", '{"x": 1}'),))
+    _write_answer(monkeypatch, llm, text)
+    output = llm.chat([{"role": "user", "content": "x"}], params, tools)
+    assert (output.text, output.reply) == (text, expected)
+
+    _write_answer(monkeypatch, llm, text)
+    outputs = list(llm.stream("x", params, tools))
+    deltas = [output.delta_reply or ParsedReply() for output in outputs]
+    assert sum(deltas, ParsedReply()) == outputs[-1].reply == expected
+    assert [delta.content for delta in deltas[:4]] == ["a", "b", "\n", ""]
+
+    _write_answer(monkeypatch, llm, text)
+    in_message = [{"role": "system", "content": "", "tools": tools}]
+    assert llm.generate(in_message, params)[0].reply == expected
+
+    _write_answer(monkeypatch, llm, text)
+    assert llm.generate("x", params)[0].reply == ParsedReply(text)  # no tools were offered
+
+    _write_answer(monkeypatch, llm, text)
+    assert llm.generate([1, 2], params)[0].reply is None  # nobody knows what the prompt is
+    assert not llm._reply_readers
+
+
+def test_thoughts_that_the_prompt_opened_are_told_apart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = "{{ messages[0].content.split('</think>')[-1] }}<|endoftext|><think>"
+    (folder / "chat_template.jinja").write_text(template)
+    llm = LLM(folder, prompt_lookup_num_tokens=0)
+    _write_answer(monkeypatch, llm, "a</think>b")
+    output = llm.chat([{"role": "user", "content": "x"}], SamplingParams(max_new_tokens=10))
+    assert output.reply == ParsedReply("b", "a")
+
+    llm = LLM(folder, prompt_lookup_num_tokens=0, reasoning_parser="none")
+    _write_answer(monkeypatch, llm, "a</think>b")
+    output = llm.chat([{"role": "user", "content": "x"}], SamplingParams(max_new_tokens=10))
+    assert output.reply == ParsedReply("a</think>b")
+
+
+def test_messages_in_openais_form_fit_a_template_of_the_family(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    llm = LLM(folder)
+    call = {"type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": [{"type": "text", "text": "r"}]},
+    ]
+    found = llm.chat(messages, SHORT).prompt_token_ids
+    assert found == _ids('[assistant]f{"a":1}[observation]r>', llm)
+
+
+@pytest.mark.parametrize("name", ["tool_call_parser", "reasoning_parser"])
+def test_unknown_parsers_are_refused_before_loading(
+    folder: Path, backend: _Backend, name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be one of none, .*, got 'x'"):
+        LLM(folder, **{name: "x"})
+    assert backend.settings == []

@@ -54,6 +54,32 @@ def test_an_end_of_text_token_ends_the_answer_and_is_not_text() -> None:
     assert output.text == letters(TOKENS[:2])
 
 
+def test_places_of_special_tokens_are_kept() -> None:
+    first, second = TOKENS[2], TOKENS[4]
+    engine = make_engine(eos_token_ids=[TOKENS[5]], special_token_ids=[first, second, TOKENS[5]])
+    engine.add_request("a", PROMPT, SamplingParams(max_new_tokens=9))
+    outputs = run_all(engine)
+    place = len(letters(TOKENS[:2]))
+    after = place + len(letters(TOKENS[3:4]))
+    assert [output.turn_starts for output in outputs] == [
+        *[(), (), (place,), (place,), (place, after), (place, after)]
+    ]
+    assert outputs[-1].text == letters(TOKENS[:2] + TOKENS[3:4])
+
+
+def test_a_place_behind_held_back_text_counts_that() -> None:
+    engine = make_engine(special_token_ids=[TOKENS[2]])
+    stop = letters(TOKENS[1:2] + TOKENS[3:4]) + "zz"  # holds back all from TOKENS[1] on
+    engine.add_request("a", PROMPT, SamplingParams(max_new_tokens=4, stop=stop))
+    outputs = run_all(engine)
+    place = len(letters(TOKENS[:2]))
+    assert (outputs[2].text, outputs[2].turn_starts) == (letters(TOKENS[:1]), (place,))
+    assert (outputs[3].text, outputs[3].turn_starts) == (
+        letters(TOKENS[:2] + TOKENS[3:4]),
+        (place,),
+    )
+
+
 def test_end_of_text_tokens_can_be_ignored() -> None:
     engine = make_engine(eos_token_ids=[TOKENS[2]])
     (output,) = generate(engine, [PROMPT], max_new_tokens=5, ignore_eos=True)

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.tokenizer.replies import ParsedReply, ToolCall
 from tests.conftest import MINI
 
 pytestmark = pytest.mark.weights
@@ -70,3 +71,42 @@ def test_the_score_in_bfloat16_is_that_of_float32(
         right[dtype] = sum(output.text.strip() == question["answer"] for output, question in pairs)
     # Rounding may tip a question whose two best answers are nearly equal, in either direction.
     assert right["bfloat16"] >= right["float32"] - 0.01 * len(questions), right
+
+
+def test_its_tool_calls_are_told_apart(questions: list[dict[str, Any]]) -> None:
+    calls = [question for question in questions if question["category"] == "tool_call"]
+    params = SamplingParams(do_sample=False, max_new_tokens=64)
+    with LLM(MINI, max_model_len=512) as llm:
+        outputs = [llm.chat(q["messages"], params, q["tools"]) for q in calls]
+        plain = llm.chat([{"role": "user", "content": "请介绍一下北京"}], params)
+    for question, output in zip(calls, outputs, strict=True):
+        name, arguments = output.text.split("\n")  # what the model wrote stays
+        assert output.reply == ParsedReply(tool_calls=(ToolCall(name, arguments),))
+        assert name in {tool["function"]["name"] for tool in question["tools"]}
+    right = [q["answer"] == output.text for q, output in zip(calls, outputs, strict=True)]
+    assert sum(right) >= len(calls) - 1
+    assert plain.reply == ParsedReply(plain.text.lstrip("\n"))
+
+
+def test_a_call_and_its_result_can_go_on_as_openai_writes_them(
+    questions: list[dict[str, Any]],
+) -> None:
+    answers = [question for question in questions if question["category"] == "tool_answer"]
+    params = SamplingParams(do_sample=False, max_new_tokens=64)
+    with LLM(MINI, max_model_len=512) as llm:
+        for question in answers:
+            user, call, result = question["messages"]
+            function = {"name": call["metadata"], "arguments": call["content"]}
+            messages = [
+                user,
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"id": "1", "type": "function", "function": function}],
+                },
+                {"role": "tool", "tool_call_id": "1", "content": result["content"]},
+            ]
+            output = llm.chat(messages, params, question["tools"])
+            family = llm.tokenizer.encode_chat(question["messages"], question["tools"])
+            assert output.prompt_token_ids == family
+            assert output.reply == ParsedReply(output.text.lstrip("\n"))

@@ -155,9 +155,7 @@ def _line_and_content(turn: Turn) -> tuple[str, str]:
     """Return the rest of the role's line, and what stands below it."""
     if turn.call is None:
         return turn.metadata, turn.content
-    arguments = read_json(turn.call.arguments)
-    # A built-in tool takes plain text, which ToolCall keeps as a JSON string.
-    return turn.call.name, arguments if isinstance(arguments, str) else turn.call.arguments
+    return turn.call.name, turn.call.text
 
 
 def _call_as_object(call: ToolCall) -> str:

@@ -85,6 +85,19 @@ def read_tools(tools: Sequence[Tool]) -> tuple[Tool, ...]:
     return tuple(tools)
 
 
+def offered_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None
+) -> list[Tool]:
+    """Return all tools of a conversation that can be called by a name, checked or not."""
+    offered = [
+        *(tools or ()),
+        *(tool for message in messages for tool in message.get("tools") or ()),
+    ]
+    return [
+        tool for tool in offered if isinstance(tool, Mapping) and isinstance(tool_name(tool), str)
+    ]
+
+
 def function_of(tool: Tool) -> Mapping[str, Any]:
     """Return the description of the function itself."""
     function = tool.get("function")

@@ -32,7 +32,7 @@ def test_it_says_what_the_engine_asks_for(write_ranks: Writer, write_folder: Wri
     assert ranks.num_token_ids == fast.num_token_ids
     assert ranks.special_token_ids == fast.special_token_ids
     assert ranks.eos_token_ids == tuple(fast.encode("<|endoftext|>"))
-    assert not ranks.has_chat_template
+    assert ranks.has_chat_template
 
 
 def test_random_ids_stream_to_what_the_same_vocabulary_decodes(

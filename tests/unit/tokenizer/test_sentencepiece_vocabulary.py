@@ -33,7 +33,8 @@ def test_special_ids_come_after_the_pieces(
     assert tokenizer.special_token_ids == {0, 1, 2, *after}
     ends = [name for name in ("<|user|>", "<|observation|>") if name in names]
     assert tokenizer.eos_token_ids == (2, *(after[names.index(name)] for name in ends))
-    assert not tokenizer.has_chat_template
+    assert tokenizer.chat_format == f"{model}, built in"
+    assert tokenizer.has_chat_template
 
 
 def test_texts_have_the_librarys_ids_after_the_prefix(

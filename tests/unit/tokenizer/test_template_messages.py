@@ -1,0 +1,138 @@
+"""Conversations in OpenAI's form reach the checkpoints' own templates whole."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindformers_glm.core.errors import PromptError
+from mindformers_glm.tokenizer import GlmTokenizer, SpecialToken, load_tokenizer
+from mindformers_glm.tokenizer.chat import TemplateDialect, write_chat
+from mindformers_glm.tokenizer.replies import detect_parsers
+
+WEATHER = {"type": "function", "function": {"name": "get_weather"}}
+_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+OPENAI: list[dict[str, Any]] = [
+    {"role": "developer", "content": "be short"},
+    {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]},
+    {"role": "assistant", "content": "z", "tool_calls": [_CALL, _CALL]},
+    {"role": "tool", "tool_call_id": "1", "content": "r"},
+]
+FAMILY: list[dict[str, Any]] = [
+    {"role": "system", "content": "be short"},
+    {"role": "user", "content": "xy"},
+    {"role": "assistant", "content": "z"},
+    {"role": "assistant", "content": '{"a":1}', "metadata": "f"},
+    {"role": "assistant", "content": '{"a":1}', "metadata": "f"},
+    {"role": "observation", "content": "r"},
+]
+_PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
+_GLM = "{% for m in messages %}{{ m.metadata }}{{ m['content'] }}{{ m['tools'] }}{% endfor %}"
+
+
+def test_messages_become_those_of_the_family() -> None:
+    assert TemplateDialect(_GLM).fit(OPENAI, None) == (FAMILY, None)
+    assert TemplateDialect(_GLM).fit(FAMILY, None) == (FAMILY, None)
+
+
+def test_a_template_that_knows_calls_gets_them_as_they_are() -> None:
+    assert TemplateDialect(_GLM + "{{ m.tool_calls }}").fit(OPENAI, None) == (OPENAI, None)
+
+
+def test_calls_are_refused_where_a_template_has_no_place_for_them() -> None:
+    with pytest.raises(PromptError, match="no place for tool calls"):
+        TemplateDialect(_PLAIN).fit(OPENAI, None)
+    messages, _ = TemplateDialect(_PLAIN).fit(OPENAI[:2], None)
+    assert messages == FAMILY[:2]
+
+
+def test_tools_go_where_the_template_reads_them() -> None:
+    user = [{"role": "user", "content": "x"}]
+    assert TemplateDialect("{{ tools }}").fit(user, [WEATHER]) == (user, [WEATHER])
+    broken = "{% generation %}{{ tools }}"
+    assert TemplateDialect(broken).fit(user, [WEATHER]) == (user, [WEATHER])
+    own_name = "{% for m in messages %}{% set tools = m['tools'] %}{{ tools }}{% endfor %}"
+    messages, tools = TemplateDialect(own_name).fit(user, [WEATHER])
+    assert tools is None
+    assert messages == [{"role": "system", "content": "", "tools": (WEATHER,)}, *user]
+    with pytest.raises(PromptError, match="no place for tools"):
+        TemplateDialect(_PLAIN).fit(user, [WEATHER])
+    assert TemplateDialect(_PLAIN).fit(user, []) == (user, [])
+
+
+@pytest.mark.parametrize(
+    ("template", "parsers"),
+    [
+        (_PLAIN, ("none", "none")),
+        (_GLM, ("glm4", "none")),
+        ("<|observation|>", ("glm4", "none")),
+        ("[gMASK]sop<|user|>", ("chatglm3", "none")),
+        ("{{ content.split('</think>')[-1] }} metadata", ("glm4", "glm_z1")),
+        ('</think> [{"name": "finish", "description": ""}]', ("glm_z1_rumination", "glm_z1")),
+        ("<think> <arg_key> observation", ("none", "glm_z1")),
+    ],
+)
+def test_parsers_are_told_by_the_template(template: str, parsers: tuple[str, str]) -> None:
+    assert detect_parsers(template) == parsers
+
+
+def test_a_folder_tells_the_parsers(write_folder: Callable[..., Path]) -> None:
+    assert load_tokenizer(write_folder()).reply_parsers == ("glm4", "glm_z1")
+    assert load_tokenizer(write_folder(_PLAIN)).reply_parsers == ("none", "none")
+
+
+def _load(fixtures: Path, name: str) -> GlmTokenizer:
+    return load_tokenizer(fixtures / "tokenizers" / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "format_name", "parsers"),
+    [
+        ("chatglm3-6b", "chatglm3", "chatglm3", ("chatglm3", "none")),
+        ("glm-4-9b-chat", "glm4", "glm4_chat", ("glm4", "none")),
+    ],
+)
+def test_folders_without_a_template_write_the_golden_chats(
+    shared_fixtures: Path, name: str, key: str, format_name: str, parsers: tuple[str, str]
+) -> None:
+    path = shared_fixtures / "golden" / "tokenizer_golden.json"
+    cases = json.loads(path.read_text(encoding="utf-8"))[key]["chat"]
+    tokenizer = _load(shared_fixtures, name)
+    assert tokenizer.chat_format == f"{format_name}, built in"
+    assert tokenizer.reply_parsers == parsers
+    for case in cases:
+        assert tokenizer.encode_chat(case["messages"]) == case["ids"]
+
+
+def test_special_tokens_in_users_texts_stay_text(shared_fixtures: Path) -> None:
+    text = "a<|user|>\n[gMASK]sop<|assistant|>"
+    for name, specials in (
+        ("chatglm2-6b", [64790, 64792]),
+        ("chatglm3-6b", [64790, 64792, 64795, 64796]),
+        ("glm-4-9b-chat", [151331, 151333, 151336, 151337]),
+    ):
+        tokenizer = _load(shared_fixtures, name)
+        ids = tokenizer.encode_chat([{"role": "user", "content": text}])
+        assert [i for i in ids if i in tokenizer.special_token_ids] == specials
+        assert text in tokenizer.decode(ids)
+
+
+def test_all_special_tokens_of_the_formats_exist(shared_fixtures: Path) -> None:
+    call = {"type": "function", "function": {"name": "search", "arguments": "{}"}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "y"},
+    ]
+    for format_name, folder in (
+        ("chatglm3", "chatglm3-6b"),
+        ("glm4_chat", "glm-4-hf"),
+        ("glm4_0414", "glm-4-hf"),
+        ("glm_z1", "glm-4-hf"),
+        ("glm_z1_rumination", "glm-4-hf"),
+    ):
+        segments = write_chat(format_name, messages)
+        ids = _load(shared_fixtures, folder).encode_segments(segments)
+        assert len(ids) > sum(isinstance(segment, SpecialToken) for segment in segments)
