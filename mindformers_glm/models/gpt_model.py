@@ -40,7 +40,11 @@ class GPTModel(nn.Cell):
             config.rope_scaling,
             settings.rotary_dtype,
         )
-        self.cos_sin = Parameter(Tensor(cos_sin), name="rotary_cos_sin", requires_grad=False)
+        # A nameless temporary and nothing else: Parameter would copy the table otherwise, which
+        # takes 256 MB for a million tokens.
+        self.cos_sin = Parameter(Tensor.from_numpy(cos_sin))
+        self.cos_sin.name = "rotary_cos_sin"
+        self.cos_sin.requires_grad = False
 
     def construct(self, token_ids: Tensor, num_rows: Tensor, attn_metadata: Tensor) -> Tensor:
         """int32 [max_rows] token ids -> float32 [max_rows, hidden_size] before the final norm."""

@@ -142,6 +142,14 @@ def test_attention_equals_reference(
     check(Case(rng, Shape(dtype=dtype), *mix))
 
 
+def test_the_last_of_a_million_tokens(rng: np.random.Generator) -> None:
+    # glm-4-9b-chat-1m's context. Beside it a short sequence, whose blocks lie anywhere among them.
+    shape = Shape(num_heads=2, num_kv_heads=1, head_dim=8, block_size=32)
+    case = Case(rng, shape, [2**20 - 1, 3], [1, 2], scale=2.0)
+    assert case.rows.positions[0] == 1_048_575
+    check(case)
+
+
 @pytest.mark.parametrize("block_size", [1, 3, 16, 32])
 def test_block_sizes(isa: str, rng: np.random.Generator, block_size: int) -> None:
     check(Case(rng, Shape(block_size=block_size), [0, 47, 5], [34, 1, 2]))

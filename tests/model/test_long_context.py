@@ -1,16 +1,19 @@
-"""Contexts beyond what a model was trained for (YaRN)."""
+"""Contexts beyond what a model was trained for (YaRN), and prompts of many chunks."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.models.glm4 import Glm4ForCausalLM
-from tests.conftest import TOLERANCES, relative_error
+from tests.conftest import REPO, TOLERANCES, relative_error
 from tests.model import hf_oracle
 
 ORIGINAL = 64
@@ -75,3 +78,80 @@ def test_without_yarn_the_context_ends_where_config_json_says(tmp_path: Path) ->
     folder = hf_oracle.save_random_checkpoint(tmp_path, max_position_embeddings=ORIGINAL)
     with pytest.raises(ConfigError, match="max_position_embeddings=64"):
         LLM(folder, max_model_len=ORIGINAL + 1)
+
+
+# Answers a prompt after a short one, in a process of its own: what is in memory is the model's.
+_ANSWER_LONG_PROMPT = """
+import sys
+import numpy as np
+from mindformers_glm import LLM, SamplingParams
+
+def read_status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+folder, num_new_tokens, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+prompt = np.load(folder + "/prompt.npy").tolist()
+params = SamplingParams(max_new_tokens=num_new_tokens, do_sample=False, ignore_eos=True)
+sizes = {"max_model_len": len(prompt) + num_new_tokens, "max_num_seqs": 1}
+with LLM(folder, **sizes, max_num_batched_tokens=step) as llm:
+    llm.generate([prompt[: 2 * step]], params)  # compiles every graph
+    before = read_status("VmRSS")
+    (output,) = llm.generate([prompt], params)
+    growth = read_status("VmHWM") - before
+    np.savez(
+        folder + "/found.npz",
+        tokens=output.token_ids,
+        growth=growth,
+        kv_cache_bytes=llm.kv_cache_bytes,
+        logits=llm.logits(prompt)[-8:],
+    )
+"""
+
+
+def test_a_prompt_of_32768_tokens_equals_hugging_face_in_bounded_memory(tmp_path: Path) -> None:
+    num_tokens, num_new_tokens, step = 32768, 8, 512
+    folder = hf_oracle.save_random_checkpoint(
+        tmp_path,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        intermediate_size=1024,
+        rope_theta=1e6,
+        max_position_embeddings=2 * num_tokens,
+    )
+    prompt = np.random.default_rng(0).integers(2, 515, num_tokens)
+    np.save(folder / "prompt.npy", prompt)
+    arguments = [str(folder), str(num_new_tokens), str(step)]
+    subprocess.run(
+        [sys.executable, "-c", _ANSWER_LONG_PROMPT, *arguments], check=True, cwd=REPO, timeout=300
+    )
+    found = np.load(folder / "found.npz")
+
+    model = hf_oracle.load(folder)  # its attention does not hold the scores of all pairs
+    logits, tokens = _prefill_and_decode(model, prompt, num_new_tokens)
+    assert found["tokens"].tolist() == tokens
+    assert relative_error(found["logits"], logits) < TOLERANCES["logits_float32"]
+    # The beginning counts: without it the logits are others.
+    half, _ = _prefill_and_decode(model, prompt[num_tokens // 2 :], 1)
+    assert relative_error(half, logits) > 1e-2
+
+    # A row of a step takes 9 KB here, so a prompt in one step would take 300 MB. Beside keys and
+    # values there are lists of token ids and blocks: less than 512 bytes a token.
+    assert found["growth"] < found["kv_cache_bytes"] + 512 * num_tokens
+
+
+def _prefill_and_decode(
+    model: Any, prompt: np.ndarray, num_new_tokens: int
+) -> tuple[np.ndarray, list[int]]:
+    """Logits of the last 8 tokens of the prompt, and the most likely tokens after it."""
+    tokens: list[int] = []
+    with torch.no_grad():
+        output = model(torch.from_numpy(prompt)[None], logits_to_keep=8, use_cache=True)
+        logits = output.logits[0].numpy()
+        while True:
+            tokens.append(int(output.logits[0, -1].argmax()))
+            if len(tokens) == num_new_tokens:
+                return logits, tokens
+            output = model(torch.tensor([tokens[-1:]]), past_key_values=output.past_key_values)
