@@ -1,0 +1,103 @@
+"""Two hosts of one rank each: two network namespaces joined by a cable of their own."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tp.launched import END_S, Ended, Job
+from tests.tp.test_cluster import ALL_REDUCE
+
+pytestmark = [pytest.mark.tp, pytest.mark.slow]
+MASTER = "10.77.0.1"
+LaunchOn = Callable[..., Job]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[str, str]]:
+    """Names of two network namespaces whose addresses are 10.77.0.1 and 10.77.0.2."""
+    names = (f"glm{os.getpid()}a", f"glm{os.getpid()}b")
+    if shutil.which("ip") is None:
+        pytest.skip("the command ip is not installed (Debian package iproute2)")
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", names[0], "netns", names[0], "type", "veth", "peer", names[1])
+        ip("link", "set", names[1], "netns", names[1])
+        for number, name in enumerate(names, start=1):
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", name)
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "link", "set", name, "up")
+        yield names
+    except subprocess.CalledProcessError as problem:
+        pytest.skip(f"network namespaces cannot be made here: {problem.stderr.decode().strip()}")
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+@pytest.fixture
+def launch_on(hosts: tuple[str, str], launch: Callable[..., Job], work: Path) -> LaunchOn:
+    """Start the launcher of one host; both work in one folder, as on a shared file system."""
+    shutil.copy(ALL_REDUCE, work)
+
+    def launch_on(host: int, command: str, **environ: str) -> Job:
+        numbers = ["2", "1", MASTER, "8118", str(host), "logs", "True", "60"]
+        prefix = ("ip", "netns", "exec", hosts[host])
+        return launch(command, *numbers, prefix=prefix, **environ)
+
+    return launch_on
+
+
+def wait(*jobs: Job) -> list[Ended]:
+    return [job.wait(END_S) for job in jobs]
+
+
+def test_ranks_of_two_hosts_add_up(launch_on: LaunchOn, work: Path) -> None:
+    # Host 1 first: it has to wait for the scheduler.
+    host_1 = launch_on(1, "all_reduce_worker.py 2")
+    host_0 = launch_on(0, "all_reduce_worker.py 2")
+    ended_0, ended_1 = wait(host_0, host_1)
+    assert (ended_0.exit_code, ended_1.exit_code) == (0, 0), (ended_0.stderr, ended_1.stderr)
+    lines = [line for line in ended_0.stdout.splitlines() if not line.startswith("[")]
+    assert lines == ["rank 0 of 2", "sum 3.0", "sum 3.0"]
+    assert ended_1.stdout == ""
+    assert "rank 1 of 2\n" in (work / "logs" / "worker_1.log").read_text()
+    logs = sorted(path.name for path in (work / "logs").glob("*.log"))
+    assert logs == ["scheduler.log", "worker_0.log", "worker_1.log"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_dies_ends_both_hosts(rank: int, launch_on: LaunchOn) -> None:
+    # MindSpore's heartbeat tells host 0 that host 1 is gone; a shorter one saves time here.
+    jobs = [
+        launch_on(host, "all_reduce_worker.py 10000000", MS_NODE_TIMEOUT="5") for host in (0, 1)
+    ]
+    while not jobs[0].read_line().startswith("sum"):
+        pass
+    jobs[0].kill("MS_WORKER", rank)
+    ended = wait(*jobs)
+    other = ended[1 - rank]
+    assert ended[rank].exit_code == 137
+    assert f"error: Rank {rank} was killed by SIGKILL" in ended[rank].stderr
+    assert other.exit_code != 0
+    if rank == 0:  # with it the scheduler is gone
+        assert "error: Rank 1 was killed by SIGTERM (kill, or MindSpore" in other.stderr
+    else:
+        assert re.search(
+            "The node: 1 is timed out|worker 1 is the first one timed out", other.stderr
+        )
+
+
+def test_a_rank_that_cannot_start_is_told_on_its_host(launch_on: LaunchOn) -> None:
+    ended = launch_on(1, "no_such.py").wait()
+    assert (ended.exit_code, ended.stderr.count("\n")) == (1, 1)
+    assert "no_such.py" in ended.stderr
