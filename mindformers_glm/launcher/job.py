@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,8 +26,6 @@ _POLL_S = 0.1
 _SETTLE_S = 2.0
 # From SIGTERM to SIGKILL. A worker that waits for a dead one inside a collective never answers.
 _STOP_S = 5.0
-# The scheduler ends when the last worker signs off, which is some time before that one ends.
-_SIGN_OFF_S = 20.0
 _SIGNAL_REASONS = {
     "SIGKILL": " (kill -9, or the system when memory ran out)",
     "SIGTERM": " (kill, or MindSpore when it lost a process of another host)",
@@ -59,7 +58,6 @@ class Job:
         self._workers: list[Child] = []
         self._relay: OutputRelay | None = None
         self._signals: list[int] = []
-        self._scheduler_left_s: float | None = None
 
     def start(self) -> None:
         """Start all processes of this host.
@@ -105,10 +103,10 @@ class Job:
                 return Outcome(128 + self._signals[0], "interrupted")
             if (failed := self._find_failed()) is not None:
                 self._wait_for(self._workers, _SETTLE_S)
+                self._drain()
                 return self._describe_failure(self._choose_cause(failed))
             if all(worker.exit_code == 0 for worker in self._workers) and self._is_done_elsewhere():
-                while self._relay is not None and self._relay.forward(0):
-                    pass
+                self._drain()
                 return Outcome(0)
 
     def stop(self) -> None:
@@ -130,12 +128,11 @@ class Job:
     def _kill_descendants(self) -> None:
         """Kill what is left, also what the workers started and what has lost its parent."""
         while left := [
-            process
-            for process in psutil.Process().children(recursive=True)
-            if process.status() != psutil.STATUS_ZOMBIE
+            child for child in psutil.Process().children(recursive=True) if _lives(child)
         ]:
             for process in left:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             psutil.wait_procs(left, timeout=1)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
@@ -146,6 +143,13 @@ class Job:
             time.sleep(duration_s)
         else:
             self._relay.forward(duration_s)
+
+    def _drain(self) -> None:
+        """Show what rank 0 has written before its end; a process it left behind may go on."""
+        deadline_s = time.monotonic() + _SETTLE_S
+        while self._relay is not None and self._relay.forward(0):
+            if time.monotonic() > deadline_s:
+                break
 
     def _wait_for(self, children: list[Child], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -164,14 +168,10 @@ class Job:
         for worker in self._workers:
             if worker.exit_code not in (None, 0):
                 return worker
-        if self._scheduler is None or self._scheduler.exit_code is None:
-            return None
-        if self._scheduler.exit_code == 0:
-            if self._scheduler_left_s is None:
-                self._scheduler_left_s = time.monotonic()
-            if time.monotonic() < self._scheduler_left_s + _SIGN_OFF_S:
-                return None
-        return self._scheduler
+        # The scheduler ends with 0 when the last worker signs off, before that one ends.
+        if self._scheduler is not None and self._scheduler.exit_code not in (None, 0):
+            return self._scheduler
+        return None
 
     def _choose_cause(self, failed: Child) -> Child:
         """Find what ended first, as far as that can be told.
@@ -201,10 +201,18 @@ class Job:
         return Outcome(exit_code, message)
 
 
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
+    names = {number.value: number.name for number in signal.Signals}
+    name = names.get(-code, f"signal {-code}")  # a real-time signal has none
     return f"was killed by {name}{_SIGNAL_REASONS.get(name, '')}"
 
 

@@ -20,6 +20,8 @@ _MINDSPORE_ERROR = re.compile(
     r"\[(?:ERROR|CRITICAL)\] \w+\([^)]*\):\S+ \[[^\]]*\] (?:[^\]]*\] )?(.+)"
 )
 _CHATTER = re.compile(r"\[(DEBUG|INFO|WARNING)\]|-+$|\s*$")
+# MindSpore 2.7.1 writes these two lines at the end of every process, whatever GLOG_v says.
+_FAREWELL = re.compile(rb"^\[INFO\] DISTRIBUTED\(.*Event base dispatch success!\s*\n", re.MULTILINE)
 
 
 class OutputRelay:
@@ -48,7 +50,7 @@ class OutputRelay:
                 continue
             self._log.write(data)
             if self.is_shown:
-                key.data.buffer.write(data)
+                key.data.buffer.write(_FAREWELL.sub(b"", data))
                 key.data.buffer.flush()
         return bool(ready)
 
