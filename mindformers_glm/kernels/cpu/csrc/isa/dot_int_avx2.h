@@ -15,6 +15,7 @@ constexpr int32_t kByteZero = 128;
 
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 4, kIntBlockRows = 1;
+constexpr int kSumsAtOnce = 4;
 
 struct IntVec {
   __m256i low, high;

@@ -16,6 +16,7 @@ constexpr int32_t kByteZero = 128;
 // memory, which one stream of weights uses best.
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 8, kIntBlockRows = 2;
+constexpr int kSumsAtOnce = 8;
 
 using IntVec = __m512i;
 using Bytes = __m512i;

@@ -13,6 +13,7 @@ constexpr int32_t kByteZero = 0;
 // Of 32 registers: 16 to 24 of sums, 4 or 8 of weights, the activations.
 constexpr int kFewTokens = 1, kFewTokensRows = 2;
 constexpr int kIntBlockTokens = 6, kIntBlockRows = 1;
+constexpr int kSumsAtOnce = 4;
 
 struct Bytes {
   uint8x16_t q0, q1, q2, q3;

@@ -12,6 +12,7 @@ constexpr int32_t kByteZero = 128;
 // Of 32 registers: 16 of sums, 8 of weights that are widened, the activations.
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 4, kIntBlockRows = 1;
+constexpr int kSumsAtOnce = 4;
 
 // One column of the 16 rows in each register.
 struct Bytes {

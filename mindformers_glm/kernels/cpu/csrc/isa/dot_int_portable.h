@@ -17,6 +17,8 @@ constexpr int32_t kByteZero = 128;
 // Tile rows and tokens of one block, also for few tokens. Planes share the tokens among them.
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 2, kIntBlockRows = 1;
+// So many sums hide the latency of a product.
+constexpr int kSumsAtOnce = 1;
 
 struct IntVec {
   int32_t lane[16];

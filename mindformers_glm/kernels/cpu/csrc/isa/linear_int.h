@@ -73,7 +73,8 @@ template <int kBits, int C, int R>
 inline void MultiplyGroup(const GroupLines& group, IntVec* sums) {
   // Few sums wait for one another: each is then split into chains that are added at the end. A
   // group has at least 4 lines.
-  constexpr int kChains = R * C >= 8 ? 1 : R * C >= 4 ? 2 : 4;
+  constexpr int kSums = R * C;
+  constexpr int kChains = 4 * kSums <= kSumsAtOnce ? 4 : 2 * kSums <= kSumsAtOnce ? 2 : 1;
   constexpr int64_t kLineK = kBits == 8 ? 4 : 8;
   const uint8_t* w = group.w;
   const int64_t w_stride = group.w_stride, x_stride = group.x_stride, ahead = group.ahead;
