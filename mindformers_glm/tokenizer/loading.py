@@ -148,10 +148,11 @@ def _choose_chat_format(
 
 
 def _is_imitation(template: ChatTemplate) -> bool:
-    """Whether it is the template that came with ChatGLM3, which does not give the model's ids.
+    """Whether it is one of the templates that came with ChatGLM3.
 
-    ChatGLM3's own code tokenizes the role line and the text apart. The template imitates the blank
-    that sentencepiece puts before each of them, where sentencepiece puts another one.
+    They leave tools out, and give other ids than ChatGLM3's own code, which tokenizes the role line
+    and the text apart: they imitate the blank that sentencepiece puts before the text, and one of
+    them also that before the line, where sentencepiece puts another.
     """
     written = template.render([{"role": "user", "content": "x"}])
-    return written == "[gMASK]sop<|user|> \n x<|assistant|>"
+    return re.fullmatch(r"\[gMASK\]sop<\|user\|> ?\n x<\|assistant\|>", written) is not None
