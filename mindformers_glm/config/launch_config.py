@@ -213,8 +213,11 @@ def _find_program(name: str) -> tuple[str, ...]:
         for path in (Path(os.path.expanduser(name)), _ROOT / name):
             if path.is_file():
                 return (sys.executable, str(path))
-    elif program := shutil.which(name):
-        return (program,)
+    else:
+        # Also what is installed beside the interpreter, whose environment may not be activated.
+        for folders in (None, str(Path(sys.executable).parent)):
+            if program := shutil.which(name, path=folders):
+                return (program,)
     raise ConfigError(
         f"The program {name} of the command does not exist (working directory {Path.cwd()})."
     )

@@ -79,6 +79,14 @@ def test_programs(text: str, command: tuple[str, ...], monkeypatch: pytest.Monke
     assert load(text).command == command
 
 
+def test_programs_beside_the_interpreter(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = work / "bin" / "mindformers-glm"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(program.parent / "python"))
+    assert load("mindformers-glm predict").command == (str(program), "predict")
+
+
 def test_this_projects_script_is_found_from_any_folder() -> None:
     script = Path(load("run_mindformer.py --seed 1").command[1])
     assert script == Path(__file__).resolve().parents[3] / "run_mindformer.py"
