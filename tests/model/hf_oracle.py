@@ -56,11 +56,11 @@ def save_random_checkpoint(
             if name.endswith(".bias"):
                 parameter.normal_(std=_INITIALIZER_RANGE)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
-    _save_byte_tokenizer(folder)
+    save_byte_tokenizer(folder)
     return folder
 
 
-def _save_byte_tokenizer(folder: Path) -> None:
+def save_byte_tokenizer(folder: Path) -> None:
     """A tokenizer with one token per byte, without special tokens."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, merges=[]))

@@ -94,6 +94,7 @@ def test_what_is_written_reads_back(model_type: str):
         eos_token_id=[7, 8],
         torch_dtype=None,
         tie_word_embeddings=True,
+        rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
     )
     assert GlmConfig.from_dict(config.to_dict(), "again") == config
 

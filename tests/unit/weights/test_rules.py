@@ -1,7 +1,7 @@
 """The checkpoint must hold exactly what the rules ask for; one error names what it does not."""
 
+import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
-
-FIXTURES = Path(os.environ.get("GLM_FIXTURES", Path(__file__).parents[4] / "shared" / "fixtures"))
 
 
 def check(folder: Path) -> None:
@@ -230,8 +228,88 @@ def test_a_checkpoint_without_any_layer_keeps_the_config(tmp_path: Path, raw_con
     assert resolve_attention_bias(config, Checkpoint.open(tmp_path)) is config
 
 
-def test_msmodelslim_source_checkpoint_passes():
-    folder = FIXTURES / "msmodelslim" / "glm4_float"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent (set GLM_FIXTURES)")
-    check(folder)
+@pytest.mark.parametrize("name", ["glm4_float", "glm_float", "chatglm_float"])
+def test_msmodelslim_source_checkpoints_pass(shared_fixtures: Path, name: str):
+    check(shared_fixtures / "msmodelslim" / name)
+
+
+def test_every_tensor_of_the_real_chatglm3_is_accounted_for(shared_fixtures: Path):
+    folder = shared_fixtures / "tokenizers" / "chatglm3-6b-32k"
+    index = json.loads((folder / "pytorch_model.bin.index.json").read_text())
+    sources = [s for rule in build_rules(GlmConfig.from_hf(folder)) for s in rule.sources]
+    constant = "transformer.rotary_pos_emb.inv_freq"
+    assert sorted(index["weight_map"]) == sorted([constant, *(s.name for s in sources)])
+    # Two bytes each; the constant has one number for each pair of rotated columns.
+    num_elements = sum(math.prod(source.shape) for source in sources) + 32
+    assert 2 * num_elements == index["metadata"]["total_size"]
+
+
+CHATGLM = {
+    "architectures": ["ChatGLMModel"],
+    "model_type": "chatglm",
+    "add_qkv_bias": True,
+    "multi_query_attention": True,
+    "hidden_size": 24,
+    "num_attention_heads": 4,
+    "multi_query_group_num": 2,
+    "kv_channels": 16,
+    "num_layers": 1,
+    "ffn_hidden_size": 40,
+    "padded_vocab_size": 33,
+    "seq_length": 128,
+    "layernorm_epsilon": 1e-5,
+    "torch_dtype": "float32",
+}
+
+
+def chatglm_tensors() -> dict[str, np.ndarray]:
+    layer = "transformer.encoder.layers.0."
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer.embedding.word_embeddings.weight": (33, 24),
+        "transformer.rotary_pos_emb.inv_freq": (4,),
+        f"{layer}input_layernorm.weight": (24,),
+        f"{layer}post_attention_layernorm.weight": (24,),
+        f"{layer}self_attention.query_key_value.weight": (128, 24),
+        f"{layer}self_attention.query_key_value.bias": (128,),
+        f"{layer}self_attention.dense.weight": (24, 64),
+        f"{layer}mlp.dense_h_to_4h.weight": (80, 24),
+        f"{layer}mlp.dense_4h_to_h.weight": (24, 40),
+        "transformer.encoder.final_layernorm.weight": (24,),
+        "transformer.output_layer.weight": (33, 24),
+    }
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def test_a_complete_chatglm_checkpoint_passes(write_folder):
+    check(write_folder(chatglm_tensors(), CHATGLM))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"multi_query_group_num": 1},
+            "query_key_value.weight is [128, 24], expected [96, 24] by num_attention_heads * "
+            "kv_channels + 2 * multi_query_group_num * kv_channels",
+        ),
+        ({"ffn_hidden_size": 20}, "expected [40, 24] by 2 * ffn_hidden_size"),
+        ({"num_layers": 2}, "layers 0 to 0 are there, config.json says that there are 2"),
+        ({"padded_vocab_size": 65024}, "expected [65024, 24] by padded_vocab_size"),
+    ],
+)
+def test_chatglm_refusals_name_its_own_keys(write_folder, changes, words):
+    assert words in refusal(write_folder(chatglm_tensors(), CHATGLM | changes))
+
+
+@pytest.mark.parametrize("says", [False, True])
+def test_the_tensors_of_chatglm_decide_its_bias(write_folder, capsys, says: bool):
+    folder = write_folder(chatglm_tensors(), CHATGLM | {"add_qkv_bias": says})
+    assert resolve(folder).attention_bias is True
+    assert ("add_qkv_bias=false" in capsys.readouterr().err) is not says
+
+
+def test_a_missing_chatglm_output_layer_is_named_without_a_hint_at_tied_weights(write_folder):
+    tensors = chatglm_tensors()
+    del tensors["transformer.output_layer.weight"]
+    message = refusal(write_folder(tensors, CHATGLM))
+    assert "1 missing: transformer.output_layer.weight (is a shard missing?)" in message
