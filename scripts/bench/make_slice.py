@@ -1,8 +1,9 @@
-"""Write a random-weight checkpoint of true GLM-4-0414 layer shape with few layers.
+"""Write a random-weight checkpoint of true layer shape with few layers.
 
     python scripts/bench/make_slice.py --model 9b --num_layers 4 --output /tmp/glm4_9b_slice4
 
-The folder has config.json, generation_config.json and one safetensors file in bfloat16; a tokenizer
+The folder has config.json, generation_config.json and one safetensors file in bfloat16, with the
+names and keys of the model's own repository (scripts/bench/released_models.py); a tokenizer
 can be copied beside them (`--tokenizer DIR`). Weights are normal with a deviation of 0.02 as
 Hugging Face initializes them, norm weights are near one.
 """
@@ -15,51 +16,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from released_models import MODELS
 
-from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.glm_config import DIALECTS, GlmConfig
 from mindformers_glm.core.progress import Progress
 from mindformers_glm.weights.rules import build_rules
 
-# GLM-4-9B-0414 and GLM-4-32B-0414, from their config.json.
-_COMMON = {
-    "architectures": ["Glm4ForCausalLM"],
-    "model_type": "glm4",
-    "head_dim": 128,
-    "hidden_act": "silu",
-    "vocab_size": 151552,
-    "max_position_embeddings": 32768,
-    "num_key_value_heads": 2,
-    "partial_rotary_factor": 0.5,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "eos_token_id": [151329, 151336, 151338],
-    "pad_token_id": 151329,
-}
-MODELS = {
-    "9b": {
-        "hidden_size": 4096,
-        "intermediate_size": 13696,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 32,
-        "attention_bias": True,
-    },
-    "32b": {
-        "hidden_size": 6144,
-        "intermediate_size": 23040,
-        "num_hidden_layers": 61,
-        "num_attention_heads": 48,
-        "attention_bias": False,
-    },
-}
 _WEIGHT_DEVIATION = 0.02
 _ROWS_AT_A_TIME = 8192
 
 
 def write_slice(folder: Path, model: str, num_layers: int, seed: int) -> None:
     """Write config.json, generation_config.json and model.safetensors into `folder`."""
-    keys = _COMMON | MODELS[model] | {"num_hidden_layers": num_layers}
+    keys = MODELS[model] | {"torch_dtype": "bfloat16"}
+    names = DIALECTS[keys["model_type"]].key_names
+    # New ChatGLM folders say it twice.
+    for key in {names.get("num_hidden_layers"), "num_hidden_layers"} & keys.keys():
+        keys[key] = num_layers
     config = GlmConfig.from_dict(keys, source=model)
     shapes = {source.name: source.shape for rule in build_rules(config) for source in rule.sources}
     folder.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ _SHAPES: tuple[tuple[str, dict[str, Any]], ...] = (
         {"num_key_value_heads": 1, "head_dim": 32, "attention_bias": False, "rope_theta": 5e6},
     ),
     ("bfloat16", {"num_key_value_heads": 4, "num_hidden_layers": 3, "intermediate_size": 100}),
-    ("bfloat16", {"hidden_size": 72, "vocab_size": 777, "num_attention_heads": 6}),
+    ("bfloat16", {"hidden_size": 72, "vocab_size": 777, "head_dim": 32}),
 )
 
 
