@@ -8,9 +8,9 @@ from mindformers_glm.config.files import read_json_object
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.footprint import count_quantized_weight_bytes, count_weight_bytes
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.generation_defaults import from_generation_config
+from mindformers_glm.serving.inspect_memory import describe_memory, format_bytes
 from mindformers_glm.tokenizer import (
     GlmTokenizer,
     check_vocabulary,
@@ -21,7 +21,6 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
 
 _GENERATION_BOOKKEEPING = ("_from_model_config", "transformers_version")
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def inspect_checkpoint(folder: str | Path) -> str:
@@ -48,6 +47,7 @@ def inspect_checkpoint(folder: str | Path) -> str:
             ("checkpoint", str(checkpoint.folder)),
             *_describe_architecture(config),
             *_describe_weights(config, checkpoint),
+            *describe_memory(config, _default_settings(config, checkpoint)),
             ("tensors", f"all {len(checkpoint.entries)} accounted for"),
             *_describe_generation(checkpoint.folder, config),
             *_describe_tokenizer(tokenizer),
@@ -61,6 +61,7 @@ def _describe_architecture(config: GlmConfig) -> list[tuple[str, str]]:
     return [
         ("architecture", f"{config.architecture} (model_type {config.model_type})"),
         ("layers", str(config.num_hidden_layers)),
+        ("norms", f"before {'and after ' if config.has_sandwich_norms else ''}attention and MLP"),
         ("hidden size", f"{config.hidden_size}, MLP {config.intermediate_size}"),
         (
             "attention",
@@ -92,30 +93,30 @@ def _describe_scaling(scaling: RopeScaling | None) -> str:
 def _describe_weights(config: GlmConfig, checkpoint: Checkpoint) -> list[tuple[str, str]]:
     num_parameters = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
     by_dtype = ", ".join(
-        f"{dtype} {_format_bytes(num_bytes)}"
+        f"{dtype} {format_bytes(num_bytes)}"
         for dtype, num_bytes in checkpoint.num_bytes_by_dtype.items()
     )
-    dtype = config.torch_dtype or checkpoint.dtype
-    settings = RunnerSettings.with_defaults(dtype, config.max_position_embeddings)
+    settings = _default_settings(config, checkpoint)
     kv_bytes = config.kv_bytes_per_token(settings.kv_cache_dtype)
-    quantized = ", ".join(
-        f"{name} {_format_bytes(num_bytes)}"
-        for name, num_bytes in count_quantized_weight_bytes(config, settings).items()
-    )
     num_files = len(checkpoint.files)
     files = f"{num_files} {checkpoint.file_format} {'file' if num_files == 1 else 'shards'}"
     return [
         ("parameters", f"{num_parameters:,}"),
         ("stored as", by_dtype),
-        ("runs as", f"{dtype} unless params_dtype or quantization says otherwise"),
-        ("in memory", f"{_format_bytes(count_weight_bytes(config, settings))}, or {quantized}"),
+        ("runs as", f"{settings.params_dtype} unless params_dtype or quantization says otherwise"),
         (
             "KV cache",
-            f"{_format_bytes(kv_bytes)} a token in {settings.kv_cache_dtype}, "
-            f"{_format_bytes(kv_bytes * config.max_position_embeddings)} for the whole context",
+            f"{format_bytes(kv_bytes)} a token in {settings.kv_cache_dtype}, "
+            f"{format_bytes(kv_bytes * config.max_position_embeddings)} for the whole context",
         ),
         ("files", files),
     ]
+
+
+def _default_settings(config: GlmConfig, checkpoint: Checkpoint) -> RunnerSettings:
+    """What a run without further settings would have."""
+    dtype = config.torch_dtype or checkpoint.dtype
+    return RunnerSettings.with_defaults(dtype, config.max_position_embeddings)
 
 
 def _describe_generation(folder: Path, config: GlmConfig) -> list[tuple[str, str]]:
@@ -147,10 +148,3 @@ def _describe_tokenizer(tokenizer: GlmTokenizer | None) -> list[tuple[str, str]]
 
 def _read_if_present(path: Path) -> dict[str, Any]:
     return read_json_object(path, ConfigError) if path.is_file() else {}
-
-
-def _format_bytes(num_bytes: int) -> str:
-    for size, unit in _UNITS:
-        if num_bytes >= size:
-            return f"{num_bytes / size:.2f} {unit}"
-    return f"{num_bytes} bytes"

@@ -73,6 +73,7 @@ def test_architecture_and_sizes_are_reported(folder: Path):
     assert found["checkpoint"] == str(folder)
     assert found["architecture"] == "Glm4ForCausalLM (model_type glm4)"
     assert found["layers"] == "2"
+    assert found["norms"] == "before and after attention and MLP"
     assert found["hidden size"] == "24, MLP 40"
     assert found["attention"] == "4 heads, 2 KV heads of 16, without q/k/v bias"
     assert found["RoPE"] == "theta 10000 on 8 of 16 columns"
@@ -100,20 +101,61 @@ def test_parameters_bytes_and_files_are_counted(folder: Path):
     assert found["tensors"] == "all 22 accounted for"
 
 
-def test_weights_in_memory_are_counted_for_each_scheme(folder: Path):
-    # Norms in float32, the embedding in float16 beside the head, which is packed for itself.
-    kept = (1 + 2 * 4) * 24 * 4 + 33 * 24 * 2
-    linears = {24: 33 + 2 * (64 + 32 + 32 + 80), 64: 2 * 24, 40: 2 * 24}  # columns -> rows
-    weights = sum(columns * rows for columns, rows in linears.items())
-    scales = sum(linears.values()) * 4
-    sizes = {
-        "w8a16": kept + weights + scales,
-        "w8a8_dynamic": kept + weights + scales,
-        "w4a16": kept + weights // 2 + scales,  # a row is shorter than a group
-        "w4a8_dynamic": kept + weights // 2 + scales,
-    }
-    schemes = ", ".join(f"{name} {size / 1024:.2f} KiB" for name, size in sizes.items())
-    assert values(folder)["in memory"] == f"{(kept + weights * 2) / 1024:.2f} KiB, or {schemes}"
+def _columns(text: str) -> list[str]:
+    return [column.strip() for column in text.split("  ") if column.strip()]
+
+
+def _kib(num_bytes: int) -> str:
+    return f"{num_bytes / 1024:.2f} KiB"
+
+
+def _weights(bytes_per_weight: float, scale_bytes: int, ranks: int, vocab: int = 33) -> int:
+    """By hand: norms in float32, the embedding in float16, the linear layers as asked."""
+    kept = (1 + 2 * 4) * 24 * 4 + vocab // ranks * 24 * 2
+    kv_rows = 2 * 32 // min(ranks, 2)  # two key-value heads: four ranks share them
+    rows = vocab // ranks + 2 * (64 // ranks + kv_rows + 80 // ranks)  # of 24 columns
+    # o_proj and down_proj have 24 rows of fewer columns.
+    weights = rows * 24 + 2 * 24 * (64 + 40) // ranks
+    scales = (rows + 4 * 24) * scale_bytes
+    return kept + int(weights * bytes_per_weight) + scales
+
+
+def test_weights_in_memory_are_counted_for_each_format(folder: Path):
+    found = values(folder)
+    assert found["model_parallel"] == "1"  # 33 tokens cannot be split
+    assert found["weights in float16"] == _kib(_weights(2, 0, 1))
+    assert found["weights in w8a16"] == _kib(_weights(1, 4, 1))
+    assert found["weights in w8a8_dynamic"] == _kib(_weights(1, 4, 1))
+    # A row is shorter than a group.
+    assert found["weights in w4a16"] == _kib(_weights(0.5, 4, 1))
+    assert found["KV cache a token in float16"] == "256 bytes"
+
+
+def test_weights_and_cache_are_counted_for_each_split(folder: Path):
+    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"vocab_size": 32}))
+    config = GlmConfig.from_hf(folder)
+    shapes = {s.name: s.shape for rule in build_rules(config) for s in rule.sources}
+    save_file({n: np.zeros(s, np.float16) for n, s in shapes.items()}, folder / "model.safetensors")
+    found = values(folder)
+    assert _columns(found["model_parallel"]) == ["1", "2", "4"]  # four heads: not 8
+    for name, size, scale in (("float16", 2, 0), ("w8a16", 1, 4), ("w4a16", 0.5, 4)):
+        expected = [_kib(_weights(size, scale, ranks, 32)) for ranks in (1, 2, 4)]
+        assert _columns(found[f"weights in {name}"]) == expected
+    caches = _columns(found["KV cache a token in float16"])
+    assert caches == ["256 bytes", "128 bytes", "128 bytes"]
+
+
+def test_whether_it_fits_here_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    where = "mindformers_glm.serving.inspect_memory.read_available_memory"
+    monkeypatch.setattr(where, lambda: 2**30)
+    assert values(folder)["this machine"].startswith("runs it in float16: ")
+    assert "of 1.00 GiB available, for one sequence of 128 tokens" in values(folder)["this machine"]
+    monkeypatch.setattr(where, lambda: 20000)
+    refusal = values(folder)["this machine"]
+    assert refusal.startswith("cannot run it as it is: The model needs")
+    assert "20 KB of memory is available" in refusal
+    monkeypatch.setattr(where, lambda: None)
+    assert "an unknown amount" in values(folder)["this machine"]
 
 
 def test_kv_cache_is_in_the_type_it_will_have(folder: Path):

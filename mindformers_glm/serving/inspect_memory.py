@@ -1,0 +1,89 @@
+"""What a checkpoint needs in memory in every format and split, and whether it fits here."""
+
+from dataclasses import replace
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.dtypes import DTYPE_BYTES
+from mindformers_glm.core.errors import MemoryBudgetError
+from mindformers_glm.core.footprint import (
+    count_kv_block_bytes,
+    count_quantized_weight_bytes,
+    count_weight_bytes,
+    count_workspace_bytes,
+)
+from mindformers_glm.core.quantization_scheme import SCHEMES
+from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import TensorParallel, can_split, partition
+from mindformers_glm.engine.host_memory import read_available_memory
+from mindformers_glm.engine.memory import MemoryDemand, MemorySupply, plan_kv_blocks
+
+_RANKS = (1, 2, 4, 8)
+_COLUMN_WIDTH = 12
+_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def describe_memory(config: GlmConfig, settings: RunnerSettings) -> list[tuple[str, str]]:
+    """A table of the weights and the KV cache of one rank, and what this machine can take.
+
+    Args:
+        settings: as a run without further settings would have them.
+    """
+    ranks = {size: _rank_config(config, size) for size in _RANKS if can_split(config, size)}
+    rows = [("model_parallel", [str(size) for size in ranks])]
+    for dtype in DTYPE_BYTES:
+        kept = replace(settings, params_dtype=dtype, compute_dtype=dtype)
+        sizes = [format_bytes(count_weight_bytes(rank, kept)) for rank in ranks.values()]
+        rows.append((f"weights in {dtype}", sizes))
+    for scheme in SCHEMES:
+        kept = replace(settings, quantization=scheme, quantization_group_size=None)
+        sizes = [format_bytes(count_weight_bytes(rank, kept)) for rank in ranks.values()]
+        rows.append((f"weights in {scheme}", sizes))
+    dtype = settings.kv_cache_dtype
+    caches = [format_bytes(rank.kv_bytes_per_token(dtype)) for rank in ranks.values()]
+    rows.append((f"KV cache a token in {dtype}", caches))
+    lines = [(name, "".join(f"{size:<{_COLUMN_WIDTH}}" for size in sizes)) for name, sizes in rows]
+    return [*((name, value.rstrip()) for name, value in lines), _describe_fit(config, settings)]
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Write a size for people: "17.51 GiB"."""
+    for size, unit in _UNITS:
+        if num_bytes >= size:
+            return f"{num_bytes / size:.2f} {unit}"
+    return f"{num_bytes} bytes"
+
+
+def _rank_config(config: GlmConfig, size: int) -> GlmConfig:
+    """The network that one of `size` ranks holds; all hold as much."""
+    sizes = partition(config, TensorParallel(size))
+    return replace(
+        config,
+        num_attention_heads=sizes.num_attention_heads_per_partition,
+        num_key_value_heads=sizes.num_key_value_heads_per_partition,
+        intermediate_size=sizes.intermediate_size_per_partition,
+        vocab_size=sizes.vocab_size_per_partition,
+    )
+
+
+def _describe_fit(config: GlmConfig, settings: RunnerSettings) -> tuple[str, str]:
+    demand = MemoryDemand(
+        weights_bytes=count_weight_bytes(config, settings),
+        workspace_bytes=count_workspace_bytes(config, settings),
+        kv_block_bytes=count_kv_block_bytes(config, settings),
+        block_size=settings.block_size,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        params_dtype=settings.params_dtype,
+        weights_bytes_by_scheme=count_quantized_weight_bytes(config, settings),
+    )
+    available = read_available_memory()
+    try:
+        plan_kv_blocks(demand, MemorySupply(None, available))
+    except MemoryBudgetError as problem:
+        return "this machine", f"cannot run it as it is: {problem}"
+    there_is = "an unknown amount" if available is None else format_bytes(available)
+    return (
+        "this machine",
+        f"runs it in {settings.params_dtype}: {format_bytes(demand.least_bytes)} of {there_is} "
+        f"available, for one sequence of {settings.max_model_len} tokens",
+    )
