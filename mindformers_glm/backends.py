@@ -12,6 +12,8 @@ import numpy as np
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.log import note
 from mindformers_glm.core.operators import Operators
+from mindformers_glm.core.process_group import ProcessGroup
+from mindformers_glm.core.sharding import TensorParallel
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class Backend:
 
     Attributes:
         name: `context.device_target` of the YAML files.
-        cells: module with `OPERATORS`, `initialize()`, `set_num_threads()`, `weight_layout()`
-            and `file_mapper()`; imported when the backend is used.
+        cells: module with `OPERATORS`, `initialize()`, `connect()`, `set_num_threads()`,
+            `weight_layout()` and `file_mapper()`; imported when the backend is used.
         runner: module with `create_runner` (engine/runner.py says what a runner does).
         missing: why the backend cannot be used yet, as one sentence; empty if it can.
     """
@@ -38,6 +40,12 @@ class Backend:
     def initialize(self) -> None:
         """Set MindSpore's context up for this device."""
         import_module(self.cells).initialize()
+
+    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
+        """Set the context up and find the other ranks of a launched job; once per process."""
+        self.initialize()
+        group: ProcessGroup = import_module(self.cells).connect(tensor_parallel)
+        return group
 
     def set_num_threads(self, count: int | None) -> None:
         """Let the operators use `count` threads of the host; None: as many as is best."""

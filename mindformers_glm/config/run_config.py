@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mindformers_glm.config.command_line import parse_command_line
+from mindformers_glm.config.launched import check_parallel, find_rank
 from mindformers_glm.config.settings_reader import (
     Given,
     default_value,
@@ -19,8 +20,8 @@ from mindformers_glm.config.settings_reader import (
     settings_from_tree,
 )
 from mindformers_glm.config.yaml_schema import SETTINGS
-from mindformers_glm.core.errors import ConfigError, UnsupportedError
-from mindformers_glm.core.log import detail, note, set_verbose
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.log import detail, note, set_verbose, silence_other_ranks
 from mindformers_glm.core.processors import check_num_threads
 from mindformers_glm.core.quantization_scheme import read_scheme
 from mindformers_glm.core.runner_settings import PRECISIONS
@@ -60,6 +61,8 @@ class RunConfig:
 
     A dtype of None is left to the checkpoint (params_dtype) or to params_dtype (the other two),
     prompt_lookup_num_tokens of None to the engine, num_threads of None to the kernels.
+    rank: which of the model_parallel processes this one is.
+    auto_trans_ckpt: whether they cut their shares out of a whole checkpoint.
     max_device_memory: bytes, or None for no cap. save_graphs_path: None where graphs are not saved.
     """
 
@@ -86,6 +89,9 @@ class RunConfig:
     num_threads: int | None
     device_target: str | None
     packed_cache: Literal["auto", "on", "off"]
+    model_parallel: int
+    rank: int
+    auto_trans_ckpt: bool
     save_graphs: int
     save_graphs_path: Path
     verbose: bool
@@ -124,9 +130,14 @@ def load_run_config(
         settings = read_yaml_settings(_find_config(command_line.config, script_folder))
     settings |= command_line.settings
     on_verbose(_value(settings, "verbose"))
-    _check_parallel(settings, launched_ranks(os.environ if environ is None else environ))
+    rank = check_parallel(
+        _value(settings, "use_parallel"),
+        _value(settings, "parallel_config.model_parallel"),
+        os.environ if environ is None else environ,
+    )
+    silence_other_ranks(rank)
     _tell_what_has_no_effect(settings)
-    return _run_config(settings)
+    return _run_config(settings, rank)
 
 
 def packed_cache_folder(environ: Mapping[str, str] | None = None) -> Path | None:
@@ -144,6 +155,15 @@ def packed_cache_folder(environ: Mapping[str, str] | None = None) -> Path | None
     return folder
 
 
+def launched_rank(model_parallel: object) -> int:
+    """Which rank of `model_parallel` this process is; 0 where the model is not split.
+
+    Raises:
+        ConfigError: it is no number of processes, or not the number that msrun started.
+    """
+    return find_rank(model_parallel, os.environ)
+
+
 def check_precision(params_dtype: str, compute_dtype: str) -> None:
     """Refuse a pair of types that the operators do not compute.
 
@@ -156,23 +176,6 @@ def check_precision(params_dtype: str, compute_dtype: str) -> None:
             f"params_dtype {params_dtype} with compute_dtype {compute_dtype} cannot be computed: "
             f"use one of params_dtype/compute_dtype {allowed}."
         )
-
-
-def launched_ranks(environ: Mapping[str, str]) -> int | None:
-    """How many ranks msrun started this process with, or None when it was started alone."""
-    if environ.get("MS_ROLE") != "MS_WORKER":
-        return None
-    given = environ.get("MS_WORKER_NUM", "1")
-    try:
-        ranks = int(given)
-    except ValueError:
-        ranks = 0
-    if ranks < 1:
-        raise ConfigError(
-            f"The environment variable MS_WORKER_NUM must be a whole number above 0, got {given!r}:"
-            " start with msrun, or unset MS_ROLE to run one process alone."
-        )
-    return ranks
 
 
 def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | None = None) -> None:
@@ -229,39 +232,7 @@ def _tell_what_has_no_effect(settings: Mapping[str, Given]) -> None:
         tell(f"{given.name} {given.value} changes nothing here: {setting.without_effect}")
 
 
-def _check_parallel(settings: Mapping[str, Given], ranks: int | None) -> None:
-    """Hold use_parallel, model_parallel and the launcher's number of processes together."""
-    model_parallel = _value(settings, "parallel_config.model_parallel")
-    use_parallel = _value(settings, "use_parallel")
-    alone = "run one process with --use_parallel False --parallel_config.model_parallel 1"
-    if model_parallel > 1 and ranks is None:
-        raise ConfigError(
-            f"parallel_config.model_parallel {model_parallel} needs {model_parallel} processes, "
-            "and this one was started without a launcher; splitting a model over processes is "
-            f"not in this version yet: {alone}."
-        )
-    if use_parallel and ranks is None:
-        raise ConfigError(
-            "use_parallel True needs processes that a launcher starts; splitting a model over "
-            f"processes is not in this version yet: {alone}."
-        )
-    if model_parallel > 1 and not use_parallel:
-        raise ConfigError(
-            f"parallel_config.model_parallel {model_parallel} needs --use_parallel True."
-        )
-    if ranks is not None and ranks != model_parallel:
-        raise ConfigError(
-            f"The launcher started {ranks} processes, but parallel_config.model_parallel is "
-            f"{model_parallel}: they must be equal."
-        )
-    if model_parallel > 1:
-        raise UnsupportedError(
-            "Splitting a model over several processes is not in this version yet "
-            f"(parallel_config.model_parallel {model_parallel}): {alone}."
-        )
-
-
-def _run_config(settings: Mapping[str, Given]) -> RunConfig:
+def _run_config(settings: Mapping[str, Given], rank: int) -> RunConfig:
     def value(path: str) -> Any:
         return _value(settings, path)
 
@@ -295,6 +266,9 @@ def _run_config(settings: Mapping[str, Given]) -> RunConfig:
         num_threads=value("num_threads"),
         device_target=value("context.device_target"),
         packed_cache=value("packed_cache"),
+        model_parallel=value("parallel_config.model_parallel"),
+        rank=rank,
+        auto_trans_ckpt=value("auto_trans_ckpt"),
         save_graphs=int(value("context.save_graphs")),
         save_graphs_path=_path(value("context.save_graphs_path")),
         verbose=value("verbose"),

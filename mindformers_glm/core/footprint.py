@@ -7,6 +7,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.quantization_scheme import SCHEMES
 from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import PartitionSizes, partition
 
 # Activations of one layer that are alive at once besides qkv and the MLP's inner one: the residual
 # before and after a branch, and the branch's output.
@@ -17,20 +18,22 @@ _MAX_SAMPLED_ROWS = 32
 
 
 def count_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
-    """Bytes of all weights in memory, up to the padding of packed matrices to full tiles.
+    """Bytes of a rank's weights in memory, up to the padding of packed matrices to full tiles.
 
     Norm weights and biases are float32 whatever the type.
     """
-    embedding = config.vocab_size * config.hidden_size * DTYPE_BYTES[settings.params_dtype]
+    sizes = partition(config, settings.tensor_parallel)
+    embedding = sizes.vocab_size_per_partition * config.hidden_size
     linears = sum(
         _count_linear_bytes(settings, name, num_rows, num_columns)
-        for name, num_rows, num_columns in _list_linears(config)
+        for name, num_rows, num_columns in _list_linears(config, sizes)
     )
-    qkv_size = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     num_norms = 4 if config.has_sandwich_norms else 2
-    per_layer = num_norms * config.hidden_size + config.attention_bias * qkv_size
+    bias_size = config.attention_bias * sizes.qkv_size_per_partition
+    per_layer = num_norms * config.hidden_size + bias_size
     vectors = config.num_hidden_layers * per_layer + config.hidden_size
-    return embedding + linears + vectors * DTYPE_BYTES["float32"]
+    embedding_bytes = embedding * DTYPE_BYTES[settings.params_dtype]
+    return embedding_bytes + linears + vectors * DTYPE_BYTES["float32"]
 
 
 def count_quantized_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> dict[str, int]:
@@ -43,18 +46,16 @@ def count_quantized_weight_bytes(config: GlmConfig, settings: RunnerSettings) ->
     }
 
 
-def _list_linears(config: GlmConfig) -> Iterator[tuple[str, int, int]]:
-    """Name, rows and columns of every linear layer's weight."""
-    query_size = config.num_attention_heads * config.head_dim
-    qkv_size = query_size + 2 * config.num_key_value_heads * config.head_dim
-    hidden, ffn = config.hidden_size, config.intermediate_size
+def _list_linears(config: GlmConfig, sizes: PartitionSizes) -> Iterator[tuple[str, int, int]]:
+    """Name, rows and columns of every linear layer's weight on one rank."""
+    hidden, ffn = config.hidden_size, sizes.intermediate_size_per_partition
     for layer in range(config.num_hidden_layers):
         prefix = f"decoder.layers.{layer}"
-        yield f"{prefix}.self_attention.linear_qkv", qkv_size, hidden
-        yield f"{prefix}.self_attention.linear_proj", hidden, query_size
+        yield f"{prefix}.self_attention.linear_qkv", sizes.qkv_size_per_partition, hidden
+        yield f"{prefix}.self_attention.linear_proj", hidden, sizes.query_size_per_partition
         yield f"{prefix}.mlp.linear_fc1", 2 * ffn, hidden
         yield f"{prefix}.mlp.linear_fc2", hidden, ffn
-    yield "output_layer", config.vocab_size, hidden
+    yield "output_layer", sizes.vocab_size_per_partition, hidden
 
 
 def _count_linear_bytes(
@@ -67,14 +68,17 @@ def _count_linear_bytes(
 
 
 def count_kv_block_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
-    """Bytes of one KV-cache block in all layers."""
-    return settings.block_size * config.kv_bytes_per_token(settings.kv_cache_dtype)
+    """Bytes of one KV-cache block in all layers: the key-value heads of one rank."""
+    kv_size = partition(config, settings.tensor_parallel).kv_size_per_partition
+    per_token = 2 * config.num_hidden_layers * kv_size * DTYPE_BYTES[settings.kv_cache_dtype]
+    return settings.block_size * per_token
 
 
 def count_workspace_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     """Bytes of activations and logits of the largest step; an upper estimate."""
-    qkv_size = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
-    row = _LIVE_HIDDEN_STATES * config.hidden_size + qkv_size + 2 * config.intermediate_size
+    sizes = partition(config, settings.tensor_parallel)
+    inner = sizes.qkv_size_per_partition + 2 * sizes.intermediate_size_per_partition
+    row = _LIVE_HIDDEN_STATES * config.hidden_size + inner
     sampled_rows = min(_MAX_SAMPLED_ROWS, settings.max_num_batched_tokens)
     logits = _LIVE_LOGITS * sampled_rows * config.vocab_size
     rotary_table = settings.max_model_len * config.rotary_dim

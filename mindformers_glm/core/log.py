@@ -3,6 +3,7 @@
 import sys
 
 _is_verbose = False
+_is_silent = False
 
 
 def set_verbose(is_verbose: bool) -> None:
@@ -11,8 +12,21 @@ def set_verbose(is_verbose: bool) -> None:
     _is_verbose = is_verbose
 
 
+def silence_other_ranks(rank: int) -> None:
+    """Let only rank 0 of a launched job tell anything; errors are not told here."""
+    global _is_silent
+    _is_silent = rank > 0
+
+
+def is_silent() -> bool:
+    """Whether another rank tells what there is to tell."""
+    return _is_silent
+
+
 def note(message: str) -> None:
     """Tell the user one line that concerns them."""
+    if _is_silent:
+        return
     print(f"mindformers_glm: {message}", file=sys.stderr, flush=True)
 
 

@@ -19,3 +19,5 @@ class Operators:
     norm_gated_linear: type
     paged_attention: type
     gather_rows: type
+    all_reduce: type
+    gather_logits: type

@@ -8,25 +8,37 @@ from mindformers_glm.core.errors import ConfigError
 
 
 def count_physical_cores(processors: Iterable[int] | None = None, root: Path = Path("/")) -> int:
-    """Return the cores behind the processors that this process may run on.
+    """Return how many cores are behind the processors that this process may run on.
+
+    Args:
+        processors: their numbers; None: the affinity mask of this process.
+        root: see `physical_cores`.
+    """
+    return max(
+        1, len(physical_cores(usable_processors() if processors is None else processors, root))
+    )
+
+
+def physical_cores(processors: Iterable[int], root: Path = Path("/")) -> set[str]:
+    """Return a name for each core behind these processors.
 
     Two hyperthreads of one core share its arithmetic and its way to memory, so a second thread on
     it wins nothing.
 
     Args:
-        processors: their numbers; None: the affinity mask of this process.
+        processors: their numbers.
         root: where /sys is looked for; a processor that is not described there counts as a core.
     """
     folder = root / "sys/devices/system/cpu"
     cores = set()
-    for processor in usable_processors() if processors is None else processors:
+    for processor in processors:
         try:
             # "0,64" or "0-1": the processors of this one's core.
             core = (folder / f"cpu{processor}/topology/thread_siblings_list").read_text().strip()
         except OSError:
             core = str(processor)
         cores.add(core)
-    return max(1, len(cores))
+    return cores
 
 
 def usable_processors() -> set[int]:

@@ -5,6 +5,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from mindformers_glm.core.log import is_silent
+
 
 class Progress:
     """A bar on stderr while the `with` block runs, silent when stderr is not a terminal.
@@ -23,7 +25,7 @@ class Progress:
             unit_scale=unit == "B",
             leave=False,
             file=sys.stderr,
-            disable=not sys.stderr.isatty(),
+            disable=is_silent() or not sys.stderr.isatty(),
         )
 
     def __enter__(self) -> "Progress":

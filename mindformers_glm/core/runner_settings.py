@@ -8,6 +8,7 @@ from mindformers_glm.config.value_types import DTYPE
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantization_scheme import QuantizationScheme, read_scheme
+from mindformers_glm.core.sharding import TensorParallel
 
 # (params_dtype, compute_dtype) -> how products are taken. Accumulation is float32 in every case.
 PRECISIONS: dict[tuple[str, str], str] = {
@@ -44,6 +45,8 @@ class RunnerSettings:
     product; rotary_dtype: type the cos/sin tables are rounded to.
     `max_num_batched_tokens` is the largest number of rows in one step, `max_num_seqs` the largest
     number of sequences.
+    model_parallel, model_parallel_rank: into how many parts the network is split, and which one
+    this process holds.
     quantization: name of the scheme of all linear layers (core/quantization_scheme.py), whose
     weights and products have its types then; None: they are float.
     """
@@ -57,6 +60,8 @@ class RunnerSettings:
     block_size: int
     quantization: str | None = None
     quantization_group_size: int | None = None
+    model_parallel: int = 1
+    model_parallel_rank: int = 0
 
     def __post_init__(self) -> None:
         if (self.params_dtype, self.compute_dtype) not in PRECISIONS:
@@ -76,6 +81,10 @@ class RunnerSettings:
             if size < 1:
                 raise ConfigError(f"{name} must be at least 1, got {size}.")
         read_scheme(self.quantization, self.quantization_group_size)
+        for name in ("model_parallel", "model_parallel_rank"):
+            if type(getattr(self, name)) is not int:  # True is no size
+                raise ConfigError(f"{name} must be a whole number, got {getattr(self, name)!r}.")
+        TensorParallel(self.model_parallel, self.model_parallel_rank)
 
     @classmethod
     def with_defaults(
@@ -122,6 +131,11 @@ class RunnerSettings:
         """The settings that the bytes of the weights in memory depend on."""
         names = [field.name for field in fields(self) if field.name not in _RUN_FIELDS]
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def tensor_parallel(self) -> TensorParallel:
+        """Which part of the network is meant."""
+        return TensorParallel(self.model_parallel, self.model_parallel_rank)
 
     @property
     def kv_cache_dtype(self) -> str:

@@ -114,14 +114,15 @@ def can_split(config: GlmConfig, size: int) -> bool:
 
 def _find_problems(config: GlmConfig, size: int) -> list[str]:
     undivided = [
-        f"{name}={getattr(config, name)}"
+        f"{config.in_file_keys(name)}={getattr(config, name)}"
         for name in ("num_attention_heads", "intermediate_size", "vocab_size")
         if getattr(config, name) % size
     ]
     problems = [f"it must divide {' and '.join(undivided)}"] if undivided else []
     kv_heads = config.num_key_value_heads
     if kv_heads % size and size % kv_heads:
-        problems.append(f"it must divide num_key_value_heads={kv_heads} or be a multiple of it")
+        name = config.in_file_keys("num_key_value_heads")
+        problems.append(f"it must divide {name}={kv_heads} or be a multiple of it")
     return problems
 
 

@@ -10,15 +10,18 @@ from mindformers_glm.core.footprint import (
     count_workspace_bytes,
 )
 from mindformers_glm.core.runner_settings import RunnerSettings
-from mindformers_glm.engine.host_memory import read_available_memory
+from mindformers_glm.engine.host_share import HostShare
 from mindformers_glm.engine.memory import MemoryDemand, MemorySupply, plan_kv_blocks
 from mindformers_glm.engine.runner import ModelRunner
 
 
 def check_memory_before_loading(
-    config: GlmConfig, settings: RunnerSettings, cap_bytes: int | None
+    config: GlmConfig, settings: RunnerSettings, cap_bytes: int | None, host: HostShare
 ) -> None:
     """Refuse a model that cannot fit, from its config alone and before the long work.
+
+    Args:
+        cap_bytes: what each rank may take; None: its share of what there is.
 
     Raises:
         MemoryBudgetError: weights, workspace and one sequence's KV cache do not fit.
@@ -30,11 +33,13 @@ def check_memory_before_loading(
         count_kv_block_bytes(config, settings),
         count_quantized_weight_bytes(config, settings),
     )
-    plan_kv_blocks(demand, MemorySupply(cap_bytes, read_available_memory()))
+    plan_kv_blocks(demand, MemorySupply(cap_bytes, host.available_memory()))
 
 
-def plan_kv_blocks_of(runner: ModelRunner, settings: RunnerSettings, cap_bytes: int | None) -> int:
-    """Return how many KV-cache blocks a loaded runner may have.
+def plan_kv_blocks_of(
+    runner: ModelRunner, settings: RunnerSettings, cap_bytes: int | None, host: HostShare
+) -> int:
+    """Return how many KV-cache blocks a loaded runner may have: the same on every rank.
 
     Raises:
         MemoryBudgetError: not even one sequence of max_model_len fits.
@@ -43,10 +48,10 @@ def plan_kv_blocks_of(runner: ModelRunner, settings: RunnerSettings, cap_bytes: 
     demand = _demand(
         settings, runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes, {}
     )
-    available = read_available_memory()
-    if available is not None:
-        available += runner.weights_bytes - runner.mapped_weight_bytes  # they are in memory now
-    return plan_kv_blocks(demand, MemorySupply(cap_bytes, available))
+    # The weights are in memory now, those of a mapped file not for good.
+    own_bytes = runner.weights_bytes - runner.mapped_weight_bytes
+    available = host.available_memory(own_bytes)
+    return host.group.least(plan_kv_blocks(demand, MemorySupply(cap_bytes, available)))
 
 
 def _demand(

@@ -42,9 +42,11 @@ class CpuModelRunner:
     def __init__(self, network: GlmInferenceModel) -> None:
         settings = network.settings
         self.network = network
+        self.group = network.group
         self.vocab_size = network.glm_config.vocab_size
         self.weights_bytes = network.num_weight_bytes()
         self.mapped_weight_bytes = network.mapped_weight_bytes
+        self.read_weight_bytes = network.read_weight_bytes
         self.workspace_bytes = count_workspace_bytes(network.glm_config, settings)
         self.kv_block_bytes = count_kv_block_bytes(network.glm_config, settings)
         self._graphs = network.model.split_into_graphs()

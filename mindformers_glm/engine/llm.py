@@ -11,19 +11,21 @@ import numpy as np
 
 from mindformers_glm.backends import select_backend
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.run_config import packed_cache_folder
+from mindformers_glm.config.run_config import launched_rank, packed_cache_folder
 from mindformers_glm.config.value_types import parse_size
 from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
-from mindformers_glm.core.log import note
+from mindformers_glm.core.log import note, silence_other_ranks
 from mindformers_glm.core.processors import check_num_threads
 from mindformers_glm.core.progress import Progress
 from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.capacity import check_memory_before_loading, plan_kv_blocks_of
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import (
     DEFAULT_MAX_NEW_TOKENS,
     from_generation_config,
 )
+from mindformers_glm.engine.host_share import share_host
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
@@ -67,13 +69,17 @@ class LLM:
         max_device_memory: cap for weights, KV cache and workspace, bytes or a text such as "59GB"
             (2**30); None: what the machine has.
         block_size: tokens of one KV-cache block.
+        model_parallel: processes that the model is split over; more than 1 in a script that a
+            launcher started as often (scripts/msrun_launcher.sh), where every process calls the
+            same methods with the same arguments and gets the same answers.
         seed: draws of requests without their own seed follow from it and from the request's number.
         prompt_lookup_num_tokens: most tokens that a step guesses ahead from what prompt and answer
             hold already; 0: none; None: 7. Answers are the same, repetitive ones come faster.
         enable_prefix_caching: requests that begin alike compute the beginning once, also one after
             the other; answers are the same.
         num_threads: threads of the operators, for all models of this process; None: OMP_NUM_THREADS
-            where it is set, else one on each physical core that the process may use.
+            where it is set, else one on each physical core that the process may use; with
+            model_parallel its share of the cores, whatever the launcher has set.
         device_target: "CPU" or "Ascend"; None: Ascend where there is one.
         packed_cache: whether what loading makes of the checkpoint is kept in a file for the next
             start: "auto" where that saves much reading (quantized weights), "on", "off".
@@ -101,6 +107,7 @@ class LLM:
         max_num_batched_tokens: int | None = None,
         max_device_memory: str | int | None = None,
         block_size: int | None = None,
+        model_parallel: int = 1,
         seed: int = 0,
         prompt_lookup_num_tokens: int | None = None,
         enable_prefix_caching: bool = True,
@@ -115,12 +122,14 @@ class LLM:
         _check_border(seed, apply_chat_template, enable_prefix_caching)
         check_num_threads(num_threads)
         wanted_parsers = ReplyParsers(tool_call_parser, reasoning_parser)
+        tensor_parallel = TensorParallel(model_parallel, launched_rank(model_parallel))
+        silence_other_ranks(tensor_parallel.rank)
         cache_settings = PackedCacheSettings(packed_cache, packed_cache_folder())
         max_draft_len = _read_draft_len(prompt_lookup_num_tokens)
         config = GlmConfig.from_hf(pretrained_model_dir)
-        with Checkpoint.open(pretrained_model_dir) as checkpoint:
+        with Checkpoint.open(pretrained_model_dir, tensor_parallel) as checkpoint:
             config = resolve_attention_bias(config, checkpoint)
-            check_rules(build_rules(config), checkpoint)
+            check_rules(build_rules(config, checkpoint.cuts(config, tensor_parallel)), checkpoint)
             settings = RunnerSettings.with_defaults(
                 config.torch_dtype or checkpoint.dtype,
                 config.max_position_embeddings,
@@ -133,19 +142,22 @@ class LLM:
                 max_num_batched_tokens=max_num_batched_tokens,
                 max_model_len=max_model_len,
                 block_size=block_size,
+                model_parallel=tensor_parallel.size,
+                model_parallel_rank=tensor_parallel.rank,
             )
             defaults = from_generation_config(pretrained_model_dir)
             self.tokenizer: GlmTokenizer = load_tokenizer(pretrained_model_dir)
             check_vocabulary(self.tokenizer, config.vocab_size, pretrained_model_dir)
             self._reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
             backend = select_backend(device_target)
-            backend.set_num_threads(num_threads)
+            host = share_host(backend.connect(tensor_parallel))
+            backend.set_num_threads(num_threads or host.num_threads)
             # Before the long work, from the sizes in the headers; again below with the real ones.
-            check_memory_before_loading(config, settings, cap_bytes)
+            check_memory_before_loading(config, settings, cap_bytes, host)
             runner: ModelRunner = backend.create_runner(
                 config, checkpoint, settings, cache_settings
             )
-        num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes)
+        num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes, host)
         runner.allocate_kv_cache(num_blocks)
         self.config = config
         self.settings = settings

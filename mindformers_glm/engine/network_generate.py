@@ -20,6 +20,7 @@ from mindformers_glm.engine.generation_defaults import (
     read_eos_token_ids,
     refuse_unsupported,
 )
+from mindformers_glm.engine.host_share import share_host
 from mindformers_glm.engine.llm_engine import Detokenizing, LLMEngine
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.models.inference_model import GlmInferenceModel
@@ -146,7 +147,8 @@ def _read_settings(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
 def _create_engine(network: GlmInferenceModel) -> LLMEngine:
     settings = network.settings
     runner = CpuModelRunner(network)
-    num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes=None)
+    host = share_host(runner.group)
+    num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes=None, host=host)
     runner.allocate_kv_cache(num_blocks)
     folder = network.name_or_path
     defaults = from_generation_config(folder) if folder else GenerationDefaults()

@@ -15,6 +15,7 @@ class ModelRunner(Protocol):
         weights_bytes: memory of the loaded weights.
         mapped_weight_bytes: how much of it is a mapped file, whose memory the system counts as
             available.
+        read_weight_bytes: what was read from the checkpoint for them; 0 where a cache had them.
         workspace_bytes: memory of activations and graphs at the largest step.
         kv_block_bytes: memory of one KV-cache block in all layers, keys and values.
     """
@@ -22,6 +23,7 @@ class ModelRunner(Protocol):
     vocab_size: int
     weights_bytes: int
     mapped_weight_bytes: int
+    read_weight_bytes: int
     workspace_bytes: int
     kv_block_bytes: int
 

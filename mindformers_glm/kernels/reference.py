@@ -71,10 +71,12 @@ def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def embedding(ids: np.ndarray, table: np.ndarray, num_rows: int) -> np.ndarray:
-    """Rows of table [V, H] as float32 [M, H]."""
+def embedding(ids: np.ndarray, table: np.ndarray, num_rows: int, first_id: int = 0) -> np.ndarray:
+    """Rows of table [V, H] as float32 [M, H]; zeros for ids outside [first_id, first_id + V)."""
     out = np.zeros((len(ids), table.shape[1]), np.float32)
-    out[:num_rows] = table[ids[:num_rows]]
+    for row, index in enumerate(ids[:num_rows] - first_id):
+        if 0 <= index < len(table):
+            out[row] = table[index]
     return out
 
 

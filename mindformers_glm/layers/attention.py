@@ -7,6 +7,7 @@ from mindspore import Tensor, nn
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import partition
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,15 @@ class SelfAttentionSubmodules:
     linear_qkv: ModuleSpec
     core_attention: ModuleSpec
     linear_proj: ModuleSpec
+    all_reduce: ModuleSpec
 
 
 class SelfAttention(nn.Cell):
     """GQA self-attention with partial, interleaved RoPE and a paged KV cache.
 
     hidden_states, output: float32 [max_rows, hidden_size], all sequences packed on axis 0. The
-    input is the residual stream before its norm, the output has not been added to it.
+    input is the residual stream before its norm, the output has not been added to it. A rank
+    attends with its own heads; its part of the output is summed with the other ranks'.
     Source: transformers 4.51.3 `Glm4Attention`; GQA: Ainslie et al. 2023, arXiv:2305.13245.
     """
 
@@ -34,12 +37,11 @@ class SelfAttention(nn.Cell):
         name: str,
     ) -> None:
         super().__init__()
-        query_size = config.num_attention_heads * config.head_dim
-        kv_size = config.num_key_value_heads * config.head_dim
+        sizes = partition(config, settings.tensor_parallel)
         self.linear_qkv = build_module(
             submodules.linear_qkv,
             config.hidden_size,
-            query_size + 2 * kv_size,
+            sizes.qkv_size_per_partition,
             has_bias=config.attention_bias,
             eps=config.rms_norm_eps,
             settings=settings,
@@ -47,18 +49,19 @@ class SelfAttention(nn.Cell):
         )
         self.core_attention = build_module(
             submodules.core_attention,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
+            num_heads=sizes.num_attention_heads_per_partition,
+            num_kv_heads=sizes.num_key_value_heads_per_partition,
             head_dim=config.head_dim,
             settings=settings,
         )
         self.linear_proj = build_module(
             submodules.linear_proj,
-            query_size,
+            sizes.query_size_per_partition,
             config.hidden_size,
             settings=settings,
             name=f"{name}.linear_proj",
         )
+        self.all_reduce = build_module(submodules.all_reduce, settings.tensor_parallel)
 
     def construct(
         self, hidden_states: Tensor, cos_sin: Tensor, num_rows: Tensor, attn_metadata: Tensor
@@ -66,4 +69,4 @@ class SelfAttention(nn.Cell):
         """Project, attend over the cache (which is written first) and project back."""
         qkv = self.linear_qkv(hidden_states, num_rows)
         attended = self.core_attention(qkv, cos_sin, attn_metadata)
-        return self.linear_proj(attended, num_rows)
+        return self.all_reduce(self.linear_proj(attended, num_rows))

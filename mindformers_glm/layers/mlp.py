@@ -7,6 +7,7 @@ from mindspore import Tensor, nn
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import partition
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,14 @@ class MLPSubmodules:
 
     linear_fc1: ModuleSpec
     linear_fc2: ModuleSpec
+    all_reduce: ModuleSpec
 
 
 class MLP(nn.Cell):
     """SwiGLU feed-forward: fc2(silu(gate(norm(x))) * up(norm(x))).
 
-    hidden_states, output: float32 [max_rows, hidden_size]; not added to the residual here.
+    hidden_states, output: float32 [max_rows, hidden_size]; not added to the residual here. A rank
+    has its own inner columns; its part of the output is summed with the other ranks'.
     Source: transformers 4.51.3 `Glm4MLP`.
     """
 
@@ -28,22 +31,25 @@ class MLP(nn.Cell):
         self, config: GlmConfig, settings: RunnerSettings, submodules: MLPSubmodules, name: str
     ) -> None:
         super().__init__()
+        sizes = partition(config, settings.tensor_parallel)
         self.linear_fc1 = build_module(
             submodules.linear_fc1,
             config.hidden_size,
-            config.intermediate_size,
+            sizes.intermediate_size_per_partition,
             eps=config.rms_norm_eps,
             settings=settings,
             name=f"{name}.linear_fc1",
         )
         self.linear_fc2 = build_module(
             submodules.linear_fc2,
-            config.intermediate_size,
+            sizes.intermediate_size_per_partition,
             config.hidden_size,
             settings=settings,
             name=f"{name}.linear_fc2",
         )
+        self.all_reduce = build_module(submodules.all_reduce, settings.tensor_parallel)
 
     def construct(self, hidden_states: Tensor, num_rows: Tensor) -> Tensor:
         """Run both projections."""
-        return self.linear_fc2(self.linear_fc1(hidden_states, num_rows), num_rows)
+        expanded = self.linear_fc1(hidden_states, num_rows)
+        return self.all_reduce(self.linear_fc2(expanded, num_rows))

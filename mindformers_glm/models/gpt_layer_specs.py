@@ -52,6 +52,7 @@ def _get_self_attention_spec(operators: Operators) -> ModuleSpec:
             linear_qkv=ModuleSpec(module=operators.norm_linear),
             core_attention=ModuleSpec(module=operators.paged_attention),
             linear_proj=ModuleSpec(module=operators.linear),
+            all_reduce=ModuleSpec(module=operators.all_reduce),
         ),
     )
 
@@ -62,5 +63,6 @@ def _get_mlp_spec(operators: Operators) -> ModuleSpec:
         submodules=MLPSubmodules(
             linear_fc1=ModuleSpec(module=operators.norm_gated_linear),
             linear_fc2=ModuleSpec(module=operators.linear),
+            all_reduce=ModuleSpec(module=operators.all_reduce),
         ),
     )

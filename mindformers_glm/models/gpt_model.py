@@ -8,6 +8,7 @@ from mindspore import Parameter, Tensor, nn
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.operators import Operators
 from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import partition
 from mindformers_glm.layers.rotary import build_cos_sin_table
 from mindformers_glm.layers.transformer_layer import TransformerBlock
 
@@ -96,13 +97,19 @@ class LanguageModelEmbedding(nn.Cell):
 
     def __init__(self, config: GlmConfig, settings: RunnerSettings, operators: Operators) -> None:
         super().__init__()
+        sizes = partition(config, settings.tensor_parallel)
         self.word_embeddings = operators.embedding(
-            config.vocab_size, config.hidden_size, settings=settings
+            sizes.vocab_size_per_partition,
+            config.hidden_size,
+            settings=settings,
+            first_id=sizes.vocab_begin,
+            vocab_size=config.vocab_size,
         )
+        self.all_reduce = operators.all_reduce(settings.tensor_parallel)
 
     def construct(self, token_ids: Tensor, num_rows: Tensor) -> Tensor:
-        """Look up the rows of the token ids."""
-        return self.word_embeddings(token_ids, num_rows)
+        """Look up the rows of the token ids; each is on one rank, the others add zeros."""
+        return self.all_reduce(self.word_embeddings(token_ids, num_rows))
 
 
 class LogitsHead(nn.Cell):
@@ -113,10 +120,15 @@ class LogitsHead(nn.Cell):
         self.gather_rows = operators.gather_rows()
         self.final_layernorm = operators.rms_norm(config.hidden_size, eps=config.rms_norm_eps)
         self.output_layer = operators.linear(
-            config.hidden_size, config.vocab_size, settings=settings, name="output_layer"
+            config.hidden_size,
+            partition(config, settings.tensor_parallel).vocab_size_per_partition,
+            settings=settings,
+            name="output_layer",
         )
+        self.gather_logits = operators.gather_logits(settings.tensor_parallel)
 
     def construct(self, hidden_states: Tensor, sample_rows: Tensor, num_samples: Tensor) -> Tensor:
         """int32 [max_samples] row numbers -> float32 [max_samples, vocab_size] logits."""
         rows = self.gather_rows(hidden_states, sample_rows, num_samples)
-        return self.output_layer(self.final_layernorm(rows, num_samples), num_samples)
+        logits = self.output_layer(self.final_layernorm(rows, num_samples), num_samples)
+        return self.gather_logits(logits)

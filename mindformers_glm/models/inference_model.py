@@ -27,11 +27,13 @@ class GlmInferenceModel(GlmPreTrainedModel):
 
     def __init__(self, config: GlmFamilyConfig, device_target: str = "CPU") -> None:
         backend = select_backend(device_target)
-        backend.initialize()
+        group = backend.connect(config.to_runner_settings().tensor_parallel)
         super().__init__(config, auto_prefix=False)
+        self.group = group
         self._weight_layout = backend.weight_layout()
         self._map_file = backend.file_mapper()
         self.mapped_weight_bytes = 0
+        self.read_weight_bytes = 0
         self.glm_config = config.to_glm_config()
         self.settings = config.to_runner_settings()
         operators = backend.operators()
@@ -98,12 +100,16 @@ class GlmInferenceModel(GlmPreTrainedModel):
     ) -> None:
         """Fill every parameter from a Hugging Face folder; all names and shapes are checked first.
 
+        `mapped_weight_bytes` and `read_weight_bytes` say afterwards how much is a mapped cache file
+        and how much was read from the checkpoint.
+
         Args:
             packed_cache: how an earlier start's result is used; None: not at all.
         Raises:
             CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
         """
-        checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights)
+        rank = self.settings.tensor_parallel
+        checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights, rank)
         for cell in self.weighted_cells().values():
             cell.place_weights()
         cache = None
@@ -112,7 +118,8 @@ class GlmInferenceModel(GlmPreTrainedModel):
             cache = PackedCache(
                 packed_cache, checkpoint, weight_format, self.weight_arrays(), self._map_file
             )
-        load_weights(checkpoint, build_rules(self.glm_config), self.weight_targets(), cache=cache)
+        rules = build_rules(self.glm_config, checkpoint.cuts(self.glm_config, rank))
+        self.read_weight_bytes = load_weights(checkpoint, rules, self.weight_targets(), cache=cache)
         self.mapped_weight_bytes = cache.mapped_bytes if cache is not None else 0
         self.has_weights = True
 

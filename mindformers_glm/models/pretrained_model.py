@@ -6,7 +6,9 @@ from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.run_config import launched_rank
 from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import resolve_attention_bias
 
@@ -31,11 +33,15 @@ class GlmPreTrainedModel(PreTrainedModel):
         the weights are loaded as `LLM` does: the planner is part of the engine, above the models.
         """
         kwargs.pop("config", None)  # AutoModel passes the one it read from the same folder
-        checkpoint = Checkpoint.open(pretrained_model_name_or_dir)
+        size = kwargs.get("model_parallel", 1)
+        rank = launched_rank(size)
+        checkpoint = Checkpoint.open(pretrained_model_name_or_dir, TensorParallel(size, rank))
         config = GlmConfig.from_hf(pretrained_model_name_or_dir)
         config = resolve_attention_bias(config, checkpoint)
         settings = RunnerSettings.with_defaults(
-            config.torch_dtype or checkpoint.dtype, config.max_position_embeddings, **kwargs
+            config.torch_dtype or checkpoint.dtype,
+            config.max_position_embeddings,
+            **(kwargs | {"model_parallel_rank": rank}),
         )
         network = build_network(config, settings)
         network.name_or_path = str(pretrained_model_name_or_dir)

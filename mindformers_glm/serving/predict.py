@@ -12,6 +12,7 @@ from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.prompts import read_prompts
 from mindformers_glm.serving.result_file import check_place, write_atomically
+from mindformers_glm.weights.shares import is_share_folder
 
 
 class TextGenerator(Protocol):
@@ -37,6 +38,7 @@ def create_llm(config: RunConfig) -> TextGenerator:
         max_num_seqs=config.predict_batch_size,
         max_device_memory=config.max_device_memory,
         block_size=config.block_size,
+        model_parallel=config.model_parallel,
         seed=config.seed,
         prompt_lookup_num_tokens=config.prompt_lookup_num_tokens,
         enable_prefix_caching=config.enable_prefix_caching,
@@ -56,7 +58,9 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
     """
     prompts = read_prompts(config.predict_data)
     params = SamplingParams(**asdict(config.generation))
-    check_place(config.save_file)
+    is_writer = config.rank == 0  # every rank has the same answers
+    if is_writer:
+        check_place(config.save_file)
     _check_prompts_are_kept(config)
     if config.is_shipped_checkpoint:
         if not config.pretrained_model_dir.is_dir():
@@ -68,10 +72,13 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
             "--pretrained_model_dir is not given: using the small checkpoint that ships with this "
             f"project ({config.pretrained_model_dir})"
         )
+    _check_folder_is_cut(config)
     if len(prompts) > 1 and not config.is_batch_size_given:
         note(f"{len(prompts)} prompts run one by one; --predict_batch_size N runs N together")
     prepare_environment(config)
     outputs = create(config).generate(prompts, params)
+    if not is_writer:
+        return _exit_code(outputs)
     results = [as_result(output) for output in outputs]
     # The file first: whoever closes stdout early (`| head -1`) still gets it. And if it cannot be
     # written after all, the answers are not lost.
@@ -81,7 +88,22 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
         for result in results:
             print(result)
     _tell_what_ended_early(outputs)
+    return _exit_code(outputs)
+
+
+def _exit_code(outputs: Sequence[RequestOutput]) -> int:
     return int(any(output.finish_reason == "error" for output in outputs))
+
+
+def _check_folder_is_cut(config: RunConfig) -> None:
+    """Without auto_trans_ckpt, ranks do not cut a checkpoint."""
+    folder = config.pretrained_model_dir
+    if config.model_parallel > 1 and not config.auto_trans_ckpt and not is_share_folder(folder):
+        raise ConfigError(
+            f"auto_trans_ckpt False needs a folder that scripts/process_weights.py --tp_size "
+            f"{config.model_parallel} has written, and {folder} is none: give --auto_trans_ckpt "
+            "True, and each rank reads its share of the checkpoint as it is."
+        )
 
 
 def _check_prompts_are_kept(config: RunConfig) -> None:

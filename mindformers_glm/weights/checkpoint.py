@@ -16,10 +16,18 @@ from types import TracebackType
 import numpy as np
 
 from mindformers_glm.config.files import require_folder
+from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.core.sharding import Piece
-from mindformers_glm.weights.shards import find_shards
+from mindformers_glm.core.sharding import (
+    BlockCuts,
+    Piece,
+    TensorParallel,
+    cut_blocks,
+    keep_blocks,
+)
+from mindformers_glm.weights.shards import find_shards, single_file
+from mindformers_glm.weights.shares import find_share
 from mindformers_glm.weights.tensor_entry import TensorEntry
 
 __all__ = ["Checkpoint", "TensorEntry", "TensorView"]
@@ -69,6 +77,7 @@ class Checkpoint:
     entries: every tensor of every shard, in file order.
     files: the shards, sorted by name.
     file_format: how they are written, for people.
+    is_share: the tensors are one rank's share already (weights/shares.py).
     """
 
     def __init__(
@@ -77,8 +86,10 @@ class Checkpoint:
         entries: dict[str, TensorEntry],
         identities: dict[Path, tuple[int, int]],
         file_format: str,
+        is_share: bool = False,
     ) -> None:
         self.folder = folder
+        self.is_share = is_share
         self.files = list(identities)
         self.entries = entries
         self.file_format = file_format
@@ -86,14 +97,21 @@ class Checkpoint:
         self._mapped: dict[Path, _MappedFile] = {}
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Checkpoint":
+    def open(
+        cls, folder: str | Path, tensor_parallel: TensorParallel | None = None
+    ) -> "Checkpoint":
         """Read the index and all headers of `folder`.
 
+        Args:
+            tensor_parallel: the rank that reads, which matters where the folder holds a file for
+                each; None: a single one.
         Raises:
-            CheckpointError: the folder, its index or a shard is missing, broken or contradictory.
+            CheckpointError: the folder, its index or a shard is missing, broken or contradictory,
+                or made for another number of ranks.
         """
         path = require_folder(folder, CheckpointError)
-        shards = find_shards(path)
+        share = find_share(path, tensor_parallel or TensorParallel())
+        shards = find_shards(path) if share is None else single_file(share)
         entries: dict[str, TensorEntry] = {}
         identities = {}
         for file in shards.files:
@@ -107,7 +125,12 @@ class Checkpoint:
                 entries[entry.name] = entry
         if shards.weight_map is not None:
             _check_index(path, shards.weight_map, entries)
-        return cls(path, entries, identities, shards.format.name)
+        return cls(path, entries, identities, shards.format.name, is_share=share is not None)
+
+    def cuts(self, config: GlmConfig, tensor_parallel: TensorParallel) -> BlockCuts:
+        """What a rank takes of the tensors: its share, or all where the file is its share."""
+        cut = keep_blocks if self.is_share else cut_blocks
+        return cut(config, tensor_parallel)
 
     @property
     def identity(self) -> str:

@@ -57,6 +57,11 @@ class Shards:
     weight_map: dict[str, Path] | None
 
 
+def single_file(file: Path) -> Shards:
+    """One safetensors file, whatever its name."""
+    return Shards(_FORMATS[0], [file], None)
+
+
 def find_shards(folder: Path) -> Shards:
     """Find the files, of the first format of which there are any.
 

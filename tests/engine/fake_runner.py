@@ -22,6 +22,7 @@ class FakeRunner:
         self.vocab_size = vocab_size
         self.weights_bytes = 0
         self.mapped_weight_bytes = 0
+        self.read_weight_bytes = 0
         self.workspace_bytes = 0
         self.kv_block_bytes = 1
         self.block_size = block_size

@@ -17,7 +17,9 @@ from mindformers_glm.core.errors import (
     MemoryBudgetError,
     PromptError,
 )
+from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine import llm as llm_module
 from mindformers_glm.engine import llm_engine as llm_engine_module
 from mindformers_glm.engine.llm import LLM
@@ -36,6 +38,9 @@ class _Backend:
     def __init__(self) -> None:
         self.settings: list[RunnerSettings] = []
         self.num_threads: list[int | None] = []
+
+    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
+        return ProcessGroup(tensor_parallel)
 
     def set_num_threads(self, count: int | None) -> None:
         self.num_threads.append(count)
@@ -536,3 +541,16 @@ def test_unknown_parsers_are_refused_before_loading(
     with pytest.raises(ConfigError, match=f"{name} must be one of none, .*, got 'x'"):
         LLM(folder, **{name: "x"})
     assert backend.settings == []
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, "2", 2.0])
+def test_a_model_parallel_that_is_no_number_of_processes_is_refused(
+    folder: Path, wrong: Any
+) -> None:
+    with pytest.raises(ConfigError, match="model_parallel must be a whole number of at least 1"):
+        LLM(folder, device_target="CPU", model_parallel=wrong)
+
+
+def test_a_split_model_needs_a_launcher(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model_parallel 2 needs 2 processes.*msrun_launcher"):
+        LLM(folder, device_target="CPU", model_parallel=2)

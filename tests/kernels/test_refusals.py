@@ -38,6 +38,15 @@ def test_embedding_refusals(capfd: pytest.CaptureFixture[str]) -> None:
     refused(capfd, "dimensions", lambda: run(ids[None], count(1)))
     refused(capfd, "3 parameters", lambda: call("glm_embedding", ids, table, out=out))
 
+    def run_part(first_id: int, vocab_size: int, ids: np.ndarray = ids) -> np.ndarray:
+        vocabulary = np.int32([first_id, vocab_size])
+        return call("glm_embedding", ids, table, count(3), vocabulary, out=out)
+
+    run_part(4, 8)
+    refused(capfd, "token id 8", lambda: run_part(4, 8, np.int32([0, 7, 8])))
+    refused(capfd, "begins at token id 5", lambda: run_part(5, 8))
+    refused(capfd, "begins at token id -1", lambda: run_part(-1, 8))
+
 
 def test_linear_refusals(capfd: pytest.CaptureFixture[str]) -> None:
     tiles = packed(np.ones((20, 40), F32), "float32")

@@ -29,6 +29,24 @@ def test_embedding_reads_unaligned_tables(
     assert (y[4:] == UNTOUCHED).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_parts_of_an_embedding_add_up_to_the_whole(
+    isa: str, rng: np.random.Generator, dtype: str
+) -> None:
+    table = stored(rng.standard_normal((9, 33)), dtype)
+    ids = np.int32([8, 0, 3, 5, 2, 6])
+    total = np.zeros((5, 33), np.float32)
+    for first in (0, 3, 6):
+        part, vocabulary = table[first : first + 3].copy(), np.int32([first, 9])
+        y = call("glm_embedding", ids, part, count(5), vocabulary, out=output(6, 33))
+        np.testing.assert_array_equal(
+            y[:5], reference.embedding(ids, loaded(part), 5, first_id=first)[:5]
+        )
+        assert (y[5:] == UNTOUCHED).all()
+        total += y[:5]
+    np.testing.assert_array_equal(total, loaded(table)[ids[:5]])
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_rms_norm_equals_reference(

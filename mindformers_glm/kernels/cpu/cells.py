@@ -11,9 +11,11 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindformers_glm.core.operators import Operators
+from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
-from mindformers_glm.kernels.cpu import library, ops
+from mindformers_glm.kernels.cpu import collectives, library, ops
 from mindformers_glm.kernels.cpu.linear_methods import LinearWeight, choose_linear_method
 from mindformers_glm.kernels.cpu.memory import allocate, count_numa_nodes
 from mindformers_glm.kernels.cpu.parameters import as_parameter
@@ -25,6 +27,11 @@ def initialize() -> None:
     # MindSpore refuses this once anything has run, even if it changes nothing.
     if ms.get_context("device_target") != "CPU":
         ms.set_device("CPU")
+
+
+def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
+    """Find the other ranks of a launched job; once per process."""
+    return collectives.connect(tensor_parallel)
 
 
 def set_num_threads(count: int | None) -> None:
@@ -69,15 +76,26 @@ class _CpuCell(WeightedCell):
 
 
 class Embedding(_CpuCell):
-    """Token embedding."""
+    """Token embedding: `num_rows` rows of the vocabulary, from token `first_id` on."""
 
-    def __init__(self, vocab_size: int, hidden_size: int, settings: RunnerSettings) -> None:
+    def __init__(
+        self,
+        num_rows: int,
+        hidden_size: int,
+        settings: RunnerSettings,
+        first_id: int,
+        vocab_size: int,
+    ) -> None:
         super().__init__()
-        self._add_rows("weight", (vocab_size, hidden_size), settings.params_dtype)
+        self._add_rows("weight", (num_rows, hidden_size), settings.params_dtype)
+        self.is_part = num_rows < vocab_size
+        self.vocabulary = Tensor(np.array([first_id, vocab_size], np.int32))
         self.lookup = ops.embedding()
 
     def construct(self, token_ids: Tensor, num_rows: Tensor) -> Tensor:
-        """int32 [max_rows] -> float32 [max_rows, hidden_size]."""
+        """int32 [max_rows] -> float32 [max_rows, hidden_size]; zeros for what others hold."""
+        if self.is_part:
+            return self.lookup(token_ids, self.weight, num_rows, self.vocabulary)
         return self.lookup(token_ids, self.weight, num_rows)
 
 
@@ -231,6 +249,8 @@ OPERATORS = Operators(
     norm_gated_linear=NormGatedLinear,
     paged_attention=PagedAttention,
     gather_rows=GatherRows,
+    all_reduce=collectives.AllReduce,
+    gather_logits=collectives.GatherLogits,
 )
 
 

@@ -27,7 +27,11 @@ Shape = list[int]
 
 
 def embedding() -> ops.Custom:
-    """(ids int32 [M], table [V, H], num_rows) -> [M, H]."""
+    """(ids int32 [M], table [V, H], num_rows [, vocabulary int32 [2]]) -> [M, H].
+
+    vocabulary: where the table is a part of a larger one, the id of its first row and the number of
+    all rows; ids of other parts give zeros.
+    """
     return _custom("glm_embedding", lambda ids, table, *_: [ids[0], table[1]])
 
 

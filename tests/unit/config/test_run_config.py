@@ -13,7 +13,7 @@ from mindformers_glm.config.run_config import (
     load_run_config,
     prepare_environment,
 )
-from mindformers_glm.core.errors import ConfigError, UnsupportedError
+from mindformers_glm.core.errors import ConfigError
 
 REPO = Path(__file__).parents[3]
 CONFIGS = sorted((REPO / "configs" / "glm4").glob("*.yaml"))
@@ -165,37 +165,55 @@ def test_types_left_out_of_the_yaml_are_left_to_the_checkpoint(tmp_path: Path) -
     assert (config.params_dtype, config.compute_dtype, config.max_device_memory) == (None,) * 3
 
 
+SPLIT = ("--use_parallel", "True", "--parallel_config.model_parallel", "2")
+
+
 def test_model_parallel_without_the_launcher_names_the_launcher() -> None:
-    with pytest.raises(ConfigError, match=r"model_parallel 2 needs 2 processes.*run one process"):
-        load("--use_parallel", "True", "--parallel_config.model_parallel", "2")
-    with pytest.raises(ConfigError, match="not in this version yet"):
+    with pytest.raises(ConfigError, match=r"2 needs 2 processes.*msrun_launcher\.sh"):
+        load(*SPLIT)
+    with pytest.raises(ConfigError, match="use_parallel True needs processes that a launcher"):
         load("--use_parallel", "True")
 
 
-def launched(ranks: int) -> dict[str, str]:
+def launched(ranks: int, rank: int = 0) -> dict[str, str]:
     """The environment that msrun gives its workers (mindspore 2.7.1, process_entity)."""
-    return {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": str(ranks)}
+    return {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": str(ranks), "RANK_ID": str(rank)}
 
 
 def test_launched_ranks_must_equal_model_parallel() -> None:
     with pytest.raises(ConfigError, match="needs --use_parallel True"):
         load("--parallel_config.model_parallel", "2", environ=launched(2))
     with pytest.raises(ConfigError, match=r"4 processes, but .* is 2"):
-        load(
-            *("--use_parallel", "True", "--parallel_config.model_parallel", "2"),
-            environ=launched(4),
-        )
+        load(*SPLIT, environ=launched(4))
     with pytest.raises(ConfigError, match="2 processes"):
         load(environ=launched(2))
     assert load("--use_parallel", "True", environ=launched(1)).seed == 0
 
 
-def test_several_ranks_are_refused_in_one_sentence_for_now() -> None:
-    with pytest.raises(UnsupportedError, match="not in this version yet"):
-        load(
-            *("--use_parallel", "True", "--parallel_config.model_parallel", "2"),
-            environ=launched(2),
-        )
+def test_a_launched_process_knows_its_rank() -> None:
+    assert (load().model_parallel, load().rank) == (1, 0)
+    for rank in (0, 1):
+        config = load(*SPLIT, environ=launched(2, rank))
+        assert (config.model_parallel, config.rank) == (2, rank)
+
+
+@pytest.mark.parametrize("wrong", ["", "-1", "2", "first"])
+def test_a_rank_that_the_launcher_cannot_mean_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"RANK_ID must be .* 0 to 1"):
+        load(*SPLIT, environ=launched(2) | {"RANK_ID": wrong})
+
+
+@pytest.mark.parametrize("wrong", ["0", "two", "-2"])
+def test_a_number_of_processes_that_the_launcher_cannot_mean_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="MS_WORKER_NUM must be a whole number above 0"):
+        load(*SPLIT, environ=launched(2) | {"MS_WORKER_NUM": wrong})
+
+
+def test_only_rank_0_says_what_has_no_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    load(*SPLIT, "--device_id", "3", environ=launched(2, 1))
+    assert capsys.readouterr().err == ""
+    load(*SPLIT, "--device_id", "3", environ=launched(2, 0))
+    assert "device_id 3 changes nothing here" in capsys.readouterr().err
 
 
 def test_setting_without_effect_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,11 @@
 
 import pytest
 
-from mindformers_glm.core.footprint import count_weight_bytes
+from mindformers_glm.core.footprint import (
+    count_kv_block_bytes,
+    count_weight_bytes,
+    count_workspace_bytes,
+)
 from mindformers_glm.core.runner_settings import RunnerSettings
 from tests.unit.core.glm_9b import GLM_9B
 
@@ -33,3 +37,29 @@ def test_int4_takes_half_a_byte_and_a_scale_a_group(group_size: int) -> None:
     found = _count(quantization="w4a16", quantization_group_size=group_size)
     num_scales = LINEARS // group_size  # 4096 and 13696 are multiples of 128
     assert found == 2 * EMBEDDING + LINEARS // 2 + 4 * num_scales + 4 * VECTORS
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_a_rank_has_its_share_of_the_weights_and_whole_norms(size: int) -> None:
+    kv_size = 128 * max(2 // size, 1)  # a key-value head is held by several ranks
+    qkv_size = 4096 // size + 2 * kv_size
+    per_layer = (qkv_size + 4096 // size + 3 * 13696 // size) * 4096
+    vectors = 40 * (4 * 4096 + qkv_size) + 4096
+    expected = 2 * (2 * EMBEDDING // size + 40 * per_layer) + 4 * vectors
+    assert _count(model_parallel=size, model_parallel_rank=1) == expected
+
+
+@pytest.mark.parametrize(("size", "heads"), [(1, 2), (2, 1), (4, 1)])
+def test_a_rank_caches_only_the_key_value_heads_it_has(size: int, heads: int) -> None:
+    settings = RunnerSettings.with_defaults("bfloat16", 8192, block_size=32, model_parallel=size)
+    assert count_kv_block_bytes(GLM_9B, settings) == 32 * 40 * 2 * heads * 128 * 2
+
+
+def test_the_workspace_shrinks_with_the_ranks() -> None:
+    whole, half = (
+        count_workspace_bytes(
+            GLM_9B, RunnerSettings.with_defaults("bfloat16", 8192, model_parallel=size)
+        )
+        for size in (1, 2)
+    )
+    assert half < whole

@@ -3,8 +3,11 @@
 import pytest
 
 from mindformers_glm.core.errors import MemoryBudgetError
+from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.runner_settings import RunnerSettings
-from mindformers_glm.engine import capacity
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.engine import capacity, host_share
+from mindformers_glm.engine.host_share import share_host
 from tests.unit.core.glm_9b import GLM_9B
 
 
@@ -12,12 +15,13 @@ def _check(available_gb: int, quantization: str | None = None) -> None:
     settings = RunnerSettings.with_defaults(
         "bfloat16", 32768, max_model_len=1024, quantization=quantization
     )
-    capacity.check_memory_before_loading(GLM_9B, settings, available_gb * 2**30)
+    host = share_host(ProcessGroup(TensorParallel()))
+    capacity.check_memory_before_loading(GLM_9B, settings, available_gb * 2**30, host)
 
 
 @pytest.fixture(autouse=True)
 def _the_machine_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "read_available_memory", lambda: 2**40)
+    monkeypatch.setattr(host_share, "read_available_memory", lambda: 2**40)
 
 
 @pytest.mark.parametrize(

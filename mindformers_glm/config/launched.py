@@ -1,0 +1,87 @@
+"""What msrun tells the processes it starts, held against the settings.
+
+Only run_config.py reads the environment; here it is a mapping.
+"""
+
+from collections.abc import Mapping
+
+from mindformers_glm.core.errors import ConfigError
+
+# msrun runs the program in its scheduler process too, as far as it connects to the others.
+_ROLES = ("MS_WORKER", "MS_SCHED")
+_LAUNCH = 'bash scripts/msrun_launcher.sh "run_mindformer.py ..." {}'
+_ALONE = "run one process with --use_parallel False --parallel_config.model_parallel 1"
+
+
+def check_parallel(use_parallel: bool, model_parallel: int, environ: Mapping[str, str]) -> int:
+    """Hold use_parallel, model_parallel and the launcher's processes together; return the rank.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
+    ranks = count_launched(environ)
+    if ranks is not None and ranks != model_parallel:
+        raise ConfigError(
+            f"The launcher started {ranks} processes, but parallel_config.model_parallel is "
+            f"{model_parallel}: they must be equal."
+        )
+    rank = find_rank(model_parallel, environ)
+    if model_parallel > 1 and not use_parallel:
+        raise ConfigError(
+            f"parallel_config.model_parallel {model_parallel} needs --use_parallel True."
+        )
+    if use_parallel and ranks is None:
+        raise ConfigError(
+            f"use_parallel True needs processes that a launcher starts: {_LAUNCH.format(2)}, or "
+            f"{_ALONE}."
+        )
+    return rank
+
+
+def find_rank(model_parallel: object, environ: Mapping[str, str]) -> int:
+    """Which rank of `model_parallel` this process is; 0 where the model is not split.
+
+    Raises:
+        ConfigError: it is no number of processes, or not the number that msrun started.
+    """
+    if type(model_parallel) is not int or model_parallel < 1:
+        raise ConfigError(
+            f"model_parallel must be a whole number of at least 1, got {model_parallel!r}."
+        )
+    if model_parallel == 1:
+        return 0
+    ranks = count_launched(environ)
+    if ranks is None:
+        raise ConfigError(
+            f"model_parallel {model_parallel} needs {model_parallel} processes, and this one was "
+            f"started without a launcher: {_LAUNCH.format(model_parallel)}, or {_ALONE}."
+        )
+    if ranks != model_parallel:
+        raise ConfigError(
+            f"The launcher started {ranks} processes, but model_parallel is {model_parallel}: "
+            "they must be equal."
+        )
+    given = environ.get("RANK_ID", "")
+    if not given.isdecimal() or int(given) >= ranks:
+        raise ConfigError(
+            f"The environment variable RANK_ID must be this process's number from 0 to {ranks - 1},"
+            f" got {given!r}: start with msrun, on several machines with --node_rank."
+        )
+    return int(given)
+
+
+def count_launched(environ: Mapping[str, str]) -> int | None:
+    """How many ranks msrun started this process with, or None when it was started alone."""
+    if environ.get("MS_ROLE") not in _ROLES:
+        return None
+    given = environ.get("MS_WORKER_NUM", "1")
+    try:
+        ranks = int(given)
+    except ValueError:
+        ranks = 0
+    if ranks < 1:
+        raise ConfigError(
+            f"The environment variable MS_WORKER_NUM must be a whole number above 0, got {given!r}:"
+            " start with msrun, or unset MS_ROLE to run one process alone."
+        )
+    return ranks

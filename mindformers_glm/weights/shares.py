@@ -1,0 +1,139 @@
+"""A checkpoint folder that is cut for a number of ranks already: one safetensors file for each.
+
+`scripts/process_weights.py` writes it (weights/share_writer.py). Its manifest says for how many
+ranks it was cut, and of what; each rank's file is told from any other by its size and its header,
+which names the source and the rank.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.config.files import read_json_object
+from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.sharding import TensorParallel
+
+MANIFEST_NAME = "model.shares.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ShareFile:
+    """One rank's file as it was written."""
+
+    name: str
+    num_bytes: int
+    header_sha256: str
+
+
+@dataclass(frozen=True)
+class ShareManifest:
+    """What a folder of shares says of itself.
+
+    source: identity of the checkpoint it was cut from (`Checkpoint.identity`).
+    """
+
+    format_version: int
+    model_parallel: int
+    source: str
+    files: tuple[ShareFile, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the manifest."""
+        return asdict(self)
+
+
+def share_name(tensor_parallel: TensorParallel) -> str:
+    """Name of a rank's file: model-rank-00-of-02.safetensors."""
+    return f"model-rank-{tensor_parallel.rank:02d}-of-{tensor_parallel.size:02d}.safetensors"
+
+
+def is_share_folder(folder: Path) -> bool:
+    """Whether the folder holds shares."""
+    return (folder / MANIFEST_NAME).exists()
+
+
+def find_share(folder: Path, tensor_parallel: TensorParallel) -> Path | None:
+    """Return a rank's file, or None where the folder holds a whole checkpoint.
+
+    Raises:
+        CheckpointError: the shares are for another number of ranks, or the file is missing,
+            damaged or of another folder.
+    """
+    if not is_share_folder(folder):
+        return None
+    manifest = read_manifest(folder)
+    if manifest.model_parallel != tensor_parallel.size:
+        raise CheckpointError(
+            f"{folder} was cut for model_parallel {manifest.model_parallel}, not "
+            f"{tensor_parallel.size}: run with that, or cut the original checkpoint anew with "
+            f"scripts/process_weights.py --tp_size {tensor_parallel.size}."
+        )
+    expected = manifest.files[tensor_parallel.rank]
+    path = folder / expected.name
+    again = "cut the original checkpoint anew with scripts/process_weights.py"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} lacks {expected.name}: copy it too, or {again}.")
+    if path.stat().st_size != expected.num_bytes:
+        raise CheckpointError(
+            f"{path} has {path.stat().st_size} bytes, {MANIFEST_NAME} says {expected.num_bytes}: "
+            f"copy it again, or {again}."
+        )
+    if header_digest(path) != expected.header_sha256:
+        raise CheckpointError(
+            f"{path} is not the file that {MANIFEST_NAME} describes: it is of another checkpoint "
+            f"or another rank; {again}."
+        )
+    return path
+
+
+def read_manifest(folder: Path) -> ShareManifest:
+    """Read and check the manifest.
+
+    Raises:
+        CheckpointError: it is broken or of another version.
+    """
+    path = folder / MANIFEST_NAME
+    content = read_json_object(path, CheckpointError)
+    try:
+        if content["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{path} has format version {content['format_version']}, this version reads "
+                f"{FORMAT_VERSION}: cut the original checkpoint anew with "
+                "scripts/process_weights.py."
+            )
+        files = tuple(
+            ShareFile(str(file["name"]), int(file["num_bytes"]), str(file["header_sha256"]))
+            for file in content["files"]
+        )
+        manifest = ShareManifest(
+            FORMAT_VERSION, int(content["model_parallel"]), str(content["source"]), files
+        )
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path} is damaged: cut the original checkpoint anew with scripts/process_weights.py."
+        ) from None
+    size = manifest.model_parallel
+    names = [share_name(TensorParallel(size, rank)) for rank in range(size)]
+    if [file.name for file in files] != names:
+        raise CheckpointError(
+            f"{path} does not list one file for each of {size} ranks: cut the original checkpoint "
+            "anew with scripts/process_weights.py."
+        )
+    return manifest
+
+
+def header_digest(path: Path) -> str:
+    """SHA-256 of what stands before the tensors in a safetensors file.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            num_bytes = min(int.from_bytes(prefix, "little"), path.stat().st_size)
+            return hashlib.sha256(prefix + file.read(num_bytes)).hexdigest()
+    except OSError as problem:
+        raise CheckpointError(f"Cannot read {path}: {problem.strerror}.") from None
