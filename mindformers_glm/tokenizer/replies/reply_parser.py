@@ -1,7 +1,7 @@
 """A model's answer to thoughts, text and tool calls, whole or while it is being written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from mindformers_glm.core.errors import ConfigError
@@ -15,6 +15,7 @@ from mindformers_glm.tokenizer.replies.call_candidates import (
 )
 from mindformers_glm.tokenizer.replies.call_splitter import CallSplitter
 from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
+from mindformers_glm.tokenizer.replies.placeholder import PlaceholderFiller
 from mindformers_glm.tokenizer.replies.reasoning import ReasoningSplitter
 
 
@@ -27,6 +28,7 @@ class CallSyntax:
         has_role_line, drops_blanks: see `CallSplitter`.
         fixed_tools: tools it may call without being offered any.
         text_tools: built-in tools that take plain text, where they are offered.
+        has_placeholder: it writes a placeholder for a date.
     """
 
     candidate: type[CallCandidate] | None = None
@@ -34,10 +36,11 @@ class CallSyntax:
     drops_blanks: bool = False
     fixed_tools: tuple[str, ...] = ()
     text_tools: tuple[str, ...] = ()
+    has_placeholder: bool = False
 
 
-_CHATGLM2 = CallSyntax(drops_blanks=True)
-_CHATGLM3 = CallSyntax(PythonCall, drops_blanks=True)
+_CHATGLM2 = CallSyntax(drops_blanks=True, has_placeholder=True)
+_CHATGLM3 = CallSyntax(PythonCall, drops_blanks=True, has_placeholder=True)
 _GLM4 = CallSyntax(NamedJsonCall, text_tools=tuple(BUILT_IN_TOOLS))
 _RUMINATION = CallSyntax(
     JsonObjectCall, fixed_tools=tuple(tool["name"] for tool in RUMINATION_TOOLS)
@@ -96,27 +99,36 @@ class ReplyParser:
         self._calls = CallSplitter(
             new_candidate, has_role_line=syntax.has_role_line, drops_blanks=syntax.drops_blanks
         )
+        self._placeholder = PlaceholderFiller() if syntax.has_placeholder else None
 
     def feed(self, text: str) -> ParsedReply:
         """Take the next piece of text."""
         if self._reasoning is None:
-            return self._calls.feed(text)
+            return self._fill(self._calls.feed(text))
         split = self._reasoning.feed(text)
-        return ParsedReply(reasoning=split.reasoning) + self._calls.feed(split.answer)
+        piece = ParsedReply(reasoning=split.reasoning) + self._calls.feed(split.answer)
+        return self._fill(piece)
 
     def start_turn(self) -> ParsedReply:
         """Another assistant message begins: the model wrote <|assistant|>, which is no text."""
-        return self._flush_reasoning() + self._calls.start_turn()
+        return self._fill(self._flush_reasoning() + self._calls.start_turn())
 
     def flush(self) -> ParsedReply:
         """Return what is held back when the answer is over."""
-        return self._flush_reasoning() + self._calls.flush()
+        piece = self._fill(self._flush_reasoning() + self._calls.flush())
+        rest = "" if self._placeholder is None else self._placeholder.flush()
+        return piece + ParsedReply(rest)
 
     def _flush_reasoning(self) -> ParsedReply:
         if self._reasoning is None:
             return ParsedReply()
         split = self._reasoning.flush()
         return ParsedReply(reasoning=split.reasoning) + self._calls.feed(split.answer)
+
+    def _fill(self, piece: ParsedReply) -> ParsedReply:
+        if self._placeholder is None:
+            return piece
+        return replace(piece, content=self._placeholder.feed(piece.content))
 
 
 def parse_reply(text: str, parser: ReplyParser, turn_starts: Sequence[int] = ()) -> ParsedReply:
@@ -143,7 +155,7 @@ def check_parser_names(tool_call_parser: str, reasoning_parser: str) -> None:
         ("tool_call_parser", tool_call_parser, TOOL_CALL_PARSERS),
         ("reasoning_parser", reasoning_parser, REASONING_PARSERS),
     ):
-        if name not in names:
+        if not isinstance(name, str) or name not in names:
             raise ConfigError(f"{kind} must be one of {', '.join(names)}, got {name!r}.")
 
 

@@ -162,6 +162,10 @@ CASES: list[tuple[Parsers, str, ParsedReply]] = [
             'get_weather\n{"city": "北京"}',
         )
     ),
+    (CHATGLM3, "\n 到[[训练时间]]，[[训练时]]", ParsedReply("到2023年，[[训练时]]")),
+    (CHATGLM3, "[[[训练时间]]][[训练", ParsedReply("[2023年][[训练")),
+    (("chatglm2", "none", False), "[[训练时间]]", ParsedReply("2023年")),
+    (GLM4, "[[训练时间]]", ParsedReply("[[训练时间]]")),
     (("chatglm2", "none", False), " 你好\nget_weather\n{}", ParsedReply("你好\nget_weather\n{}")),
     (("none", "none", False), "\n你好\n", ParsedReply("\n你好\n")),
     # GLM-Z1: the prompt opened the thoughts.
