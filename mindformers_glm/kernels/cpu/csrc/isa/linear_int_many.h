@@ -13,8 +13,8 @@ namespace glm::GLM_ISA {
 // Of 32 registers: 12 or 16 integer sums, 12 or 8 float sums, 2 weights and the activations.
 constexpr int kManyTokensRows = 2;
 constexpr int kManyTokensInBlock[3] = {0, 6, 4};  // by planes
-// With fewer tokens four tile rows at once are faster.
-constexpr int64_t kLeastManyTokens[3] = {0, 7, 4};
+// For fewer tokens larger blocks of outputs are faster.
+constexpr int64_t kLeastManyTokens = 33;
 
 // T tokens of P planes times R tile rows over all of k.
 template <int P, int R, int T>
@@ -35,14 +35,15 @@ inline void MultiplyManyTokens(const IntBlock& block) {
   for (int64_t group = 0; group < x.num_groups; ++group) {
     const int64_t left = block.lines - group * group_lines;
     const uint8_t* end = w + (left < group_lines ? left : group_lines) * kIntLineBytes;
+    const int32_t* corrections = x.Corrections(group, block.first_row);
+    const float* scales = x.Scales(group, block.first_row);
     IntVec ints[T][P][R];
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      const int32_t* corrections = x.Corrections(block.first_row + t) + group;
 #pragma GCC unroll 2
       for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) ints[t][p][r] = SetInt(corrections[p * x.num_groups]);
+        for (int r = 0; r < R; ++r) ints[t][p][r] = SetInt(corrections[t * P + p]);
       }
     }
     for (; w < end; w += kIntLineBytes, values += kLineK) {
@@ -61,7 +62,7 @@ inline void MultiplyManyTokens(const IntBlock& block) {
     }
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
-      const Vec scale = Set1(x.Scales(block.first_row + t)[group]);
+      const Vec scale = Set1(scales[t]);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const IntVec joined =
@@ -77,15 +78,6 @@ inline void MultiplyManyTokens(const IntBlock& block) {
       Store(block.sums + r * block.sums_stride + t * kTileN, sums[t][r]);
     }
   }
-}
-
-// The same for 1 <= num_tokens <= T tokens.
-template <int P, int R, int T>
-inline void MultiplyUpToTokens(const IntBlock& block, int64_t num_tokens) {
-  if constexpr (T > 1) {
-    if (num_tokens < T) return MultiplyUpToTokens<P, R, T - 1>(block, num_tokens);
-  }
-  MultiplyManyTokens<P, R, T>(block);
 }
 
 template <int P>
@@ -104,22 +96,27 @@ struct ManyTokensInt {
   template <int R>
   static void MultiplyRows(IntBlock block, int64_t num_rows) {
     constexpr int kTokens = kManyTokensInBlock[P];
+    // From (kTokens - 1)^2 tokens on, blocks of even sizes are full or lack one token.
+    static_assert(kLeastManyTokens >= (kTokens - 1) * (kTokens - 1));
     float* sums = block.sums;
     const int64_t num_blocks = CeilDiv(num_rows, kTokens);
     for (int64_t i = 0; i < num_blocks; ++i) {
       block.first_row = num_rows * i / num_blocks;
       block.sums = sums + block.first_row * kTileN;
       const int64_t end = num_rows * (i + 1) / num_blocks;
-      MultiplyUpToTokens<P, R, kTokens>(block, end - block.first_row);
+      if (end - block.first_row == kTokens) {
+        MultiplyManyTokens<P, R, kTokens>(block);
+      } else {
+        MultiplyManyTokens<P, R, kTokens - 1>(block);
+      }
     }
   }
 };
 
 inline void LinearIntAnyTokens(const LinearIntArgs& args) {
-  const int num_planes = NumPlanes(args.activation_bits);
-  if (args.weight_bits != 8 || args.linear.num_rows < kLeastManyTokens[num_planes]) {
+  if (args.weight_bits != 8 || args.linear.num_rows < kLeastManyTokens) {
     LinearInt(args);
-  } else if (num_planes == 2) {
+  } else if (NumPlanes(args.activation_bits) == 2) {
     LinearIntWith<ManyTokensInt<2>, 8>(args);
   } else {
     LinearIntWith<ManyTokensInt<1>, 8>(args);
