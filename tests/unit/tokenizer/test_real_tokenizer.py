@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mindformers_glm.core.errors import PromptError
-from mindformers_glm.tokenizer import GlmTokenizer, Segment, SpecialToken, load_tokenizer
+from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
+from mindformers_glm.tokenizer.chat import write_chat
 from tests.unit.tokenizer.conftest import random_text
 
 
@@ -97,17 +98,17 @@ def test_texts_of_the_other_kinds_have_the_golden_ids(
             assert tokenizer.decode(case["ids"]) == case["text"]
 
 
-def test_segments_have_the_ids_of_golden_chats(
+def test_built_in_formats_have_the_ids_of_golden_chats(
     ranks: GlmTokenizer, shared_fixtures: Path, golden: dict[str, Any]
 ) -> None:
     chatglm3 = load_tokenizer(shared_fixtures / "tokenizers" / "chatglm3-6b")
-    for name, tokenizer, sop in (("glm4", ranks, "<sop>"), ("chatglm3", chatglm3, "sop")):
+    for name, format_name, tokenizer in (
+        ("glm4", "glm4_chat", ranks),
+        ("chatglm3", "chatglm3", chatglm3),
+    ):
+        assert golden[name]["chat"]
         for case in golden[name]["chat"]:
-            segments: list[Segment] = [SpecialToken("[gMASK]"), SpecialToken(sop)]
-            for message in case["messages"]:
-                role = SpecialToken(f"<|{message['role']}|>")
-                segments += [role, "\n", message["content"]]
-            segments.append(SpecialToken("<|assistant|>"))
+            segments = write_chat(format_name, case["messages"])
             assert tokenizer.encode_segments(segments) == case["ids"]
 
 
