@@ -66,9 +66,10 @@ setup(
     package_data={"mindformers_glm": ["assets/*/*"]},
     data_files=[
         (
-            "share/mindformers_glm/configs/glm4",
-            sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/glm4/*.yaml")),
+            f"share/mindformers_glm/configs/{folder.name}",
+            sorted(str(p.relative_to(ROOT)) for p in folder.glob("*.yaml")),
         )
+        for folder in sorted(ROOT.glob("configs/*"))
     ],
     ext_modules=[
         Extension(

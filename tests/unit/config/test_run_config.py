@@ -16,7 +16,9 @@ from mindformers_glm.config.run_config import (
 from mindformers_glm.core.errors import ConfigError
 
 REPO = Path(__file__).parents[3]
-CONFIGS = sorted((REPO / "configs" / "glm4").glob("*.yaml"))
+CONFIGS = sorted((REPO / "configs").glob("*/*.yaml"))
+# ChatGLM2 and ChatGLM3 are float16 checkpoints.
+FLOAT16 = ("predict_chatglm2_6b", "predict_chatglm3_6b")
 ALONE = ["--use_parallel", "False", "--parallel_config.model_parallel", "1"]
 
 
@@ -44,7 +46,8 @@ def test_defaults_name_only_keys_of_the_shipped_yaml() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_accepted_on_one_process(path: Path) -> None:
     config = load("--config", str(path), *ALONE)
-    assert config.params_dtype == config.compute_dtype == config.rotary_dtype == "bfloat16"
+    dtype = "float16" if path.stem in FLOAT16 else "bfloat16"
+    assert config.params_dtype == config.compute_dtype == config.rotary_dtype == dtype
     assert config.max_device_memory == (29 if "800i" in path.stem else 59) * 2**30
 
 
