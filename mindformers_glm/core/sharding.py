@@ -99,6 +99,8 @@ def check_split(config: GlmConfig, size: int) -> None:
     Raises:
         ConfigError: names what cannot be divided, and the sizes that work.
     """
+    if size < 1:
+        raise ConfigError(f"A model is split into at least 1 part, got {size}.")
     if problems := _find_problems(config, size):
         works = [str(n) for n in range(1, config.num_attention_heads + 1) if can_split(config, n)]
         choices = f"{', '.join(works[:-1])} or {works[-1]}" if len(works) > 1 else works[0]

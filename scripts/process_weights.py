@@ -1,0 +1,43 @@
+"""Cut a checkpoint once for N ranks, so that each start reads one file per rank.
+
+    python scripts/process_weights.py --model_path DIR --tp_size N [--output OUT]
+
+OUT holds a safetensors file for each rank (model-rank-00-of-02.safetensors), a manifest, and copies
+of the configuration and the tokenizer; it is given as --pretrained_model_dir to N processes, with
+or without --auto_trans_ckpt. Ranks can also cut DIR while they load it (--auto_trans_ckpt True).
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from mindformers_glm.core.errors import GlmError
+from mindformers_glm.core.log import note
+from mindformers_glm.weights.share_writer import write_shares
+
+
+def main() -> int:
+    """Return the exit code: 1 after an error of the user, 130 if interrupted."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face folder")
+    parser.add_argument("--tp_size", type=int, required=True, help="number of ranks")
+    parser.add_argument("--output", type=Path, help="new folder (default: DIR-tpN beside DIR)")
+    arguments = parser.parse_args()
+    source = arguments.model_path.expanduser().absolute()
+    output = arguments.output or source.with_name(f"{source.name}-tp{arguments.tp_size}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so nothing is left
+    try:
+        num_bytes = write_shares(source, output.expanduser().absolute(), arguments.tp_size)
+    except GlmError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    note(f"{output} ({num_bytes / 2**30:.1f} GB) is ready for {arguments.tp_size} ranks")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""Folders cut for N ranks: they hold what ranks cut themselves, and are refused where wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.errors import CheckpointError, ConfigError
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.weights import share_writer
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.loader import load_weights
+from mindformers_glm.weights.rules import build_rules
+from mindformers_glm.weights.share_writer import write_shares
+from mindformers_glm.weights.shares import MANIFEST_NAME
+
+REPO = Path(__file__).resolve().parents[3]
+
+
+class Target:
+    """Keeps what it is given."""
+
+    def load(self, views) -> None:
+        self.array = np.concatenate([view.data for view in views])
+
+
+def load_share(folder: Path, rank: TensorParallel) -> dict[str, np.ndarray]:
+    config = GlmConfig.from_hf(folder)
+    with Checkpoint.open(folder, rank) as checkpoint:
+        rules = build_rules(config, checkpoint.cuts(config, rank))
+        targets = {rule.parameter: Target() for rule in rules}
+        load_weights(checkpoint, rules, targets)
+    return {name: target.array for name, target in targets.items()}
+
+
+@pytest.fixture
+def folder(tensors, raw_config, write_folder) -> Path:
+    rng = np.random.default_rng(1)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = rng.standard_normal((32, 24), np.float32)
+    name = "model.layers.0.mlp.down_proj.weight"
+    tensors[name] = tensors[name].astype(np.float16)
+    folder = write_folder(tensors, raw_config | {"vocab_size": 32}, num_shards=2)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_folder_of_shares_loads_as_the_whole_checkpoint_does(folder, tmp_path, size):
+    output = tmp_path / "cut"
+    write_shares(folder, output, size)
+    for rank in range(size):
+        mine = TensorParallel(size, rank)
+        expected, found = load_share(folder, mine), load_share(output, mine)
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+
+
+def test_the_files_are_safetensors_to_the_library_too(folder, tmp_path, tensors):
+    write_shares(folder, tmp_path / "cut", 2)
+    parts = [
+        load_file(tmp_path / "cut" / f"model-rank-0{rank}-of-02.safetensors") for rank in (0, 1)
+    ]
+    for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.v_proj.bias"):
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), tensors[name])
+    name = "model.layers.0.mlp.down_proj.weight"
+    np.testing.assert_array_equal(np.hstack([part[name] for part in parts]), tensors[name])
+
+
+def test_configuration_and_tokenizer_come_along_and_the_index_stays(folder, tmp_path):
+    write_shares(folder, tmp_path / "cut", 2)
+    names = sorted(path.name for path in (tmp_path / "cut").iterdir())
+    assert names == [
+        "config.json",
+        "model-rank-00-of-02.safetensors",
+        "model-rank-01-of-02.safetensors",
+        MANIFEST_NAME,
+        "tokenizer.json",
+    ]
+
+
+def test_tied_embeddings_are_stored_once(tensors, raw_config, write_folder, tmp_path):
+    del tensors["lm_head.weight"]
+    tensors["model.embed_tokens.weight"] = np.ones((32, 24), np.float32)
+    raw = raw_config | {"vocab_size": 32, "tie_word_embeddings": True}
+    folder = write_folder(tensors, raw)
+    write_shares(folder, tmp_path / "cut", 2)
+    assert load_share(tmp_path / "cut", TensorParallel(2, 1))["output_layer.weight"].shape == (
+        16,
+        24,
+    )
+
+
+def refusal(folder: Path, rank: TensorParallel) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(folder, rank)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_another_number_of_ranks_is_refused(folder, tmp_path):
+    write_shares(folder, tmp_path / "cut", 2)
+    for wrong in (TensorParallel(), TensorParallel(4, 1)):
+        message = refusal(tmp_path / "cut", wrong)
+        assert f"was cut for model_parallel 2, not {wrong.size}" in message
+
+
+def test_a_file_of_another_rank_or_folder_is_refused(folder, tmp_path):
+    cut = tmp_path / "cut"
+    write_shares(folder, cut, 2)
+    first, second = (cut / f"model-rank-0{rank}-of-02.safetensors" for rank in (0, 1))
+    shutil.copyfile(second, first)
+    assert "another checkpoint or another rank" in refusal(cut, TensorParallel(2, 0))
+    os.utime(folder / "model-00001-of-00002.safetensors", ns=(1, 1))  # other files, same shapes
+    write_shares(folder, tmp_path / "other", 2)
+    shutil.copyfile(tmp_path / "other" / first.name, first)
+    assert "another checkpoint or another rank" in refusal(cut, TensorParallel(2, 0))
+    Checkpoint.open(cut, TensorParallel(2, 1))
+
+
+def test_damaged_and_missing_files_are_refused(folder, tmp_path):
+    cut = tmp_path / "cut"
+    write_shares(folder, cut, 2)
+    file = cut / "model-rank-01-of-02.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    assert f"has {len(whole) - 1} bytes" in refusal(cut, TensorParallel(2, 1))
+    file.unlink()
+    assert "lacks model-rank-01-of-02.safetensors" in refusal(cut, TensorParallel(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format_version": 2}, "format version 2"),
+        ({"model_parallel": 3}, "one file for each of 3 ranks"),
+        ({"files": None}, "is damaged"),
+        ({"files": [{"name": 1}]}, "is damaged"),
+    ],
+)
+def test_a_broken_manifest_is_refused(folder, tmp_path, change, words):
+    cut = tmp_path / "cut"
+    write_shares(folder, cut, 2)
+    manifest = json.loads((cut / MANIFEST_NAME).read_text())
+    (cut / MANIFEST_NAME).write_text(json.dumps(manifest | change))
+    assert words in refusal(cut, TensorParallel(2, 0))
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(3, "model_parallel 3 cannot split this model"), (0, "at least 1 part, got 0")],
+)
+def test_a_split_that_does_not_work_is_refused_before_writing(folder, tmp_path, size, words):
+    with pytest.raises(ConfigError, match=words):
+        write_shares(folder, tmp_path / "cut", size)
+    assert not (tmp_path / "cut").exists()
+
+
+def test_an_existing_folder_and_a_full_disk_are_refused(folder, tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match="exists: remove it"):
+        write_shares(folder, folder, 2)
+    monkeypatch.setattr(share_writer, "_SPARE_BYTES", 2**60)
+    with pytest.raises(CheckpointError, match="GB are free"):
+        write_shares(folder, tmp_path / "cut", 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_nothing_is_left_behind_by_an_error_or_a_killed_process(folder, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / ".cut.1.tmp").mkdir()  # of a process that was killed
+    with monkeypatch.context() as patch:
+        patch.setattr(share_writer, "_write_manifest", fail)
+        with pytest.raises(CheckpointError, match=r"Cannot write .*cut: No space left on device"):
+            write_shares(folder, tmp_path / "cut", 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+    write_shares(folder, tmp_path / "cut", 2)
+
+
+def test_the_script_writes_beside_the_checkpoint_and_says_what_is_wrong(folder, tmp_path):
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(REPO / "scripts" / "process_weights.py"), *arguments],
+            env=os.environ | {"PYTHONPATH": str(REPO)},
+            capture_output=True,
+            text=True,
+        )
+
+    done = run("--model_path", str(folder), "--tp_size", "2")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "checkpoint-tp2 (0.0 GB) is ready for 2 ranks" in done.stderr
+    load_share(tmp_path / "checkpoint-tp2", TensorParallel(2, 1))
+    failed = run("--model_path", str(folder), "--tp_size", "2")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")
+    assert failed.stderr.count("\n") == 1
