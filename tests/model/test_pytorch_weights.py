@@ -1,5 +1,6 @@
 """A folder of PyTorch .bin files gives the same logits as one of safetensors."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mindformers_glm.serving.inspect import inspect_checkpoint
 from mindformers_glm.weights.packed_cache import FOLDER_NAME
 from tests.conftest import TOLERANCES, relative_error
 from tests.model import hf_oracle
+from tests.model.chatglm_layout import to_chatglm
 
 PROMPT = np.random.default_rng(0).integers(2, 515, 40).tolist()
 
@@ -69,3 +71,22 @@ def test_a_tied_head_shares_its_storage(tmp_path: Path) -> None:
     as_pytorch_folder(folder)
     assert "lm_head.weight" in torch.load(folder / "pytorch_model.bin", weights_only=True)
     assert relative_error(logits(folder), expected) < TOLERANCES["logits_float32"]
+
+
+def test_a_chatglm_folder_as_downloaded(tmp_path: Path) -> None:
+    glm = hf_oracle.save_random_checkpoint(tmp_path / "glm", "float16", model_type="glm")
+    folder = to_chatglm(glm, tmp_path / "chatglm")
+    expected = logits(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    # ChatGLM2 and ChatGLM3 store this buffer too.
+    tensors["transformer.rotary_pos_emb.inv_freq"] = torch.rand(4).half()
+    weight_map = {}
+    for shard in range(3):
+        part = {name: tensors[name] for name in list(tensors)[shard::3]}
+        name = f"pytorch_model-{shard + 1:05d}-of-00003.bin"
+        torch.save(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    np.testing.assert_array_equal(logits(folder), expected)
