@@ -89,12 +89,13 @@ def offered_tools(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None
 ) -> list[Tool]:
     """Return all tools of a conversation that can be called by a name, checked or not."""
-    offered = [
-        *(tools or ()),
-        *(tool for message in messages for tool in message.get("tools") or ()),
-    ]
+    lists = [tools, *(message.get("tools") for message in messages)]
     return [
-        tool for tool in offered if isinstance(tool, Mapping) and isinstance(tool_name(tool), str)
+        tool
+        for tools in lists
+        if isinstance(tools, Sequence)
+        for tool in tools
+        if isinstance(tool, Mapping) and isinstance(tool_name(tool), str)
     ]
 
 

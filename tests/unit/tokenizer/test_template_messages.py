@@ -9,7 +9,7 @@ import pytest
 
 from mindformers_glm.core.errors import PromptError
 from mindformers_glm.tokenizer import GlmTokenizer, SpecialToken, load_tokenizer
-from mindformers_glm.tokenizer.chat import TemplateDialect, write_chat
+from mindformers_glm.tokenizer.chat import TemplateDialect, offered_tools, write_chat
 from mindformers_glm.tokenizer.replies import detect_parsers
 
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
@@ -76,6 +76,12 @@ def test_tools_go_where_the_template_reads_them() -> None:
 )
 def test_parsers_are_told_by_the_template(template: str, parsers: tuple[str, str]) -> None:
     assert detect_parsers(template) == parsers
+
+
+def test_offered_tools_are_those_with_a_name() -> None:
+    messages: list[dict[str, Any]] = [{"tools": 5}, {"tools": [{"type": "python"}, "f"]}, {}]
+    assert offered_tools(messages, [WEATHER, {"name": 5}]) == [WEATHER, {"type": "python"}]
+    assert offered_tools([], None) == []
 
 
 def test_a_folder_tells_the_parsers(write_folder: Callable[..., Path]) -> None:
