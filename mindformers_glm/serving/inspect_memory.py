@@ -1,6 +1,7 @@
 """What a checkpoint needs in memory in every format and split, and whether it fits here."""
 
 from dataclasses import replace
+from typing import Any
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.dtypes import DTYPE_BYTES
@@ -13,7 +14,7 @@ from mindformers_glm.core.footprint import (
 )
 from mindformers_glm.core.quantization_scheme import SCHEMES
 from mindformers_glm.core.runner_settings import RunnerSettings
-from mindformers_glm.core.sharding import TensorParallel, can_split, partition
+from mindformers_glm.core.sharding import can_split
 from mindformers_glm.engine.host_memory import read_available_memory
 from mindformers_glm.engine.memory import MemoryDemand, MemorySupply, plan_kv_blocks
 
@@ -28,19 +29,30 @@ def describe_memory(config: GlmConfig, settings: RunnerSettings) -> list[tuple[s
     Args:
         settings: as a run without further settings would have them.
     """
-    ranks = {size: _rank_config(config, size) for size in _RANKS if can_split(config, size)}
-    rows = [("model_parallel", [str(size) for size in ranks])]
-    for dtype in DTYPE_BYTES:
-        kept = replace(settings, params_dtype=dtype, compute_dtype=dtype)
-        sizes = [format_bytes(count_weight_bytes(rank, kept)) for rank in ranks.values()]
-        rows.append((f"weights in {dtype}", sizes))
-    for scheme in SCHEMES:
-        kept = replace(settings, quantization=scheme, quantization_group_size=None)
-        sizes = [format_bytes(count_weight_bytes(rank, kept)) for rank in ranks.values()]
-        rows.append((f"weights in {scheme}", sizes))
-    dtype = settings.kv_cache_dtype
-    caches = [format_bytes(rank.kv_bytes_per_token(dtype)) for rank in ranks.values()]
-    rows.append((f"KV cache a token in {dtype}", caches))
+    ranks = [size for size in _RANKS if can_split(config, size)]
+
+    def weights(**changes: Any) -> list[str]:
+        kept = replace(settings, **changes)
+        return [
+            format_bytes(count_weight_bytes(config, replace(kept, model_parallel=size)))
+            for size in ranks
+        ]
+
+    blocks = [
+        count_kv_block_bytes(config, replace(settings, model_parallel=size)) for size in ranks
+    ]
+    rows = [
+        ("model_parallel", [str(size) for size in ranks]),
+        *(
+            (f"weights in {dtype}", weights(params_dtype=dtype, compute_dtype=dtype))
+            for dtype in DTYPE_BYTES
+        ),
+        *((f"weights in {scheme}", weights(quantization=scheme)) for scheme in SCHEMES),
+        (
+            f"KV cache a token in {settings.kv_cache_dtype}",
+            [format_bytes(num_bytes // settings.block_size) for num_bytes in blocks],
+        ),
+    ]
     lines = [(name, "".join(f"{size:<{_COLUMN_WIDTH}}" for size in sizes)) for name, sizes in rows]
     return [*((name, value.rstrip()) for name, value in lines), _describe_fit(config, settings)]
 
@@ -51,18 +63,6 @@ def format_bytes(num_bytes: int) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.2f} {unit}"
     return f"{num_bytes} bytes"
-
-
-def _rank_config(config: GlmConfig, size: int) -> GlmConfig:
-    """The network that one of `size` ranks holds; all hold as much."""
-    sizes = partition(config, TensorParallel(size))
-    return replace(
-        config,
-        num_attention_heads=sizes.num_attention_heads_per_partition,
-        num_key_value_heads=sizes.num_key_value_heads_per_partition,
-        intermediate_size=sizes.intermediate_size_per_partition,
-        vocab_size=sizes.vocab_size_per_partition,
-    )
 
 
 def _describe_fit(config: GlmConfig, settings: RunnerSettings) -> tuple[str, str]:

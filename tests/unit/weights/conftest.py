@@ -66,6 +66,50 @@ def tensors() -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
+CHATGLM_CONFIG = {
+    "architectures": ["ChatGLMModel"],
+    "model_type": "chatglm",
+    "add_qkv_bias": True,
+    "multi_query_attention": True,
+    "hidden_size": 24,
+    "num_attention_heads": 4,
+    "multi_query_group_num": 2,
+    "kv_channels": 16,
+    "num_layers": 1,
+    "ffn_hidden_size": 40,
+    "padded_vocab_size": 33,
+    "seq_length": 128,
+    "layernorm_epsilon": 1e-5,
+    "torch_dtype": "float32",
+}
+
+
+@pytest.fixture
+def chatglm_tensors() -> dict[str, np.ndarray]:
+    """All tensors of CHATGLM_CONFIG in float32, random."""
+    rng = np.random.default_rng(1)
+    layer = "transformer.encoder.layers.0."
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer.embedding.word_embeddings.weight": (33, 24),
+        "transformer.rotary_pos_emb.inv_freq": (4,),
+        f"{layer}input_layernorm.weight": (24,),
+        f"{layer}post_attention_layernorm.weight": (24,),
+        f"{layer}self_attention.query_key_value.weight": (128, 24),
+        f"{layer}self_attention.query_key_value.bias": (128,),
+        f"{layer}self_attention.dense.weight": (24, 64),
+        f"{layer}mlp.dense_h_to_4h.weight": (80, 24),
+        f"{layer}mlp.dense_4h_to_h.weight": (24, 40),
+        "transformer.encoder.final_layernorm.weight": (24,),
+        "transformer.output_layer.weight": (33, 24),
+    }
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def chatglm_config() -> dict[str, Any]:
+    return dict(CHATGLM_CONFIG)
+
+
 @pytest.fixture
 def write_folder(tmp_path: Path) -> Callable[..., Path]:
     """Write config.json and `num_shards` shards with an index (one shard: model.safetensors)."""

@@ -193,6 +193,44 @@ def test_each_rank_loads_its_own_share(tensors, raw_config, write_folder, size):
         assert num_bytes == sum(array.nbytes for array in arrays.values())
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_each_rank_loads_its_own_share_of_chatglms_fused_tensors(
+    chatglm_tensors, chatglm_config, write_folder, size
+):
+    table = np.random.default_rng(2).standard_normal((32, 24), np.float32)
+    ends = ("embedding.word_embeddings.weight", "output_layer.weight")
+    chatglm_tensors |= {f"transformer.{name}": table for name in ends}
+    folder = write_folder(chatglm_tensors, chatglm_config | {"padded_vocab_size": 32})
+    layer = "transformer.encoder.layers.0."
+    attention, mlp = f"{layer}self_attention.", f"{layer}mlp."
+    gate, up = np.split(chatglm_tensors[mlp + "dense_h_to_4h.weight"], 2)
+    for rank in range(size):
+        arrays, _ = load_share(folder, TensorParallel(size, rank))
+        # 4 query heads, 2 key heads, 2 value heads of 16.
+        head = rank * 2 // size
+        heads = [
+            *range(rank * 4 // size, (rank + 1) * 4 // size),
+            *(4 + head, 6 + head if size > 1 else 5),
+            *((6, 7) if size == 1 else ()),
+        ]
+        for kind in ("weight", "bias"):
+            fused = chatglm_tensors[f"{attention}query_key_value.{kind}"]
+            fused = fused.reshape(8, 16, *fused.shape[1:])
+            found = arrays[f"decoder.layers.0.self_attention.linear_qkv.{kind}"]
+            np.testing.assert_array_equal(found, np.concatenate([fused[i] for i in heads]))
+        expected = {
+            "mlp.linear_fc1.weight": [np.split(half, size)[rank] for half in (gate, up)],
+            "mlp.linear_fc2.weight": [
+                np.split(chatglm_tensors[mlp + "dense_4h_to_h.weight"], size, 1)[rank]
+            ],
+            "self_attention.linear_proj.weight": [
+                np.split(chatglm_tensors[attention + "dense.weight"], size, 1)[rank]
+            ],
+        }
+        for name, parts in expected.items():
+            np.testing.assert_array_equal(arrays[f"decoder.layers.0.{name}"], np.concatenate(parts))
+
+
 def test_a_single_rank_reads_every_byte(tensors, write_folder):
     _, num_bytes = load_share(write_folder(tensors), TensorParallel())
     assert num_bytes == sum(array.nbytes for array in tensors.values())

@@ -244,44 +244,8 @@ def test_every_tensor_of_the_real_chatglm3_is_accounted_for(shared_fixtures: Pat
     assert 2 * num_elements == index["metadata"]["total_size"]
 
 
-CHATGLM = {
-    "architectures": ["ChatGLMModel"],
-    "model_type": "chatglm",
-    "add_qkv_bias": True,
-    "multi_query_attention": True,
-    "hidden_size": 24,
-    "num_attention_heads": 4,
-    "multi_query_group_num": 2,
-    "kv_channels": 16,
-    "num_layers": 1,
-    "ffn_hidden_size": 40,
-    "padded_vocab_size": 33,
-    "seq_length": 128,
-    "layernorm_epsilon": 1e-5,
-    "torch_dtype": "float32",
-}
-
-
-def chatglm_tensors() -> dict[str, np.ndarray]:
-    layer = "transformer.encoder.layers.0."
-    shapes: dict[str, tuple[int, ...]] = {
-        "transformer.embedding.word_embeddings.weight": (33, 24),
-        "transformer.rotary_pos_emb.inv_freq": (4,),
-        f"{layer}input_layernorm.weight": (24,),
-        f"{layer}post_attention_layernorm.weight": (24,),
-        f"{layer}self_attention.query_key_value.weight": (128, 24),
-        f"{layer}self_attention.query_key_value.bias": (128,),
-        f"{layer}self_attention.dense.weight": (24, 64),
-        f"{layer}mlp.dense_h_to_4h.weight": (80, 24),
-        f"{layer}mlp.dense_4h_to_h.weight": (24, 40),
-        "transformer.encoder.final_layernorm.weight": (24,),
-        "transformer.output_layer.weight": (33, 24),
-    }
-    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-
-
-def test_a_complete_chatglm_checkpoint_passes(write_folder):
-    check(write_folder(chatglm_tensors(), CHATGLM))
+def test_a_complete_chatglm_checkpoint_passes(write_folder, chatglm_config, chatglm_tensors):
+    check(write_folder(chatglm_tensors, chatglm_config))
 
 
 @pytest.mark.parametrize(
@@ -297,19 +261,24 @@ def test_a_complete_chatglm_checkpoint_passes(write_folder):
         ({"padded_vocab_size": 65024}, "expected [65024, 24] by padded_vocab_size"),
     ],
 )
-def test_chatglm_refusals_name_its_own_keys(write_folder, changes, words):
-    assert words in refusal(write_folder(chatglm_tensors(), CHATGLM | changes))
+def test_chatglm_refusals_name_its_own_keys(
+    write_folder, chatglm_config, chatglm_tensors, changes, words
+):
+    assert words in refusal(write_folder(chatglm_tensors, chatglm_config | changes))
 
 
 @pytest.mark.parametrize("says", [False, True])
-def test_the_tensors_of_chatglm_decide_its_bias(write_folder, capsys, says: bool):
-    folder = write_folder(chatglm_tensors(), CHATGLM | {"add_qkv_bias": says})
+def test_the_tensors_of_chatglm_decide_its_bias(
+    write_folder, chatglm_config, chatglm_tensors, capsys, says: bool
+):
+    folder = write_folder(chatglm_tensors, chatglm_config | {"add_qkv_bias": says})
     assert resolve(folder).attention_bias is True
     assert ("add_qkv_bias=false" in capsys.readouterr().err) is not says
 
 
-def test_a_missing_chatglm_output_layer_is_named_without_a_hint_at_tied_weights(write_folder):
-    tensors = chatglm_tensors()
-    del tensors["transformer.output_layer.weight"]
-    message = refusal(write_folder(tensors, CHATGLM))
+def test_a_missing_chatglm_output_layer_gets_no_hint_at_tied_weights(
+    write_folder, chatglm_config, chatglm_tensors
+):
+    del chatglm_tensors["transformer.output_layer.weight"]
+    message = refusal(write_folder(chatglm_tensors, chatglm_config))
     assert "1 missing: transformer.output_layer.weight (is a shard missing?)" in message
