@@ -164,6 +164,11 @@ def launched_rank(model_parallel: object) -> int:
     return find_rank(model_parallel, os.environ)
 
 
+def has_own_num_threads() -> bool:
+    """Whether OMP_NUM_THREADS says something: MindSpore's msrun sets it to 1 for every process."""
+    return os.environ.get("OMP_NUM_THREADS", "1") != "1"
+
+
 def check_precision(params_dtype: str, compute_dtype: str) -> None:
     """Refuse a pair of types that the operators do not compute.
 

@@ -11,7 +11,11 @@ import numpy as np
 
 from mindformers_glm.backends import select_backend
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.run_config import launched_rank, packed_cache_folder
+from mindformers_glm.config.run_config import (
+    has_own_num_threads,
+    launched_rank,
+    packed_cache_folder,
+)
 from mindformers_glm.config.value_types import parse_size
 from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
 from mindformers_glm.core.log import note, silence_other_ranks
@@ -78,8 +82,8 @@ class LLM:
         enable_prefix_caching: requests that begin alike compute the beginning once, also one after
             the other; answers are the same.
         num_threads: threads of the operators, for all models of this process; None: OMP_NUM_THREADS
-            where it is set, else one on each physical core that the process may use; with
-            model_parallel its share of the cores, whatever the launcher has set.
+            where it is set (with model_parallel above 1: to more than 1, which msrun sets), else
+            one on each physical core that the process may use, or on its share of them.
         device_target: "CPU" or "Ascend"; None: Ascend where there is one.
         packed_cache: whether what loading makes of the checkpoint is kept in a file for the next
             start: "auto" where that saves much reading (quantized weights), "on", "off".
@@ -151,7 +155,9 @@ class LLM:
             self._reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
             backend = select_backend(device_target)
             host = share_host(backend.connect(tensor_parallel))
-            backend.set_num_threads(num_threads or host.num_threads)
+            backend.set_num_threads(
+                num_threads or (None if has_own_num_threads() else host.num_threads)
+            )
             # Before the long work, from the sizes in the headers; again below with the real ones.
             check_memory_before_loading(config, settings, cap_bytes, host)
             runner: ModelRunner = backend.create_runner(

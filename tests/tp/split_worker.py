@@ -1,0 +1,64 @@
+"""One rank of a split model: everything that needs a start of its own, in one.
+
+split_worker.py SIZE FOLDER...: writes FOLDER's name, rank-R.json and .npz into the working folder.
+With SIZE 1 it is the single process that the ranks are compared with.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.config.run_config import launched_rank
+
+PROMPTS = ["hello", "a longer prompt than the others", "请介绍一下北京", "hello hello hello hello"]
+_GREEDY = SamplingParams(do_sample=False, max_new_tokens=12, ignore_eos=True)
+_SAMPLED = SamplingParams(
+    do_sample=True, temperature=0.9, top_k=0, top_p=0.9, max_new_tokens=12, ignore_eos=True
+)
+
+
+def run(folder: Path, size: int) -> tuple[dict[str, object], np.ndarray]:
+    """What this rank sees: tokens and sizes, and the logits of a prompt longer than a step."""
+    with LLM(
+        folder,
+        model_parallel=size,
+        device_target="CPU",
+        params_dtype="float32",
+        compute_dtype="float32",
+        rotary_dtype="float32",
+        max_num_seqs=3,
+        max_num_batched_tokens=8,
+        max_model_len=128,
+        block_size=16,
+        num_threads=1,
+        seed=7,
+        packed_cache="off",
+    ) as llm:
+        tokens = {
+            "single": [llm.generate(prompt, _GREEDY)[0].token_ids for prompt in PROMPTS[:1]],
+            "batch": [output.token_ids for output in llm.generate(PROMPTS, _GREEDY)],
+            "sampled": [output.token_ids for output in llm.generate(PROMPTS, _SAMPLED)],
+        }
+        runner = llm._engine.runner
+        numbers = {
+            "weights_bytes": llm.weights_bytes,
+            "kv_block_bytes": runner.kv_block_bytes,
+            "num_blocks": llm._engine.config.num_blocks,
+            "read_weight_bytes": runner.read_weight_bytes,
+        }
+        token_ids = np.random.default_rng(0).integers(0, llm.config.vocab_size, 41).tolist()
+        return {"tokens": tokens} | numbers, llm.logits(token_ids)
+
+
+if __name__ == "__main__":
+    size = int(sys.argv[1])
+    rank = launched_rank(size)
+    for name in sys.argv[2:]:
+        folder = Path(name)
+        found, logits = run(folder, size)
+        target = Path(f"{folder.name}-{size}-{rank}.json")
+        np.save(target.with_suffix(".npy"), logits)
+        target.write_text(json.dumps(found))
