@@ -131,7 +131,7 @@ def _build_parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
         argument_default=None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Answer prompts with a GLM-4-0414 model.",
+        description="Answer prompts with a GLM model.",
         epilog="Any key of the YAML file is an option too, e.g. --context.save_graphs 1, and\n"
         "--options KEY=VALUE ... sets several. The command line wins over the YAML file.",
     )

@@ -23,7 +23,7 @@ _INTERRUPTED = "interrupted"
 _HELP = """\
 usage: mindformers-glm COMMAND ...
 
-  predict   answer prompts with a GLM-4-0414 model (--help lists its options)
+  predict   answer prompts with a GLM model (--help lists its options)
   inspect   describe and check a checkpoint folder without loading it: inspect DIR
   cache     packed caches of loaded weights: cache list|verify|clear [DIR ...]
   --version versions of this project and of what it runs on

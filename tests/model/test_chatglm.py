@@ -76,7 +76,7 @@ def test_hidden_states_are_the_official_codes(
             )
         )
         expected = golden[f"expected.{step}.hidden_states"]
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         length = end
 
 
