@@ -33,14 +33,16 @@ CARD = [
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints by name: GLM-4-0414, the same cut for two ranks, GLM-4 in transformers' form."""
+    """Checkpoints by name: GLM-4-0414, the same cut for two ranks, GLM-4 in both its layouts."""
+    from tests.model.chatglm_layout import to_chatglm
     from tests.model.hf_oracle import save_random_checkpoint
 
     root = tmp_path_factory.mktemp("checkpoints")
     sandwich = save_random_checkpoint(root / "sandwich", **CHANGES)
     write_shares(sandwich, root / "cut", 2)
     pre_norm = save_random_checkpoint(root / "pre_norm", model_type="glm", **CHANGES)
-    found = {"sandwich": sandwich, "cut": root / "cut", "pre_norm": pre_norm}
+    chatglm = to_chatglm(pre_norm, root / "chatglm")
+    found = {"sandwich": sandwich, "cut": root / "cut", "pre_norm": pre_norm, "chatglm": chatglm}
     return found | ({"mini": MINI} if MINI.is_dir() else {})
 
 
@@ -68,7 +70,7 @@ def read(work: Path, folder: Path, size: int, rank: int) -> tuple[dict[str, Any]
 @pytest.mark.parametrize(
     ("size", "names"),
     [
-        (2, ["sandwich", "cut", "pre_norm"]),
+        (2, ["sandwich", "cut", "pre_norm", "chatglm"]),
         (4, ["sandwich", "mini"]),
         pytest.param(8, ["sandwich", "mini"], marks=pytest.mark.slow),
     ],
