@@ -1,6 +1,7 @@
 """What `mindformers-glm inspect DIR` says about a checkpoint folder, from headers alone."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from mindformers_glm.tokenizer import (
     load_tokenizer,
 )
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+from mindformers_glm.weights.rules import (
+    WeightRule,
+    build_rules,
+    check_rules,
+    resolve_attention_bias,
+)
 
 _GENERATION_BOOKKEEPING = ("_from_model_config", "transformers_version")
 
@@ -46,7 +52,7 @@ def inspect_checkpoint(folder: str | Path) -> str:
         lines = [
             ("checkpoint", str(checkpoint.folder)),
             *_describe_architecture(config),
-            *_describe_weights(config, checkpoint),
+            *_describe_weights(config, checkpoint, rules),
             *describe_memory(config, _default_settings(config, checkpoint)),
             ("tensors", f"all {len(checkpoint.entries)} accounted for"),
             *_describe_generation(checkpoint.folder, config),
@@ -90,8 +96,12 @@ def _describe_scaling(scaling: RopeScaling | None) -> str:
     )
 
 
-def _describe_weights(config: GlmConfig, checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    num_parameters = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
+def _describe_weights(
+    config: GlmConfig, checkpoint: Checkpoint, rules: Sequence[WeightRule]
+) -> list[tuple[str, str]]:
+    # Constants that some exporters save are no parameters.
+    used = {source.name: source.shape for rule in rules for source in rule.sources}
+    num_parameters = sum(math.prod(shape) for shape in used.values())
     by_dtype = ", ".join(
         f"{dtype} {format_bytes(num_bytes)}"
         for dtype, num_bytes in checkpoint.num_bytes_by_dtype.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from mindformers_glm.config.glm_config import GlmConfig
@@ -161,6 +161,13 @@ def test_whether_it_fits_here_is_said(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_kv_cache_is_in_the_type_it_will_have(folder: Path):
     # 2 layers * keys and values * 2 KV heads * 16 * 2 bytes = 256
     assert values(folder)["KV cache"].startswith("256 bytes a token in float16, 32.00 KiB for")
+
+
+def test_saved_constants_are_no_parameters(folder: Path):
+    constants = {"model.rotary_emb.inv_freq": np.zeros(4, np.float32)}
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | constants, folder / "model.safetensors")
+    assert values(folder)["parameters"] == f"{NUM_PARAMETERS:,}"
 
 
 def test_type_as_stored_when_the_config_states_none(folder: Path):
