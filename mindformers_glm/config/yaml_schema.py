@@ -400,7 +400,13 @@ SETTINGS: tuple[Setting, ...] = (
         because="only the Mcore models are here, not the legacy ones",
     ),
     Setting("load_ckpt_format", TEXT, "safetensors", only=("safetensors",), because=NO_CKPT),
-    Setting("auto_trans_ckpt", BOOLEAN, False),  # slicing while loading is what always happens
+    Setting(
+        "auto_trans_ckpt",
+        BOOLEAN,
+        False,
+        help="True: each rank reads its share of the folder as downloaded; False: of one that "
+        "scripts/process_weights.py wrote (one rank alone reads either)",
+    ),
     Setting("transform_process_num", INTEGER, 1, minimum=1, without_effect=NO_CKPT),
     Setting("src_strategy_path_or_dir", TEXT, "", only=("",), because=NO_CKPT),
     Setting("only_save_strategy", BOOLEAN, False, only=(False,), because=NO_CKPT),

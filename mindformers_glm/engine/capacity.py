@@ -1,6 +1,6 @@
 """KV-cache blocks for a given model on this machine: what it needs against what there is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.footprint import (
@@ -10,9 +10,12 @@ from mindformers_glm.core.footprint import (
     count_workspace_bytes,
 )
 from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import can_split
 from mindformers_glm.engine.host_share import HostShare
 from mindformers_glm.engine.memory import MemoryDemand, MemorySupply, plan_kv_blocks
 from mindformers_glm.engine.runner import ModelRunner
+
+_MODEL_PARALLEL = (2, 4, 8, 16)  # what is advised where one rank's cap is too low
 
 
 def check_memory_before_loading(
@@ -32,6 +35,7 @@ def check_memory_before_loading(
         count_workspace_bytes(config, settings),
         count_kv_block_bytes(config, settings),
         count_quantized_weight_bytes(config, settings),
+        [size for size in _MODEL_PARALLEL if can_split(config, size)],
     )
     plan_kv_blocks(demand, MemorySupply(cap_bytes, host.available_memory()))
 
@@ -46,7 +50,7 @@ def plan_kv_blocks_of(
     """
     # The weights are loaded: advice to quantize them came before, if at all.
     demand = _demand(
-        settings, runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes, {}
+        settings, runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes, {}, []
     )
     # The weights are in memory now, those of a mapped file not for good.
     own_bytes = runner.weights_bytes - runner.mapped_weight_bytes
@@ -60,6 +64,7 @@ def _demand(
     workspace_bytes: int,
     kv_block_bytes: int,
     weights_bytes_by_scheme: Mapping[str, int],
+    model_parallel_sizes: Sequence[int],
 ) -> MemoryDemand:
     return MemoryDemand(
         weights_bytes=weights_bytes,
@@ -71,4 +76,8 @@ def _demand(
         params_dtype=settings.params_dtype,
         quantization=settings.quantization,
         weights_bytes_by_scheme=weights_bytes_by_scheme,
+        model_parallel=settings.model_parallel,
+        larger_model_parallel=tuple(
+            size for size in model_parallel_sizes if size > settings.model_parallel
+        ),
     )

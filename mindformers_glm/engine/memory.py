@@ -15,6 +15,8 @@ class MemoryDemand:
         are for the advice only.
     quantization: scheme of the weights, or None.
     weights_bytes_by_scheme: what weights_bytes would be with each scheme, the mildest first.
+    model_parallel: ranks, of which this is the demand of one; larger_model_parallel: other numbers
+        of ranks that can split the model, ascending.
     """
 
     weights_bytes: int
@@ -26,6 +28,8 @@ class MemoryDemand:
     params_dtype: str
     quantization: str | None = None
     weights_bytes_by_scheme: Mapping[str, int] = field(default_factory=dict)
+    model_parallel: int = 1
+    larger_model_parallel: tuple[int, ...] = ()
 
     @property
     def blocks_per_sequence(self) -> int:
@@ -122,8 +126,10 @@ def _list_remedies(demand: MemoryDemand, supply: MemorySupply) -> list[str]:
         least_mib = -(-demand.least_bytes // 2**20)
         remedies.append(f"raise max_device_memory to {least_mib}MB or more")
     # The cap holds for each rank; what the machine has is shared by its ranks.
-    parallel_sizes = (2, 4, 8) if supply.cap_bytes == limit else ()
-    fitting = [ranks for ranks in parallel_sizes if demand.least_bytes <= ranks * limit]
-    if fitting:
-        remedies.append(f"set model_parallel to {fitting[0]} (once this version can split a model)")
+    sizes = demand.larger_model_parallel if supply.cap_bytes == limit else ()
+    needed = demand.least_bytes * demand.model_parallel  # of all ranks, about
+    if fitting := [size for size in sizes if needed <= size * limit]:
+        remedies.append(
+            f"set model_parallel to {fitting[0]} (scripts/msrun_launcher.sh starts the processes)"
+        )
     return remedies or ["use a machine with more memory or a smaller model"]

@@ -20,6 +20,7 @@ DEMAND = MemoryDemand(
     max_model_len=1024,
     max_num_seqs=4,
     params_dtype="bfloat16",
+    larger_model_parallel=(2, 4, 8),
 )
 
 
@@ -59,7 +60,7 @@ def test_the_refusal_says_what_is_needed_what_there_is_and_what_would_fit() -> N
         "The model needs 21.0 GB (weights 16.0 GB in bfloat16, workspace 1.0 GB, KV cache 4.0 GB "
         "for one sequence of 1024 tokens), but max_device_memory allows 20.0 GB: set max_model_len "
         "to 768 or less or raise max_device_memory to 21504MB or more or set model_parallel to 2 "
-        "(once this version can split a model)."
+        "(scripts/msrun_launcher.sh starts the processes)."
     )
 
 
@@ -107,6 +108,10 @@ def test_a_higher_cap_is_not_advised_where_the_machine_has_too_little() -> None:
 def test_more_ranks_are_advised_under_a_cap_only() -> None:
     assert "set model_parallel to 4" in _refusal(DEMAND, _supply(cap_gib=10, available_gib=100))
     assert "model_parallel" not in _refusal(DEMAND, _supply(cap_gib=59, available_gib=10))
+    of_four = dataclasses.replace(DEMAND, model_parallel=4, larger_model_parallel=(8,))
+    assert "set model_parallel to 8" in _refusal(of_four, _supply(cap_gib=12, available_gib=100))
+    cannot = dataclasses.replace(DEMAND, larger_model_parallel=())
+    assert "model_parallel" not in _refusal(cannot, _supply(cap_gib=20, available_gib=100))
 
 
 def test_without_a_remedy_the_refusal_says_so() -> None:
