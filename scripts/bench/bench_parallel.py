@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_kernels import describe_machine
+from machine import describe_machine
 
 _WORKER = "--worker"
 
