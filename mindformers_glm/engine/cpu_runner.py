@@ -20,6 +20,8 @@ from mindformers_glm.weights.packed_cache import PackedCacheSettings
 # Rows a graph is compiled for; a step takes the smallest that holds it. Operators touch only the
 # real rows, so a larger bucket costs memory and not time.
 ROW_BUCKETS = (1, 8, 32, 128, 512, 2048, 8192)
+# Ranks of a split model send each other every row of the bucket: half of them for a graph more.
+SPLIT_ROW_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 # Logits of this many rows at a time: 32 x 151,552 float32 are 19 MB.
 SAMPLE_BUCKETS = (1, 8, 32)
 
@@ -51,9 +53,10 @@ class CpuModelRunner:
         self.kv_block_bytes = count_kv_block_bytes(network.glm_config, settings)
         self._graphs = network.model.split_into_graphs()
         self._compiled: set[tuple[object, ...]] = set()  # cells with the shapes of their inputs
+        row_buckets = ROW_BUCKETS if self.group.size == 1 else SPLIT_ROW_BUCKETS
         self._row_inputs = {
             rows: _RowInputs(rows, settings)
-            for rows in _buckets_up_to(settings.max_num_batched_tokens, ROW_BUCKETS)
+            for rows in _buckets_up_to(settings.max_num_batched_tokens, row_buckets)
         }
         self._sample_inputs = {
             samples: _SampleInputs(samples)
