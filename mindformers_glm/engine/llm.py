@@ -9,43 +9,37 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mindformers_glm.backends import select_backend
-from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.run_config import (
-    has_own_num_threads,
     launched_rank,
     packed_cache_folder,
 )
-from mindformers_glm.config.value_types import parse_size
-from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
+from mindformers_glm.core.errors import GlmError, PromptError
 from mindformers_glm.core.log import note, silence_other_ranks
 from mindformers_glm.core.processors import check_num_threads
 from mindformers_glm.core.progress import Progress
-from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.engine.capacity import check_memory_before_loading, plan_kv_blocks_of
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import (
     DEFAULT_MAX_NEW_TOKENS,
-    from_generation_config,
 )
-from mindformers_glm.engine.host_share import share_host
+from mindformers_glm.engine.llm_arguments import (
+    Prompt,
+    check_params,
+    check_types,
+    is_list,
+    is_single_prompt,
+    read_draft_len,
+    read_size,
+    spread_params,
+)
 from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.open_model import open_model
 from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.row_logits import compute_row_logits
-from mindformers_glm.engine.runner import ModelRunner
 from mindformers_glm.engine.sampling_params import SamplingParams
-from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
-from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
-from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
-
-# Eight rows in a step take little longer than one: the products are bound by reading the weights.
-DEFAULT_PROMPT_LOOKUP_NUM_TOKENS = 7
-
-# A text, token ids, or a conversation.
-Prompt = str | Items[int] | Items[Mapping[str, Any]]
 
 
 class LLM:
@@ -122,75 +116,60 @@ class LLM:
         tool_call_parser: str = "auto",
         reasoning_parser: str = "auto",
     ) -> None:
-        cap_bytes = _read_size(max_device_memory)
-        _check_border(seed, apply_chat_template, enable_prefix_caching)
+        cap_bytes = read_size(max_device_memory)
+        check_types(seed, apply_chat_template, enable_prefix_caching)
         check_num_threads(num_threads)
         wanted_parsers = ReplyParsers(tool_call_parser, reasoning_parser)
         tensor_parallel = TensorParallel(model_parallel, launched_rank(model_parallel))
         silence_other_ranks(tensor_parallel.rank)
         cache_settings = PackedCacheSettings(packed_cache, packed_cache_folder())
-        max_draft_len = _read_draft_len(prompt_lookup_num_tokens)
-        config = GlmConfig.from_hf(pretrained_model_dir)
-        with Checkpoint.open(pretrained_model_dir, tensor_parallel) as checkpoint:
-            config = resolve_attention_bias(config, checkpoint)
-            check_rules(build_rules(config, checkpoint.cuts(config, tensor_parallel)), checkpoint)
-            settings = RunnerSettings.with_defaults(
-                config.torch_dtype or checkpoint.dtype,
-                config.max_position_embeddings,
-                params_dtype=params_dtype,
-                compute_dtype=compute_dtype,
-                rotary_dtype=rotary_dtype,
-                quantization=quantization,
-                quantization_group_size=quantization_group_size,
-                max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens,
-                max_model_len=max_model_len,
-                block_size=block_size,
-                model_parallel=tensor_parallel.size,
-                model_parallel_rank=tensor_parallel.rank,
-            )
-            defaults = from_generation_config(pretrained_model_dir)
-            self.tokenizer: GlmTokenizer = load_tokenizer(pretrained_model_dir)
-            check_vocabulary(self.tokenizer, config.vocab_size, pretrained_model_dir)
-            self._reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
-            backend = select_backend(device_target)
-            host = share_host(backend.connect(tensor_parallel))
-            backend.set_num_threads(
-                num_threads or (None if has_own_num_threads() else host.num_threads)
-            )
-            # Before the long work, from the sizes in the headers; again below with the real ones.
-            check_memory_before_loading(config, settings, cap_bytes, host)
-            runner: ModelRunner = backend.create_runner(
-                config, checkpoint, settings, cache_settings
-            )
-        num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes, host)
-        runner.allocate_kv_cache(num_blocks)
-        self.config = config
-        self.settings = settings
+        max_draft_len = read_draft_len(prompt_lookup_num_tokens)
+        model = open_model(
+            pretrained_model_dir,
+            tensor_parallel,
+            {
+                "params_dtype": params_dtype,
+                "compute_dtype": compute_dtype,
+                "rotary_dtype": rotary_dtype,
+                "quantization": quantization,
+                "quantization_group_size": quantization_group_size,
+                "max_num_seqs": max_num_seqs,
+                "max_num_batched_tokens": max_num_batched_tokens,
+                "max_model_len": max_model_len,
+                "block_size": block_size,
+            },
+            device_target=device_target,
+            num_threads=num_threads,
+            cap_bytes=cap_bytes,
+            cache_settings=cache_settings,
+        )
+        self.config, self.settings = model.config, model.settings
+        self.tokenizer: GlmTokenizer = model.tokenizer
+        self._reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
         self._apply_chat_template = apply_chat_template
         self._is_length_noted = False
         self._num_requests = 0
         self._undelivered: defaultdict[str, deque[RequestOutput]] = defaultdict(deque)
         self._reply_readers: dict[str, ReplyReader] = {}
         self._open_engine: LLMEngine | None = LLMEngine(
-            runner,
+            model.runner,
             EngineConfig(
-                max_num_seqs=settings.max_num_seqs,
-                max_num_batched_tokens=settings.max_num_batched_tokens,
-                max_model_len=settings.max_model_len,
-                block_size=settings.block_size,
-                num_blocks=num_blocks,
+                max_num_seqs=self.settings.max_num_seqs,
+                max_num_batched_tokens=self.settings.max_num_batched_tokens,
+                max_model_len=self.settings.max_model_len,
+                block_size=self.settings.block_size,
+                num_blocks=model.num_blocks,
                 seed=seed,
                 prompt_lookup_num_tokens=max_draft_len,
                 enable_prefix_caching=enable_prefix_caching,
             ),
             self.tokenizer,
             eos_token_ids=(
-                *config.eos_token_ids,
-                *defaults.eos_token_ids,
+                *self.config.eos_token_ids,
+                *model.defaults.eos_token_ids,
                 *self.tokenizer.eos_token_ids,
             ),
-            defaults=defaults,
+            defaults=model.defaults,
             special_token_ids=self.tokenizer.special_token_ids,
         )
 
@@ -212,8 +191,8 @@ class LLM:
             PromptError: `prompts` as a whole is none of these.
             ConfigError: sampling_params are of another type, or not as many as prompts.
         """
-        wanted: list[Any] = [prompts] if _is_single_prompt(prompts) else list(prompts)
-        params = _spread_params(sampling_params, len(wanted))
+        wanted: list[Any] = [prompts] if is_single_prompt(prompts) else list(prompts)
+        params = spread_params(sampling_params, len(wanted))
         outputs: dict[str, RequestOutput] = {}
         request_ids = []
         try:
@@ -313,7 +292,7 @@ class LLM:
         tools: Items[Mapping[str, Any]] | None = None,
     ) -> str:
         """Queue a prompt; what is wrong with it becomes its only output."""
-        _check_params(params)
+        check_params(params)
         request_id = str(self._num_requests)
         self._num_requests += 1
         params = params or SamplingParams()
@@ -341,7 +320,7 @@ class LLM:
             return token_ids, self._writes_text_as_message
         if isinstance(prompt, str) and self._writes_text_as_message:
             return self.tokenizer.encode_chat([{"role": "user", "content": prompt}], tools), True
-        if not isinstance(prompt, str) and not _is_list(prompt):
+        if not isinstance(prompt, str) and not is_list(prompt):
             raise PromptError(
                 f"A prompt must be a text, token ids or messages, got a {type(prompt).__name__}."
             )
@@ -391,76 +370,3 @@ class LLM:
             self._reply_readers.pop(request_id, None)
             if self._open_engine is not None:
                 self._open_engine.abort(request_id)
-
-
-def _is_single_prompt(prompts: Prompt | Items[Prompt]) -> bool:
-    if isinstance(prompts, str):
-        return True
-    if not _is_list(prompts):
-        raise PromptError(
-            "generate() takes a text, token ids, messages, or a list of these, got a "
-            f"{type(prompts).__name__}."
-        )
-    return len(prompts) > 0 and isinstance(prompts[0], int | np.integer | Mapping)
-
-
-def _is_list(value: Any) -> bool:
-    """Whether it can be token ids or messages; bytes hold numbers too, but nobody means those."""
-    return isinstance(value, Items | np.ndarray) and not isinstance(value, str | bytes | bytearray)
-
-
-def _spread_params(
-    params: SamplingParams | Items[SamplingParams] | None, count: int
-) -> Items[SamplingParams | None]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params] * count
-    if not isinstance(params, Items):
-        _check_params(params)
-    if len(params) != count:
-        raise ConfigError(
-            f"{len(params)} sampling_params were given for {count} prompts: give one for all "
-            "prompts, or one for each."
-        )
-    return params
-
-
-def _check_params(params: Any) -> None:
-    if params is not None and not isinstance(params, SamplingParams):
-        raise ConfigError(
-            f"sampling_params must be SamplingParams or a list of them, got {params!r}."
-        )
-
-
-def _read_size(size: str | int | None) -> int | None:
-    if size is None or (type(size) is int and size > 0):
-        return size
-    try:
-        return parse_size(size)
-    except ValueError:
-        raise ConfigError(
-            'max_device_memory must be a size such as "59GB" or "512MB", or a number of bytes, '
-            f"got {size!r}."
-        ) from None
-
-
-def _read_draft_len(given: int | None) -> int:
-    if given is None:
-        return DEFAULT_PROMPT_LOOKUP_NUM_TOKENS
-    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
-        raise ConfigError(
-            f"prompt_lookup_num_tokens must be a whole number of at least 0, got {given!r}."
-        )
-    return given
-
-
-def _check_border(seed: Any, apply_chat_template: Any, enable_prefix_caching: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ConfigError(f"seed must be a whole number of at least 0, got {seed!r}.")
-    if not isinstance(apply_chat_template, bool) and apply_chat_template != "auto":
-        raise ConfigError(
-            f'apply_chat_template must be True, False or "auto", got {apply_chat_template!r}.'
-        )
-    if not isinstance(enable_prefix_caching, bool):
-        raise ConfigError(
-            f"enable_prefix_caching must be True or False, got {enable_prefix_caching!r}."
-        )

@@ -20,8 +20,8 @@ from mindformers_glm.core.errors import (
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.engine import llm as llm_module
 from mindformers_glm.engine import llm_engine as llm_engine_module
+from mindformers_glm.engine import open_model as open_model_module
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.tokenizer.replies import ParsedReply, ToolCall
@@ -55,7 +55,7 @@ class _Backend:
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> _Backend:
     backend = _Backend()
-    monkeypatch.setattr(llm_module, "select_backend", lambda device_target: backend)
+    monkeypatch.setattr(open_model_module, "select_backend", lambda device_target: backend)
     return backend
 
 

@@ -1,0 +1,96 @@
+"""What may be given to `LLM` and its methods, checked where it comes in."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from typing import Any
+
+import numpy as np
+
+from mindformers_glm.config.value_types import parse_size
+from mindformers_glm.core.errors import ConfigError, PromptError
+from mindformers_glm.engine.sampling_params import SamplingParams
+
+# Eight rows in a step take little longer than one: the products are bound by reading the weights.
+DEFAULT_PROMPT_LOOKUP_NUM_TOKENS = 7
+
+# A text, token ids, or a conversation.
+Prompt = str | Items[int] | Items[Mapping[str, Any]]
+
+
+def is_single_prompt(prompts: Prompt | Items[Prompt]) -> bool:
+    """Whether it is one prompt and not a list of them; PromptError where it is neither."""
+    if isinstance(prompts, str):
+        return True
+    if not is_list(prompts):
+        raise PromptError(
+            "generate() takes a text, token ids, messages, or a list of these, got a "
+            f"{type(prompts).__name__}."
+        )
+    return len(prompts) > 0 and isinstance(prompts[0], int | np.integer | Mapping)
+
+
+def is_list(value: Any) -> bool:
+    """Whether it can be token ids or messages; bytes hold numbers too, but nobody means those."""
+    return isinstance(value, Items | np.ndarray) and not isinstance(value, str | bytes | bytearray)
+
+
+def spread_params(
+    params: SamplingParams | Items[SamplingParams] | None, count: int
+) -> Items[SamplingParams | None]:
+    """One for each prompt; ConfigError where there are more or fewer."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params] * count
+    if not isinstance(params, Items):
+        check_params(params)
+    if len(params) != count:
+        raise ConfigError(
+            f"{len(params)} sampling_params were given for {count} prompts: give one for all "
+            "prompts, or one for each."
+        )
+    return params
+
+
+def check_params(params: Any) -> None:
+    """Refuse what is no SamplingParams; None is fine."""
+    if params is not None and not isinstance(params, SamplingParams):
+        raise ConfigError(
+            f"sampling_params must be SamplingParams or a list of them, got {params!r}."
+        )
+
+
+def read_size(size: str | int | None) -> int | None:
+    """Bytes from a number or a text such as "59GB"; None stays None."""
+    if size is None or (type(size) is int and size > 0):
+        return size
+    try:
+        return parse_size(size)
+    except ValueError:
+        raise ConfigError(
+            'max_device_memory must be a size such as "59GB" or "512MB", or a number of bytes, '
+            f"got {size!r}."
+        ) from None
+
+
+def read_draft_len(given: int | None) -> int:
+    """How many tokens to guess ahead; None: the default."""
+    if given is None:
+        return DEFAULT_PROMPT_LOOKUP_NUM_TOKENS
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise ConfigError(
+            f"prompt_lookup_num_tokens must be a whole number of at least 0, got {given!r}."
+        )
+    return given
+
+
+def check_types(seed: Any, apply_chat_template: Any, enable_prefix_caching: Any) -> None:
+    """Refuse values of the wrong type before anything is opened."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed must be a whole number of at least 0, got {seed!r}.")
+    if not isinstance(apply_chat_template, bool) and apply_chat_template != "auto":
+        raise ConfigError(
+            f'apply_chat_template must be True, False or "auto", got {apply_chat_template!r}.'
+        )
+    if not isinstance(enable_prefix_caching, bool):
+        raise ConfigError(
+            f"enable_prefix_caching must be True or False, got {enable_prefix_caching!r}."
+        )

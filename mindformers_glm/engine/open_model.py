@@ -1,0 +1,81 @@
+"""From a checkpoint folder to a runner with its KV cache: checks first, then the long work."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.backends import select_backend
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.run_config import has_own_num_threads
+from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.engine.capacity import check_memory_before_loading, plan_kv_blocks_of
+from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
+from mindformers_glm.engine.host_share import share_host
+from mindformers_glm.engine.runner import ModelRunner
+from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.packed_cache import PackedCacheSettings
+from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """What an engine needs of a checkpoint folder.
+
+    num_blocks: blocks of the KV cache that the runner has, the same on every rank.
+    """
+
+    config: GlmConfig
+    settings: RunnerSettings
+    tokenizer: GlmTokenizer
+    defaults: GenerationDefaults
+    runner: ModelRunner
+    num_blocks: int
+
+
+def open_model(
+    folder: str | Path,
+    tensor_parallel: TensorParallel,
+    given: Mapping[str, Any],
+    *,
+    device_target: str | None,
+    num_threads: int | None,
+    cap_bytes: int | None,
+    cache_settings: PackedCacheSettings,
+) -> OpenModel:
+    """Check a Hugging Face folder, load its weights and allocate the KV cache.
+
+    Args:
+        given: fields of RunnerSettings; None stands for the default.
+        device_target, num_threads: as `LLM` takes them.
+        cap_bytes: most bytes of weights, KV cache and workspace; None: what the machine has.
+    Raises:
+        GlmError: the folder, a setting, or the memory does not allow it.
+    """
+    config = GlmConfig.from_hf(folder)
+    with Checkpoint.open(folder, tensor_parallel) as checkpoint:
+        config = resolve_attention_bias(config, checkpoint)
+        check_rules(build_rules(config, checkpoint.cuts(config, tensor_parallel)), checkpoint)
+        settings = RunnerSettings.with_defaults(
+            config.torch_dtype or checkpoint.dtype,
+            config.max_position_embeddings,
+            model_parallel=tensor_parallel.size,
+            model_parallel_rank=tensor_parallel.rank,
+            **given,
+        )
+        defaults = from_generation_config(folder)
+        tokenizer = load_tokenizer(folder)
+        check_vocabulary(tokenizer, config.vocab_size, folder)
+        backend = select_backend(device_target)
+        host = share_host(backend.connect(tensor_parallel))
+        backend.set_num_threads(
+            num_threads or (None if has_own_num_threads() else host.num_threads)
+        )
+        # Before the long work, from the sizes in the headers; again below with the real ones.
+        check_memory_before_loading(config, settings, cap_bytes, host)
+        runner: ModelRunner = backend.create_runner(config, checkpoint, settings, cache_settings)
+    num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes, host)
+    runner.allocate_kv_cache(num_blocks)
+    return OpenModel(config, settings, tokenizer, defaults, runner, num_blocks)
