@@ -113,6 +113,9 @@ setup(
         "psutil>=5.6.1",  # finds what a job's processes have started; MindSpore needs it too
     ],
     extras_require={
+        # The hubs' own clients, for `mindformers-glm download`. modelscope-hub is what modelscope
+        # (1.38 and later) itself downloads with; modelscope would bring much that is not needed.
+        "download": ["huggingface_hub>=0.30,<1", "modelscope-hub>=0.5,<1"],
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2",
@@ -121,6 +124,6 @@ setup(
             "types-PyYAML",
             "pre-commit>=3",
             "torch==2.13.0",  # Hugging Face on torch is the oracle of the tests
-        ]
+        ],
     },
 )

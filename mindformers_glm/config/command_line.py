@@ -115,7 +115,7 @@ class _StoreGiven(argparse.Action):
         namespace.given = given
 
 
-class _Parser(argparse.ArgumentParser):
+class SentenceParser(argparse.ArgumentParser):
     """Raises instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
@@ -126,7 +126,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _build_parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = SentenceParser(
         prog=prog,
         allow_abbrev=False,
         argument_default=None,

@@ -26,6 +26,7 @@ usage: mindformers-glm COMMAND ...
   predict   answer prompts with a GLM model (--help lists its options)
   inspect   describe and check a checkpoint folder without loading it: inspect DIR
   cache     packed caches of loaded weights: cache list|verify|clear [DIR ...]
+  download  a published checkpoint: download NAME (--help lists its options)
   --version versions of this project and of what it runs on
   --help    this text
 """
@@ -105,6 +106,7 @@ def _run(
         "predict": lambda: _predict(arguments[1:], prog, script_folder, on_verbose),
         "inspect": lambda: _inspect(arguments[1:]),
         "cache": lambda: _cache(arguments[1:]),
+        "download": lambda: _download(arguments[1:]),
         "--version": _print_versions,
         "--help": lambda: _print_help(0),
         "-h": lambda: _print_help(0),
@@ -159,7 +161,8 @@ def _exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
 
     An exception inside the import of a C extension comes out as something else, or as a crash.
     """
-    print(_INTERRUPTED, file=sys.stderr, flush=True)
+    # Not sys.stderr: a download may have turned it away from the libraries' bars.
+    print(_INTERRUPTED, file=sys.__stderr__, flush=True)
     os._exit(EXIT_INTERRUPTED)
 
 
@@ -180,6 +183,12 @@ def _cache(arguments: list[str]) -> int:
     from mindformers_glm.serving.cache import run_cache_command
 
     return run_cache_command(arguments)
+
+
+def _download(arguments: list[str]) -> int:
+    from mindformers_glm.serving.download import run_download_command
+
+    return run_download_command(arguments)
 
 
 def _print_versions() -> int:

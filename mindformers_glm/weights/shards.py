@@ -30,7 +30,7 @@ class WeightFormat:
 
 
 # In the order of preference: a folder that has both kinds has them twice.
-_FORMATS = (
+WEIGHT_FORMATS = (
     WeightFormat(
         "safetensors", "model.safetensors", "*.safetensors", "*.safetensors.index.json", read_header
     ),
@@ -59,7 +59,7 @@ class Shards:
 
 def single_file(file: Path) -> Shards:
     """One safetensors file, whatever its name."""
-    return Shards(_FORMATS[0], [file], None)
+    return Shards(WEIGHT_FORMATS[0], [file], None)
 
 
 def find_shards(folder: Path) -> Shards:
@@ -69,7 +69,7 @@ def find_shards(folder: Path) -> Shards:
         CheckpointError: no weights, an index that is broken or names missing files, a missing
             shard, or several candidates of which none is clearly meant.
     """
-    for kind in _FORMATS:
+    for kind in WEIGHT_FORMATS:
         if any(folder.glob(kind.pattern)) or any(folder.glob(kind.index_pattern)):
             return _find_shards_of(kind, folder)
     raise CheckpointError(
