@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor
 
-from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
+from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.engine.capacity import plan_kv_blocks_of
 from mindformers_glm.engine.cpu_runner import CpuModelRunner
 from mindformers_glm.engine.engine_config import EngineConfig
@@ -23,6 +21,7 @@ from mindformers_glm.engine.generation_defaults import (
 from mindformers_glm.engine.host_share import share_host
 from mindformers_glm.engine.llm_engine import Detokenizing, LLMEngine
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.engine.token_id_prompts import read_prompts
 from mindformers_glm.models.inference_model import GlmInferenceModel
 from mindformers_glm.tokenizer import find_tokenizer_file, load_tokenizer
 
@@ -33,9 +32,10 @@ _ALIASES = ("eos_token_id", "stop_strings")
 
 def generate(
     network: GlmInferenceModel,
-    input_ids: list[int] | list[list[int]] | np.ndarray,
+    input_ids: Any,
     generation_config: Any = None,
     seed: int | None = None,
+    attention_mask: Any = None,
     **kwargs: Any,
 ) -> list[np.ndarray]:
     """See GlmInferenceModel.generate.
@@ -44,7 +44,8 @@ def generate(
         GlmError: the network has no weights.
         ConfigError: an unknown setting, or one out of its range.
         UnsupportedError: a setting that would change the answer and is not supported.
-        PromptError: a prompt is empty, too long, or has ids outside the vocabulary.
+        PromptError: a prompt is empty, too long, or has ids outside the vocabulary; or the mask is
+            not one of these prompts.
     """
     if not network.has_weights:
         raise GlmError(
@@ -62,7 +63,7 @@ def generate(
     params = SamplingParams(**given)
     if eos_token_ids and not params.ignore_eos:
         params = replace(params, stop_token_ids=(*params.stop_token_ids, *eos_token_ids))
-    prompts = _as_prompts(input_ids)
+    prompts = read_prompts(input_ids, attention_mask)
     if network.engine is None:
         network.engine = _create_engine(network)
     _check_stop(network.engine, params)
@@ -90,27 +91,6 @@ def _run(engine: LLMEngine, prompts: list[list[int]], params: SamplingParams) ->
         np.array(prompt + answers[request_id], np.int32)
         for request_id, prompt in zip(request_ids, prompts, strict=True)
     ]
-
-
-def _as_prompts(input_ids: Any) -> list[list[int]]:
-    """One list for each prompt; what they hold is checked by the engine."""
-    if isinstance(input_ids, Tensor):
-        input_ids = input_ids.asnumpy()
-    if isinstance(input_ids, np.ndarray):
-        input_ids = input_ids.tolist()
-    if not isinstance(input_ids, list | tuple):
-        raise PromptError(
-            "input_ids must be a list of token ids or a list of such lists, got a "
-            f"{type(input_ids).__name__}."
-        )
-    if input_ids and isinstance(input_ids[0], Real):
-        return [list(input_ids)]
-    for prompt in input_ids:
-        if not isinstance(prompt, list | tuple | np.ndarray):
-            raise PromptError(
-                f"A prompt of token ids must be a list of them, got a {type(prompt).__name__}."
-            )
-    return [list(prompt) for prompt in input_ids]
 
 
 def _as_mapping(generation_config: Any) -> Mapping[str, Any]:

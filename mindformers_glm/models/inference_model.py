@@ -130,26 +130,31 @@ class GlmInferenceModel(GlmPreTrainedModel):
 
     def generate(
         self,
-        input_ids: list[int] | list[list[int]] | np.ndarray,
+        input_ids: list[int] | list[list[int]] | np.ndarray | Tensor,
         generation_config: Any = None,
         seed: int | None = None,
+        attention_mask: list[int] | list[list[int]] | np.ndarray | Tensor | None = None,
         **kwargs: Any,
     ) -> list[np.ndarray]:
         """Generate as upstream's `generate` does, through this project's engine.
 
         Args:
-            input_ids: one prompt or several, which may differ in length (no padding is needed).
+            input_ids: one prompt [S] or several, int32 or int64 [B, S] or lists of any lengths.
             generation_config: a GenerationConfig of transformers or MindSpore Transformers, or a
                 dict, read as a generation_config.json is: what would change the answer and is not
                 supported is refused. None: the generation_config.json of the folder given to
                 `from_pretrained`.
+            attention_mask: of the shape of `input_ids`, bool, int or float: 1 for a token, 0 for
+                padding before or behind the tokens. Padding is dropped, and every prompt runs at
+                its own length. None: there is no padding.
             kwargs: single settings (do_sample, top_k, max_new_tokens, ...), which win.
         Returns:
-            For each prompt its token ids followed by the generated ones, int32.
+            For each prompt its token ids, without padding, followed by the generated ones: int32,
+            each of its own length.
         Raises:
             GlmError: there are no weights, or a setting or a prompt is wrong; in one sentence.
         """
         # The engine stands above the models; only this entry, which upstream's API fixes, looks up.
         from mindformers_glm.engine.network_generate import generate
 
-        return generate(self, input_ids, generation_config, seed, **kwargs)
+        return generate(self, input_ids, generation_config, seed, attention_mask, **kwargs)

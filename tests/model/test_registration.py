@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mindformers_glm.core.errors import ConfigError, GlmError, PromptError, UnsupportedError
@@ -91,6 +92,21 @@ def test_generate_goes_through_the_engine_and_equals_hugging_face(tiny: Path) ->
         found = network.generate(prompts, do_sample=False, max_new_tokens=8, ignore_eos=True)
         for prompt, tokens in zip(prompts, found, strict=True):
             assert tokens.tolist() == prompt + hf_oracle.greedy_tokens(tiny, prompt, 8)
+
+
+def test_generate_drops_what_the_mask_calls_padding(tiny: Path) -> None:
+    from mindspore import Tensor
+
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
+    input_ids = Tensor(np.array([[5, 6, 7], [0, 0, 8], [9, 10, 0]], np.int64))
+    mask = Tensor(np.array([[1, 1, 1], [0, 0, 1], [1, 1, 0]], np.float32))
+    found = network.generate(
+        input_ids, attention_mask=mask, do_sample=False, max_new_tokens=8, ignore_eos=True
+    )
+    for prompt, tokens in zip([[5, 6, 7], [8], [9, 10]], found, strict=True):
+        assert tokens.tolist() == prompt + hf_oracle.greedy_tokens(tiny, prompt, 8)
 
 
 def test_generate_takes_one_prompt_and_upstreams_generation_config(tiny: Path) -> None:
