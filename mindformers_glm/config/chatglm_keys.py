@@ -18,6 +18,7 @@ from mindformers_glm.config.json_keys import (
     read_dtype,
     read_float,
     read_int,
+    read_layer_numbers,
     read_special_tokens,
 )
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
@@ -101,6 +102,7 @@ def read_chatglm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": False,
         "hidden_act": "silu",  # in modeling_chatglm.py
         "torch_dtype": read_dtype(raw),
+        "float_layers_id": read_layer_numbers(raw, "float_layers_id"),
         **read_special_tokens(raw),
     }
 
@@ -111,6 +113,7 @@ def write_chatglm_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
     keys |= {switch.key: switch.needed for switch in _SWITCHES if switch.needed != switch.default}
     keys["rope_ratio"] = fields["rope_theta"] / _ROPE_BASE
     keys["eos_token_id"] = list(fields["eos_token_ids"])
+    keys["float_layers_id"] = list(fields["float_layers_id"])
     others = ("model_type", "architectures", "torch_dtype", "bos_token_id", "pad_token_id")
     return keys | {key: fields[key] for key in others if fields[key] is not None}
 

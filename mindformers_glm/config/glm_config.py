@@ -106,6 +106,9 @@ class GlmConfig:
         (`Checkpoint.dtype` tells). Hugging Face would widen to float32 then: twice the memory.
     rope_scaling: None is plain RoPE; otherwise max_position_embeddings is the extended context.
     eos_token_ids: may be empty, generation_config.json can hold them instead.
+    float_layers_id: numbers of the layers whose linears no quantization touches; a key of the
+        ChatGLM2 guide for MindIE ATB. `world_size` beside it is that guide's number of cards
+        and is not read: a run says model_parallel.
     """
 
     model_type: str
@@ -129,6 +132,7 @@ class GlmConfig:
     bos_token_id: int | None
     pad_token_id: int | None
     rope_scaling: RopeScaling | None = None
+    float_layers_id: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what the values must satisfy together."""
@@ -141,6 +145,12 @@ class GlmConfig:
             raise ConfigError(
                 f"num_hidden_layers must be at most {_MOST_LAYERS}, it is {self.num_hidden_layers}"
             )
+        for number in self.float_layers_id:
+            if not 0 <= number < self.num_hidden_layers:
+                raise ConfigError(
+                    f"float_layers_id has layer {number}, and num_hidden_layers="
+                    f"{self.num_hidden_layers} gives layers 0 to {self.num_hidden_layers - 1}"
+                )
         for name in ("rms_norm_eps", "rope_theta", "partial_rotary_factor"):
             number = getattr(self, name)
             if not (math.isfinite(number) and number > 0):

@@ -14,6 +14,7 @@ from mindformers_glm.config.json_keys import (
     read_dtype,
     read_float,
     read_int,
+    read_layer_numbers,
     read_special_tokens,
     read_text,
 )
@@ -57,6 +58,7 @@ def read_glm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
         and read_bool(raw, "tie_word_embeddings"),
         "hidden_act": read_text(raw, "hidden_act"),
         "torch_dtype": read_dtype(raw),
+        "float_layers_id": read_layer_numbers(raw, "float_layers_id"),
         **read_special_tokens(raw),
     }
 
@@ -65,6 +67,7 @@ def write_glm_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that `read_glm_keys` reads back to `fields`; unset ones are left out."""
     keys = {name: value for name, value in fields.items() if value is not None}
     keys["eos_token_id"] = list(keys.pop("eos_token_ids"))
+    keys["float_layers_id"] = list(keys["float_layers_id"])
     return keys
 
 

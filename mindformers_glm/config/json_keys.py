@@ -46,6 +46,15 @@ def read_token_ids(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
+def read_layer_numbers(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """Numbers of layers, each once and in order; absent or null means none."""
+    found = raw.get(key)
+    numbers = [] if found is None else found
+    if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
+        raise ConfigError(f"{key} must be a list of layer numbers or null, it is {found!r}")
+    return tuple(sorted(set(numbers)))
+
+
 def read_special_tokens(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of GlmConfig that name special tokens; every dialect has the same keys."""
     return {

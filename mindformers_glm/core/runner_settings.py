@@ -1,9 +1,10 @@
 """What a model runner must know besides the architecture: types and the largest step."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
+from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.value_types import DTYPE
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError
@@ -49,6 +50,8 @@ class RunnerSettings:
     this process holds.
     quantization: name of the scheme of all linear layers (core/quantization_scheme.py), whose
     weights and products have its types then; None: they are float.
+    float_layers: numbers of decoder layers that stay float under a quantization: config.json's
+    float_layers_id, and no setting of a run.
     """
 
     params_dtype: str
@@ -62,6 +65,7 @@ class RunnerSettings:
     quantization_group_size: int | None = None
     model_parallel: int = 1
     model_parallel_rank: int = 0
+    float_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.params_dtype, self.compute_dtype) not in PRECISIONS:
@@ -87,6 +91,18 @@ class RunnerSettings:
         TensorParallel(self.model_parallel, self.model_parallel_rank)
 
     @classmethod
+    def for_config(cls, config: GlmConfig, stored_dtype: str, **given: Any) -> "RunnerSettings":
+        """Settings for a network: `with_defaults`, and what config.json says of quantization.
+
+        Args:
+            stored_dtype: type of the weights where config.json names none.
+        """
+        settings = cls.with_defaults(
+            config.torch_dtype or stored_dtype, config.max_position_embeddings, **given
+        )
+        return replace(settings, float_layers=config.float_layers_id)
+
+    @classmethod
     def with_defaults(
         cls, checkpoint_dtype: str, max_position_embeddings: int, **given: Any
     ) -> "RunnerSettings":
@@ -98,10 +114,9 @@ class RunnerSettings:
             ConfigError: there is no such setting, or its value is of the wrong type, out of its
                 range, or beyond the checkpoint's context.
         """
-        known = tuple(field.name for field in fields(cls))
         for name in given:
-            if name not in known:
-                raise ConfigError(f"{name!r} is not a setting: use {', '.join(known)}.")
+            if name not in SETTING_NAMES:
+                raise ConfigError(f"{name!r} is not a setting: use {', '.join(SETTING_NAMES)}.")
         chosen = {
             name: _read_dtype(name, value) if name in _DTYPE_FIELDS else value
             for name, value in given.items()
@@ -128,9 +143,10 @@ class RunnerSettings:
 
     @property
     def weight_format(self) -> dict[str, Any]:
-        """The settings that the bytes of the weights in memory depend on."""
+        """The settings that the bytes of the weights in memory depend on, as JSON has them."""
         names = [field.name for field in fields(self) if field.name not in _RUN_FIELDS]
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        return found | {"float_layers": list(self.float_layers)}
 
     @property
     def tensor_parallel(self) -> TensorParallel:
@@ -148,12 +164,20 @@ class RunnerSettings:
 
     def scheme_of(self, layer_name: str) -> QuantizationScheme | None:
         """How a linear layer, by its Megatron-Core name, is quantized; None: it is not."""
+        if any(layer_name.startswith(f"decoder.layers.{number}.") for number in self.float_layers):
+            return None
         return read_scheme(self.quantization, self.quantization_group_size)
 
     @property
     def max_blocks_per_seq(self) -> int:
         """Blocks that the longest sequence needs."""
         return -(-self.max_model_len // self.block_size)
+
+
+# What a run may say; float_layers comes with the checkpoint.
+SETTING_NAMES = tuple(
+    field.name for field in fields(RunnerSettings) if field.name != "float_layers"
+)
 
 
 def _read_dtype(name: str, value: Any) -> str:

@@ -58,9 +58,9 @@ def open_model(
     with Checkpoint.open(folder, tensor_parallel) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
         check_rules(build_rules(config, checkpoint.cuts(config, tensor_parallel)), checkpoint)
-        settings = RunnerSettings.with_defaults(
-            config.torch_dtype or checkpoint.dtype,
-            config.max_position_embeddings,
+        settings = RunnerSettings.for_config(
+            config,
+            checkpoint.dtype,
             model_parallel=tensor_parallel.size,
             model_parallel_rank=tensor_parallel.rank,
             **given,

@@ -1,15 +1,11 @@
 """Configuration of a GLM network as MindSpore Transformers sees it."""
 
-from dataclasses import asdict
 from typing import Any
 
 from mindformers.models.configuration_utils import PretrainedConfig
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.runner_settings import RunnerSettings
-
-# Keys of upstream's model.model_config that belong to the run and not to the architecture.
-_SETTINGS_KEYS = tuple(RunnerSettings.__dataclass_fields__)
+from mindformers_glm.core.runner_settings import SETTING_NAMES, RunnerSettings
 
 
 class GlmFamilyConfig(PretrainedConfig):
@@ -34,19 +30,18 @@ class GlmFamilyConfig(PretrainedConfig):
     @classmethod
     def from_glm_config(cls, config: GlmConfig, settings: RunnerSettings) -> "GlmFamilyConfig":
         """Put an architecture and the run's settings together."""
-        return cls(**config.to_dict(), **asdict(settings))
+        run = {key: getattr(settings, key) for key in SETTING_NAMES}
+        return cls(**config.to_dict(), **run)
 
     def to_glm_config(self) -> GlmConfig:
         """The checked architecture; raises ConfigError where a key is missing or wrong."""
         return GlmConfig.from_dict(
-            {key: value for key, value in self.to_dict().items() if key not in _SETTINGS_KEYS},
+            {key: value for key, value in self.to_dict().items() if key not in SETTING_NAMES},
             source=self.name_or_path or type(self).__name__,
         )
 
     def to_runner_settings(self) -> RunnerSettings:
         """The run's types and sizes; what is not set follows the checkpoint."""
         config = self.to_glm_config()
-        given = {key: self.__dict__.get(key) for key in _SETTINGS_KEYS}
-        return RunnerSettings.with_defaults(
-            config.torch_dtype or "float32", config.max_position_embeddings, **given
-        )
+        given = {key: self.__dict__.get(key) for key in SETTING_NAMES}
+        return RunnerSettings.for_config(config, "float32", **given)

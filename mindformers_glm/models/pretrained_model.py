@@ -24,7 +24,8 @@ class GlmPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_dir: a Hugging Face folder.
-            kwargs: run settings, the fields of RunnerSettings; others are refused.
+            kwargs: run settings, the fields of RunnerSettings without `float_layers`, which is
+                config.json's; others are refused.
         Raises:
             ConfigError, CheckpointError: the folder is not a usable GLM checkpoint, or a
                 setting is unknown or wrong.
@@ -38,10 +39,8 @@ class GlmPreTrainedModel(PreTrainedModel):
         checkpoint = Checkpoint.open(pretrained_model_name_or_dir, TensorParallel(size, rank))
         config = GlmConfig.from_hf(pretrained_model_name_or_dir)
         config = resolve_attention_bias(config, checkpoint)
-        settings = RunnerSettings.with_defaults(
-            config.torch_dtype or checkpoint.dtype,
-            config.max_position_embeddings,
-            **(kwargs | {"model_parallel_rank": rank}),
+        settings = RunnerSettings.for_config(
+            config, checkpoint.dtype, **(kwargs | {"model_parallel_rank": rank})
         )
         network = build_network(config, settings)
         network.name_or_path = str(pretrained_model_name_or_dir)

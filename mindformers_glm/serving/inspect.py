@@ -110,10 +110,12 @@ def _describe_weights(
     kv_bytes = config.kv_bytes_per_token(settings.kv_cache_dtype)
     num_files = len(checkpoint.files)
     files = f"{num_files} {checkpoint.file_format} {'file' if num_files == 1 else 'shards'}"
+    kept_float = ", ".join(map(str, config.float_layers_id))
     return [
         ("parameters", f"{num_parameters:,}"),
         ("stored as", by_dtype),
         ("runs as", f"{settings.params_dtype} unless params_dtype or quantization says otherwise"),
+        *([("never quantized", f"layers {kept_float}")] if kept_float else []),
         (
             "KV cache",
             f"{format_bytes(kv_bytes)} a token in {settings.kv_cache_dtype}, "
@@ -125,8 +127,7 @@ def _describe_weights(
 
 def _default_settings(config: GlmConfig, checkpoint: Checkpoint) -> RunnerSettings:
     """What a run without further settings would have."""
-    dtype = config.torch_dtype or checkpoint.dtype
-    return RunnerSettings.with_defaults(dtype, config.max_position_embeddings)
+    return RunnerSettings.for_config(config, checkpoint.dtype)
 
 
 def _describe_generation(folder: Path, config: GlmConfig) -> list[tuple[str, str]]:

@@ -5,27 +5,34 @@ are rounded by the reference before each product, those of 16 bits are left as t
 rounding is 2**-16 of a group's largest value).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import Glm4ForCausalLM
+from transformers import PreTrainedModel
 
 from mindformers_glm.core.quantization_scheme import QuantizationScheme, read_scheme
 from mindformers_glm.kernels import reference
 from tests.model import hf_oracle
 
 
-def load(folder: Path, name: str, group_size: int | None = None) -> Glm4ForCausalLM:
-    """The checkpoint in float32 with quantized linear layers, the LM head among them."""
+def load(
+    folder: Path, name: str, group_size: int | None = None, float_layers: Sequence[int] = ()
+) -> PreTrainedModel:
+    """The checkpoint in float32 with quantized linear layers, the LM head among them.
+
+    Args:
+        float_layers: decoder layers that stay as they are.
+    """
     scheme = read_scheme(name, group_size)
     assert scheme is not None
     model = hf_oracle.load(folder)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
+    float_prefixes = tuple(f"model.layers.{number}." for number in float_layers)
+    for module_name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not module_name.startswith(float_prefixes):
             # A new Parameter: a tied head is quantized, the embedding is not.
             module.weight = nn.Parameter(_round_weight(module.weight, scheme))
             if scheme.activation_bits == 8:

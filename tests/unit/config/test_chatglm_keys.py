@@ -98,6 +98,12 @@ def test_an_old_revision_reads_as_a_new_one_with_ratio_one():
     assert GlmConfig.from_dict(without(*OLD_ABSENT), "old") == read(rope_ratio=1)
 
 
+def test_float_layers_are_read_and_written():
+    config = read(float_layers_id=[0], world_size=1)
+    assert config == replace(read(), float_layers_id=(0,))
+    assert GlmConfig.from_dict(config.to_dict(), "again") == config
+
+
 def test_both_class_names_are_the_same_network():
     name = "ChatGLMForConditionalGeneration"
     config = read(architectures=[name])
@@ -144,6 +150,8 @@ def test_a_missing_size_is_named(key: str):
         ({"rope_ratio": 0}, "rope_theta must be a positive number"),
         ({"rmsnorm": 1}, "rmsnorm must be true or false, it is 1"),
         ({"add_qkv_bias": "yes"}, "add_qkv_bias must be true or false"),
+        ({"float_layers_id": [40]}, "float_layers_id has layer 40, and num_layers=40 gives layers"),
+        ({"float_layers_id": "0"}, "float_layers_id must be a list of layer numbers"),
         ({"rope_theta": 10000}, "rope_theta is 10000 and 10000 * rope_ratio is 5e+06"),
         ({"eos_token_id": "<|user|>"}, "eos_token_id must be a token id"),
     ],

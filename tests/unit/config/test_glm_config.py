@@ -94,9 +94,15 @@ def test_what_is_written_reads_back(model_type: str):
         eos_token_id=[7, 8],
         torch_dtype=None,
         tie_word_embeddings=True,
+        float_layers_id=[0, 3],
         rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
     )
     assert GlmConfig.from_dict(config.to_dict(), "again") == config
+
+
+def test_float_layers_are_read_each_once_and_in_order():
+    assert read(float_layers_id=[39, 0, 39]).float_layers_id == (0, 39)
+    assert read().float_layers_id == ()
 
 
 def test_32b_shape_is_read():
@@ -153,6 +159,15 @@ def test_a_key_missing_from_rope_parameters_is_named(key: str):
         ({"tie_word_embeddings": None}, "'tie_word_embeddings' is missing"),
         ({"torch_dtype": "int8"}, "torch_dtype must be one of float32, float16, bfloat16"),
         ({"torch_dtype": 16}, "torch_dtype must be a text"),
+        (
+            {"float_layers_id": 0},
+            "float_layers_id must be a list of layer numbers or null, it is 0",
+        ),
+        ({"float_layers_id": [True]}, "float_layers_id must be a list of layer numbers"),
+        ({"float_layers_id": ["0"]}, "float_layers_id must be a list of layer numbers"),
+        ({"float_layers_id": {"0": 1}}, "float_layers_id must be a list of layer numbers"),
+        ({"float_layers_id": [0, 40]}, "float_layers_id has layer 40, and num_hidden_layers=40"),
+        ({"float_layers_id": [-1]}, "float_layers_id has layer -1"),
         ({"eos_token_id": "<|user|>"}, "eos_token_id must be a token id"),
         ({"eos_token_id": [1, -1]}, "eos_token_id must be a token id"),
         ({"rope_scaling": 4.0}, "rope_scaling must be an object or null"),
@@ -202,6 +217,8 @@ def test_what_this_version_cannot_run_is_refused_by_name(changes: dict[str, Any]
         {"dtype": "bfloat16"},
         {"rope_parameters": TRANSFORMERS_5["rope_parameters"]},
         {"some_future_key": {"nested": 1}},
+        {"float_layers_id": [], "world_size": 8},
+        {"float_layers_id": None},
     ],
 )
 def test_harmless_keys_change_nothing(changes: dict[str, Any]):

@@ -1,5 +1,7 @@
 """core/footprint.py: the bytes of a network from its config alone."""
 
+from dataclasses import replace
+
 import pytest
 
 from mindformers_glm.core.footprint import (
@@ -37,6 +39,21 @@ def test_int4_takes_half_a_byte_and_a_scale_a_group(group_size: int) -> None:
     found = _count(quantization="w4a16", quantization_group_size=group_size)
     num_scales = LINEARS // group_size  # 4096 and 13696 are multiples of 128
     assert found == 2 * EMBEDDING + LINEARS // 2 + 4 * num_scales + 4 * VECTORS
+
+
+def test_float_layers_take_what_their_type_takes() -> None:
+    config = replace(GLM_9B, float_layers_id=(0, 39))
+    found = {
+        name: count_weight_bytes(
+            config, RunnerSettings.for_config(config, "float32", quantization=name)
+        )
+        for name in (None, "w8a16")
+    }
+    assert found[None] == _count()
+    in_layer = (4096 + 2 * 256 + 4096 + 3 * 13696) * 4096
+    rows_in_layer = 4096 + 2 * 256 + 4096 + 2 * 13696 + 4096
+    # A byte more for each weight, and no scales.
+    assert found["w8a16"] == _count(quantization="w8a16") + 2 * (in_layer - 4 * rows_in_layer)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])

@@ -1,9 +1,13 @@
 """core/runner_settings.py: which precisions exist and what is chosen by default."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.runner_settings import RunnerSettings
+from tests.unit.core.glm_9b import GLM_9B
 
 
 def test_types_follow_the_checkpoint_where_nothing_is_given() -> None:
@@ -76,6 +80,34 @@ def test_every_linear_layer_takes_the_scheme_that_is_given() -> None:
         scheme = settings.scheme_of(name)
         assert scheme is not None
         assert (scheme.weight_bits, scheme.group_size) == (4, 64)
+
+
+def test_float_layers_of_the_checkpoint_stay_float() -> None:
+    config = replace(GLM_9B, float_layers_id=(1, 12))
+    settings = RunnerSettings.for_config(config, "float32", quantization="w8a16")
+    assert settings.params_dtype == "bfloat16"  # config.json's
+    for layer, is_float in ((0, False), (1, True), (2, False), (12, True), (11, False)):
+        for name in ("self_attention.linear_qkv", "mlp.linear_fc2"):
+            scheme = settings.scheme_of(f"decoder.layers.{layer}.{name}")
+            assert (scheme is None) == is_float, layer
+    assert settings.scheme_of("output_layer") is not None
+
+
+def test_float_layers_are_no_setting_of_a_run() -> None:
+    with pytest.raises(ConfigError, match="'float_layers' is not a setting"):
+        RunnerSettings.for_config(GLM_9B, "float32", float_layers=(0,))
+
+
+def test_float_layers_are_a_format_of_their_own_in_the_packed_cache() -> None:
+    formats = [
+        RunnerSettings.for_config(
+            replace(GLM_9B, float_layers_id=layers), "float32", quantization="w8a16"
+        ).weight_format
+        for layers in ((), (0,))
+    ]
+    assert formats[0] != formats[1]
+    # A cache file's key is compared with what its JSON header gives back.
+    assert all(json.loads(json.dumps(found)) == found for found in formats)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

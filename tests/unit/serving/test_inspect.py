@@ -131,6 +131,16 @@ def test_weights_in_memory_are_counted_for_each_format(folder: Path):
     assert found["KV cache a token in float16"] == "256 bytes"
 
 
+def test_layers_that_no_quantization_touches_are_named_and_counted(folder: Path):
+    assert "never quantized" not in values(folder)
+    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"float_layers_id": [1]}))
+    found = values(folder)
+    assert found["never quantized"] == "layers 1"
+    # A byte more than int8 for each of the layer's weights, and no scale for its rows.
+    num_weights, num_rows = (64 + 32 + 32 + 64 + 80 + 40) * 24, 128 + 24 + 80 + 24
+    assert found["weights in w8a16"] == _kib(_weights(1, 4, 1) + num_weights - 4 * num_rows)
+
+
 def test_weights_and_cache_are_counted_for_each_split(folder: Path):
     (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"vocab_size": 32}))
     config = GlmConfig.from_hf(folder)
