@@ -111,6 +111,12 @@ class Job:
 
     def stop(self) -> None:
         """End whatever still runs; a second signal does it at once."""
+        try:
+            self._end_processes()
+        finally:
+            self._kill_descendants()
+
+    def _end_processes(self) -> None:
         if self._relay is not None:
             self._relay.is_shown = False
         if self._scheduler is not None:
@@ -123,7 +129,6 @@ class Job:
             self._pause(_POLL_S)
             if time.monotonic() > deadline_s or len(self._signals) > num_signals:
                 break
-        self._kill_descendants()
 
     def _kill_descendants(self) -> None:
         """Kill what is left, also what the workers started and what has lost its parent."""

@@ -4,6 +4,7 @@ import os
 import re
 import selectors
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from mindformers_glm.launcher.child import Child
@@ -41,6 +42,8 @@ class OutputRelay:
 
         Raises:
             BrokenPipeError: nobody reads our output any more.
+            OSError: the log cannot be written. Not after the job's end (`is_shown` False), when
+                reading on only lets the process end in peace.
         """
         ready = self._selector.select(timeout_s)
         for key, _ in ready:
@@ -48,7 +51,8 @@ class OutputRelay:
             if not data:
                 self._selector.unregister(key.fileobj)
                 continue
-            self._log.write(data)
+            with nullcontext() if self.is_shown else suppress(OSError):
+                self._log.write(data)
             if self.is_shown:
                 key.data.buffer.write(_FAREWELL.sub(b"", data))
                 key.data.buffer.flush()

@@ -125,6 +125,17 @@ def test_a_reader_that_leaves_ends_the_job(launch: Launcher) -> None:
     wait_until(lambda: not processes_in(job.work), END_S)
 
 
+def test_a_full_disk_ends_the_job_and_all_it_started(launch: Launcher) -> None:
+    # A limit on the size of files stands in for the disk: the log of rank 0 cannot grow further.
+    prefix = ("bash", "-c", 'ulimit -f 64 && exec "$@"', "bash")
+    command = "sh -c 'setsid --fork sleep 300; exec yes'"
+    ended = launch(command, "1", prefix=prefix).wait(END_S)
+    assert ended.exit_code == 1
+    _, *others = ended.stderr.splitlines()
+    assert len(others) == 1
+    assert others[0].startswith("error: The job was ended, because its output cannot be kept: ")
+
+
 def test_a_taken_port_is_told_before_anything_starts(launch: Launcher, work: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
