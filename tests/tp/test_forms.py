@@ -92,6 +92,21 @@ def test_other_numbers_of_arguments_are_refused(number: int, launch: Launcher) -
             1,
             "no-host",
         ),
+        (
+            ["fake_worker.py tell", "2", "1", "127.0.0.1", "8118", "1", "l", "True", "9"],
+            1,
+            "MASTER_ADDR '127.0.0.1' is this host alone",
+        ),
+        (
+            ["fake_worker.py tell", "2", "1", "localhost", "8118", "0", "l", "True", "9"],
+            1,
+            "MASTER_ADDR 'localhost' (127.0.0.1) is this host alone",
+        ),
+        (
+            ["fake_worker.py tell", "2", "1", "0.0.0.0", "8118", "0", "l", "True", "9"],
+            1,
+            "MASTER_ADDR '0.0.0.0' is this host alone",
+        ),
     ],
 )
 def test_bad_arguments_are_one_sentence(

@@ -27,7 +27,7 @@ def test_output_and_exit_code_of_rank_0(launch: Launcher, work: Path) -> None:
         json.dumps(["a  b", "it's", "请介绍一下北京"]),
     ]
     first, *others = ended.stderr.splitlines()
-    assert first.startswith("mindformers_glm: rank 0, 1 of 2, 127.0.0.1:")
+    assert first.startswith("mindformers_glm: ranks 0 and 1 of 2, 127.0.0.1:")
     assert first.endswith(f"logs in {LOGS}")
     assert others == ["rank 0 warns"]
     logs = {path.name for path in (work / LOGS).glob("*.log")}

@@ -1,0 +1,19 @@
+"""What the launcher says before anything starts."""
+
+import pytest
+
+from mindformers_glm.launcher.launch import name_ranks
+
+
+@pytest.mark.parametrize(
+    ("ranks", "text"),
+    [
+        (range(1), "rank 0"),
+        (range(1, 2), "rank 1"),
+        (range(2), "ranks 0 and 1"),
+        (range(8), "ranks 0 to 7"),
+        (range(4, 8), "ranks 4 to 7"),
+    ],
+)
+def test_names_of_ranks(ranks: range, text: str) -> None:
+    assert name_ranks(ranks) == text
