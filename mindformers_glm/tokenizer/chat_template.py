@@ -11,15 +11,19 @@ from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
 from mindformers_glm.tokenizer.segments import Segment
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens
 
+_COMPARED = ("role", "type")  # keys whose values templates compare with words
+
 
 class ChatTemplate:
     """A Jinja template as a chat format.
 
     The segments are those of Hugging Face's `apply_chat_template(tokenize=True)`, with one
     difference: special tokens that stand in the text of a message (or in a tool's description)
-    stay text. Hugging Face makes control tokens of them, so that a user can end the turn or speak
-    as the system. The text between two special tokens of the template is one piece: a newline of
-    the template may join one of the message.
+    stay text, also where they begin in one text and end in the next. Hugging Face makes control
+    tokens of them, so that a user can end the turn or speak as the system. Only a template that
+    takes characters out of a text can still make one, by joining what is left. The text between two
+    special tokens of the template is one piece: a newline of the template may join one of the
+    message.
 
     Args:
         named_tokens: eos_token and the like, which a template may write.
@@ -42,6 +46,7 @@ class ChatTemplate:
         )
         self._dialect = TemplateDialect(template)
         self._special_tokens = special_tokens
+        self._whole_or_begun = _find_begun_too(special_tokens)
         self._source = source
 
     def __call__(
@@ -63,8 +68,9 @@ class ChatTemplate:
             found.append(match[0])
             return f"{marker}x{len(found) - 1}x"
 
-        def mark_text(text: str) -> str:
-            return self._special_tokens.pattern.sub(mark, text)
+        def mark_text(text: str, is_name: bool) -> str:
+            pattern = self._special_tokens.pattern if is_name else self._whole_or_begun
+            return pattern.sub(mark, text)
 
         rendered = self.render(_map_texts(list(messages), mark_text), _map_texts(tools, mark_text))
         segments = self._special_tokens.split(rendered)
@@ -101,12 +107,30 @@ class ChatTemplate:
             ) from problem
 
 
-def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a copy of nested dicts and lists with every text changed."""
+def _find_begun_too(special_tokens: SpecialTokens) -> re.Pattern[str]:
+    """Match special tokens, and the beginning of one at the end of a text."""
+    beginnings = {name[:end] for name in special_tokens.ids for end in range(1, len(name))}
+    longest_first = sorted(beginnings, key=len, reverse=True)
+    begun = "|".join(map(re.escape, longest_first)) or "(?!)"
+    return re.compile(f"{special_tokens.pattern.pattern}|(?:{begun})\\Z")
+
+
+def _map_texts(value: Any, change: Callable[[str, bool], str], is_name: bool = False) -> Any:
+    """Return a copy of nested dicts and lists with every text changed.
+
+    Args:
+        change: gets the text, and whether it is a name that templates look for: a key, or a role
+            or type of one word. Some special tokens begin with a mere letter (sop).
+    """
     if isinstance(value, str):
-        return change(value)
+        return change(value, is_name)
     if isinstance(value, Mapping):
-        return {_map_texts(key, change): _map_texts(item, change) for key, item in value.items()}
+        return {
+            _map_texts(key, change, is_name=True): _map_texts(
+                item, change, is_name=key in _COMPARED and str(item).isidentifier()
+            )
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_map_texts(item, change) for item in value]
     return value

@@ -17,7 +17,7 @@ WriteChat: TypeAlias = Callable[
 class GlmTokenizer:
     """The tokenizer of one checkpoint: its vocabulary, and how it writes a conversation.
 
-    Special tokens never come out of the text of a conversation, whoever wrote it.
+    Special tokens in the text of a conversation stay text, whoever wrote it.
 
     Args:
         write_chat: by the checkpoint's template or in the model's own format, if there is one.
