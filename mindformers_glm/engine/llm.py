@@ -18,6 +18,7 @@ from mindformers_glm.core.log import note, silence_other_ranks
 from mindformers_glm.core.processors import check_num_threads
 from mindformers_glm.core.progress import Progress
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.engine.agreement import check_requests_are_shared
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -138,6 +139,11 @@ class LLM:
                 "max_model_len": max_model_len,
                 "block_size": block_size,
             },
+            {
+                "seed": int(seed),
+                "prompt_lookup_num_tokens": max_draft_len,
+                "enable_prefix_caching": enable_prefix_caching,
+            },
             device_target=device_target,
             num_threads=num_threads,
             cap_bytes=cap_bytes,
@@ -149,8 +155,10 @@ class LLM:
         self._apply_chat_template = apply_chat_template
         self._is_length_noted = False
         self._num_requests = 0
+        self._group = model.group
         self._undelivered: defaultdict[str, deque[RequestOutput]] = defaultdict(deque)
         self._reply_readers: dict[str, ReplyReader] = {}
+        self._asked: dict[str, tuple[list[int], SamplingParams]] = {}
         self._open_engine: LLMEngine | None = LLMEngine(
             model.runner,
             EngineConfig(
@@ -194,10 +202,11 @@ class LLM:
         wanted: list[Any] = [prompts] if is_single_prompt(prompts) else list(prompts)
         params = spread_params(sampling_params, len(wanted))
         outputs: dict[str, RequestOutput] = {}
-        request_ids = []
+        request_ids: list[str] = []
         try:
             for prompt, prompt_params in zip(wanted, params, strict=True):
                 request_ids.append(self._add(prompt, prompt_params))
+            self._check_ranks_agree(request_ids)
             with Progress("Generating", len(wanted), "prompt") as progress:
                 for output in self._collect(request_ids):
                     if output.finished:
@@ -223,6 +232,7 @@ class LLM:
         """
         request_id = self._add(prompt, sampling_params, tools)
         try:
+            self._check_ranks_agree([request_id])
             yield from self._collect([request_id])
         finally:
             self._discard([request_id])
@@ -252,6 +262,8 @@ class LLM:
         Raises:
             PromptError: no tokens, more than max_model_len, or ids outside the vocabulary.
         """
+        asked = token_ids if is_list(token_ids) else [token_ids]
+        check_requests_are_shared(self._group, [(asked, SamplingParams())])
         return compute_row_logits(self._engine, token_ids)
 
     @property
@@ -309,7 +321,11 @@ class LLM:
                 self._reply_readers[request_id] = self._reply_parsers.new_reader(
                     self.tokenizer, token_ids, prompt, tools
                 )
+        self._asked[request_id] = (token_ids, params)
         return request_id
+
+    def _check_ranks_agree(self, request_ids: Items[str]) -> None:
+        check_requests_are_shared(self._group, [self._asked[i] for i in request_ids])
 
     def _encode(
         self, prompt: Prompt, tools: Items[Mapping[str, Any]] | None
@@ -368,5 +384,6 @@ class LLM:
         for request_id in request_ids:
             self._undelivered.pop(request_id, None)
             self._reply_readers.pop(request_id, None)
+            self._asked.pop(request_id, None)
             if self._open_engine is not None:
                 self._open_engine.abort(request_id)

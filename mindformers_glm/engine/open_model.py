@@ -8,8 +8,10 @@ from typing import Any
 from mindformers_glm.backends import select_backend
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.run_config import has_own_num_threads
+from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.capacity import check_memory_before_loading, plan_kv_blocks_of
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.host_share import share_host
@@ -25,6 +27,7 @@ class OpenModel:
     """What an engine needs of a checkpoint folder.
 
     num_blocks: blocks of the KV cache that the runner has, the same on every rank.
+    group: the ranks that have opened it together.
     """
 
     config: GlmConfig
@@ -33,12 +36,14 @@ class OpenModel:
     defaults: GenerationDefaults
     runner: ModelRunner
     num_blocks: int
+    group: ProcessGroup
 
 
 def open_model(
     folder: str | Path,
     tensor_parallel: TensorParallel,
     given: Mapping[str, Any],
+    engine_settings: Mapping[str, Any],
     *,
     device_target: str | None,
     num_threads: int | None,
@@ -49,10 +54,12 @@ def open_model(
 
     Args:
         given: fields of RunnerSettings; None stands for the default.
+        engine_settings: what else answers depend on; all ranks must have the same.
         device_target, num_threads: as `LLM` takes them.
         cap_bytes: most bytes of weights, KV cache and workspace; None: what the machine has.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it.
+        ConfigError: the ranks opened different checkpoints, or with different settings.
     """
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder, tensor_parallel) as checkpoint:
@@ -69,7 +76,9 @@ def open_model(
         tokenizer = load_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
         backend = select_backend(device_target)
-        host = share_host(backend.connect(tensor_parallel))
+        group = backend.connect(tensor_parallel)
+        check_model_is_shared(group, checkpoint, config, defaults, settings, engine_settings)
+        host = share_host(group)
         backend.set_num_threads(
             num_threads or (None if has_own_num_threads() else host.num_threads)
         )
@@ -78,4 +87,4 @@ def open_model(
         runner: ModelRunner = backend.create_runner(config, checkpoint, settings, cache_settings)
     num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes, host)
     runner.allocate_kv_cache(num_blocks)
-    return OpenModel(config, settings, tokenizer, defaults, runner, num_blocks)
+    return OpenModel(config, settings, tokenizer, defaults, runner, num_blocks, group)

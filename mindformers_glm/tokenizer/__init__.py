@@ -6,6 +6,7 @@ from mindformers_glm.tokenizer.loading import (
     check_vocabulary,
     find_tokenizer_file,
     load_tokenizer,
+    tokenizer_digest,
 )
 from mindformers_glm.tokenizer.segments import Segment, SpecialToken
 
@@ -17,4 +18,5 @@ __all__ = [
     "check_vocabulary",
     "find_tokenizer_file",
     "load_tokenizer",
+    "tokenizer_digest",
 ]

@@ -1,5 +1,6 @@
 """A tokenizer from the files of a checkpoint folder, of whichever of the family's kinds it is."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from mindformers_glm.tokenizer.vocabulary import Vocabulary
 
 # In the order in which a folder's are looked for.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+# What TokenizerConfig reads besides.
+_CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 _RANKS_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s")
 _FIRST_PIECE = b"\n"  # field 1 of the protobuf, with a length
@@ -56,6 +59,19 @@ def load_tokenizer(folder: str | Path) -> GlmTokenizer:
 def find_tokenizer_file(folder: Path) -> Path | None:
     """Return the file that `load_tokenizer` reads; None if there is none."""
     return next((folder / name for name in TOKENIZER_FILES if (folder / name).exists()), None)
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """Return a digest of all files that `load_tokenizer` reads; those of equal files are equal.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    vocabulary = find_tokenizer_file(folder)
+    paths = [folder / name for name in _CONFIG_FILES] + ([vocabulary] if vocabulary else [])
+    contents = {path.name: _read(path) for path in paths if path.exists()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return repr(digests)
 
 
 def check_vocabulary(tokenizer: GlmTokenizer, vocab_size: int, folder: str | Path) -> None:

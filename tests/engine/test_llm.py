@@ -38,8 +38,11 @@ class _Backend:
     def __init__(self) -> None:
         self.settings: list[RunnerSettings] = []
         self.num_threads: list[int | None] = []
+        self.gather: Callable[[np.ndarray], np.ndarray] | None = None
 
     def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
+        if self.gather is not None:  # what another rank answers
+            return ProcessGroup(TensorParallel(2, 0), self.gather)
         return ProcessGroup(tensor_parallel)
 
     def set_num_threads(self, count: int | None) -> None:
@@ -554,3 +557,64 @@ def test_a_model_parallel_that_is_no_number_of_processes_is_refused(
 def test_a_split_model_needs_a_launcher(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"model_parallel 2 needs 2 processes.*msrun_launcher"):
         LLM(folder, device_target="CPU", model_parallel=2)
+
+
+class _OtherRank:
+    """Answers what this rank says, or something else."""
+
+    def __init__(self) -> None:
+        self.is_different = False
+        self.num_gathers = 0
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        self.num_gathers += 1
+        return np.stack([values, values + self.is_different])
+
+
+@pytest.fixture
+def other_rank(backend: _Backend) -> _OtherRank:
+    rank = _OtherRank()
+    backend.gather = rank.gather
+    return rank
+
+
+def test_ranks_that_differ_are_told_before_loading(
+    folder: Path, backend: _Backend, other_rank: _OtherRank
+) -> None:
+    other_rank.is_different = True
+    with pytest.raises(ConfigError, match=r"rank 1 has other .*weights.*seed.* than rank 0"):
+        LLM(folder)
+    assert backend.settings == []
+
+
+def _calls(llm: LLM) -> dict[str, Callable[[], Any]]:
+    return {
+        "generate": lambda: llm.generate(["abc", "de", [5, 6], ""], SHORT),
+        "stream": lambda: list(llm.stream("abc", SHORT)),
+        "logits": lambda: llm.logits([5, 6]),
+    }
+
+
+@pytest.mark.parametrize("call", ["generate", "stream", "logits"])
+def test_ranks_compare_once_a_call_and_never_in_a_step(
+    folder: Path, other_rank: _OtherRank, call: str
+) -> None:
+    llm = LLM(folder)
+    other_rank.num_gathers = 0
+    _calls(llm)[call]()
+    assert other_rank.num_gathers == 1
+    assert not llm._asked
+
+
+@pytest.mark.parametrize("call", ["generate", "stream", "logits"])
+def test_ranks_that_are_asked_different_things_are_told_before_the_first_step(
+    folder: Path, other_rank: _OtherRank, call: str
+) -> None:
+    llm = LLM(folder)
+    other_rank.is_different = True
+    with pytest.raises(ConfigError, match=r"rank 1 has other prompts.*than rank 0"):
+        _calls(llm)[call]()
+    assert llm._engine.runner.rows_per_step == []
+    assert not llm._engine.has_unfinished()
+    other_rank.is_different = False
+    assert llm.generate("abc", SHORT)[0].finish_reason == "length"

@@ -1,37 +1,16 @@
 """engine/host_share.py: what ranks on one machine take of it, without starting any."""
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine import host_share
 from mindformers_glm.engine.host_share import HostShare, count_threads, share_host
+from tests.unit.engine.run_ranks import run_ranks
 
 GIB = 2**30
-
-
-def run_ranks(size: int, work: Callable[[ProcessGroup], object]) -> list[object]:
-    """Run `work` once for each rank, in threads that gather through shared memory."""
-    barrier = threading.Barrier(size)
-    given: dict[int, np.ndarray] = {}
-
-    def group(rank: int) -> ProcessGroup:
-        def gather(values: np.ndarray) -> np.ndarray:
-            given[rank] = values
-            barrier.wait(timeout=30)
-            gathered = np.stack([given[other] for other in range(size)])
-            barrier.wait(timeout=30)
-            return gathered
-
-        return ProcessGroup(TensorParallel(size, rank), gather)
-
-    with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(lambda rank: work(group(rank)), range(size)))
 
 
 @pytest.mark.parametrize(
