@@ -12,6 +12,7 @@ import numpy as np
 
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.config.run_config import launched_rank
+from mindformers_glm.core.errors import ConfigError
 
 PROMPTS = ["hello", "a longer prompt than the others", "请介绍一下北京", "hello hello hello hello"]
 _GREEDY = SamplingParams(do_sample=False, max_new_tokens=12, ignore_eos=True)
@@ -20,7 +21,21 @@ _SAMPLED = SamplingParams(
 )
 
 
-def run(folder: Path, size: int) -> tuple[dict[str, object], np.ndarray]:
+def tell_differences(llm: LLM, folder: Path, size: int, rank: int) -> list[str]:
+    """What a rank is told that is asked, or opens the folder, otherwise than the first."""
+    told = []
+    for attempt in (
+        lambda: llm.generate([5 + rank], _GREEDY),
+        lambda: LLM(folder, model_parallel=size, seed=rank, device_target="CPU"),
+    ):
+        try:
+            attempt()
+        except ConfigError as problem:
+            told.append(str(problem))
+    return told
+
+
+def run(folder: Path, size: int, rank: int) -> tuple[dict[str, object], np.ndarray]:
     """What this rank sees: tokens and sizes, and the logits of a prompt longer than a step."""
     with LLM(
         folder,
@@ -43,6 +58,7 @@ def run(folder: Path, size: int) -> tuple[dict[str, object], np.ndarray]:
             "sampled": [output.token_ids for output in llm.generate(PROMPTS, _SAMPLED)],
         }
         runner = llm._engine.runner
+        told = tell_differences(llm, folder, size, rank) if size > 1 else []
         numbers = {
             "weights_bytes": llm.weights_bytes,
             "kv_block_bytes": runner.kv_block_bytes,
@@ -50,7 +66,7 @@ def run(folder: Path, size: int) -> tuple[dict[str, object], np.ndarray]:
             "read_weight_bytes": runner.read_weight_bytes,
         }
         token_ids = np.random.default_rng(0).integers(0, llm.config.vocab_size, 41).tolist()
-        return {"tokens": tokens} | numbers, llm.logits(token_ids)
+        return {"tokens": tokens, "told": told} | numbers, llm.logits(token_ids)
 
 
 if __name__ == "__main__":
@@ -58,7 +74,7 @@ if __name__ == "__main__":
     rank = launched_rank(size)
     for name in sys.argv[2:]:
         folder = Path(name)
-        found, logits = run(folder, size)
+        found, logits = run(folder, size, rank)
         target = Path(f"{folder.name}-{size}-{rank}.json")
         np.save(target.with_suffix(".npy"), logits)
         target.write_text(json.dumps(found))

@@ -93,6 +93,9 @@ def test_ranks_answer_as_one_process_does(
         ranks = [read(work, folders[name], size, rank) for rank in range(size)]
         for found, logits in ranks:
             assert found["tokens"] == expected["tokens"], name
+            prompt, setting = found["told"]
+            assert "rank 1 has other prompts" in prompt
+            assert "rank 1 has other seed" in setting
             assert relative_error(logits, expected_logits) < TOLERANCES["logits_float32"]
             np.testing.assert_array_equal(logits, ranks[0][1])  # every bit
             assert found["num_blocks"] == ranks[0][0]["num_blocks"]
