@@ -8,11 +8,12 @@ or without --auto_trans_ckpt. Ranks can also cut DIR while they load it (--auto_
 """
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 
-from mindformers_glm.core.errors import GlmError
+from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.core.log import note
 from mindformers_glm.weights.share_writer import write_shares
 
@@ -24,11 +25,11 @@ def main() -> int:
     parser.add_argument("--tp_size", type=int, required=True, help="number of ranks")
     parser.add_argument("--output", type=Path, help="new folder (default: DIR-tpN beside DIR)")
     arguments = parser.parse_args()
-    source = arguments.model_path.expanduser().absolute()
-    output = arguments.output or source.with_name(f"{source.name}-tp{arguments.tp_size}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so nothing is left
     try:
-        num_bytes = write_shares(source, output.expanduser().absolute(), arguments.tp_size)
+        source = _as_absolute(arguments.model_path)
+        output = _as_absolute(arguments.output or _default_output(source, arguments.tp_size))
+        num_bytes = write_shares(source, output, arguments.tp_size)
     except GlmError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -37,6 +38,17 @@ def main() -> int:
         return 130
     note(f"{output} ({num_bytes / 2**30:.1f} GB) is ready for {arguments.tp_size} ranks")
     return 0
+
+
+def _default_output(source: Path, size: int) -> Path:
+    if not source.name:
+        raise ConfigError(f"There is no place beside {source}: give --output.")
+    return source.with_name(f"{source.name}-tp{size}")
+
+
+def _as_absolute(path: Path) -> Path:
+    """Without "..", which has no name of its own; `absolute` would keep it."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 if __name__ == "__main__":

@@ -37,9 +37,13 @@ def require_folder(folder: str | Path, error: type[GlmError]) -> Path:
     return path
 
 
-def read_json_object(path: Path, error: type[GlmError]) -> dict[str, Any]:
+def read_json_object(
+    path: Path, error: type[GlmError], advice: str = "download the file again"
+) -> dict[str, Any]:
     """Read a JSON file that must hold one object.
 
+    Args:
+        advice: what to do where it does not.
     Raises:
         error: the file is missing, unreadable, a Git-LFS pointer, not JSON, or not an object.
     """
@@ -54,9 +58,11 @@ def read_json_object(path: Path, error: type[GlmError]) -> dict[str, Any]:
     try:
         parsed = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as problem:  # a bad UTF-8 byte is a ValueError too
-        raise error(f"{path} is not valid JSON ({problem}): download the file again.") from None
+        raise error(f"{path} is not valid JSON ({problem}): {advice}.") from None
     if not isinstance(parsed, dict):
-        raise error(f"{path} must hold a JSON object, it holds a {type(parsed).__name__}.")
+        raise error(
+            f"{path} must hold a JSON object, it holds a {type(parsed).__name__}: {advice}."
+        )
     return parsed
 
 

@@ -33,6 +33,7 @@ from mindformers_glm.weights.shares import (
     ShareFile,
     ShareManifest,
     header_digest,
+    is_share_folder,
     share_name,
 )
 
@@ -51,6 +52,8 @@ def write_shares(folder: str | Path, output: Path, size: int) -> int:
         ConfigError, CheckpointError: the checkpoint is not usable or cannot be split so.
         CheckpointError: `output` exists, cannot be written, or does not fit on the disk.
     """
+    if is_share_folder(Path(folder)):
+        raise CheckpointError(f"{folder} holds shares already: give the original checkpoint.")
     config = GlmConfig.from_hf(folder)
     check_split(config, size)
     with Checkpoint.open(folder) as checkpoint:
@@ -96,7 +99,7 @@ def _check_place(output: Path, num_bytes: int) -> None:
 
 def _copy_other_files(folder: Path, target: Path) -> None:
     for file in sorted(folder.iterdir()):
-        is_index = file.name.endswith(".index.json") or file.name == MANIFEST_NAME
+        is_index = file.name.endswith(".index.json")
         if file.is_file() and file.suffix in _COPIED_SUFFIXES and not is_index:
             shutil.copyfile(file, target / file.name)
 

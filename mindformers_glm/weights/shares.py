@@ -95,13 +95,13 @@ def read_manifest(folder: Path) -> ShareManifest:
         CheckpointError: it is broken or of another version.
     """
     path = folder / MANIFEST_NAME
-    content = read_json_object(path, CheckpointError)
+    again = "cut the original checkpoint anew with scripts/process_weights.py"
+    content = read_json_object(path, CheckpointError, again)
     try:
         if content["format_version"] != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path} has format version {content['format_version']}, this version reads "
-                f"{FORMAT_VERSION}: cut the original checkpoint anew with "
-                "scripts/process_weights.py."
+                f"{FORMAT_VERSION}: {again}."
             )
         files = tuple(
             ShareFile(str(file["name"]), int(file["num_bytes"]), str(file["header_sha256"]))
@@ -111,16 +111,11 @@ def read_manifest(folder: Path) -> ShareManifest:
             FORMAT_VERSION, int(content["model_parallel"]), str(content["source"]), files
         )
     except (KeyError, TypeError, ValueError):
-        raise CheckpointError(
-            f"{path} is damaged: cut the original checkpoint anew with scripts/process_weights.py."
-        ) from None
+        raise CheckpointError(f"{path} is damaged: {again}.") from None
     size = manifest.model_parallel
     names = [share_name(TensorParallel(size, rank)) for rank in range(size)]
     if [file.name for file in files] != names:
-        raise CheckpointError(
-            f"{path} does not list one file for each of {size} ranks: cut the original checkpoint "
-            "anew with scripts/process_weights.py."
-        )
+        raise CheckpointError(f"{path} does not list one file for each of {size} ranks: {again}.")
     return manifest
 
 

@@ -145,14 +145,19 @@ def test_damaged_and_missing_files_are_refused(folder, tmp_path):
         ({"model_parallel": 3}, "one file for each of 3 ranks"),
         ({"files": None}, "is damaged"),
         ({"files": [{"name": 1}]}, "is damaged"),
+        (None, "is not valid JSON"),
     ],
 )
 def test_a_broken_manifest_is_refused(folder, tmp_path, change, words):
     cut = tmp_path / "cut"
     write_shares(folder, cut, 2)
     manifest = json.loads((cut / MANIFEST_NAME).read_text())
-    (cut / MANIFEST_NAME).write_text(json.dumps(manifest | change))
-    assert words in refusal(cut, TensorParallel(2, 0))
+    changed = "{" if change is None else json.dumps(manifest | change)
+    (cut / MANIFEST_NAME).write_text(changed)
+    message = refusal(cut, TensorParallel(2, 0))
+    assert words in message
+    assert "cut the original checkpoint anew" in message
+    assert "download" not in message
 
 
 @pytest.mark.parametrize(
@@ -163,6 +168,14 @@ def test_a_split_that_does_not_work_is_refused_before_writing(folder, tmp_path, 
     with pytest.raises(ConfigError, match=words):
         write_shares(folder, tmp_path / "cut", size)
     assert not (tmp_path / "cut").exists()
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_folder_of_shares_is_not_cut_again(folder, tmp_path, size):
+    write_shares(folder, tmp_path / "cut", 2)
+    with pytest.raises(CheckpointError, match="holds shares already: give the original checkpoint"):
+        write_shares(tmp_path / "cut", tmp_path / "again", size)
+    assert not (tmp_path / "again").exists()
 
 
 def test_an_existing_folder_and_a_full_disk_are_refused(folder, tmp_path, monkeypatch):
@@ -188,9 +201,10 @@ def test_nothing_is_left_behind_by_an_error_or_a_killed_process(folder, tmp_path
 
 
 def test_the_script_writes_beside_the_checkpoint_and_says_what_is_wrong(folder, tmp_path):
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(REPO / "scripts" / "process_weights.py"), *arguments],
+            cwd=cwd,
             env=os.environ | {"PYTHONPATH": str(REPO)},
             capture_output=True,
             text=True,
@@ -204,3 +218,12 @@ def test_the_script_writes_beside_the_checkpoint_and_says_what_is_wrong(folder, 
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.count("\n") == 1
+
+    (folder / "inner").mkdir()
+    above = run("--model_path", "..", "--tp_size", "1", cwd=folder / "inner")
+    assert f"{tmp_path / 'checkpoint-tp1'} (0.0 GB) is ready" in above.stderr
+    root = run("--model_path", "/", "--tp_size", "2")
+    assert root.returncode == 1
+    assert root.stderr.startswith("error: ")
+    assert "give --output" in root.stderr
+    assert root.stderr.count("\n") == 1
