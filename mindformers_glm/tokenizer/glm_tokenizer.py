@@ -1,10 +1,10 @@
 """Prompts and conversations to token ids, and token ids to text."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from mindformers_glm.core.errors import ConfigError, PromptError
+from mindformers_glm.tokenizer.chat import read_role
 from mindformers_glm.tokenizer.segments import Segment
 from mindformers_glm.tokenizer.vocabulary import Detokenizer, Vocabulary
 
@@ -103,8 +103,8 @@ class GlmTokenizer:
         """Write a conversation as the checkpoint does, up to where the answer begins.
 
         Args:
-            messages: each with a "role" (system, user, assistant, observation, ...) and what the
-                chat format reads besides, mostly "content".
+            messages: each with a "role" (system, user, assistant, observation, or OpenAI's names of
+                them) and what the chat format reads besides, mostly "content".
             tools: descriptions of functions the model may call, given to the chat format.
         Raises:
             ConfigError: the checkpoint has no chat template.
@@ -133,9 +133,4 @@ def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     if not messages:
         raise PromptError("The conversation is empty: give at least one message.")
     for message in messages:
-        role = message.get("role") if isinstance(message, Mapping) else None
-        # Formats write <|role|>: anything but a word could make up other special tokens.
-        if not isinstance(role, str) or not re.fullmatch(r"\w+", role):
-            raise PromptError(
-                f'Each message must be an object with a "role" such as "user", got {message!r:.80}.'
-            )
+        read_role(message)

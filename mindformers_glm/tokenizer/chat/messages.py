@@ -60,6 +60,23 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
     return [turn for message in messages for turn in _read_message(message)]
 
 
+def read_role(message: Mapping[str, Any]) -> Role:
+    """Return whose turn a message is.
+
+    Raises:
+        PromptError: it is no object, or its role is none of those that are known. Formats write
+            <|role|>: any other word could make up a special token.
+    """
+    role_name = message.get("role") if isinstance(message, Mapping) else None
+    role = _ROLES.get(role_name) if isinstance(role_name, str) else None
+    if role is None:
+        raise PromptError(
+            'Each message must be an object with a "role", one of '
+            f"{', '.join(_ROLES)}, got {message!r:.80}."
+        )
+    return role
+
+
 def read_tools(tools: Sequence[Tool]) -> tuple[Tool, ...]:
     """Check descriptions of tools.
 
@@ -112,13 +129,7 @@ def tool_name(tool: Tool) -> Any:
 
 
 def _read_message(message: Mapping[str, Any]) -> list[Turn]:
-    role_name = message.get("role") if isinstance(message, Mapping) else None
-    role = _ROLES.get(role_name) if isinstance(role_name, str) else None
-    if role is None:
-        raise PromptError(
-            'Each message must be an object with a "role", one of '
-            f"{', '.join(_ROLES)}, got {message!r:.80}."
-        )
+    role = read_role(message)
     calls = [_read_call(call) for call in _read_list(message, "tool_calls")]
     if calls and role != "assistant":
         raise PromptError(f"Only an assistant's message has tool_calls, got {message!r:.80}.")
