@@ -127,11 +127,14 @@ class PythonCall(_NamedCall):
     """ChatGLM3: the name, then `tool_call(...)` in a block of Python. It is read, never run."""
 
     _FENCE = "```python"
+    # Each closing fence costs reading the code before it.
+    _MAX_CLOSING_FENCES = 20
 
     def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
         super().__init__(tool_names, text_tool_names)
         self._code_start = 0  # 0 until the opening fence is there
         self._searched = 0  # no closing fence begins before this place
+        self._num_closing_fences = 0
 
     def _judge_body(self, is_finished: bool) -> Verdict:
         if not self._code_start:
@@ -141,9 +144,14 @@ class PythonCall(_NamedCall):
             if fence.strip(" ") != self._FENCE:
                 return "text"
             self._searched = self._code_start = self._body_start + len(fence) + 1
-        # A closing fence may stand in an argument, too: the first that leaves a call is the one.
+        # A fence may stand in an argument, too: the first that leaves a call is the closing one.
         while (fence_at := self.text.find("```", self._searched)) >= 0:
             self._searched = fence_at + 3
+            if not self._may_close(fence_at):
+                continue
+            self._num_closing_fences += 1
+            if self._num_closing_fences > self._MAX_CLOSING_FENCES:
+                return "text"
             arguments = _read_python_call(self.text[self._code_start : fence_at])
             if arguments is not None:
                 return self._accept(self._name, arguments, fence_at + 3)
@@ -152,6 +160,13 @@ class PythonCall(_NamedCall):
         if arguments is None:
             return "open"
         return self._accept(self._name, arguments, len(self.text))
+
+    def _may_close(self, fence_at: int) -> bool:
+        """Whether a fence stands at the beginning of a line or behind the call, over blanks."""
+        place = fence_at - 1
+        while self.text[place] in " \t":  # ends at the newline behind the opening fence
+            place -= 1
+        return self.text[place] in "\n)"
 
 
 class _ObjectEnd:

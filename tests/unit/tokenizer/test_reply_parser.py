@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.tokenizer.replies import ParsedReply, ReplyParser, ToolCall, parse_reply
+from mindformers_glm.tokenizer.replies import (
+    ParsedReply,
+    ReplyParser,
+    ToolCall,
+    call_candidates,
+    parse_reply,
+)
 
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
 TIME = {"name": "get_time", "parameters": {}}
@@ -139,6 +145,16 @@ CASES: list[tuple[Parsers, str, ParsedReply]] = [
         CHATGLM3,
         'get_time\n```python\ntool_call(a="```", b=[True, None, {"c": -1.5}])\n```',
         ParsedReply(tool_calls=(_call("get_time", a="```", b=[True, None, {"c": -1.5}]),)),
+    ),
+    (
+        CHATGLM3,
+        "get_time\n```python\ntool_call() \t```",
+        ParsedReply(tool_calls=(_call("get_time"),)),
+    ),
+    (
+        CHATGLM3,
+        'get_time\n```python\ntool_call(a=\'\\\'\\\n```\\\n)```\', b="""\n```""")```',
+        ParsedReply(tool_calls=(_call("get_time", a="'```)```", b="\n```"),)),
     ),
     # The end token may come before the block is closed.
     (CHATGLM3, f"get_weather\n{_BEIJING_3[:-4]}", ParsedReply(tool_calls=(BEIJING,))),
@@ -279,6 +295,28 @@ def test_thoughts_are_not_held_back() -> None:
     assert [parser.feed(text).reasoning for text in ("\n想", "到", "\n", "了 <", "b")] == [
         *["想", "到", "", "\n了", " <b"]
     ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "get_weather\n```python\n" + "```" * 20000,
+        "get_weather\n```python\n" + "\n```" * 20000,
+        "get_weather\n```python\n" + " ```" * 20000,
+        "get_weather\n```python\ntool_call(" + ")```" * 20000,
+    ],
+    ids=["one line", "lines", "blanks", "brackets"],
+)
+def test_fences_without_end_are_not_all_tried(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_characters = 0
+
+    def count(code: str) -> None:
+        nonlocal num_characters
+        num_characters += len(code)
+
+    monkeypatch.setattr(call_candidates, "_read_python_call", count)
+    assert _parse(CHATGLM3, answer) == ParsedReply(answer)
+    assert num_characters <= 2 * len(answer)
 
 
 def test_a_call_comes_when_it_is_complete() -> None:
