@@ -6,6 +6,16 @@ to do.
 """
 
 
+def first_words(problem: BaseException) -> str:
+    """Return the first line of an error's message that says something.
+
+    MindSpore 2.7.1 sets headings ("- C++ Call Stack: ...") between rulers of dashes.
+    """
+    lines = [line.strip() for line in str(problem).splitlines() if any(map(str.isalnum, line))]
+    plain = [line for line in lines if not line.startswith("- ")]
+    return [*plain, *lines, "no message"][0]
+
+
 class GlmError(Exception):
     """Base of every error that is the user's to mend."""
 

@@ -13,9 +13,13 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    from mindformers_glm.launcher.launch import launch
+    try:
+        from mindformers_glm.launcher.launch import launch
 
-    return launch(sys.argv[1:])
+        return launch(sys.argv[1:])
+    except KeyboardInterrupt:  # before the first process was started
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -32,9 +32,6 @@ def launch(argv: Sequence[str]) -> int:
     except GlmError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2 if isinstance(problem, CommandLineError) else 1
-    except KeyboardInterrupt:  # before the first process was started
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 def _run(config: LaunchConfig) -> int:

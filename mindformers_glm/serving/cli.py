@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from mindformers_glm.core.errors import GlmError
+from mindformers_glm.core.errors import GlmError, first_words
 from mindformers_glm.core.log import set_verbose
 from mindformers_glm.version import __version__
 
@@ -77,8 +77,7 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as problem:
-        first_line = (str(problem).strip() or "no message").splitlines()[0]
-        defect = f"internal error, {type(problem).__name__}: {first_line}"
+        defect = f"internal error, {type(problem).__name__}: {first_words(problem)}"
         hint = "" if is_verbose else " (run again with --verbose for the whole story)"
         return _fail(f"{defect}{hint}", 1, is_verbose)
 

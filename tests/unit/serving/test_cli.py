@@ -88,6 +88,15 @@ def test_defect_is_one_sentence_and_a_traceback_when_asked(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_defect_is_told_by_the_first_line_with_words(
+    fail_with: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(RuntimeError("\n----------\n- Framework Error Message:\n----------\nbad"))
+    assert cli.main(["predict", "--verbose"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "error: internal error, RuntimeError: bad"
+
+
 def test_traceback_of_a_user_error_is_shown_when_asked(
     fail_with: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
