@@ -5,7 +5,7 @@ Only run_config.py reads the environment; here it is a mapping.
 
 from collections.abc import Mapping
 
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.errors import ConfigError, first_words
 
 # msrun runs the program in its scheduler process too, as far as it connects to the others.
 _ROLES = ("MS_WORKER", "MS_SCHED")
@@ -68,6 +68,32 @@ def find_rank(model_parallel: object, environ: Mapping[str, str]) -> int:
             f" got {given!r}: start with msrun, on several machines with --node_rank."
         )
     return int(given)
+
+
+def explain_failed_meeting(problem: RuntimeError, environ: Mapping[str, str]) -> ConfigError:
+    """Say why the processes of a job did not find each other.
+
+    Args:
+        problem: what MindSpore's `init` has raised (2.7.1: always a RuntimeError).
+    """
+    address = f"{environ.get('MS_SCHED_HOST')}:{environ.get('MS_SCHED_PORT')}"
+    if "Repeated registration" in str(problem):
+        return ConfigError(
+            f"The job at {address} has another rank {environ.get('RANK_ID')} already: give every "
+            "host a NODE_RANK of its own, and every job a MASTER_PORT of its own."
+        )
+    if "Failed to initialize distributed job cluster" not in str(problem):
+        return ConfigError(
+            f"MindSpore could not connect the processes of the job at {address}, scheduler.log on "
+            f"host 0 may say why: {first_words(problem)}"
+        )
+    timeout = environ.get("MS_TOPO_TIMEOUT", "-1")
+    within = "" if timeout == "-1" else f" within {timeout} seconds"
+    return ConfigError(
+        f"Not all {environ.get('MS_WORKER_NUM')} processes of the job met at {address}{within}: "
+        "start the same command on every host, each with a NODE_RANK of its own; scheduler.log on "
+        "host 0 names those that came."
+    )
 
 
 def count_launched(environ: Mapping[str, str]) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mindformers_glm.config.command_line import parse_command_line
-from mindformers_glm.config.launched import check_parallel, find_rank
+from mindformers_glm.config.launched import check_parallel, explain_failed_meeting, find_rank
 from mindformers_glm.config.settings_reader import (
     Given,
     default_value,
@@ -162,6 +162,11 @@ def launched_rank(model_parallel: object) -> int:
         ConfigError: it is no number of processes, or not the number that msrun started.
     """
     return find_rank(model_parallel, os.environ)
+
+
+def failed_meeting(problem: RuntimeError) -> ConfigError:
+    """Say why the processes of this job did not find each other, given what MindSpore raised."""
+    return explain_failed_meeting(problem, os.environ)
 
 
 def has_own_num_threads() -> bool:

@@ -4,7 +4,14 @@ msrun runs the user's program here too, up to its own call of `init`, which does
 role. Nothing of the program is needed for that.
 """
 
+import sys
+
 from mindspore.communication import init
 
+from mindformers_glm.config.run_config import failed_meeting
+
 if __name__ == "__main__":
-    init()
+    try:
+        init()
+    except RuntimeError as problem:
+        sys.exit(f"error: {failed_meeting(problem)}")

@@ -3,16 +3,18 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.tp.launched import END_S, Ended, Job
+from tests.tp.launched import END_S, Ended, Job, wait_until
 from tests.tp.test_cluster import ALL_REDUCE
 
 pytestmark = [pytest.mark.tp, pytest.mark.slow]
+CONNECT = Path(__file__).parent / "connect_worker.py"
 MASTER = "10.77.0.1"
 LaunchOn = Callable[..., Job]
 
@@ -48,9 +50,18 @@ def hosts() -> Iterator[tuple[str, str]]:
 def launch_on(hosts: tuple[str, str], launch: Callable[..., Job], work: Path) -> LaunchOn:
     """Start the launcher of one host; both work in one folder, as on a shared file system."""
     shutil.copy(ALL_REDUCE, work)
+    shutil.copy(CONNECT, work)
 
-    def launch_on(host: int, command: str, **environ: str) -> Job:
-        numbers = ["2", "1", MASTER, "8118", str(host), "logs", "True", "60"]
+    def launch_on(
+        host: int,
+        command: str,
+        *,
+        node_rank: int | None = None,
+        timeout_s: int = 60,
+        **environ: str,
+    ) -> Job:
+        number = str(host if node_rank is None else node_rank)
+        numbers = ["2", "1", MASTER, "8118", number, "logs", "True", str(timeout_s)]
         prefix = ("ip", "netns", "exec", hosts[host])
         return launch(command, *numbers, prefix=prefix, **environ)
 
@@ -94,6 +105,26 @@ def test_a_rank_that_dies_ends_both_hosts(rank: int, launch_on: LaunchOn) -> Non
         assert re.search(
             "The node: 1 is timed out|worker 1 is the first one timed out", other.stderr
         )
+
+
+def test_a_host_that_does_not_come(launch_on: LaunchOn) -> None:
+    ended = launch_on(0, "connect_worker.py 2", timeout_s=3).wait(END_S)
+    assert ended.exit_code == 1
+    wanted = f"error: Not all 2 processes of the job met at {MASTER}:8118 within 3 seconds: "
+    assert wanted in ended.stderr
+    assert "RuntimeError" not in ended.stderr
+
+
+def test_two_hosts_of_one_number(launch_on: LaunchOn, work: Path) -> None:
+    host_0 = launch_on(0, "connect_worker.py 2")
+    log = work / "logs" / "scheduler.log"
+    wait_until(lambda: log.exists() and "registered successfully" in log.read_text())
+    ended = launch_on(1, "connect_worker.py 2", node_rank=0).wait(END_S)
+    assert ended.exit_code == 1
+    wanted = f"error: The job at {MASTER}:8118 has another rank 0 already: give every host"
+    assert wanted in ended.stderr
+    host_0.send(signal.SIGINT)
+    assert host_0.wait(END_S).exit_code == 130
 
 
 def test_a_rank_that_cannot_start_is_told_on_its_host(launch_on: LaunchOn) -> None:

@@ -11,6 +11,7 @@ from mindspore import Tensor, nn
 from mindspore import ops as ms_ops
 from mindspore.communication import get_group_size, get_rank, init
 
+from mindformers_glm.config.run_config import failed_meeting
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
@@ -21,11 +22,14 @@ def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
     """Find the other ranks by what the launcher has put into the environment; waits for them.
 
     Raises:
-        ConfigError: the job has another number of ranks.
+        ConfigError: they cannot be found, or the job has another number of ranks.
     """
     if tensor_parallel.size == 1:
         return ProcessGroup(tensor_parallel)
-    init()
+    try:
+        init()
+    except RuntimeError as problem:
+        raise failed_meeting(problem) from problem
     found = TensorParallel(get_group_size(), get_rank())
     if found != tensor_parallel:
         raise ConfigError(
