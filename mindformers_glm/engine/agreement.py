@@ -59,12 +59,16 @@ def check_model_is_shared(
 
 
 def check_requests_are_shared(
-    group: ProcessGroup, requests: Iterable[tuple[Items[object], SamplingParams]]
+    group: ProcessGroup,
+    requests: Iterable[tuple[Items[object], SamplingParams]],
+    num_tokens_under_way: Mapping[str, int],
 ) -> None:
     """Check that all ranks were asked the same in this call.
 
     Args:
         requests: token ids and sampling settings of each.
+        num_tokens_under_way: of earlier requests that are not finished, by their ids: a rank that
+            left a `stream` early computes other batches than the rest.
     Raises:
         ConfigError: they were not; on every rank.
     """
@@ -75,6 +79,7 @@ def check_requests_are_shared(
         prompts.append(" ".join(map(str, token_ids)))
         params.append(repr(own_params))
     own = {"prompts": "\n".join(prompts), "sampling settings": "\n".join(params)}
+    own["requests under way"] = repr(sorted(num_tokens_under_way.items()))
     _compare(group, own, "every process must make the same calls with the same arguments")
 
 

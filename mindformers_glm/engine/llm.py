@@ -263,7 +263,8 @@ class LLM:
             PromptError: no tokens, more than max_model_len, or ids outside the vocabulary.
         """
         asked = token_ids if is_list(token_ids) else [token_ids]
-        check_requests_are_shared(self._group, [(asked, SamplingParams())])
+        under_way = self._engine.num_tokens_under_way
+        check_requests_are_shared(self._group, [(asked, SamplingParams())], under_way)
         return compute_row_logits(self._engine, token_ids)
 
     @property
@@ -325,7 +326,12 @@ class LLM:
         return request_id
 
     def _check_ranks_agree(self, request_ids: Items[str]) -> None:
-        check_requests_are_shared(self._group, [self._asked[i] for i in request_ids])
+        if self._group.size == 1:
+            return
+        earlier = self._engine.num_tokens_under_way
+        for request_id in request_ids:
+            earlier.pop(request_id, None)
+        check_requests_are_shared(self._group, [self._asked[i] for i in request_ids], earlier)
 
     def _encode(
         self, prompt: Prompt, tools: Items[Mapping[str, Any]] | None

@@ -87,6 +87,11 @@ class LLMEngine:
         """Whether a `step` would do anything."""
         return bool(self._requests)
 
+    @property
+    def num_tokens_under_way(self) -> dict[str, int]:
+        """Tokens of prompt and answer of each unfinished request, by its id."""
+        return {name: request.sequence.num_tokens for name, request in self._requests.items()}
+
     def add_request(
         self,
         request_id: str,

@@ -565,9 +565,11 @@ class _OtherRank:
     def __init__(self) -> None:
         self.is_different = False
         self.num_gathers = 0
+        self.last: list[int] = []
 
     def gather(self, values: np.ndarray) -> np.ndarray:
         self.num_gathers += 1
+        self.last = values.tolist()
         return np.stack([values, values + self.is_different])
 
 
@@ -618,3 +620,22 @@ def test_ranks_that_are_asked_different_things_are_told_before_the_first_step(
     assert not llm._engine.has_unfinished()
     other_rank.is_different = False
     assert llm.generate("abc", SHORT)[0].finish_reason == "length"
+
+
+def test_what_ranks_compare_depends_on_streams_under_way_alone(
+    folder: Path, other_rank: _OtherRank
+) -> None:
+    llm = LLM(folder)
+    llm.generate("abc", SHORT)
+    idle = other_rank.last
+    stream = llm.stream("x", SHORT)
+    next(stream)
+    llm.generate("abc", SHORT)
+    assert [mine == other for mine, other in zip(idle, other_rank.last, strict=True)] == [
+        True,
+        True,
+        False,
+    ]
+    stream.close()
+    llm.generate("abc", SHORT)
+    assert other_rank.last == idle

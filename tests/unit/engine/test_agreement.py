@@ -188,7 +188,7 @@ def test_requests_must_be_the_same() -> None:
         """Rank 0 is asked one thing, rank 1 the others."""
         return told(
             lambda group: check_requests_are_shared(
-                group, others if group.rank else [([1, 2], greedy)]
+                group, others if group.rank else [([1, 2], greedy)], {}
             )
         )
 
@@ -201,3 +201,13 @@ def test_requests_must_be_the_same() -> None:
     for message in ask(([1, 2], replace(greedy, max_new_tokens=9))):
         assert message is not None
         assert "rank 1 has other sampling settings than rank 0" in message
+
+
+def test_a_stream_that_one_rank_left_is_told_at_the_next_call() -> None:
+    def work(group: ProcessGroup) -> None:
+        under_way = {"0": 7} | ({"1": 9} if group.rank == 0 else {})
+        check_requests_are_shared(group, [([1], SamplingParams())], under_way)
+
+    for message in told(work):
+        assert message is not None
+        assert "rank 1 has other requests under way than rank 0" in message
