@@ -10,7 +10,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.runner_settings import RunnerSettings
-from mindformers_glm.engine.generation_defaults import from_generation_config
+from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.serving.inspect_memory import describe_memory, format_bytes
 from mindformers_glm.tokenizer import (
     GlmTokenizer,
@@ -44,7 +44,7 @@ def inspect_checkpoint(folder: str | Path) -> str:
         config = resolve_attention_bias(config, checkpoint)
         rules = build_rules(config)
         check_rules(rules, checkpoint)
-        from_generation_config(checkpoint.folder)
+        defaults = from_generation_config(checkpoint.folder)
         tokenizer = None
         if find_tokenizer_file(checkpoint.folder) is not None:
             tokenizer = load_tokenizer(checkpoint.folder)
@@ -55,7 +55,8 @@ def inspect_checkpoint(folder: str | Path) -> str:
             *_describe_weights(config, checkpoint, rules),
             *describe_memory(config, _default_settings(config, checkpoint)),
             ("tensors", f"all {len(checkpoint.entries)} accounted for"),
-            *_describe_generation(checkpoint.folder, config),
+            _describe_ends(config, defaults, tokenizer),
+            _describe_generation(checkpoint.folder),
             *_describe_tokenizer(tokenizer),
         ]
     width = max(len(name) for name, _ in lines) + 2
@@ -130,17 +131,29 @@ def _default_settings(config: GlmConfig, checkpoint: Checkpoint) -> RunnerSettin
     return RunnerSettings.for_config(config, checkpoint.dtype)
 
 
-def _describe_generation(folder: Path, config: GlmConfig) -> list[tuple[str, str]]:
+def _describe_ends(
+    config: GlmConfig, defaults: GenerationDefaults, tokenizer: GlmTokenizer | None
+) -> tuple[str, str]:
+    """The tokens that end an answer, whoever names them, as in `LLM`."""
+    by_source = {
+        "config.json": config.eos_token_ids,
+        "generation_config.json": defaults.eos_token_ids,
+        "tokenizer": tokenizer.eos_token_ids if tokenizer is not None else (),
+    }
+    token_ids = sorted({token_id for ids in by_source.values() for token_id in ids})
+    sources = ", ".join(source for source, ids in by_source.items() if ids)
+    found = f"token ids {token_ids} ({sources})"
+    return "end of text", found if token_ids else "no token ids: answers end by their length alone"
+
+
+def _describe_generation(folder: Path) -> tuple[str, str]:
     generation = _read_if_present(folder / "generation_config.json")
     settings = [
         f"{key}={value}"
         for key, value in generation.items()
         if key not in _GENERATION_BOOKKEEPING and value is not None
     ]
-    return [
-        ("end of text", f"token ids {list(config.eos_token_ids)} in config.json"),
-        ("generation", ", ".join(settings) or "no generation_config.json"),
-    ]
+    return "generation", ", ".join(settings) or "no generation_config.json"
 
 
 def _describe_tokenizer(tokenizer: GlmTokenizer | None) -> list[tuple[str, str]]:

@@ -188,7 +188,7 @@ def test_type_as_stored_when_the_config_states_none(folder: Path):
 
 def test_what_a_folder_lacks_for_prompts_is_said(folder: Path):
     found = values(folder)
-    assert found["end of text"] == "token ids [3, 4] in config.json"
+    assert found["end of text"] == "token ids [3, 4] (config.json)"
     assert found["generation"] == "no generation_config.json"
     assert found["tokenizer"].startswith("none")
     assert "chat template" not in found
@@ -207,6 +207,21 @@ def test_generation_settings_and_tokenizer_files_are_reported(folder: Path):
     assert found["chat template"] == "in tokenizer_config.json"
     (folder / "chat_template.jinja").write_text("{{ x }}")
     assert values(folder)["chat template"] == "chat_template.jinja"
+
+
+def test_the_ends_of_text_are_those_a_run_stops_at(folder: Path):
+    save_byte_tokenizer(folder, 33)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": letters[12]}))
+    assert values(folder)["end of text"] == "token ids [3, 4, 12] (config.json, tokenizer)"
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [20, 4, 2]}))
+    assert values(folder)["end of text"] == (
+        "token ids [2, 3, 4, 12, 20] (config.json, generation_config.json, tokenizer)"
+    )
+    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"eos_token_id": None}))
+    (folder / "tokenizer.json").unlink()
+    (folder / "generation_config.json").unlink()
+    assert values(folder)["end of text"] == "no token ids: answers end by their length alone"
 
 
 def test_a_tokenizer_model_is_reported_and_checked_too(folder: Path):
