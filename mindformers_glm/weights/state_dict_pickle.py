@@ -27,6 +27,7 @@ _STORAGES = {  # name in the file -> (name used here, bytes of an element)
 }
 _MOST_DIMENSIONS = 64  # torch's own limit
 _MAX_SIZE = 2**63 - 1
+_MAX_OPERATIONS = 200_000  # a tensor takes 33; a million take seconds
 
 
 class StateDictError(Exception):
@@ -94,9 +95,14 @@ def read_pickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     """
     state = _State()
     try:
-        for operation, argument, _ in pickletools.genops(stream):
+        for index, (operation, argument, _) in enumerate(pickletools.genops(stream)):
             if operation.name == "STOP":
                 break
+            if index == _MAX_OPERATIONS:
+                raise StateDictError(
+                    f"takes more than {_MAX_OPERATIONS} operations to describe its tensors, which "
+                    "no state dict needs: it is not loaded"
+                )
             run = _OPERATIONS.get(operation.name)
             if run is None:
                 raise StateDictError(

@@ -112,6 +112,13 @@ def test_shared_tensors_are_read_one_by_one(tmp_path: Path):
         assert np.shares_memory(checkpoint.view("whole").data, checkpoint.view("rows").data)
 
 
+@every_format
+def test_thousands_of_tensors_are_within_the_limits(tmp_path: Path, options: dict[str, Any]):
+    # The largest dense GLM has 900.
+    tensors = {f"transformer.layers.{index}.weight": torch.zeros(1) for index in range(5000)}
+    assert len(read_pytorch_file(save(tmp_path, tensors, **options))) == 5000
+
+
 def test_identity_follows_the_file(tmp_path: Path):
     path = save(tmp_path, {"w": torch.zeros(4)})
     before = Checkpoint.open(tmp_path).identity
@@ -344,6 +351,7 @@ def test_the_hand_written_older_file_is_sound(tmp_path: Path):
         (legacy(storages=(4).to_bytes(8, "little") + bytes(15)), "is truncated"),
         (legacy(storages=(4).to_bytes(8, "little") + bytes(17)), "belong to no tensor"),
         (legacy(b"\x80\x02cos\nsystem\n."), "asks for 'os.system'"),
+        (legacy(b"\x80\x02" + b"(" * 300_000 + b"."), "takes more than 200000 operations"),
     ],
 )
 def test_an_older_file_that_torch_would_not_write_is_refused(
