@@ -9,6 +9,7 @@ Read: configuration_chatglm.py and modeling_chatglm.py of chatglm2-6b, chatglm3-
 in several public copies, vLLM's chatglm.py.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +121,9 @@ def write_chatglm_keys(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_rope_theta(raw: Mapping[str, Any]) -> float:
     """10000 * rope_ratio; ChatGLM2's and ChatGLM3's configs have no ratio, which means 1."""
-    ratio = read_float(raw, "rope_ratio") if "rope_ratio" in raw else 1.0
+    ratio = read_float(raw, "rope_ratio") if raw.get("rope_ratio") is not None else 1.0
+    if not 0 < _ROPE_BASE * ratio < math.inf:
+        raise ConfigError(f"rope_ratio must be a positive number, it is {ratio:g}")
     # The same key, but modeling_chatglm.py of ChatGLM2-6B-32K divides positions by it.
     if ratio != 1 and "chatglm2" in str(raw.get("_name_or_path", "")).lower():
         raise UnsupportedError(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mindformers_glm.config.chatglm_keys import (
     CHATGLM_KEY_NAMES,
@@ -75,6 +75,15 @@ _RELATIVES = {
     "glm4v_moe_text": (_VISION, _WITH_VLLM),
     "glm_ocr": (_VISION, _WITH_VLLM),
     "glm_ocr_text": (_VISION, _WITH_VLLM),
+}
+# Their classes, for a config.json that lacks model_type.
+_RELATIVE_CLASSES = {
+    "Glm4MoeForCausalLM": "glm4_moe",
+    "Glm4MoeLiteForCausalLM": "glm4_moe_lite",
+    "GlmMoeDsaForCausalLM": "glm_moe_dsa",
+    "Glm4vForConditionalGeneration": "glm4v",
+    "Glm4vMoeForConditionalGeneration": "glm4v_moe",
+    "GlmOcrForConditionalGeneration": "glm_ocr",
 }
 _SIZES = (
     "hidden_size",
@@ -241,12 +250,11 @@ def _read_config(raw: Mapping[str, Any]) -> GlmConfig:
 
 
 def _read_model(raw: Mapping[str, Any]) -> tuple[str, str]:
+    if raw.get("model_type") is None:
+        _refuse_relative_class(raw.get("architectures"))
     model_type = read_text(raw, "model_type")
     if model_type in _RELATIVES:
-        what, remedy = _RELATIVES[model_type]
-        raise UnsupportedError(
-            f"model_type {model_type!r} is {what}, which is not supported here: {remedy}"
-        )
+        _refuse_relative(f"model_type {model_type!r}", model_type)
     if model_type not in DIALECTS:
         raise UnsupportedError(
             f"model_type {model_type!r} is not known; this version runs: {', '.join(DIALECTS)}"
@@ -258,3 +266,14 @@ def _read_model(raw: Mapping[str, Any]) -> tuple[str, str]:
         wanted = " or ".join(repr([name]) for name in known)
         raise UnsupportedError(f"architectures must be {wanted}, it is {found!r}")
     return model_type, found[0]
+
+
+def _refuse_relative_class(architectures: Any) -> None:
+    for name in architectures if isinstance(architectures, list) else ():
+        if isinstance(name, str) and name in _RELATIVE_CLASSES:
+            _refuse_relative(f"architectures {architectures!r:.100}", _RELATIVE_CLASSES[name])
+
+
+def _refuse_relative(named_by: str, model_type: str) -> NoReturn:
+    what, remedy = _RELATIVES[model_type]
+    raise UnsupportedError(f"{named_by} is {what}, which is not supported here: {remedy}")

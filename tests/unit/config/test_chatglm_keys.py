@@ -104,6 +104,10 @@ def test_float_layers_are_read_and_written():
     assert GlmConfig.from_dict(config.to_dict(), "again") == config
 
 
+def test_a_ratio_of_null_is_an_absent_one():
+    assert read(rope_ratio=None) == GlmConfig.from_dict(without("rope_ratio"), "config.json")
+
+
 def test_both_class_names_are_the_same_network():
     name = "ChatGLMForConditionalGeneration"
     config = read(architectures=[name])
@@ -146,8 +150,10 @@ def test_a_missing_size_is_named(key: str):
         ({"seq_length": 0}, "seq_length must be from 1"),
         ({"layernorm_epsilon": 0}, "layernorm_epsilon must be a positive number"),
         ({"rope_ratio": "50"}, "rope_ratio must be a number"),
-        ({"rope_ratio": None}, "'rope_ratio' is missing"),
-        ({"rope_ratio": 0}, "rope_theta must be a positive number"),
+        ({"rope_ratio": 0}, "rope_ratio must be a positive number, it is 0"),
+        ({"rope_ratio": -1.5}, "rope_ratio must be a positive number, it is -1.5"),
+        ({"rope_ratio": 1e306}, "rope_ratio must be a positive number, it is 1e+306"),
+        ({"rope_ratio": 10**400}, "rope_ratio must be a positive number"),
         ({"rmsnorm": 1}, "rmsnorm must be true or false, it is 1"),
         ({"add_qkv_bias": "yes"}, "add_qkv_bias must be true or false"),
         ({"float_layers_id": [40]}, "float_layers_id has layer 40, and num_layers=40 gives layers"),

@@ -190,6 +190,15 @@ def test_a_wrong_value_is_named(changes: dict[str, Any], words: str):
         ({"model_type": "glm4_moe"}, "run it with vLLM, or on Ascend with MindSpore Transformers"),
         ({"model_type": "glm4_moe_lite"}, "latent attention, which is not supported here: run it"),
         ({"model_type": "glm4v"}, "'glm4v' is a model that sees images, which is not supported"),
+        (
+            {"model_type": None, "architectures": ["Glm4MoeForCausalLM"]},
+            "architectures ['Glm4MoeForCausalLM'] is a mixture of experts, which is not supported "
+            "here: run it with vLLM, or on Ascend with MindSpore Transformers",
+        ),
+        (
+            {"model_type": None, "architectures": ["Glm4vForConditionalGeneration"]},
+            "is a model that sees images, which is not supported here: run it with vLLM",
+        ),
         ({"vision_config": {"depth": 24}}, "it has 'vision_config'"),
         ({"architectures": ["Glm4Model"]}, "architectures must be ['Glm4ForCausalLM']"),
         ({"architectures": "Glm4ForCausalLM"}, "architectures must be"),
@@ -204,6 +213,12 @@ def test_what_this_version_cannot_run_is_refused_by_name(changes: dict[str, Any]
     with pytest.raises(UnsupportedError) as caught:
         read(**changes)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("architectures", [["Glm4ForCausalLM"], ["New"], [], [5], "Glm4Moe", None])
+def test_a_missing_model_type_is_named_where_the_architecture_tells_no_more(architectures: Any):
+    with pytest.raises(ConfigError, match="'model_type' is missing"):
+        read(model_type=None, architectures=architectures)
 
 
 @pytest.mark.parametrize(
