@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindformers_glm.config.json_keys import (
+    SIZE_FIELDS,
     read_bool,
     read_dtype,
     read_float,
@@ -37,7 +38,6 @@ CHATGLM_KEY_NAMES = {
     "rms_norm_eps": "layernorm_epsilon",
     "attention_bias": "add_qkv_bias",
 }
-_SIZES = tuple(CHATGLM_KEY_NAMES)[:8]
 
 _ROPE_BASE = 10000  # in modeling_chatglm.py; rope_ratio multiplies it
 _ROTARY_SHARE = 0.5  # of a head's columns, in modeling_chatglm.py
@@ -95,7 +95,7 @@ def read_chatglm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
             "agree"
         )
     return {
-        **{field: read_int(raw, CHATGLM_KEY_NAMES[field]) for field in _SIZES},
+        **{field: read_int(raw, CHATGLM_KEY_NAMES[field]) for field in SIZE_FIELDS},
         "rms_norm_eps": read_float(raw, "layernorm_epsilon"),
         "rope_theta": _read_rope_theta(raw),
         "partial_rotary_factor": _ROTARY_SHARE,

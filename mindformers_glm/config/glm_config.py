@@ -18,7 +18,7 @@ from mindformers_glm.config.chatglm_keys import (
 )
 from mindformers_glm.config.files import read_json_object, require_folder
 from mindformers_glm.config.glm_keys import read_glm_keys, write_glm_keys
-from mindformers_glm.config.json_keys import read_text
+from mindformers_glm.config.json_keys import SIZE_FIELDS, read_text
 from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
@@ -85,16 +85,6 @@ _RELATIVE_CLASSES = {
     "Glm4vMoeForConditionalGeneration": "glm4v_moe",
     "GlmOcrForConditionalGeneration": "glm_ocr",
 }
-_SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "max_position_embeddings",
-)
 _MAX_SIZE = 2**31 - 1  # the kernels index with int32
 
 _QUANTIZED = (
@@ -145,7 +135,7 @@ class GlmConfig:
 
     def __post_init__(self) -> None:
         """Check what the values must satisfy together."""
-        for name in _SIZES:
+        for name in SIZE_FIELDS:
             if not 1 <= getattr(self, name) <= _MAX_SIZE:
                 raise ConfigError(
                     f"{name} must be from 1 to {_MAX_SIZE}, it is {getattr(self, name)}"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mindformers_glm.config.json_keys import (
+    SIZE_FIELDS,
     read_bool,
     read_dtype,
     read_float,
@@ -21,17 +22,6 @@ from mindformers_glm.config.json_keys import (
 from mindformers_glm.config.rope_scaling import RopeScaling, read_rope_scaling
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 
-_SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "max_position_embeddings",
-)
-
 
 def read_glm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of GlmConfig from a config.json of `glm` or `glm4`."""
@@ -40,7 +30,7 @@ def read_glm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
         raise UnsupportedError("it has 'sliding_window', but GLM-4 attends to the whole context")
     if raw.get("vision_config"):
         raise UnsupportedError("it has 'vision_config': models that see images are not supported")
-    sizes = {name: read_int(raw, name) for name in _SIZES}
+    sizes = {name: read_int(raw, name) for name in SIZE_FIELDS}
     rope_theta, partial_rotary_factor = _read_rope(raw)
     scaling = _read_scaling(raw, sizes["max_position_embeddings"])
     if scaling is not None:

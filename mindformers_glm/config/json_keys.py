@@ -6,6 +6,18 @@ from typing import Any
 
 from mindformers_glm.core.errors import ConfigError
 
+# The fields of GlmConfig that are sizes: every dialect states each of them, under its own name.
+SIZE_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+)
+
 
 def read_int(raw: Mapping[str, Any], key: str) -> int:
     """A whole number that must be there."""

@@ -11,14 +11,14 @@ from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
 from mindformers_glm.models.family_config import GlmFamilyConfig
 from mindformers_glm.models.gpt_layer_specs import get_layer_spec
 from mindformers_glm.models.gpt_model import GPTModel, LogitsHead
-from mindformers_glm.models.pretrained_model import GlmPreTrainedModel
+from mindformers_glm.models.pretrained_model import GlmFamilyPreTrainedModel
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
 from mindformers_glm.weights.packed_cache import PackedCache, PackedCacheSettings
 from mindformers_glm.weights.rules import build_rules
 
 
-class GlmInferenceModel(GlmPreTrainedModel):
+class GlmInferenceModel(GlmFamilyPreTrainedModel):
     """A GLM network over a paged KV cache, in two graphs: `model` and `logits_head`.
 
     The engine's runner calls the two graphs itself, so that a prefill chunk which samples nothing
@@ -27,7 +27,8 @@ class GlmInferenceModel(GlmPreTrainedModel):
 
     def __init__(self, config: GlmFamilyConfig, device_target: str = "CPU") -> None:
         backend = select_backend(device_target)
-        group = backend.connect(config.to_runner_settings().tensor_parallel)
+        settings = config.to_runner_settings()
+        group = backend.connect(settings.tensor_parallel)
         super().__init__(config, auto_prefix=False)
         self.group = group
         self._weight_layout = backend.weight_layout()
@@ -35,7 +36,7 @@ class GlmInferenceModel(GlmPreTrainedModel):
         self.mapped_weight_bytes = 0
         self.read_weight_bytes = 0
         self.glm_config = config.to_glm_config()
-        self.settings = config.to_runner_settings()
+        self.settings = settings
         operators = backend.operators()
         self.model = GPTModel(
             self.glm_config,

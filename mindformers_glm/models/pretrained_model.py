@@ -13,7 +13,7 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import resolve_attention_bias
 
 
-class GlmPreTrainedModel(PreTrainedModel):
+class GlmFamilyPreTrainedModel(PreTrainedModel):
     """`from_pretrained`; a subclass names its configuration class."""
 
     @classmethod

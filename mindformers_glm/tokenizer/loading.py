@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import partial
 from pathlib import Path
 
 from mindformers_glm.config.files import (
@@ -11,8 +12,7 @@ from mindformers_glm.config.files import (
     require_folder,
 )
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.tokenizer.built_in_formats import BUILT_IN_FORMATS
-from mindformers_glm.tokenizer.chat import CHAT_FORMATS
+from mindformers_glm.tokenizer.chat import CHAT_FORMATS, write_chat
 from mindformers_glm.tokenizer.chat_template import ChatTemplate
 from mindformers_glm.tokenizer.fast_vocabulary import load_fast_vocabulary
 from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer, WriteChat
@@ -88,7 +88,7 @@ def check_vocabulary(tokenizer: GlmTokenizer, vocab_size: int, folder: str | Pat
 
 
 def _load_vocabulary(folder: Path, config: TokenizerConfig) -> tuple[Vocabulary, str | None]:
-    """Return the vocabulary, and the chat format that it tells, a name in BUILT_IN_FORMATS."""
+    """Return the vocabulary, and the chat format that it tells, a name in CHAT_FORMATS."""
     path = find_tokenizer_file(folder)
     if path is None:
         raise CheckpointError(
@@ -159,7 +159,7 @@ def _choose_chat_format(
     if built_in is not None:
         chat_format = CHAT_FORMATS[built_in]
         parsers = (chat_format.tool_call_parser, chat_format.reasoning_parser)
-        return BUILT_IN_FORMATS[built_in], f"{built_in}, built in", parsers
+        return partial(write_chat, built_in), f"{built_in}, built in", parsers
     return None, "none", ("none", "none")
 
 

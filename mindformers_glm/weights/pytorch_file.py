@@ -125,6 +125,8 @@ def _read_directory(file: BinaryIO) -> tuple[dict[str, zipfile.ZipInfo], int]:
     try:
         with zipfile.ZipFile(file) as archive:
             listed, directory_begin = archive.infolist(), archive.start_dir
+    # BadZipFile is not all: the library lets what damaged fields lead to through as well, and
+    # NotImplementedError for features of zip that torch.save does not use.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OverflowError):
         raise StateDictError(_NOT_TORCH.format("its zip directory is not readable")) from None
     members = {member.filename: member for member in listed}

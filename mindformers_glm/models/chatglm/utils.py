@@ -1,10 +1,10 @@
 """What the ChatGLM classes share."""
 
 from mindformers_glm.models.chatglm.configuration_chatglm import ChatGLMConfig
-from mindformers_glm.models.pretrained_model import GlmPreTrainedModel
+from mindformers_glm.models.pretrained_model import GlmFamilyPreTrainedModel
 
 
-class ChatGLMPreTrainedModel(GlmPreTrainedModel):
+class ChatGLMPreTrainedModel(GlmFamilyPreTrainedModel):
     """Loading of ChatGLM."""
 
     config_class = ChatGLMConfig

@@ -10,7 +10,6 @@ from tokenizers import decoders
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.tokenizer import Segment, SpecialToken, load_tokenizer, loading
-from mindformers_glm.tokenizer.glm_tokenizer import WriteChat
 from tests.unit.tokenizer.conftest import CHAT_TEMPLATE, SPECIAL_TOKENS, Writer
 
 # What transformers 5 writes beside tokenizer.json and chat_template.jinja.
@@ -231,12 +230,12 @@ def test_a_tokenizer_model_that_is_none_is_one_sentence(
 def test_the_files_choose_the_format_that_is_built_in(
     write_ranks: Writer, write_pieces: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_as(name: str) -> WriteChat:
-        return lambda messages, tools: [SpecialToken("[gMASK]"), name, messages[0]["content"]]
+    def write(name: str, messages: list[dict[str, str]], tools: object) -> list[Segment]:
+        return [SpecialToken("[gMASK]"), name, messages[0]["content"]]
 
+    monkeypatch.setattr(loading, "write_chat", write)
     for name in ("glm4_chat", "chatglm2", "chatglm3"):
         folder = write_ranks() if name == "glm4_chat" else write_pieces(name)
-        monkeypatch.setattr(loading, "BUILT_IN_FORMATS", {name: write_as(name)})
         tokenizer = load_tokenizer(folder)
         assert tokenizer.chat_format == f"{name}, built in"
         expected = tokenizer.encode_segments([SpecialToken("[gMASK]"), name, "sop[gMASK]"])
@@ -246,10 +245,10 @@ def test_the_files_choose_the_format_that_is_built_in(
 def test_the_checkpoints_template_wins_over_the_format_that_is_built_in(
     write_ranks: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(messages: object, tools: object) -> list[Segment]:
+    def refuse(name: str, messages: object, tools: object) -> list[Segment]:
         raise AssertionError("the template is there")
 
-    monkeypatch.setattr(loading, "BUILT_IN_FORMATS", {"glm4_chat": refuse})
+    monkeypatch.setattr(loading, "write_chat", refuse)
     tokenizer = load_tokenizer(write_ranks(chat_template="<|user|>"))
     assert tokenizer.encode_prompt("Hello") == tokenizer.encode_segments([SpecialToken("<|user|>")])
 
