@@ -29,30 +29,12 @@ from mindformers_glm.serving.download import choose_files
 from mindformers_glm.serving.hubs import DownloadError, Listing
 from mindformers_glm.serving.model_names import find_repository
 from mindformers_glm.weights.rules import build_rules
+from tests.unit.tiny_config import TINY_CONFIG
 
 ROOT = Path(__file__).resolve().parents[3]
 REPO = "zai-org/GLM-4-9B-0414"
 COMMIT = "4e38bef4" * 5
-CONFIG = {
-    "architectures": ["Glm4ForCausalLM"],
-    "attention_bias": False,
-    "eos_token_id": [3],
-    "head_dim": 16,
-    "hidden_act": "silu",
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "max_position_embeddings": 128,
-    "model_type": "glm4",
-    "num_attention_heads": 4,
-    "num_hidden_layers": 1,
-    "num_key_value_heads": 2,
-    "partial_rotary_factor": 0.5,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": True,
-    "torch_dtype": "float16",
-    "vocab_size": 33,
-}
+CONFIG = TINY_CONFIG | {"eos_token_id": [3], "num_hidden_layers": 1}
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 
 

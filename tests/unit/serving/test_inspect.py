@@ -14,34 +14,15 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
 from mindformers_glm.serving.inspect import inspect_checkpoint
 from mindformers_glm.weights.rules import build_rules
+from tests.unit.tiny_config import TINY_CONFIG
 
-RAW_CONFIG = {
-    "architectures": ["Glm4ForCausalLM"],
-    "attention_bias": False,
-    "eos_token_id": [3, 4],
-    "head_dim": 16,
-    "hidden_act": "silu",
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "max_position_embeddings": 128,
-    "model_type": "glm4",
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
-    "partial_rotary_factor": 0.5,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": True,
-    "torch_dtype": "float16",
-    "vocab_size": 33,
-}
 # By hand: embedding, final norm, and per layer four norms, q, k, v, o, gate_up and down.
 NUM_PARAMETERS = 33 * 24 + 24 + 2 * (4 * 24 + (64 + 32 + 32 + 64 + 80 + 40) * 24)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps(RAW_CONFIG))
+    (tmp_path / "config.json").write_text(json.dumps(TINY_CONFIG))
     shapes = {
         source.name: source.shape
         for rule in build_rules(GlmConfig.from_hf(tmp_path))
@@ -83,7 +64,7 @@ def test_architecture_and_sizes_are_reported(folder: Path):
 
 def test_yarn_is_reported_with_its_longer_context(folder: Path):
     scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"rope_scaling": scaling}))
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"rope_scaling": scaling}))
     found = values(folder)
     assert found["RoPE"].endswith("YaRN 4 times 128 tokens, attention factor 1.139")
     assert found["context"] == "512 tokens"
@@ -133,7 +114,7 @@ def test_weights_in_memory_are_counted_for_each_format(folder: Path):
 
 def test_layers_that_no_quantization_touches_are_named_and_counted(folder: Path):
     assert "never quantized" not in values(folder)
-    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"float_layers_id": [1]}))
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"float_layers_id": [1]}))
     found = values(folder)
     assert found["never quantized"] == "layers 1"
     # A byte more than int8 for each of the layer's weights, and no scale for its rows.
@@ -142,7 +123,7 @@ def test_layers_that_no_quantization_touches_are_named_and_counted(folder: Path)
 
 
 def test_weights_and_cache_are_counted_for_each_split(folder: Path):
-    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"vocab_size": 32}))
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"vocab_size": 32}))
     config = GlmConfig.from_hf(folder)
     shapes = {s.name: s.shape for rule in build_rules(config) for s in rule.sources}
     save_file({n: np.zeros(s, np.float16) for n, s in shapes.items()}, folder / "model.safetensors")
@@ -181,7 +162,7 @@ def test_saved_constants_are_no_parameters(folder: Path):
 
 
 def test_type_as_stored_when_the_config_states_none(folder: Path):
-    raw = {key: value for key, value in RAW_CONFIG.items() if key != "torch_dtype"}
+    raw = {key: value for key, value in TINY_CONFIG.items() if key != "torch_dtype"}
     (folder / "config.json").write_text(json.dumps(raw))
     assert values(folder)["runs as"].startswith("float16 ")
 
@@ -218,7 +199,7 @@ def test_the_ends_of_text_are_those_a_run_stops_at(folder: Path):
     assert values(folder)["end of text"] == (
         "token ids [2, 3, 4, 12, 20] (config.json, generation_config.json, tokenizer)"
     )
-    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"eos_token_id": None}))
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"eos_token_id": None}))
     (folder / "tokenizer.json").unlink()
     (folder / "generation_config.json").unlink()
     assert values(folder)["end of text"] == "no token ids: answers end by their length alone"
@@ -249,7 +230,7 @@ def test_a_folder_that_cannot_be_loaded_is_refused_with_its_sentence(folder: Pat
     with pytest.raises(CheckpointError, match="token ids up to 33, the network only vocab_size=33"):
         inspect_checkpoint(folder)
     (folder / "tokenizer.json").unlink()
-    (folder / "config.json").write_text(json.dumps(RAW_CONFIG | {"vocab_size": 40}))
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"vocab_size": 40}))
     with pytest.raises(CheckpointError, match="by vocab_size"):
         inspect_checkpoint(folder)
     with pytest.raises(ConfigError, match="does not exist"):

@@ -9,26 +9,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-RAW_CONFIG = {
-    "architectures": ["Glm4ForCausalLM"],
+from tests.unit.tiny_config import TINY_CONFIG
+
+RAW_CONFIG = TINY_CONFIG | {
     "attention_bias": True,
-    "eos_token_id": [3, 4],
-    "head_dim": 16,
-    "hidden_act": "silu",
-    "hidden_size": 24,
-    "intermediate_size": 40,
-    "max_position_embeddings": 128,
-    "model_type": "glm4",
-    "num_attention_heads": 4,
     "num_hidden_layers": 3,
-    "num_key_value_heads": 2,
     "pad_token_id": 0,
-    "partial_rotary_factor": 0.5,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 10000.0,
     "tie_word_embeddings": False,
     "torch_dtype": "float32",
-    "vocab_size": 33,
 }
 
 
