@@ -1,24 +1,16 @@
 """The main job in two processes: one answer, one file, and an end whenever a rank dies."""
 
 import ast
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.tp.conftest import Launcher
-from tests.tp.launched import END_S, REPO, Job, wait_until
+from tests.tp.launched import END_S, Job, wait_until
+from tests.tp.main_job import FLOAT32, RESULT, SPLIT, answer_alone
 
 pytestmark = [pytest.mark.tp, pytest.mark.slow, pytest.mark.weights]
-RESULT = "text_generation_result.txt"
-PREDICT = "run_mindformer.py --config configs/glm4/predict_glm4.yaml --run_mode predict"
-SPLIT = (
-    f"{PREDICT} --use_parallel True --auto_trans_ckpt True "
-    "--parallel_config.data_parallel 1 --parallel_config.model_parallel 2"
-)
-FLOAT32 = "--model.model_config.params_dtype float32 --model.model_config.compute_dtype float32"
 
 
 def test_two_processes_answer_as_one_does(launch: Launcher, work: Path) -> None:
@@ -33,13 +25,7 @@ def test_two_processes_answer_as_one_does(launch: Launcher, work: Path) -> None:
     notes = ended.stderr.splitlines()
     assert len(notes) == len(set(notes))
 
-    alone = work / "alone"
-    alone.mkdir()
-    command = f"{REPO}/{PREDICT} --use_parallel False {settings}"
-    subprocess.run(
-        ["bash", "-c", f"{sys.executable} {command}"], cwd=alone, check=True, capture_output=True
-    )
-    assert (alone / RESULT).read_text() == (work / RESULT).read_text()
+    assert answer_alone(work, settings) == (work / RESULT).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

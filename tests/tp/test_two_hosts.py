@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.tp.launched import END_S, Ended, Job, wait_until
+from tests.tp.main_job import FLOAT32, RESULT, SPLIT, answer_alone
 from tests.tp.test_cluster import ALL_REDUCE
 
 pytestmark = [pytest.mark.tp, pytest.mark.slow]
@@ -83,6 +84,16 @@ def test_ranks_of_two_hosts_add_up(launch_on: LaunchOn, work: Path) -> None:
     assert "rank 1 of 2\n" in (work / "logs" / "worker_1.log").read_text()
     logs = sorted(path.name for path in (work / "logs").glob("*.log"))
     assert logs == ["scheduler.log", "worker_0.log", "worker_1.log"]
+
+
+@pytest.mark.weights
+def test_two_hosts_answer_as_one_process_does(launch_on: LaunchOn, work: Path) -> None:
+    settings = f"{FLOAT32} --max_new_tokens 16 --predict_data '请介绍一下北京' '1 + 1 ='"
+    ended = wait(*(launch_on(host, f"{SPLIT} {settings}") for host in (0, 1)))
+    assert [one.exit_code for one in ended] == [0, 0], (ended[0].stderr, ended[1].stderr)
+    assert len(ended[0].stdout.splitlines()) == 2
+    assert ended[1].stdout == ""
+    assert (work / RESULT).read_text(encoding="utf-8") == answer_alone(work, settings)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
