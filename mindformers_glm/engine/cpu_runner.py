@@ -12,6 +12,7 @@ from mindformers_glm.core.footprint import count_kv_block_bytes, count_workspace
 from mindformers_glm.core.interrupts import delay_interrupts
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.batch import ModelBatch
+from mindformers_glm.models.gpt_model import SampledPart
 from mindformers_glm.models.inference_model import GlmInferenceModel
 from mindformers_glm.models.pretrained_model import build_network
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -22,8 +23,11 @@ from mindformers_glm.weights.packed_cache import PackedCacheSettings
 ROW_BUCKETS = (1, 8, 32, 128, 512, 2048, 8192)
 # Ranks of a split model send each other every row of the bucket: half of them for a graph more.
 SPLIT_ROW_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-# Logits of this many rows at a time: 32 x 151,552 float32 are 19 MB.
-SAMPLE_BUCKETS = (1, 8, 32)
+# Logits of this many rows at a time: 32 x 151,552 float32 are 19 MB. A step of so few rows computes
+# them in the graph of its last layers, which saves a call; a longer one in a graph of their own, so
+# that no call has logits for rows that nobody samples.
+MAX_SAMPLES = 32
+_PHASE = "increment"  # one of the two in which MindSpore runs compiled graphs directly
 
 
 def create_runner(
@@ -52,17 +56,16 @@ class CpuModelRunner:
         self.workspace_bytes = count_workspace_bytes(network.glm_config, settings)
         self.kv_block_bytes = count_kv_block_bytes(network.glm_config, settings)
         self._graphs = network.model.split_into_graphs()
-        self._compiled: set[tuple[object, ...]] = set()  # cells with the shapes of their inputs
+        self._sampled_part = SampledPart(self._graphs[-1], network.logits_head)
+        # MindSpore's names for the graphs compiled so far, by cell and shapes of the inputs.
+        self._compiled: dict[tuple[object, ...], str] = {}
         row_buckets = ROW_BUCKETS if self.group.size == 1 else SPLIT_ROW_BUCKETS
         self._row_inputs = {
             rows: _RowInputs(rows, settings)
             for rows in _buckets_up_to(settings.max_num_batched_tokens, row_buckets)
         }
         self._sample_inputs = {
-            samples: _SampleInputs(samples)
-            for samples in _buckets_up_to(
-                min(settings.max_num_batched_tokens, SAMPLE_BUCKETS[-1]), SAMPLE_BUCKETS
-            )
+            rows: _SampleInputs(rows) for rows in self._row_inputs if rows <= MAX_SAMPLES
         }
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
@@ -75,37 +78,43 @@ class CpuModelRunner:
         Returns:
             float32 [len(batch.sample_rows), vocab_size].
         """
-        inputs = self._row_inputs[_smallest_bucket(self._row_inputs, len(batch.token_ids))]
-        hidden_states, num_rows, attn_metadata = inputs.fill(batch)  # token ids at first
-        for graph in self._graphs:
-            hidden_states = self._run(graph, (hidden_states, num_rows, attn_metadata))
+        bucket = _smallest_bucket(self._row_inputs, len(batch.token_ids))
+        hidden_states, *inputs = self._row_inputs[bucket].fill(batch)  # token ids at first
+        for graph in self._graphs[:-1]:
+            hidden_states = self._run(graph, hidden_states, *inputs)
+        if bucket <= MAX_SAMPLES:
+            samples = self._sample_inputs[bucket].fill(batch.sample_rows)
+            logits = self._run(self._sampled_part, hidden_states, *inputs, *samples)
+            return logits.asnumpy()[: len(batch.sample_rows)]
+        hidden_states = self._run(self._graphs[-1], hidden_states, *inputs)
         hidden_states.asnumpy()  # waits for the graph: the next step reuses the input buffers
         return self._compute_logits(hidden_states, batch.sample_rows)
 
     def _compute_logits(self, hidden_states: Tensor, sample_rows: np.ndarray) -> np.ndarray:
-        largest = max(self._sample_inputs)
-        if len(sample_rows) <= largest:
-            return self._compute_logits_of(hidden_states, sample_rows)
         logits = np.empty((len(sample_rows), self.vocab_size), np.float32)
-        for start in range(0, len(sample_rows), largest):
-            rows = sample_rows[start : start + largest]
-            logits[start : start + len(rows)] = self._compute_logits_of(hidden_states, rows)
+        for start in range(0, len(sample_rows), MAX_SAMPLES):
+            rows = sample_rows[start : start + MAX_SAMPLES]
+            samples = self._sample_inputs[_smallest_bucket(self._sample_inputs, len(rows))]
+            part = self._run(self.network.logits_head, hidden_states, *samples.fill(rows))
+            logits[start : start + len(rows)] = part.asnumpy()[: len(rows)]
         return logits
 
-    def _compute_logits_of(self, hidden_states: Tensor, rows: np.ndarray) -> np.ndarray:
-        if len(rows) == 0:
-            return np.empty((0, self.vocab_size), np.float32)
-        inputs = self._sample_inputs[_smallest_bucket(self._sample_inputs, len(rows))]
-        tensors = (hidden_states, *inputs.fill(rows))
-        return self._run(self.network.logits_head, tensors).asnumpy()[: len(rows)]
+    def _run(self, cell: Cell, *tensors: Tensor) -> Tensor:
+        """Call a cell, which compiles its graph for new shapes.
 
-    def _run(self, cell: Cell, tensors: tuple[Tensor, ...]) -> Tensor:
+        A cell in the phase "increment" runs the graph that `phase_cache` names and looks at nothing
+        else; in any other phase it prepares for compiling first, in time that grows with the
+        number of its parts.
+        """
         signature = (cell, *(tensor.shape for tensor in tensors))
         if signature in self._compiled:
+            cell.phase_cache[_PHASE] = self._compiled[signature]
             return cell(*tensors)
+        cell.phase = _PHASE
+        cell.phase_cache.pop(_PHASE, None)
         with delay_interrupts():
             output = cell(*tensors)
-        self._compiled.add(signature)
+        self._compiled[signature] = cell.phase_cache[_PHASE]
         return output
 
 

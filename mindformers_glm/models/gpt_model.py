@@ -12,9 +12,10 @@ from mindformers_glm.core.sharding import partition
 from mindformers_glm.layers.rotary import build_cos_sin_table
 from mindformers_glm.layers.transformer_layer import TransformerBlock
 
-# A layer has seven operators. From about 100 on, MindSpore 2.7.1 spends half as much time again
-# around each of them, and several times as much on a busy machine (docs/lab_notes.md).
-MAX_LAYERS_PER_GRAPH = 12
+# From 101 operators in a graph on, MindSpore 2.7.1 spends half as much time again around each of
+# them, and several times as much on a busy machine (docs/lab_notes.md). A layer has seven; the
+# embedding and the logits head have four.
+MAX_LAYERS_PER_GRAPH = 14
 
 
 class GPTModel(nn.Cell):
@@ -59,10 +60,12 @@ class GPTModel(nn.Cell):
         from the second on.
         """
         layers = list(self.decoder.layers)
-        if len(layers) <= MAX_LAYERS_PER_GRAPH:
+        # The logits head, which may run behind the last layer, counts as one more.
+        num_slots = len(layers) + 1
+        num_graphs = -(-num_slots // MAX_LAYERS_PER_GRAPH)
+        if num_graphs == 1:
             return [self]
-        num_graphs = -(-len(layers) // MAX_LAYERS_PER_GRAPH)
-        bounds = [len(layers) * index // num_graphs for index in range(num_graphs + 1)]
+        bounds = [-(-num_slots * part // num_graphs) for part in range(num_graphs)] + [len(layers)]
         return [
             GPTModelPart(layers[begin:end], self.cos_sin, self.embedding if begin == 0 else None)
             for begin, end in pairwise(bounds)
@@ -90,6 +93,27 @@ class GPTModelPart(nn.Cell):
         for layer in self.layers:
             hidden_states = layer(hidden_states, self.cos_sin, num_rows, attn_metadata)
         return hidden_states
+
+
+class SampledPart(nn.Cell):
+    """The last graph of a model with the logits head behind it; owns neither."""
+
+    def __init__(self, model: nn.Cell, logits_head: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.logits_head = logits_head
+
+    def construct(
+        self,
+        hidden_states: Tensor,
+        num_rows: Tensor,
+        attn_metadata: Tensor,
+        sample_rows: Tensor,
+        num_samples: Tensor,
+    ) -> Tensor:
+        """Inputs of the model's `construct` and of LogitsHead -> logits of the sampled rows."""
+        hidden_states = self.model(hidden_states, num_rows, attn_metadata)
+        return self.logits_head(hidden_states, sample_rows, num_samples)
 
 
 class LanguageModelEmbedding(nn.Cell):

@@ -19,9 +19,9 @@ from mindformers_glm.weights.rules import build_rules
 
 
 class GlmInferenceModel(GlmFamilyPreTrainedModel):
-    """A GLM network over a paged KV cache, in two graphs: `model` and `logits_head`.
+    """A GLM network over a paged KV cache: `model` and `logits_head`.
 
-    The engine's runner calls the two graphs itself, so that a prefill chunk which samples nothing
+    The engine's runner makes its graphs of the two, so that a prefill chunk which samples nothing
     skips the head. Weights come by `load_weights`, the KV cache by `allocate_kv_cache`.
     """
 

@@ -99,7 +99,7 @@ inline void MultiplyGroup(const GroupLines& group, IntVec* sums) {
         const uint8_t* address = w + (line + chain) * kIntLineBytes + r * w_stride;
         rows[r].Load(address);
         if constexpr (R == 1) {
-          PrefetchNear(address + ahead);
+          PrefetchOnce(address + ahead);
         } else {
           Prefetch<kIntLineBytes>(address + ahead);
         }

@@ -35,9 +35,9 @@ inline void Prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address) + i, _MM_HINT_T1);
   }
 }
-// The line at `address`, into the first-level cache.
-inline void PrefetchNear(const void* address) {
-  _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
+// The line at `address`, which is read once: into the first-level cache, past the others.
+inline void PrefetchOnce(const void* address) {
+  _mm_prefetch(static_cast<const char*>(address), _MM_HINT_NTA);
 }
 
 inline Vec Set1(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }

@@ -29,9 +29,10 @@ inline void Prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address) + i, _MM_HINT_T1);
   }
 }
-// The line at `address`, into the first-level cache.
-inline void PrefetchNear(const void* address) {
-  _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
+// The line at `address`, which is read once: into the first-level cache, past the others, where it
+// would take the place of what is needed again.
+inline void PrefetchOnce(const void* address) {
+  _mm_prefetch(static_cast<const char*>(address), _MM_HINT_NTA);
 }
 
 inline Vec Set1(float value) { return _mm512_set1_ps(value); }

@@ -34,9 +34,9 @@ inline void Prefetch(const void* address) {
     __builtin_prefetch(static_cast<const char*>(address) + i, 0, 2);
   }
 }
-// The line at `address`, into the first-level cache.
-inline void PrefetchNear(const void* address) {
-  __builtin_prefetch(address, 0, 3);
+// The line at `address`, which is read once: into the first-level cache, past the others.
+inline void PrefetchOnce(const void* address) {
+  __builtin_prefetch(address, 0, 0);
 }
 
 inline Vec Set1(float value) {

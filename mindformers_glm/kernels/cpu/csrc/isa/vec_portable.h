@@ -26,8 +26,8 @@ constexpr int kValueVecs = 4;
 
 template <int kBytes>
 inline void Prefetch(const void*) {}
-// The line at `address`, into the first-level cache.
-inline void PrefetchNear(const void*) {}
+// The line at `address`, which is read once: into the first-level cache, past the others.
+inline void PrefetchOnce(const void*) {}
 
 inline Vec Set1(float value) {
   Vec out;
