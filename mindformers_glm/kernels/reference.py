@@ -128,10 +128,21 @@ def norm_linear(
     num_rows: int,
     bias: np.ndarray | None = None,
     compute_dtype: str = "float32",
+    num_split: int = 0,
 ) -> np.ndarray:
-    """linear(rms_norm(x))."""
+    """linear(rms_norm(x)).
+
+    Args:
+        num_split: for so many of the last outputs activations are the sum of two bfloat16 values.
+            Outputs come in tiles of 16; the first of these outputs has its whole tile with it.
+    """
     normed = rms_norm(x, norm_weight, eps, num_rows)
-    return linear(normed, weight, num_rows, bias, compute_dtype)
+    out = linear(normed, weight, num_rows, bias, compute_dtype)
+    if num_split > 0:
+        first = (len(weight) - num_split) // 16 * 16
+        split = linear(normed, weight, num_rows, bias, f"{compute_dtype}x2")
+        out[:, first:] = split[:, first:]
+    return out
 
 
 def norm_gated_linear(

@@ -43,6 +43,9 @@ class SelfAttention(nn.Cell):
             config.hidden_size,
             sizes.qkv_size_per_partition,
             has_bias=config.attention_bias,
+            # Errors of keys and values last, and attention amplifies those of keys; with two
+            # heads of them the digits cost little. In queries they would cost a tenth of a prefill.
+            num_precise=sizes.qkv_size_per_partition - sizes.query_size_per_partition,
             eps=config.rms_norm_eps,
             settings=settings,
             name=f"{name}.linear_qkv",

@@ -82,7 +82,9 @@ def test_norm_linear_stacks_its_tensors(
     kind: tuple[str | None, int | None], numbers: Callable[..., np.ndarray]
 ) -> None:
     settings = _settings(*kind)
-    cell = cells.NormLinear(K, N, has_bias=True, eps=EPS, settings=settings, name="linear_qkv")
+    cell = cells.NormLinear(
+        K, N, has_bias=True, num_precise=N, eps=EPS, settings=settings, name="linear_qkv"
+    )
     weight, norm, bias, x = numbers(N, K), numbers(K), numbers(N), numbers(3, K)
     _load(cell, "weight", weight[:30], weight[30:41], weight[41:])
     _load(cell, "layer_norm_weight", norm)

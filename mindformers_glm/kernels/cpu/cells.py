@@ -156,13 +156,19 @@ class Linear(_CpuCell):
 
 
 class NormLinear(_CpuCell):
-    """y = norm(x) W^T + bias in one kernel (Transformer Engine's LayerNormLinear)."""
+    """y = norm(x) W^T + bias in one kernel (Transformer Engine's LayerNormLinear).
+
+    Args:
+        num_precise: so many of the last outputs are to have more digits than bfloat16 activations
+            give them, where those are what the layer computes in.
+    """
 
     def __init__(
         self,
         in_features: int,
         out_features: int,
         has_bias: bool,
+        num_precise: int,
         eps: float,
         settings: RunnerSettings,
         name: str,
@@ -175,15 +181,18 @@ class NormLinear(_CpuCell):
         if has_bias:
             self._add_rows("bias", (out_features,), "float32")
         self.eps = _scalar(eps)
+        self.is_split = method.can_split_activations
+        self.num_split = Tensor(np.array([num_precise], np.int32))
         self.matmul = method.norm_linear(has_bias, out_features)
 
     def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
+        inputs = (x, self.layer_norm_weight, self.eps, *self.weights, num_rows)
+        if self.is_split:
+            inputs = (*inputs, self.num_split)
         if self.has_bias:
-            return self.matmul(
-                x, self.layer_norm_weight, self.eps, *self.weights, num_rows, self.bias
-            )
-        return self.matmul(x, self.layer_norm_weight, self.eps, *self.weights, num_rows)
+            inputs = (*inputs, self.bias)
+        return self.matmul(*inputs)
 
 
 class NormGatedLinear(_CpuCell):

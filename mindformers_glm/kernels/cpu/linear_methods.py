@@ -44,8 +44,13 @@ class LinearMethod(Protocol):
         """The operator on (x, *parameters, num_rows)."""
         ...
 
+    @property
+    def can_split_activations(self) -> bool:
+        """Whether `norm_linear` takes the number of last outputs that want more digits."""
+        ...
+
     def norm_linear(self, has_bias: bool, out_features: int) -> Any:
-        """The operator on (x, norm_weight, eps, *parameters, num_rows [, bias])."""
+        """The operator on (x, norm_weight, eps, *parameters, num_rows [, num_split] [, bias])."""
         ...
 
     def norm_gated_linear(self, out_features: int) -> Any:
@@ -85,17 +90,18 @@ class FloatMethod:
             {"weight": as_parameter(tiles, dtype, "weight")}, {"weight": LoadInto(load)}
         )
 
+    @property
+    def can_split_activations(self) -> bool:
+        """See LinearMethod."""
+        return self.compute_dtype == "bfloat16"
+
     def linear(self, out_features: int) -> Any:
         """See LinearMethod."""
         return ops.linear(self.compute_dtype, False, out_features)
 
     def norm_linear(self, has_bias: bool, out_features: int) -> Any:
         """See LinearMethod."""
-        # Attention amplifies errors of queries and keys: with plain bfloat16 here, the logits'
-        # error is 1.5 times as large. This matrix is a tenth of a layer, so doubling its products
-        # is cheap.
-        is_short = self.compute_dtype == "bfloat16"
-        compute_dtype = ops.SPLIT_BFLOAT16 if is_short else self.compute_dtype
+        compute_dtype = ops.SPLIT_BFLOAT16 if self.can_split_activations else self.compute_dtype
         return ops.norm_linear(compute_dtype, has_bias, out_features)
 
     def norm_gated_linear(self, out_features: int) -> Any:
@@ -108,6 +114,7 @@ class QuantizedMethod:
     """Integer weights with scales, quantized while they are loaded; activations by the kernel."""
 
     scheme: QuantizationScheme
+    can_split_activations = False  # they are integers
 
     def create_weight(
         self, num_rows: int, num_columns: int, is_gated: bool = False

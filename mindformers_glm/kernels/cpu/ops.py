@@ -61,7 +61,11 @@ def linear(compute_dtype: str, has_bias: bool, out_features: int) -> ops.Custom:
 
 
 def norm_linear(compute_dtype: str, has_bias: bool, out_features: int) -> ops.Custom:
-    """(x [M, K], norm_weight [K], eps [1], tiles, num_rows [, bias [N]]) -> [M, N]."""
+    """(x [M, K], norm_weight [K], eps [1], tiles, num_rows [, num_split] [, bias [N]]) -> [M, N].
+
+    num_split: int32 [1], with SPLIT_BFLOAT16 only: for so many of the last outputs activations are
+    split; for the others they are bfloat16.
+    """
     return _linear("glm_norm_linear", compute_dtype, has_bias, out_features)
 
 

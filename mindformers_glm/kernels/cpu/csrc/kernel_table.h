@@ -27,7 +27,7 @@ struct LinearArgs {
   int64_t num_tiles;
   DType weight_dtype;
   DType compute_dtype;  // what activations are rounded to before products
-  bool is_split;        // what rounding loses is rounded too and multiplied as further rows
+  int64_t num_split;    // last outputs for which what rounding loses is multiplied, too
   const float* bias;    // [n] or nullptr
   bool is_gated;        // tiles alternate gate, up; the result is silu(gate) * up
   float* y;             // [num_rows, n]

@@ -16,12 +16,12 @@ bool IsAllowed(DType weight, DType compute) {
 }
 
 // x f32[M, K] (, norm_weight f32[K], eps f32[1]), tiles [ceil(N/16), ceil(K/32), 16, 32],
-// num_rows i32[1] (, bias f32[N]) -> f32[M, N]
+// num_rows i32[1] (, num_split i32[1]) (, bias f32[N]) -> f32[M, N]
 // Gated: twice as many tiles, alternating gate and up, no bias -> silu(gate) * up.
 void Linear(const AotCall& call, Form form, DType compute, bool is_split = false) {
   const bool has_norm = form != Form::kLinear;
   const bool is_gated = form == Form::kNormGatedLinear;
-  const int least = has_norm ? 6 : 4;
+  const int least = (has_norm ? 6 : 4) + is_split;
   call.ExpectParams(least, is_gated ? least : least + 1);
   const bool has_bias = call.num_params() > least;
 
@@ -41,6 +41,7 @@ void Linear(const AotCall& call, Form form, DType compute, bool is_split = false
   args.num_rows = call.GetCount(index++, "num_rows", max_rows);
   const Tensor y = call.Get(-1, "output", 2, {DType::kF32});
   args.n = y.shape[1];
+  if (is_split) args.num_split = call.GetCount(index++, "num_split", args.n);
   if (has_bias) {
     const Tensor bias = call.Get(index++, "bias", 1, {DType::kF32});
     ExpectSize(bias, 0, args.n);
@@ -58,7 +59,6 @@ void Linear(const AotCall& call, Form form, DType compute, bool is_split = false
   args.tiles = tiles.data;
   args.weight_dtype = tiles.dtype;
   args.compute_dtype = compute;
-  args.is_split = is_split;
   args.is_gated = is_gated;
   args.y = y.As<float>();
   if (args.num_rows > 0 && args.n > 0) Kernels().linear(args);

@@ -4,6 +4,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "../kernel_table.h"
@@ -34,7 +35,12 @@ struct Block {
 // Rows that are multiplied: where activations are split, first what they are rounded to, then
 // what that lost, also rounded. Twice the products, and of bfloat16 twice the digits.
 inline int64_t NumOperandRows(const LinearArgs& args) {
-  return args.is_split ? 2 * args.num_rows : args.num_rows;
+  return args.num_split > 0 ? 2 * args.num_rows : args.num_rows;
+}
+
+// The first tile row that is multiplied by split activations (never of a gated pair).
+inline int64_t FirstSplitTile(const LinearArgs& args) {
+  return args.num_split > 0 ? (args.n - args.num_split) / kTileN : args.num_tiles;
 }
 
 // Writes the k elements of one operand row, normalised, rounded, zero padded to whole tiles.
@@ -66,14 +72,14 @@ inline int64_t RowStride(int64_t tiles_k) {
 }
 
 // y of one tile row, n_begin = its first output column: sums (+ bias), or silu(gate) * up where
-// `up` is given (never with split activations).
+// `up` is given. `rest`: sums of what the rounding of activations lost, or nullptr.
 inline void WriteOutputs(const LinearArgs& args, int64_t n_begin, const float* sums,
-                         const float* up) {
+                         const float* up, const float* rest = nullptr) {
   const int64_t count = args.n - n_begin < kTileN ? args.n - n_begin : kTileN;
   const Vec bias = args.bias != nullptr ? LoadPartial(args.bias + n_begin, count) : Zero();
   for (int64_t row = 0; row < args.num_rows; ++row) {
     Vec v = Load(sums + row * kTileN);
-    if (args.is_split) v = Add(v, Load(sums + (args.num_rows + row) * kTileN));
+    if (rest != nullptr) v = Add(v, Load(rest + row * kTileN));
     if (up != nullptr) {
       const Vec denominator = Add(Set1(1.0f), Exp(Mul(v, Set1(-1.0f))));
       v = Mul(Div(v, denominator), Load(up + row * kTileN));
@@ -110,7 +116,8 @@ inline void RunLinear(const LinearArgs& args) {
   const int64_t num_rows = NumOperandRows(args);
   const int64_t padded_rows = CeilDiv(num_rows, Kernel::kRowMultiple) * Kernel::kRowMultiple;
   const int64_t stride = RowStride<Activation>(tiles_k);
-  const int64_t group = Kernel::GroupSize(num_rows);
+  const int64_t first_split = FirstSplitTile(args);
+  const int64_t group = std::max(Kernel::GroupSize(args.num_rows), Kernel::GroupSize(num_rows));
   const int64_t rows_per_unit = args.is_gated ? 2 : 1;  // tile rows that belong together
   const int64_t num_units = args.num_tiles / rows_per_unit;
   const int num_threads = NumThreads(args);
@@ -135,19 +142,30 @@ inline void RunLinear(const LinearArgs& args) {
     block.tiles_k = tiles_k;
     block.sums_stride = padded_rows * kTileN;
     block.sums = all_sums + thread * group * block.sums_stride;
-    const int64_t end = FirstUnit(num_units, thread + 1, team) * rows_per_unit;
     Kernel kernel;
-    int64_t first = FirstUnit(num_units, thread, team) * rows_per_unit;
-    for (; first < end; first += group) {
-      const int64_t count = end - first < group ? end - first : group;
-      block.w = static_cast<const typename Kernel::Weight*>(args.tiles) + first * block.w_stride;
-      kernel.Multiply(block, count, num_rows);
-      for (int64_t r = 0; r < count; r += rows_per_unit) {
-        const float* sums = block.sums + r * block.sums_stride;
-        WriteOutputs(args, (first + r) / rows_per_unit * kTileN, sums,
-                     args.is_gated ? sums + block.sums_stride : nullptr);
+    const auto run = [&](int64_t first, int64_t end, int64_t rows) {
+      const int64_t most = Kernel::GroupSize(rows);
+      for (; first < end; first += most) {
+        const int64_t count = std::min(end - first, most);
+        block.w = static_cast<const typename Kernel::Weight*>(args.tiles) + first * block.w_stride;
+        kernel.Multiply(block, count, rows);
+        for (int64_t r = 0; r < count; r += rows_per_unit) {
+          const float* sums = block.sums + r * block.sums_stride;
+          WriteOutputs(args, (first + r) / rows_per_unit * kTileN, sums,
+                       args.is_gated ? sums + block.sums_stride : nullptr,
+                       rows > args.num_rows ? sums + args.num_rows * kTileN : nullptr);
+        }
       }
-    }
+    };
+    // A tile row with split activations counts twice.
+    const int64_t num_shares = num_units + args.num_tiles - first_split;
+    const auto first_tile = [&](int64_t thread) {
+      const int64_t share = FirstUnit(num_shares, thread, team) * rows_per_unit;
+      return share <= first_split ? share : first_split + (share - first_split) / 2;
+    };
+    const int64_t begin = first_tile(thread), end = first_tile(thread + 1);
+    run(begin, std::min(end, first_split), args.num_rows);
+    run(std::max(begin, first_split), end, num_rows);
   }
 }
 
