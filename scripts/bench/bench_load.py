@@ -125,7 +125,9 @@ def main() -> int:
                     continue
                 shutil.rmtree(arguments.cache_folder, ignore_errors=True)
             found[way].append(run_apart(arguments, way))
-        caches = sorted(arguments.cache_folder.glob("*.glmpack"))
+            caches = sorted(arguments.cache_folder.glob("*.glmpack"))
+            if way == "first, writing" and not caches:
+                parser.error(f"there is no packed cache in {arguments.cache_folder} to measure")
         reads["source"].append(plain_read(sources))
         reads["cache"].append(plain_read(caches))
     cache_bytes = sum(file.stat().st_size for file in caches)

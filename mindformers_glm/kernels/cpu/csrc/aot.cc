@@ -14,14 +14,13 @@ int64_t CountElements(int ndim, const int64_t* shape) {
 
 }  // namespace
 
-void Expect(bool ok, const std::string& message) {
-  if (!ok) throw std::invalid_argument(message);
-}
+void Refuse(const std::string& message) { throw std::invalid_argument(message); }
 
 void ExpectSize(const Tensor& tensor, int axis, int64_t size) {
-  Expect(tensor.shape[axis] == size,
-         std::string(tensor.name) + " has size " + std::to_string(tensor.shape[axis]) +
-             " on axis " + std::to_string(axis) + ", expected " + std::to_string(size));
+  Expect(tensor.shape[axis] == size, [&] {
+    return std::string(tensor.name) + " has size " + std::to_string(tensor.shape[axis]) +
+           " on axis " + std::to_string(axis) + ", expected " + std::to_string(size);
+  });
 }
 
 void ReportError(const char* op, const char* message) noexcept {
@@ -35,23 +34,26 @@ AotCall::AotCall(int nparam, void** params, int* ndims, int64_t** shapes, const 
 }
 
 void AotCall::ExpectParams(int least, int most) const {
-  Expect(nparam_ >= least && nparam_ <= most,
-         "got " + std::to_string(nparam_) + " parameters, expected " + std::to_string(least) +
-             (most == least ? "" : " to " + std::to_string(most)));
+  Expect(nparam_ >= least && nparam_ <= most, [&] {
+    return "got " + std::to_string(nparam_) + " parameters, expected " + std::to_string(least) +
+           (most == least ? "" : " to " + std::to_string(most));
+  });
 }
 
 Tensor AotCall::Get(int index, const char* name, int ndim,
                     std::initializer_list<DType> dtypes) const {
   if (index < 0) index += nparam_;
-  Expect(index >= 0 && index < nparam_, std::string(name) + " is missing");
+  Expect(index >= 0 && index < nparam_, [&] { return std::string(name) + " is missing"; });
   Tensor tensor{name, params_[index], ndims_[index], shapes_[index], ParseDType(dtypes_[index])};
-  Expect(tensor.ndim == ndim, std::string(name) + " has " + std::to_string(tensor.ndim) +
-                                  " dimensions, expected " + std::to_string(ndim));
+  Expect(tensor.ndim == ndim, [&] {
+    return std::string(name) + " has " + std::to_string(tensor.ndim) + " dimensions, expected " +
+           std::to_string(ndim);
+  });
   bool known = false;
   for (DType dtype : dtypes) known = known || dtype == tensor.dtype;
-  Expect(known, std::string(name) + " has unexpected type " + dtypes_[index]);
+  Expect(known, [&] { return std::string(name) + " has unexpected type " + dtypes_[index]; });
   Expect(tensor.data != nullptr || CountElements(tensor.ndim, tensor.shape) == 0,
-         std::string(name) + " has no data");
+         [&] { return std::string(name) + " has no data"; });
   return tensor;
 }
 
@@ -59,8 +61,10 @@ int64_t AotCall::GetCount(int index, const char* name, int64_t limit) const {
   const Tensor tensor = Get(index, name, 1, {DType::kI32});
   ExpectSize(tensor, 0, 1);
   const int64_t count = *tensor.As<int32_t>();
-  Expect(count >= 0 && count <= limit, std::string(name) + " is " + std::to_string(count) +
-                                           ", expected 0 to " + std::to_string(limit));
+  Expect(count >= 0 && count <= limit, [&] {
+    return std::string(name) + " is " + std::to_string(count) + ", expected 0 to " +
+           std::to_string(limit);
+  });
   return count;
 }
 

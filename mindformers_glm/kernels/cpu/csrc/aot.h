@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <utility>
 
 #include "dtype.h"
 #include "kernel_time.h"
@@ -56,8 +57,16 @@ class AotCall {
   const char** dtypes_;
 };
 
-// Throws std::invalid_argument(message) unless `ok`.
-void Expect(bool ok, const std::string& message);
+// Throws std::invalid_argument(message) unless `ok`. A message that is put together is a function,
+// called only then: checks run in every operator of every layer, and for every block of a context.
+[[noreturn]] void Refuse(const std::string& message);
+inline void Expect(bool ok, const char* message) {
+  if (!ok) Refuse(message);
+}
+template <typename Describe, typename = decltype(std::declval<Describe>()())>
+inline void Expect(bool ok, const Describe& describe) {
+  if (!ok) Refuse(describe());
+}
 void ExpectSize(const Tensor& tensor, int axis, int64_t size);
 
 // Says on stderr what was wrong with a call of `op`.

@@ -27,12 +27,17 @@ AttnMetadata ParseMetadata(const Tensor& tensor, int64_t max_rows, int64_t num_p
   Expect(capacity_rows >= 0 && capacity_seqs >= 0 && m.max_blocks_per_seq >= 0 &&
              length == kHeaderSize + 2 * capacity_rows + 2 * capacity_seqs + 1 +
                            capacity_seqs * m.max_blocks_per_seq,
-         "attn_metadata has " + std::to_string(length) + " entries, which its header denies");
-  Expect(m.num_rows >= 0 && m.num_rows <= capacity_rows && m.num_rows <= max_rows,
-         "attn_metadata has " + std::to_string(m.num_rows) + " rows, more than there is room for");
-  Expect(m.num_seqs >= 0 && m.num_seqs <= capacity_seqs,
-         "attn_metadata has " + std::to_string(m.num_seqs) +
-             " sequences, more than there is room for");
+         [&] {
+           return "attn_metadata has " + std::to_string(length) +
+                  " entries, which its header denies";
+         });
+  Expect(m.num_rows >= 0 && m.num_rows <= capacity_rows && m.num_rows <= max_rows, [&] {
+    return "attn_metadata has " + std::to_string(m.num_rows) + " rows, more than there is room for";
+  });
+  Expect(m.num_seqs >= 0 && m.num_seqs <= capacity_seqs, [&] {
+    return "attn_metadata has " + std::to_string(m.num_seqs) +
+           " sequences, more than there is room for";
+  });
   m.positions = p + kHeaderSize;
   m.slot_mapping = m.positions + capacity_rows;
   m.query_start = m.slot_mapping + capacity_rows;
@@ -43,21 +48,26 @@ AttnMetadata ParseMetadata(const Tensor& tensor, int64_t max_rows, int64_t num_p
          "query_start does not cover the rows");
   for (int64_t s = 0; s < m.num_seqs; ++s) {
     const int64_t seq_len = m.seq_lens[s];
-    Expect(seq_len >= 0 && seq_len <= m.max_blocks_per_seq * block_size,
-           "seq_lens of sequence " + std::to_string(s) + " does not fit its block table");
+    Expect(seq_len >= 0 && seq_len <= m.max_blocks_per_seq * block_size, [&] {
+      return "seq_lens of sequence " + std::to_string(s) + " does not fit its block table";
+    });
     for (int64_t b = 0; b * block_size < seq_len; ++b) {
       const int32_t block = m.block_tables[s * m.max_blocks_per_seq + b];
-      Expect(block >= 0 && block < num_blocks, "block table of sequence " + std::to_string(s) +
-                                                   " names block " + std::to_string(block) +
-                                                   " of " + std::to_string(num_blocks));
+      Expect(block >= 0 && block < num_blocks, [&] {
+        return "block table of sequence " + std::to_string(s) + " names block " +
+               std::to_string(block) + " of " + std::to_string(num_blocks);
+      });
     }
     Expect(m.query_start[s] <= m.query_start[s + 1], "query_start decreases");
     for (int64_t r = m.query_start[s]; r < m.query_start[s + 1]; ++r) {
       Expect(m.positions[r] >= 0 && m.positions[r] < seq_len && m.positions[r] < num_positions,
-             "position " + std::to_string(m.positions[r]) + Row(r) +
-                 " is outside its sequence or the rotary table");
-      Expect(m.slot_mapping[r] >= 0 && m.slot_mapping[r] < num_blocks * block_size,
-             "slot " + std::to_string(m.slot_mapping[r]) + Row(r) + " is outside the cache");
+             [&] {
+               return "position " + std::to_string(m.positions[r]) + Row(r) +
+                      " is outside its sequence or the rotary table";
+             });
+      Expect(m.slot_mapping[r] >= 0 && m.slot_mapping[r] < num_blocks * block_size, [&] {
+        return "slot " + std::to_string(m.slot_mapping[r]) + Row(r) + " is outside the cache";
+      });
     }
   }
   return m;
@@ -92,13 +102,15 @@ void Attention(const AotCall& call) {
   Expect(args.num_kv_heads > 0 && args.block_size > 0 && args.head_dim > 0,
          "key_cache has an empty axis");
   ExpectSize(y, 0, qkv.shape[0]);
-  Expect(y.shape[1] > 0 && y.shape[1] % (args.num_kv_heads * args.head_dim) == 0,
-         "output width " + std::to_string(y.shape[1]) + " is not a multiple of " +
-             std::to_string(args.num_kv_heads) + " KV heads of " + std::to_string(args.head_dim));
+  Expect(y.shape[1] > 0 && y.shape[1] % (args.num_kv_heads * args.head_dim) == 0, [&] {
+    return "output width " + std::to_string(y.shape[1]) + " is not a multiple of " +
+           std::to_string(args.num_kv_heads) + " KV heads of " + std::to_string(args.head_dim);
+  });
   args.num_heads = y.shape[1] / args.head_dim;
   ExpectSize(qkv, 1, (args.num_heads + 2 * args.num_kv_heads) * args.head_dim);
-  Expect(args.rotary_dim % 2 == 0 && args.rotary_dim <= args.head_dim,
-         "rotary_dim " + std::to_string(args.rotary_dim) + " must be even and at most head_dim");
+  Expect(args.rotary_dim % 2 == 0 && args.rotary_dim <= args.head_dim, [&] {
+    return "rotary_dim " + std::to_string(args.rotary_dim) + " must be even and at most head_dim";
+  });
   args.metadata =
       ParseMetadata(metadata, qkv.shape[0], cos_sin.shape[0], num_blocks, args.block_size);
   if (args.metadata.num_rows > 0) Kernels().attention(args);

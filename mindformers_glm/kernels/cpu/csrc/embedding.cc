@@ -25,17 +25,19 @@ void Embedding(const AotCall& call) {
     ExpectSize(vocabulary, 0, 2);
     first_id = vocabulary.As<int32_t>()[0];
     vocab_size = vocabulary.As<int32_t>()[1];
-    Expect(first_id >= 0 && first_id + part_size <= vocab_size,
-           "the table begins at token id " + std::to_string(first_id) + " and has " +
-               std::to_string(part_size) + " rows of " + std::to_string(vocab_size));
+    Expect(first_id >= 0 && first_id + part_size <= vocab_size, [&] {
+      return "the table begins at token id " + std::to_string(first_id) + " and has " +
+             std::to_string(part_size) + " rows of " + std::to_string(vocab_size);
+    });
   }
   ExpectSize(y, 0, ids.shape[0]);
   ExpectSize(y, 1, width);
   for (int64_t r = 0; r < num_rows; ++r) {
     const int32_t id = ids.As<int32_t>()[r];
-    Expect(id >= 0 && id < vocab_size, "token id " + std::to_string(id) + " in row " +
-                                           std::to_string(r) + " is outside the vocabulary of " +
-                                           std::to_string(vocab_size));
+    Expect(id >= 0 && id < vocab_size, [&] {
+      return "token id " + std::to_string(id) + " in row " + std::to_string(r) +
+             " is outside the vocabulary of " + std::to_string(vocab_size);
+    });
   }
   const KernelTable& kernels = Kernels();
   // The table may be a part of a mapped file: its elements need not be aligned.

@@ -20,8 +20,10 @@ void GatherRows(const AotCall& call) {
   ExpectSize(y, 1, width);
   for (int64_t s = 0; s < num_samples; ++s) {
     const int32_t row = rows.As<int32_t>()[s];
-    Expect(row >= 0 && row < x.shape[0], "sampled row " + std::to_string(row) + " is outside the " +
-                                             std::to_string(x.shape[0]) + " rows");
+    Expect(row >= 0 && row < x.shape[0], [&] {
+      return "sampled row " + std::to_string(row) + " is outside the " +
+             std::to_string(x.shape[0]) + " rows";
+    });
     std::memcpy(y.As<float>() + s * width, x.As<float>() + row * width, width * sizeof(float));
   }
 }

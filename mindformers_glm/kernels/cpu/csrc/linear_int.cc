@@ -64,9 +64,10 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
   } else if (linear.k > 0) {
     const int64_t num_groups = scales.shape[1], columns = tiles_k * IntTileK(weight_bits);
     args.group_size = num_groups > 0 ? columns / num_groups : 0;
-    Expect(IsWeightGroup(args.group_size) && args.group_size * num_groups == columns,
-           "scales has size " + std::to_string(num_groups) + " on axis 1 for " +
-               std::to_string(columns) + " columns, expected groups of 32, 64 or 128");
+    Expect(IsWeightGroup(args.group_size) && args.group_size * num_groups == columns, [&] {
+      return "scales has size " + std::to_string(num_groups) + " on axis 1 for " +
+             std::to_string(columns) + " columns, expected groups of 32, 64 or 128";
+    });
   }
   if (linear.num_rows > 0 && linear.n > 0) Kernels().linear_int(args);
 }

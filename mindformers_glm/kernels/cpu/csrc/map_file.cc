@@ -19,7 +19,7 @@ GLM_EXPORT int glm_map_file(void* data, int64_t bytes, int file, int64_t offset)
                 "called with a place that huge pages cannot take");
     const int flags = MAP_PRIVATE | MAP_FIXED | (file < 0 ? MAP_ANONYMOUS : 0);
     void* mapped = mmap(data, bytes, PROT_READ | PROT_WRITE, flags, file < 0 ? -1 : file, offset);
-    glm::Expect(mapped == data, std::string("mmap: ") + std::strerror(errno));
+    glm::Expect(mapped == data, [&] { return std::string("mmap: ") + std::strerror(errno); });
     // Advice: a system that knows no such thing goes on with small pages, or reads them when asked.
     madvise(data, bytes, MADV_HUGEPAGE);
 #ifdef MADV_POPULATE_READ
