@@ -19,13 +19,13 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
 # Rows a graph is compiled for; a step takes the smallest that holds it. Operators touch only the
-# real rows, so a larger bucket costs memory and not time.
-ROW_BUCKETS = (1, 8, 32, 128, 512, 2048, 8192)
+# real rows, so a larger bucket costs addresses and not time, and one for all steps up to 512 rows
+# is compiled once: 40 layers take seconds.
+ROW_BUCKETS = (512, 2048, 8192)
 # Ranks of a split model send each other every row of the bucket: half of them for a graph more.
 SPLIT_ROW_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-# Logits of this many rows at a time: 32 x 151,552 float32 are 19 MB. A step of so few rows computes
-# them in the graph of its last layers, which saves a call; a longer one in a graph of their own, so
-# that no call has logits for rows that nobody samples.
+# Rows of logits at a time: 32 x 151,552 float32 are 19 MB. So many are computed in the graph of the
+# last layers, which saves a call, more of them in a graph of their own.
 MAX_SAMPLES = 32
 _PHASE = "increment"  # one of the two in which MindSpore runs compiled graphs directly
 
@@ -64,9 +64,8 @@ class CpuModelRunner:
             rows: _RowInputs(rows, settings)
             for rows in _buckets_up_to(settings.max_num_batched_tokens, row_buckets)
         }
-        self._sample_inputs = {
-            rows: _SampleInputs(rows) for rows in self._row_inputs if rows <= MAX_SAMPLES
-        }
+        sample_buckets = {min(rows, MAX_SAMPLES) for rows in self._row_inputs}
+        self._sample_inputs = {samples: _SampleInputs(samples) for samples in sample_buckets}
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Reserve the KV cache; once, before the first step."""
@@ -82,8 +81,10 @@ class CpuModelRunner:
         hidden_states, *inputs = self._row_inputs[bucket].fill(batch)  # token ids at first
         for graph in self._graphs[:-1]:
             hidden_states = self._run(graph, hidden_states, *inputs)
-        if bucket <= MAX_SAMPLES:
-            samples = self._sample_inputs[bucket].fill(batch.sample_rows)
+        # Ranks send each other all rows of logits that a graph makes, also those of a prompt.
+        is_cheap = self.group.size == 1 or bucket <= MAX_SAMPLES
+        if is_cheap and len(batch.sample_rows) <= MAX_SAMPLES:
+            samples = self._sample_inputs[min(bucket, MAX_SAMPLES)].fill(batch.sample_rows)
             logits = self._run(self._sampled_part, hidden_states, *inputs, *samples)
             return logits.asnumpy()[: len(batch.sample_rows)]
         hidden_states = self._run(self._graphs[-1], hidden_states, *inputs)
