@@ -1,6 +1,7 @@
 """What all tests share: tolerances, fixtures from outside, and Hugging Face as the oracle."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,12 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 MINI = REPO / "mindformers_glm" / "assets" / "glm4-mini"
+
+# nohup and shells that run something in the background let it ignore these, and so would all that
+# the tests start; a test that sends one would wait for ever.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 # Relative L2 error (L2 of the difference over L2 of the reference) that a result may have.
 TOLERANCES = {

@@ -43,7 +43,7 @@ def test_weights_are_placed_before_loading_where_there_are_several_nodes(monkeyp
     monkeypatch.setattr(cells, "count_numa_nodes", lambda: num_nodes)
     monkeypatch.setattr(library, "first_touch", lambda array: touched.append(array.shape))
     settings = RunnerSettings.with_defaults("float32", 64)
-    cells.NormLinear(64, 48, True, 1e-5, settings, "linear_qkv").place_weights()
+    cells.NormLinear(64, 48, True, 16, 1e-5, settings, "linear_qkv").place_weights()
     expected = [(64,), library.packed_shape(48, 64), (48,)]
     assert sorted(touched) == (sorted(expected) if num_nodes > 1 else [])
     assert (cells.file_mapper() is None) is (num_nodes > 1)
