@@ -10,6 +10,26 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
+def interrupts_raise() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt while a graph runs.
+
+    MindSpore 2.7.1 turns SIGINT into SIGTERM meanwhile, which ends a process that has no handler
+    for it: a notebook would be gone. Where somebody has chosen a handler, that one stays.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
 def delay_interrupts() -> Iterator[None]:
     """Hold SIGINT and SIGTERM back until the block has ended, then deliver the first of them.
 

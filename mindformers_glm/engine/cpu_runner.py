@@ -1,5 +1,6 @@
 """The runner on static graphs: one graph per row bucket, compiled on first use."""
 
+import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,9 +10,10 @@ from mindspore.nn import Cell
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.attn_metadata import AttnMetadataBuffer
 from mindformers_glm.core.footprint import count_kv_block_bytes, count_workspace_bytes
-from mindformers_glm.core.interrupts import delay_interrupts
+from mindformers_glm.core.interrupts import delay_interrupts, interrupts_raise
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.batch import ModelBatch
+from mindformers_glm.kernels.cpu import library
 from mindformers_glm.models.gpt_model import SampledPart
 from mindformers_glm.models.inference_model import GlmInferenceModel
 from mindformers_glm.models.pretrained_model import build_network
@@ -27,6 +29,8 @@ SPLIT_ROW_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 # Rows of logits at a time: 32 x 151,552 float32 are 19 MB. So many are computed in the graph of the
 # last layers, which saves a call, more of them in a graph of their own.
 MAX_SAMPLES = 32
+# MindSpore 2.7.1 waits for ever where two threads run graphs at the same time.
+_ONE_AT_A_TIME = threading.Lock()
 _PHASE = "increment"  # one of the two in which MindSpore runs compiled graphs directly
 
 
@@ -71,12 +75,21 @@ class CpuModelRunner:
         """Reserve the KV cache; once, before the first step."""
         self.network.allocate_kv_cache(num_blocks)
 
+    def close(self) -> None:
+        """Give the memory of weights and KV cache back; MindSpore's graphs keep the Parameters."""
+        for array in (*self.network.weight_arrays().values(), *self.network.kv_cache_arrays()):
+            library.give_back(array)
+
     def execute(self, batch: ModelBatch) -> np.ndarray:
         """Run one step; see engine/runner.py.
 
         Returns:
             float32 [len(batch.sample_rows), vocab_size].
         """
+        with _ONE_AT_A_TIME, interrupts_raise():
+            return self._execute(batch)
+
+    def _execute(self, batch: ModelBatch) -> np.ndarray:
         bucket = _smallest_bucket(self._row_inputs, len(batch.token_ids))
         hidden_states, *inputs = self._row_inputs[bucket].fill(batch)  # token ids at first
         for graph in self._graphs[:-1]:

@@ -279,6 +279,8 @@ class LLM:
 
     def close(self) -> None:
         """Give the memory of weights and KV cache back; the object cannot be used any more."""
+        if self._open_engine is not None:
+            self._open_engine.runner.close()
         self._open_engine = None
 
     def __enter__(self) -> "LLM":

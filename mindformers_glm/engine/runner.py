@@ -41,3 +41,7 @@ class ModelRunner(Protocol):
             no row is sampled.
         """
         ...
+
+    def close(self) -> None:
+        """Give the memory of weights and KV cache back; nothing runs afterwards."""
+        ...

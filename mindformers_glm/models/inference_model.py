@@ -129,6 +129,15 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         for layer in self.model.decoder.layers:
             layer.self_attention.core_attention.allocate_kv_cache(num_blocks)
 
+    def kv_cache_arrays(self) -> list[np.ndarray]:
+        """The memory of every layer's keys and values; empty before `allocate_kv_cache`."""
+        attention = [layer.self_attention.core_attention for layer in self.model.decoder.layers]
+        return [
+            parameter.asnumpy()
+            for cell in attention
+            for parameter in cell.parameters_dict().values()
+        ]
+
     def generate(
         self,
         input_ids: list[int] | list[list[int]] | np.ndarray | Tensor,

@@ -74,6 +74,7 @@ class PackedCache:
         self._map_file = map_file
         self.mapped_bytes = 0
         self._source = str(checkpoint.folder.resolve())
+        self._is_share = checkpoint.is_share
         self.key = {"identity": _identify(checkpoint), "format": dict(weight_format)}
         self.file = self._folder / _file_name(self.key)
 
@@ -139,6 +140,10 @@ class PackedCache:
         for file, header in list_caches(self._folder):
             if header is None or header.source != self._source:
                 continue
+            # Ranks whose shares were cut beforehand have files of their own, so each identity is
+            # one rank's.
+            if self._is_share and _rank_of(header.key) != _rank_of(self.key):
+                continue
             if header.key["identity"] != self.key["identity"]:
                 detail(f"removing {file}, the checkpoint has changed since")
                 file.unlink(missing_ok=True)
@@ -159,6 +164,10 @@ def _identify(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256(checkpoint.identity.encode())
     digest.update((checkpoint.folder / "config.json").read_bytes())
     return digest.hexdigest()
+
+
+def _rank_of(key: Mapping[str, Any]) -> tuple[Any, Any]:
+    return key["format"].get("model_parallel"), key["format"].get("model_parallel_rank")
 
 
 def _file_name(key: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import product
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, positive, run_main
 
 from mindformers_glm.core.attn_metadata import AttnMetadataBuffer
 from mindformers_glm.kernels.cpu import library
@@ -22,10 +22,11 @@ from mindformers_glm.kernels.cpu.aot_call import call
 def main() -> None:
     """Print one table; a line reads every cached token of all sequences once."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--isa", nargs="+", default=[library.isa()], help="default: %(default)s")
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 512])
-    parser.add_argument("--contexts", nargs="+", type=int, default=[512, 8192, 32768])
-    parser.add_argument("--sequences", nargs="+", type=int, default=[1])
+    isas = library.available_isas()
+    parser.add_argument("--isa", nargs="+", choices=isas, default=[library.isa()])
+    parser.add_argument("--rows", nargs="+", type=positive, default=[1, 512])
+    parser.add_argument("--contexts", nargs="+", type=positive, default=[512, 8192, 32768])
+    parser.add_argument("--sequences", nargs="+", type=positive, default=[1])
     parser.add_argument("--seconds", type=float, default=2.0, help="per line of the table")
     args = parser.parse_args()
 
@@ -111,4 +112,4 @@ def measure(run: Callable[[int], object], seconds: float) -> tuple[float, float]
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -11,7 +11,7 @@ import argparse
 import time
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, positive, run_main
 
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.engine.llm_engine import LLMEngine
@@ -23,12 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of make_slice.py")
     parser.add_argument("--quantization", help="default: none")
-    parser.add_argument("--sequences", nargs="+", type=int, default=[1, 4, 8, 16, 32])
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--prompt", type=int, default=2048, help="tokens of the one that comes")
+    parser.add_argument("--sequences", nargs="+", type=positive, default=[1, 4, 8, 16, 32])
+    parser.add_argument("--context", type=positive, default=512)
+    parser.add_argument(
+        "--prompt", type=positive, default=2048, help="tokens of the one that comes"
+    )
     parser.add_argument("--decoding", nargs="+", type=int, default=[1, 8], help="sequences then")
-    parser.add_argument("--steps", type=int, default=16, help="decode steps that are timed")
-    parser.add_argument("--repeats", type=int, default=3, help="prompts that come")
+    parser.add_argument("--steps", type=positive, default=16, help="decode steps that are timed")
+    parser.add_argument("--repeats", type=positive, default=3, help="prompts that come")
     args = parser.parse_args()
     longest = max([args.context + args.steps, args.prompt]) + 64 + 64 * args.repeats
     llm = LLM(
@@ -139,4 +141,4 @@ class BatchBench:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -23,6 +23,7 @@ from generate.alone import measure_long_context, measure_whole_model
 from generate.measure import OURS, Contestant, Limits, Shape, measure, start_worker
 from generate.report import Series, describe_disk_reads, describe_scaling, format_series
 from generate.worker_process import WorkerError
+from machine import positive, run_main
 
 from mindformers_glm.config.glm_config import GlmConfig
 
@@ -138,11 +139,13 @@ def parse_arguments() -> argparse.Namespace:
         "--pairs", action="store_true", help="ours with one other engine at a time: less memory"
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--decode", nargs="*", type=int, default=[1, 4, 8, 16], help="sequences")
-    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument(
+        "--decode", nargs="*", type=positive, default=[1, 4, 8, 16], help="sequences"
+    )
+    parser.add_argument("--context", type=positive, default=512)
     parser.add_argument("--prefill", nargs="*", type=int, default=[512], help="prompt lengths")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=16, help="decode steps of a round")
+    parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--steps", type=positive, default=16, help="decode steps of a round")
     parser.add_argument(
         "--peer_wait_policy",
         choices=["PASSIVE", "default"],
@@ -150,7 +153,13 @@ def parse_arguments() -> argparse.Namespace:
         help="OMP_WAIT_POLICY of the other engines; ours has the default",
     )
     parser.add_argument("--json", type=Path, help="file for all that was measured")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    for group in arguments.formats.split(","):
+        if group not in FORMATS:
+            parser.error(f"--formats takes {', '.join(FORMATS)}, got {group!r}")
+    if not Path(arguments.model, "config.json").is_file():
+        parser.error(f"there is no config.json in {arguments.model}")
+    return arguments
 
 
 def measure_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -186,4 +195,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, positive, run_main
 
 from mindformers_glm.kernels.cpu import library, memory
 from mindformers_glm.kernels.cpu.aot_call import prepare
@@ -56,13 +56,14 @@ class Times:
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--isa", nargs="+", default=[library.isa()], help="default: %(default)s")
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 32, 512])
-    parser.add_argument("--in_features", type=int, default=4096)
-    parser.add_argument("--out_features", type=int, default=27392)
+    isas = library.available_isas()
+    parser.add_argument("--isa", nargs="+", choices=isas, default=[library.isa()])
+    parser.add_argument("--rows", nargs="+", type=positive, default=[1, 8, 32, 512])
+    parser.add_argument("--in_features", type=positive, default=4096)
+    parser.add_argument("--out_features", type=positive, default=27392)
     parser.add_argument("--weights", nargs="+", choices=FORMATS, default=FORMATS)
-    parser.add_argument("--group_size", type=int, default=128, help="of int4 weights")
-    parser.add_argument("--copies_mb", type=int, default=1024, help="of the weights together")
+    parser.add_argument("--group_size", type=int, choices=(32, 64, 128), default=128)
+    parser.add_argument("--copies_mb", type=positive, default=1024, help="of the weights together")
     parser.add_argument("--seconds", type=float, default=2.0, help="per line of the table")
     parser.add_argument("--cpu_time", action="store_true", help="of this thread, not wall time")
     args = parser.parse_args()
@@ -151,4 +152,4 @@ def report(isa: str, weights: Format, rows: int, times: Times, flop: int) -> Non
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

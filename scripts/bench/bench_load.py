@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, positive, run_main
 
 # name -> packed_cache
 WAYS = {"first": "off", "first, writing": "on", "cached": "auto"}
@@ -104,9 +103,11 @@ def main() -> int:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--cache_folder", type=Path, required=True, help="emptied of caches first")
     parser.add_argument("--settings", nargs="*", default=[], help="arguments of LLM, NAME=VALUE")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if unclear := [setting for setting in arguments.settings if "=" not in setting]:
+        parser.error(f"expected NAME=VALUE after --settings, got {unclear[0]}")
     settings = dict(setting.split("=", 1) for setting in arguments.settings)
     if arguments.way:
         print(json.dumps(run(arguments.checkpoint, WAYS[arguments.way], settings)))
@@ -123,7 +124,8 @@ def main() -> int:
             if way == "first, writing":
                 if repeat > 0:
                     continue
-                shutil.rmtree(arguments.cache_folder, ignore_errors=True)
+                for file in arguments.cache_folder.glob("*.glmpack"):
+                    file.unlink()
             found[way].append(run_apart(arguments, way))
             caches = sorted(arguments.cache_folder.glob("*.glmpack"))
             if way == "first, writing" and not caches:
@@ -151,4 +153,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

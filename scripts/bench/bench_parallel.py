@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, positive, run_main
 
 _WORKER = "--worker"
 
@@ -120,9 +120,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint")
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt, at most 512")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--steps", type=positive, default=30)
+    parser.add_argument(
+        "--prompt", type=positive, default=256, help="tokens of the prompt, at most 512"
+    )
+    parser.add_argument("--repeats", type=positive, default=2)
     parser.add_argument(_WORKER, type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sizes = (arguments.checkpoint, arguments.steps, arguments.prompt)
@@ -154,4 +156,4 @@ def _summarize(jobs: list[list[dict[str, Any]]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -15,7 +15,7 @@ from typing import Any
 
 import mindspore
 import numpy as np
-from machine import REPO, describe_machine
+from machine import REPO, describe_machine, positive, run_main
 
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.kernels.cpu import library
@@ -33,8 +33,8 @@ def main() -> int:
     """Print one table; return 1 if a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompt_lookup_num_tokens", type=int, default=7)
-    parser.add_argument("--repeats", type=int, default=7, help="of each question, both ways")
-    parser.add_argument("--questions", type=int, default=34, help="most of each group")
+    parser.add_argument("--repeats", type=positive, default=7, help="of each question, both ways")
+    parser.add_argument("--questions", type=positive, default=34, help="most of each group")
     args = parser.parse_args()
 
     print(describe_machine())
@@ -114,4 +114,4 @@ def ask(llm: LLM, question: dict[str, Any]) -> tuple[float, list[int], int, int]
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_main(main)

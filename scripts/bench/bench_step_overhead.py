@@ -20,7 +20,7 @@ from typing import Any
 
 import mindspore
 import numpy as np
-from machine import describe_machine
+from machine import describe_machine, positive, run_main
 
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.engine import llm_engine
@@ -119,8 +119,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="a slice of make_slice.py, with a tokenizer")
     parser.add_argument("--quantization", help="w8a16 or another scheme; default: bfloat16")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--steps", type=positive, default=60)
+    parser.add_argument("--context", type=positive, default=512)
     args = parser.parse_args()
 
     print(describe_machine())
@@ -130,6 +130,7 @@ def main() -> int:
         max_num_seqs=1,
         max_model_len=2048,
         prompt_lookup_num_tokens=0,
+        packed_cache="off",
     )
     print(
         f"mindspore {mindspore.__version__}, {library.isa()}, {args.folder.name}: "
@@ -158,4 +159,4 @@ def report(name: str, watch: Stopwatch) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_main(main)

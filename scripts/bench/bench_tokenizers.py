@@ -14,14 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
-from machine import describe_machine
+from machine import REPO, describe_machine, positive, run_main
 
 from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
 
-REPO = Path(__file__).resolve().parents[2]
 TEXT_BYTES = 1_000_000
 
 
@@ -98,7 +96,7 @@ def main() -> int:
     """Print a table for each folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", metavar="FOLDER")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
@@ -112,4 +110,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -9,12 +9,12 @@ takes up to 6 GB on disk and as much memory.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from machine import run_main
 from make_slice import write_slice
 from released_models import MODELS
 
@@ -62,4 +62,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

@@ -1,11 +1,16 @@
-"""What every benchmark says of where it ran."""
+"""What every benchmark says of where it ran, and how it ends."""
 
+import argparse
 import platform
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
+from mindformers_glm.core.errors import GlmError
 from mindformers_glm.kernels.cpu import library
 from mindformers_glm.version import __version__
 
@@ -31,3 +36,20 @@ def describe_machine() -> str:
         f"mindformers_glm {__version__} ({commit}), Python {platform.python_version()}, "
         f"numpy {np.__version__}"
     )
+
+
+def run_main(main: Callable[[], int | None]) -> NoReturn:
+    """End the process with what `main` returns, or with one sentence of what was wrong."""
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as error:  # which has said itself what was wrong
+        sys.exit(error.returncode)
+    except (GlmError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def positive(text: str) -> int:
+    """An argument that counts something, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text!r}")
+    return int(text)

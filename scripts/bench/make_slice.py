@@ -12,10 +12,10 @@ import argparse
 import json
 import shutil
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
+from machine import positive, run_main
 from released_models import MODELS
 
 from mindformers_glm.config.glm_config import DIALECTS, GlmConfig
@@ -70,17 +70,21 @@ def main() -> int:
     """Parse the command line and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", choices=MODELS, required=True)
-    parser.add_argument("--num_layers", type=int, required=True)
+    parser.add_argument("--num_layers", type=positive, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json to copy")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    tokenizer_files = (
+        list(arguments.tokenizer.glob("tokenizer*.json")) if arguments.tokenizer else []
+    )
+    if arguments.tokenizer and not tokenizer_files:
+        parser.error(f"there is no tokenizer.json in {arguments.tokenizer}")
     write_slice(arguments.output, arguments.model, arguments.num_layers, arguments.seed)
-    if arguments.tokenizer:
-        for path in arguments.tokenizer.glob("tokenizer*.json"):
-            shutil.copy(path, arguments.output)
+    for path in tokenizer_files:
+        shutil.copy(path, arguments.output)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

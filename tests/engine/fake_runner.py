@@ -32,6 +32,9 @@ class FakeRunner:
     def allocate_kv_cache(self, num_blocks: int) -> None:
         self._slots = np.full(num_blocks * self.block_size, _NEVER_WRITTEN)
 
+    def close(self) -> None:
+        self._slots = np.empty(0, np.int64)
+
     def execute(self, batch: ModelBatch) -> np.ndarray:
         self.rows_per_step.append(len(batch.token_ids))
         self._check(batch)

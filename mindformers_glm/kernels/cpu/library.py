@@ -21,6 +21,7 @@ from mindformers_glm.core.processors import check_num_threads, count_physical_co
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
 ABI_VERSION = 8
+HUGE_PAGE = 2 << 20
 TILE_N, TILE_K = 16, 32
 # Columns of a tile of integer weights, by their bits, and the columns that may share an int4 scale.
 INT_TILE_K = {8: 64, 4: 128}
@@ -257,6 +258,15 @@ def map_file(array: np.ndarray, file: int, offset: int) -> None:
         offset: a multiple of 2 MiB.
     """
     _check_result(load().glm_map_file(array.ctypes.data, array.nbytes, file, offset))
+
+
+def give_back(array: np.ndarray) -> None:
+    """Let the system have the memory of an array of memory.allocate; it holds zeros afterwards.
+
+    Arrays below 2 MiB are left alone.
+    """
+    if array.nbytes >= HUGE_PAGE:
+        map_file(array, -1, 0)
 
 
 def first_touch(array: np.ndarray) -> None:

@@ -180,6 +180,26 @@ def test_a_changed_checkpoint_has_another_file(folder, change: Callable[[Path], 
     assert cache.file != old
 
 
+def test_ranks_with_shares_of_their_own_leave_each_other_their_files(folder):
+    files = []
+    for rank in (0, 1, 0, 1):
+        # Each rank knows the identity of its own share only.
+        os.utime(folder / "model.safetensors", ns=(0, 10**18 + rank))
+        checkpoint = Checkpoint.open(folder)
+        checkpoint.is_share = True
+        weight_format = FORMAT | {"model_parallel": 2, "model_parallel_rank": rank}
+        settings = PackedCacheSettings("on", None)
+        cache = PackedCache(settings, checkpoint, weight_format, make_arrays(rank))
+        cache.write()
+        files.append(cache.file)
+    assert files[:2] == files[2:]
+    assert set(files) == set((folder / FOLDER_NAME).iterdir())
+    os.utime(folder / "model.safetensors", ns=(0, 2 * 10**18))
+    cache = PackedCache(settings, Checkpoint.open(folder), weight_format, make_arrays(3))
+    cache.write()
+    assert list((folder / FOLDER_NAME).iterdir()) == [cache.file]
+
+
 def test_another_format_has_another_file_beside_the_first(folder):
     first = write(folder)
     second = write(folder, seed=2, weight_format=FORMAT | {"quantization": "w8a16"})
