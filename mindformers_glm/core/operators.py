@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Operators:
-    """One class per operator, as one device implements them.
+    """One class per operator, as one device implements them, and `sequence`, which runs them.
 
-    How each is built and called is fixed by the layers; see the classes of kernels/cpu/cells.py.
+    How each is built is fixed by the layers; see the classes of kernels/cpu/cells.py. What an
+    operator works on besides the result of the one before has a name: ATTENTION_INPUTS, MLP_INPUTS.
     """
 
     embedding: type
@@ -21,3 +22,4 @@ class Operators:
     gather_rows: type
     all_reduce: type
     gather_logits: type
+    sequence: type

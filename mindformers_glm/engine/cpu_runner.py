@@ -43,6 +43,7 @@ def create_runner(
     """Build the network that the registry names, load the weights and wrap it in a runner."""
     network = build_network(config, settings)
     network.load_weights(checkpoint, packed_cache)
+    library.leave_team()  # the steps may run on another thread
     return CpuModelRunner(network)
 
 
@@ -90,6 +91,7 @@ class CpuModelRunner:
             return self._execute(batch)
 
     def _execute(self, batch: ModelBatch) -> np.ndarray:
+        library.keep_team()
         bucket = _smallest_bucket(self._row_inputs, len(batch.token_ids))
         hidden_states, *inputs = self._row_inputs[bucket].fill(batch)  # token ids at first
         for graph in self._graphs[:-1]:

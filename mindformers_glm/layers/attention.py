@@ -1,9 +1,9 @@
-"""Self-attention: the projections around the core attention operator."""
+"""Self-attention: the core attention operator and the projections around it."""
 
 from dataclasses import dataclass
 
 from mindformers.parallel_core.utils.spec_utils import ModuleSpec, build_module
-from mindspore import Tensor, nn
+from mindspore import nn
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.runner_settings import RunnerSettings
@@ -23,9 +23,9 @@ class SelfAttentionSubmodules:
 class SelfAttention(nn.Cell):
     """GQA self-attention with partial, interleaved RoPE and a paged KV cache.
 
-    hidden_states, output: float32 [max_rows, hidden_size], all sequences packed on axis 0. The
-    input is the residual stream before its norm, the output has not been added to it. A rank
-    attends with its own heads; its part of the output is summed with the other ranks'.
+    Its operators make float32 [max_rows, hidden_size] of the residual stream before its norm, with
+    all sequences packed on axis 0; the layer adds it to the stream. A rank attends with its own
+    heads; its part is summed with the other ranks'.
     Source: transformers 4.51.3 `Glm4Attention`; GQA: Ainslie et al. 2023, arXiv:2305.13245.
     """
 
@@ -66,10 +66,6 @@ class SelfAttention(nn.Cell):
         )
         self.all_reduce = build_module(submodules.all_reduce, settings.tensor_parallel)
 
-    def construct(
-        self, hidden_states: Tensor, cos_sin: Tensor, num_rows: Tensor, attn_metadata: Tensor
-    ) -> Tensor:
-        """Project, attend over the cache (which is written first) and project back."""
-        qkv = self.linear_qkv(hidden_states, num_rows)
-        attended = self.core_attention(qkv, cos_sin, attn_metadata)
-        return self.all_reduce(self.linear_proj(attended, num_rows))
+    def operators(self) -> list[nn.Cell]:
+        """In the order in which each takes the one before's result."""
+        return [self.linear_qkv, self.core_attention, self.linear_proj, self.all_reduce]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mindformers.parallel_core.utils.spec_utils import ModuleSpec, build_module
-from mindspore import Tensor, nn
+from mindspore import nn
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.runner_settings import RunnerSettings
@@ -22,8 +22,8 @@ class MLPSubmodules:
 class MLP(nn.Cell):
     """SwiGLU feed-forward: fc2(silu(gate(norm(x))) * up(norm(x))).
 
-    hidden_states, output: float32 [max_rows, hidden_size]; not added to the residual here. A rank
-    has its own inner columns; its part of the output is summed with the other ranks'.
+    Its operators make float32 [max_rows, hidden_size] of the residual stream; the layer adds it to
+    the stream. A rank has its own inner columns; its part is summed with the other ranks'.
     Source: transformers 4.51.3 `Glm4MLP`.
     """
 
@@ -49,7 +49,6 @@ class MLP(nn.Cell):
         )
         self.all_reduce = build_module(submodules.all_reduce, settings.tensor_parallel)
 
-    def construct(self, hidden_states: Tensor, num_rows: Tensor) -> Tensor:
-        """Run both projections."""
-        expanded = self.linear_fc1(hidden_states, num_rows)
-        return self.all_reduce(self.linear_fc2(expanded, num_rows))
+    def operators(self) -> list[nn.Cell]:
+        """In the order in which each takes the one before's result."""
+        return [self.linear_fc1, self.linear_fc2, self.all_reduce]

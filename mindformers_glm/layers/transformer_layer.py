@@ -1,4 +1,4 @@
-"""One decoder layer, with and without norms behind its branches, and the stack of them."""
+"""One decoder layer, and the stack of them."""
 
 from dataclasses import dataclass
 
@@ -8,36 +8,34 @@ from mindspore import Tensor, nn
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.runner_settings import RunnerSettings
 
+# What the operators of a branch may name as operands besides the result of the one before.
+_ATTENTION_INPUTS = ("residual", "cos_sin", "num_rows", "attn_metadata")
+_MLP_INPUTS = ("residual", "num_rows")
+
 
 @dataclass(frozen=True)
 class TransformerLayerSubmodules:
-    """The parts of a pre-norm layer; its norms are inside `linear_qkv` and `linear_fc1`."""
+    """The parts of a layer.
 
-    self_attention: ModuleSpec
-    mlp: ModuleSpec
-    residual_add: ModuleSpec
-
-
-@dataclass(frozen=True)
-class SandwichLayerSubmodules:
-    """The parts of a sandwich layer.
-
-    The norms before attention and MLP are inside `linear_qkv` and `linear_fc1`; the ones here are
-    the second slices of the sandwich: they norm a branch's output and add it to the residual.
+    The norms before attention and MLP are inside `linear_qkv` and `linear_fc1`. The ones here are
+    the second slices of GLM-4-0414's sandwich: they norm a branch's output and add it to the
+    residual. In layers without them it is added as it is.
     """
 
     self_attention: ModuleSpec
     post_self_attn_layernorm: ModuleSpec
     mlp: ModuleSpec
     post_mlp_layernorm: ModuleSpec
+    sequence: ModuleSpec
 
 
 class TransformerLayer(nn.Cell):
-    """x += attn(input_norm x); x += mlp(pre_mlp_norm x).
+    """x += post_self_attn_norm(attn(input_norm x)); x += post_mlp_norm(mlp(pre_mlp_norm x)).
 
     hidden_states, output: the residual stream, float32 [max_rows, hidden_size]. Every part knows
     its Megatron-Core name, by which the settings choose how a linear layer keeps its weight.
-    Source: transformers 4.51.3 `GlmDecoderLayer`; ChatGLM's `GLMBlock` is the same.
+    Source: transformers 4.51.3 `Glm4DecoderLayer`; without norms behind the branches
+    `GlmDecoderLayer`, which is ChatGLM's `GLMBlock` too.
     """
 
     def __init__(
@@ -51,53 +49,31 @@ class TransformerLayer(nn.Cell):
         self.self_attention = build_module(
             submodules.self_attention, config, settings, name=f"{name}.self_attention"
         )
+        self.post_self_attn_layernorm = build_module(
+            submodules.post_self_attn_layernorm, config.hidden_size
+        )
         self.mlp = build_module(submodules.mlp, config, settings, name=f"{name}.mlp")
-        self.add_attention = build_module(submodules.residual_add)
-        self.add_mlp = build_module(submodules.residual_add)
+        self.post_mlp_layernorm = build_module(submodules.post_mlp_layernorm, config.hidden_size)
+        self.attention_branch = build_module(
+            submodules.sequence,
+            [*self.self_attention.operators(), self.post_self_attn_layernorm],
+            _ATTENTION_INPUTS,
+        )
+        self.mlp_branch = build_module(
+            submodules.sequence, [*self.mlp.operators(), self.post_mlp_layernorm], _MLP_INPUTS
+        )
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes of MindSpore's graph the layer becomes."""
+        return self.attention_branch.num_nodes + self.mlp_branch.num_nodes
 
     def construct(
         self, hidden_states: Tensor, cos_sin: Tensor, num_rows: Tensor, attn_metadata: Tensor
     ) -> Tensor:
         """Add both branches to the residual stream."""
-        attended = self.self_attention(hidden_states, cos_sin, num_rows, attn_metadata)
-        hidden_states = self.add_attention(attended, hidden_states, num_rows)
-        expanded = self.mlp(hidden_states, num_rows)
-        return self.add_mlp(expanded, hidden_states, num_rows)
-
-
-class SandwichLayer(nn.Cell):
-    """x += post_self_attn_norm(attn(input_norm x)); x += post_mlp_norm(mlp(pre_mlp_norm x)).
-
-    Inputs and output are those of TransformerLayer. Source: transformers 4.51.3 `Glm4DecoderLayer`.
-    """
-
-    def __init__(
-        self,
-        config: GlmConfig,
-        settings: RunnerSettings,
-        submodules: SandwichLayerSubmodules,
-        name: str,
-    ) -> None:
-        super().__init__()
-        self.self_attention = build_module(
-            submodules.self_attention, config, settings, name=f"{name}.self_attention"
-        )
-        self.post_self_attn_layernorm = build_module(
-            submodules.post_self_attn_layernorm, config.hidden_size, eps=config.rms_norm_eps
-        )
-        self.mlp = build_module(submodules.mlp, config, settings, name=f"{name}.mlp")
-        self.post_mlp_layernorm = build_module(
-            submodules.post_mlp_layernorm, config.hidden_size, eps=config.rms_norm_eps
-        )
-
-    def construct(
-        self, hidden_states: Tensor, cos_sin: Tensor, num_rows: Tensor, attn_metadata: Tensor
-    ) -> Tensor:
-        """Add both branches, normed, to the residual stream."""
-        attended = self.self_attention(hidden_states, cos_sin, num_rows, attn_metadata)
-        hidden_states = self.post_self_attn_layernorm(attended, hidden_states, num_rows)
-        expanded = self.mlp(hidden_states, num_rows)
-        return self.post_mlp_layernorm(expanded, hidden_states, num_rows)
+        hidden_states = self.attention_branch(hidden_states, cos_sin, num_rows, attn_metadata)
+        return self.mlp_branch(hidden_states, num_rows)
 
 
 class TransformerBlock(nn.Cell):

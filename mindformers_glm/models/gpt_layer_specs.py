@@ -6,41 +6,28 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.operators import Operators
 from mindformers_glm.layers.attention import SelfAttention, SelfAttentionSubmodules
 from mindformers_glm.layers.mlp import MLP, MLPSubmodules
-from mindformers_glm.layers.transformer_layer import (
-    SandwichLayer,
-    SandwichLayerSubmodules,
-    TransformerLayer,
-    TransformerLayerSubmodules,
-)
+from mindformers_glm.layers.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 
 def get_layer_spec(config: GlmConfig, operators: Operators) -> ModuleSpec:
-    """The layer of the config's dialect."""
-    get_spec = get_sandwich_layer_spec if config.has_sandwich_norms else get_pre_norm_layer_spec
-    return get_spec(operators)
+    """The layer of the config's dialect.
 
-
-def get_sandwich_layer_spec(operators: Operators) -> ModuleSpec:
-    """Layer of GLM-4-0414: norms before and after attention and MLP."""
-    return ModuleSpec(
-        module=SandwichLayer,
-        submodules=SandwichLayerSubmodules(
-            self_attention=_get_self_attention_spec(operators),
-            post_self_attn_layernorm=ModuleSpec(module=operators.rms_norm_add),
-            mlp=_get_mlp_spec(operators),
-            post_mlp_layernorm=ModuleSpec(module=operators.rms_norm_add),
-        ),
-    )
-
-
-def get_pre_norm_layer_spec(operators: Operators) -> ModuleSpec:
-    """Layer of ChatGLM2, ChatGLM3 and GLM-4: norms before attention and MLP only."""
+    GLM-4-0414 has norms before and after attention and MLP; ChatGLM2, ChatGLM3 and GLM-4 have those
+    before only, and add what a branch makes as it is.
+    """
+    join_residual = ModuleSpec(module=operators.residual_add)
+    if config.has_sandwich_norms:
+        join_residual = ModuleSpec(
+            module=operators.rms_norm_add, params={"eps": config.rms_norm_eps}
+        )
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             self_attention=_get_self_attention_spec(operators),
+            post_self_attn_layernorm=join_residual,
             mlp=_get_mlp_spec(operators),
-            residual_add=ModuleSpec(module=operators.residual_add),
+            post_mlp_layernorm=join_residual,
+            sequence=ModuleSpec(module=operators.sequence),
         ),
     )
 

@@ -12,10 +12,10 @@ from mindformers_glm.core.sharding import partition
 from mindformers_glm.layers.rotary import build_cos_sin_table
 from mindformers_glm.layers.transformer_layer import TransformerBlock
 
-# From 101 operators in a graph on, MindSpore 2.7.1 spends half as much time again around each of
-# them, and several times as much on a busy machine (docs/lab_notes.md). A layer has seven; the
-# embedding and the logits head have four.
-MAX_LAYERS_PER_GRAPH = 14
+# From 101 nodes in a graph on, MindSpore 2.7.1 spends half as much time again around each of them,
+# and several times as much on a busy machine (docs/lab_notes.md).
+MAX_NODES_PER_GRAPH = 100
+_MAX_OTHER_NODES = 4  # embedding and logits head, with what ranks send each other
 
 
 class GPTModel(nn.Cell):
@@ -60,12 +60,11 @@ class GPTModel(nn.Cell):
         from the second on.
         """
         layers = list(self.decoder.layers)
-        # The logits head, which may run behind the last layer, counts as one more.
-        num_slots = len(layers) + 1
-        num_graphs = -(-num_slots // MAX_LAYERS_PER_GRAPH)
+        layers_per_graph = (MAX_NODES_PER_GRAPH - _MAX_OTHER_NODES) // layers[0].num_nodes
+        num_graphs = -(-len(layers) // layers_per_graph)
         if num_graphs == 1:
             return [self]
-        bounds = [-(-num_slots * part // num_graphs) for part in range(num_graphs)] + [len(layers)]
+        bounds = [len(layers) * part // num_graphs for part in range(num_graphs + 1)]
         return [
             GPTModelPart(layers[begin:end], self.cos_sin, self.embedding if begin == 0 else None)
             for begin, end in pairwise(bounds)
@@ -129,11 +128,14 @@ class LanguageModelEmbedding(nn.Cell):
             first_id=sizes.vocab_begin,
             vocab_size=config.vocab_size,
         )
-        self.all_reduce = operators.all_reduce(settings.tensor_parallel)
+        all_reduce = operators.all_reduce(settings.tensor_parallel)
+        self.look_up = operators.sequence(
+            [self.word_embeddings, all_reduce], ("token_ids", "num_rows")
+        )
 
     def construct(self, token_ids: Tensor, num_rows: Tensor) -> Tensor:
         """Look up the rows of the token ids; each is on one rank, the others add zeros."""
-        return self.all_reduce(self.word_embeddings(token_ids, num_rows))
+        return self.look_up(token_ids, num_rows)
 
 
 class LogitsHead(nn.Cell):
@@ -141,7 +143,6 @@ class LogitsHead(nn.Cell):
 
     def __init__(self, config: GlmConfig, settings: RunnerSettings, operators: Operators) -> None:
         super().__init__()
-        self.gather_rows = operators.gather_rows()
         self.final_layernorm = operators.rms_norm(config.hidden_size, eps=config.rms_norm_eps)
         self.output_layer = operators.linear(
             config.hidden_size,
@@ -149,10 +150,13 @@ class LogitsHead(nn.Cell):
             settings=settings,
             name="output_layer",
         )
+        gather_rows = operators.gather_rows(config.hidden_size)
+        self.compute_logits = operators.sequence(
+            [gather_rows, self.final_layernorm, self.output_layer],
+            ("hidden_states", "sample_rows", "num_rows"),
+        )
         self.gather_logits = operators.gather_logits(settings.tensor_parallel)
 
     def construct(self, hidden_states: Tensor, sample_rows: Tensor, num_samples: Tensor) -> Tensor:
         """int32 [max_samples] row numbers -> float32 [max_samples, vocab_size] logits."""
-        rows = self.gather_rows(hidden_states, sample_rows, num_samples)
-        logits = self.output_layer(self.final_layernorm(rows, num_samples), num_samples)
-        return self.gather_logits(logits)
+        return self.gather_logits(self.compute_logits(hidden_states, sample_rows, num_samples))

@@ -1,4 +1,6 @@
-"""The operators inside a MindSpore graph: chained, with caches written in place, called again."""
+"""Sequences of operators inside a MindSpore graph, with caches written in place, called again."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,12 @@ from mindspore import Tensor, nn  # noqa: E402  (mindspore may be missing)
 from mindformers_glm.kernels import reference  # noqa: E402
 from mindformers_glm.kernels.cpu import library, ops  # noqa: E402
 from mindformers_glm.kernels.cpu.memory import allocate  # noqa: E402
-from mindformers_glm.kernels.cpu.parameters import as_parameter  # noqa: E402
+from mindformers_glm.kernels.cpu.parameters import as_parameter, replace_array  # noqa: E402
+from mindformers_glm.kernels.cpu.sequence import (  # noqa: E402
+    PREVIOUS,
+    OperatorSequence,
+    Stage,
+)
 from tests.conftest import relative_error  # noqa: E402
 from tests.kernels.kernel_calls import count, loaded, metadata, scalar, stored  # noqa: E402
 
@@ -42,6 +49,17 @@ class Weights:
         self.cos_sin = np.cos(rng.uniform(0, 6, (32, ROTARY))).astype(np.float32)
 
 
+class At:
+    """An operator and what stands at its operands."""
+
+    def __init__(self, operator: ops.Operator, *operands: Any) -> None:
+        self._stage = Stage(operator, operands)
+
+    def stage(self) -> Stage:
+        """See OperatorCell."""
+        return self._stage
+
+
 class Network(nn.Cell):
     """Two layers that share all weights but qkv, with a KV cache each."""
 
@@ -65,51 +83,67 @@ class Network(nn.Cell):
             array = allocate((BLOCKS, KV_HEADS, BLOCK_SIZE, HEAD_DIM), dtype)
             return as_parameter(array, dtype, name)
 
-        self.table = as_parameter(stored(weights.table, dtype), dtype, "table")
-        self.norm, self.bias = plain("norm", weights.norm), plain("bias", weights.bias)
-        self.qkv_0, self.qkv_1 = tiles("qkv_0", weights.qkv[0]), tiles("qkv_1", weights.qkv[1])
-        self.proj, self.fc2 = tiles("proj", weights.proj), tiles("fc2", weights.fc2)
-        self.fc1 = tiles("fc1", weights.fc1, is_gated=True)
-        self.keys_0, self.values_0 = cache("keys_0"), cache("values_0")
-        self.keys_1, self.values_1 = cache("keys_1"), cache("values_1")
-        self.cos_sin, self.eps = Tensor(weights.cos_sin), Tensor(scalar(EPS))
+        norm, bias = plain("norm", weights.norm), plain("bias", weights.bias)
+        eps = Tensor(scalar(EPS))
+        proj, fc2 = tiles("proj", weights.proj), tiles("fc2", weights.fc2)
+        fc1 = tiles("fc1", weights.fc1, is_gated=True)
+        table = as_parameter(stored(weights.table, dtype), dtype, "table")
+        self.cos_sin = Tensor(weights.cos_sin)
 
-        self.embedding = ops.embedding()
-        self.rms_norm = ops.rms_norm()
-        self.norm_add = ops.rms_norm_add()
-        self.to_qkv = ops.norm_linear(dtype, True, WIDTH)
-        self.attention = ops.attention(HEADS, HEAD_DIM)
-        self.linear = ops.linear(dtype, False, HIDDEN)
-        self.gated = ops.norm_gated_linear(dtype, FFN)
-        self.gather = ops.gather_rows()
+        add = At(ops.rms_norm_add(HIDDEN), PREVIOUS, norm, eps, "x", "n")
+        self.embed = OperatorSequence(
+            [At(ops.embedding(HIDDEN), PREVIOUS, table, "n")], ["ids", "n"]
+        )
+        self.attend = nn.CellList(
+            [
+                OperatorSequence(
+                    [
+                        At(
+                            ops.norm_linear(dtype, WIDTH),
+                            *(PREVIOUS, norm, eps, tiles(f"qkv_{layer}", matrix), "n", bias),
+                        ),
+                        At(
+                            ops.attention(HEADS, HEAD_DIM),
+                            *(
+                                PREVIOUS,
+                                "cos_sin",
+                                cache(f"k{layer}"),
+                                cache(f"v{layer}"),
+                                "metadata",
+                            ),
+                        ),
+                        At(ops.linear(dtype, HIDDEN), PREVIOUS, proj, "n"),
+                        add,
+                    ],
+                    ["x", "cos_sin", "metadata", "n"],
+                )
+                for layer, matrix in enumerate(weights.qkv)
+            ]
+        )
+        self.expand = OperatorSequence(
+            [
+                At(ops.norm_gated_linear(dtype, FFN), PREVIOUS, norm, eps, fc1, "n"),
+                At(ops.linear(dtype, HIDDEN), PREVIOUS, fc2, "n"),
+                add,
+            ],
+            ["x", "n"],
+        )
+        self.sample = OperatorSequence(
+            [
+                At(ops.gather_rows(HIDDEN), PREVIOUS, "rows", "n"),
+                At(ops.rms_norm(HIDDEN), PREVIOUS, norm, eps, "n"),
+            ],
+            ["x", "rows", "n"],
+        )
 
     def construct(
         self, ids: Tensor, metadata: Tensor, num_rows: Tensor, rows: Tensor, num_samples: Tensor
     ) -> Tensor:
         """Token ids -> normalised hidden states of the sampled rows."""
-        x = self.embedding(ids, self.table, num_rows)
-        x = self.layer(x, self.qkv_0, self.keys_0, self.values_0, metadata, num_rows)
-        x = self.layer(x, self.qkv_1, self.keys_1, self.values_1, metadata, num_rows)
-        x = self.gather(x, rows, num_samples)
-        return self.rms_norm(x, self.norm, self.eps, num_samples)
-
-    def layer(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        metadata: Tensor,
-        num_rows: Tensor,
-    ) -> Tensor:
-        """One decoder layer."""
-        qkv = self.to_qkv(x, self.norm, self.eps, weight, num_rows, self.bias)
-        y = self.attention(qkv, self.cos_sin, keys, values, metadata)
-        y = self.linear(y, self.proj, num_rows)
-        x = self.norm_add(y, self.norm, self.eps, x, num_rows)
-        y = self.gated(x, self.norm, self.eps, self.fc1, num_rows)
-        y = self.linear(y, self.fc2, num_rows)
-        return self.norm_add(y, self.norm, self.eps, x, num_rows)
+        x = self.embed(ids, num_rows)
+        for attend in self.attend:
+            x = self.expand(attend(x, self.cos_sin, metadata, num_rows), num_rows)
+        return self.sample(x, rows, num_samples)
 
 
 def expected(weights: Weights, ids: np.ndarray, rows: reference.Rows) -> np.ndarray:
@@ -177,17 +211,28 @@ def test_parameter_is_the_array_itself() -> None:
         assert parameter.asnumpy().astype(np.float32)[1, 2] == 1.5
 
 
+def test_parameter_takes_another_array() -> None:
+    for dtype in ("float32", "bfloat16", "float16", "uint8"):
+        parameter = as_parameter(allocate((0, 5), dtype), dtype, "cache")
+        array = allocate((3, 5), dtype)
+        replace_array(parameter, array)
+        assert parameter.data_ptr() == parameter.asnumpy().ctypes.data == array.ctypes.data
+        assert parameter.shape == (3, 5)
+
+
 class WriteOnly(nn.Cell):
     """Calls attention and throws its result away."""
 
     def __init__(self, keys: ms.Parameter, values: ms.Parameter) -> None:
         super().__init__()
-        self.keys, self.values = keys, values
-        self.attention = ops.attention(HEADS, HEAD_DIM)
+        attention = At(
+            ops.attention(HEADS, HEAD_DIM), PREVIOUS, "cos_sin", keys, values, "metadata"
+        )
+        self.attend = OperatorSequence([attention], ["qkv", "cos_sin", "metadata"])
 
     def construct(self, qkv: Tensor, cos_sin: Tensor, metadata: Tensor) -> Tensor:
         """The qkv it was given."""
-        self.attention(qkv, cos_sin, self.keys, self.values, metadata)
+        self.attend(qkv, cos_sin, metadata)
         return qkv
 
 

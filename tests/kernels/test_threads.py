@@ -1,4 +1,4 @@
-"""The number of threads is one for all threads that call operators."""
+"""The number of threads is one for all that call operators; one of them keeps its team."""
 
 import os
 import subprocess
@@ -39,7 +39,21 @@ def test_a_thread_that_knows_nothing_of_it_uses_the_number(num_threads: int) -> 
     # Past the check: more threads than this machine may have are only slow.
     library.load().glm_set_num_threads(num_threads)
     with ThreadPoolExecutor(1) as pool:  # OpenMP keeps a team for each calling thread
+        pool.submit(library.keep_team).result()
         assert pool.submit(_count_threads_started_by_a_linear).result() == num_threads - 1
+
+
+@pytest.mark.skipif(not _TASKS.is_dir(), reason="needs /proc")
+def test_one_thread_keeps_its_team() -> None:
+    library.load().glm_set_num_threads(3)
+    with ThreadPoolExecutor(1) as keeper, ThreadPoolExecutor(1) as other:
+        keeper.submit(library.keep_team).result()
+        assert keeper.submit(_count_threads_started_by_a_linear).result() == 2
+        assert keeper.submit(_count_threads_started_by_a_linear).result() == 0
+        assert other.submit(_count_threads_started_by_a_linear).result() == 0  # and left no more
+        num_tasks = len(os.listdir(_TASKS))
+        keeper.submit(library.leave_team).result()
+        assert len(os.listdir(_TASKS)) == num_tasks - 2
 
 
 def test_the_number_can_be_set_and_taken_back() -> None:

@@ -1,6 +1,8 @@
-"""The CPU operators as Cells: each holds its Parameters and calls one fused kernel.
+"""The CPU operators as Cells: each holds its Parameters and says how its kernel is called.
 
-Shapes and types are those of kernels/reference.py; `num_rows` int32 [1] is the number of real rows.
+An OperatorSequence runs them. Shapes and types are those of kernels/reference.py; operands that are
+no Tensors are names of the sequence's inputs, among them `num_rows` int32 [1], the number of real
+rows, and `residual`, the residual stream float32 [max_rows, hidden_size].
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +20,8 @@ from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
 from mindformers_glm.kernels.cpu import collectives, library, ops
 from mindformers_glm.kernels.cpu.linear_methods import LinearWeight, choose_linear_method
 from mindformers_glm.kernels.cpu.memory import allocate, count_numa_nodes
-from mindformers_glm.kernels.cpu.parameters import as_parameter
+from mindformers_glm.kernels.cpu.parameters import as_parameter, replace_array
+from mindformers_glm.kernels.cpu.sequence import PREVIOUS, OperatorSequence, Stage
 
 
 def initialize() -> None:
@@ -90,13 +93,12 @@ class Embedding(_CpuCell):
         self._add_rows("weight", (num_rows, hidden_size), settings.params_dtype)
         self.is_part = num_rows < vocab_size
         self.vocabulary = Tensor(np.array([first_id, vocab_size], np.int32))
-        self.lookup = ops.embedding()
+        self.operator = ops.embedding(hidden_size)
 
-    def construct(self, token_ids: Tensor, num_rows: Tensor) -> Tensor:
+    def stage(self) -> Stage:
         """int32 [max_rows] -> float32 [max_rows, hidden_size]; zeros for what others hold."""
-        if self.is_part:
-            return self.lookup(token_ids, self.weight, num_rows, self.vocabulary)
-        return self.lookup(token_ids, self.weight, num_rows)
+        vocabulary = (self.vocabulary,) if self.is_part else ()
+        return Stage(self.operator, (PREVIOUS, self.weight, "num_rows", *vocabulary))
 
 
 class RmsNorm(_CpuCell):
@@ -106,11 +108,11 @@ class RmsNorm(_CpuCell):
         super().__init__()
         self._add_rows("weight", (size,), "float32")
         self.eps = _scalar(eps)
-        self.norm = ops.rms_norm()
+        self.operator = ops.rms_norm(size)
 
-    def construct(self, hidden_states: Tensor, num_rows: Tensor) -> Tensor:
+    def stage(self) -> Stage:
         """float32 [max_rows, size] -> the same shape."""
-        return self.norm(hidden_states, self.weight, self.eps, num_rows)
+        return Stage(self.operator, (PREVIOUS, self.weight, self.eps, "num_rows"))
 
 
 class RmsNormAdd(_CpuCell):
@@ -120,23 +122,24 @@ class RmsNormAdd(_CpuCell):
         super().__init__()
         self._add_rows("weight", (size,), "float32")
         self.eps = _scalar(eps)
-        self.norm = ops.rms_norm_add()
+        self.operator = ops.rms_norm_add(size)
 
-    def construct(self, branch: Tensor, residual: Tensor, num_rows: Tensor) -> Tensor:
-        """float32 [max_rows, size] twice -> residual + norm(branch)."""
-        return self.norm(branch, self.weight, self.eps, residual, num_rows)
+    def stage(self) -> Stage:
+        """float32 [max_rows, size] -> residual + norm of it."""
+        operands = (PREVIOUS, self.weight, self.eps, "residual", "num_rows")
+        return Stage(self.operator, operands)
 
 
 class ResidualAdd(nn.Cell):
     """A branch's output, added to the residual stream as it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.add = ops.residual_add()
+        self.operator = ops.residual_add(size)
 
-    def construct(self, branch: Tensor, residual: Tensor, num_rows: Tensor) -> Tensor:
-        """float32 [max_rows, size] twice -> residual + branch."""
-        return self.add(branch, residual, num_rows)
+    def stage(self) -> Stage:
+        """float32 [max_rows, size] -> residual + it."""
+        return Stage(self.operator, (PREVIOUS, "residual", "num_rows"))
 
 
 class Linear(_CpuCell):
@@ -148,11 +151,11 @@ class Linear(_CpuCell):
         super().__init__()
         method = choose_linear_method(settings, name)
         self.weights = self._add_weight(method.create_weight(out_features, in_features))
-        self.matmul = method.linear(out_features)
+        self.operator = method.linear(out_features)
 
-    def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
+    def stage(self) -> Stage:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        return self.matmul(x, *self.weights, num_rows)
+        return Stage(self.operator, (PREVIOUS, *self.weights, "num_rows"))
 
 
 class NormLinear(_CpuCell):
@@ -183,16 +186,14 @@ class NormLinear(_CpuCell):
         self.eps = _scalar(eps)
         self.is_split = method.can_split_activations
         self.num_split = Tensor(np.array([num_precise], np.int32))
-        self.matmul = method.norm_linear(has_bias, out_features)
+        self.operator = method.norm_linear(out_features)
 
-    def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
+    def stage(self) -> Stage:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        inputs = (x, self.layer_norm_weight, self.eps, *self.weights, num_rows)
-        if self.is_split:
-            inputs = (*inputs, self.num_split)
-        if self.has_bias:
-            inputs = (*inputs, self.bias)
-        return self.matmul(*inputs)
+        num_split = (self.num_split,) if self.is_split else ()
+        bias = (self.bias,) if self.has_bias else ()
+        operands = (PREVIOUS, self.layer_norm_weight, self.eps, *self.weights, "num_rows")
+        return Stage(self.operator, (*operands, *num_split, *bias))
 
 
 class NormGatedLinear(_CpuCell):
@@ -207,11 +208,12 @@ class NormGatedLinear(_CpuCell):
         weight = method.create_weight(out_features, in_features, is_gated=True)
         self.weights = self._add_weight(weight)
         self.eps = _scalar(eps)
-        self.matmul = method.norm_gated_linear(out_features)
+        self.operator = method.norm_gated_linear(out_features)
 
-    def construct(self, x: Tensor, num_rows: Tensor) -> Tensor:
+    def stage(self) -> Stage:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        return self.matmul(x, self.layer_norm_weight, self.eps, *self.weights, num_rows)
+        operands = (PREVIOUS, self.layer_norm_weight, self.eps, *self.weights, "num_rows")
+        return Stage(self.operator, operands)
 
 
 class PagedAttention(nn.Cell):
@@ -223,29 +225,32 @@ class PagedAttention(nn.Cell):
         super().__init__()
         self._block_shape = (num_kv_heads, settings.block_size, head_dim)
         self._cache_dtype = settings.kv_cache_dtype
-        self.attend = ops.attention(num_heads, head_dim)
+        self.operator = ops.attention(num_heads, head_dim)
+        for name in ("key_cache", "value_cache"):
+            empty = allocate((0, *self._block_shape), self._cache_dtype)
+            setattr(self, name, as_parameter(empty, self._cache_dtype, name))
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Reserve [num_blocks, num_kv_heads, block_size, head_dim] for keys and for values."""
-        for name in ("key_cache", "value_cache"):
-            array = allocate((num_blocks, *self._block_shape), self._cache_dtype)
-            setattr(self, name, as_parameter(array, self._cache_dtype, name))
+        for cache in (self.key_cache, self.value_cache):
+            replace_array(cache, allocate((num_blocks, *self._block_shape), self._cache_dtype))
 
-    def construct(self, qkv: Tensor, cos_sin: Tensor, attn_metadata: Tensor) -> Tensor:
+    def stage(self) -> Stage:
         """float32 [max_rows, (heads + 2 kv_heads) * head_dim] -> [max_rows, heads * head_dim]."""
-        return self.attend(qkv, cos_sin, self.key_cache, self.value_cache, attn_metadata)
+        caches = (self.key_cache, self.value_cache)
+        return Stage(self.operator, (PREVIOUS, "cos_sin", *caches, "attn_metadata"))
 
 
 class GatherRows(nn.Cell):
     """Pick the rows that are sampled."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.gather = ops.gather_rows()
+        self.operator = ops.gather_rows(size)
 
-    def construct(self, hidden_states: Tensor, rows: Tensor, num_samples: Tensor) -> Tensor:
-        """float32 [max_rows, size], int32 [max_samples] -> [max_samples, size]."""
-        return self.gather(hidden_states, rows, num_samples)
+    def stage(self) -> Stage:
+        """float32 [max_rows, size], `sample_rows` int32 [max_samples] -> [max_samples, size]."""
+        return Stage(self.operator, (PREVIOUS, "sample_rows", "num_rows"))
 
 
 OPERATORS = Operators(
@@ -258,6 +263,7 @@ OPERATORS = Operators(
     norm_gated_linear=NormGatedLinear,
     paged_attention=PagedAttention,
     gather_rows=GatherRows,
+    sequence=OperatorSequence,
     all_reduce=collectives.AllReduce,
     gather_logits=collectives.GatherLogits,
 )

@@ -20,7 +20,7 @@ from mindformers_glm.core.processors import check_num_threads, count_physical_co
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 8
+ABI_VERSION = 9
 HUGE_PAGE = 2 << 20
 TILE_N, TILE_K = 16, 32
 # Columns of a tile of integer weights, by their bits, and the columns that may share an int4 scale.
@@ -87,6 +87,7 @@ def load() -> ctypes.CDLL:
     library.glm_stream_read.argtypes = [address, count]
     library.glm_map_file.argtypes = [address, count, code, count]
     library.glm_first_touch.argtypes = [address, count, count]
+    library.glm_operator_number.argtypes = [ctypes.c_char_p]
     if forced := os.environ.get(ISA_VARIABLE):
         _select(library, forced)
     _set_num_threads(library, None)
@@ -126,6 +127,24 @@ def set_num_threads(count: int | None) -> None:
     """
     check_num_threads(count)
     _set_num_threads(load(), count)
+
+
+def operator_number(symbol: str) -> int:
+    """The number by which a sequence of operators names one (csrc/sequence.cc)."""
+    number = load().glm_operator_number(symbol.encode())
+    if number < 0:
+        raise ValueError(f"there is no operator {symbol}")
+    return int(number)
+
+
+def keep_team() -> None:
+    """Let the calling thread, and no other, keep its OpenMP threads awake between operators."""
+    load().glm_keep_team()
+
+
+def leave_team() -> None:
+    """Dissolve the calling thread's OpenMP threads; the next operator gathers them again."""
+    load().glm_leave_team()
 
 
 def take_kernel_time() -> tuple[float, int]:

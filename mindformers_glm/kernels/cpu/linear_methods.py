@@ -15,6 +15,7 @@ from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.weighted_cell import LoadInto
 from mindformers_glm.kernels.cpu import library, ops
 from mindformers_glm.kernels.cpu.memory import allocate
+from mindformers_glm.kernels.cpu.ops import Operator
 from mindformers_glm.kernels.cpu.parameters import as_parameter
 
 
@@ -40,7 +41,7 @@ class LinearMethod(Protocol):
         """
         ...
 
-    def linear(self, out_features: int) -> Any:
+    def linear(self, width: int) -> Operator:
         """The operator on (x, *parameters, num_rows)."""
         ...
 
@@ -49,11 +50,11 @@ class LinearMethod(Protocol):
         """Whether `norm_linear` takes the number of last outputs that want more digits."""
         ...
 
-    def norm_linear(self, has_bias: bool, out_features: int) -> Any:
+    def norm_linear(self, width: int) -> Operator:
         """The operator on (x, norm_weight, eps, *parameters, num_rows [, num_split] [, bias])."""
         ...
 
-    def norm_gated_linear(self, out_features: int) -> Any:
+    def norm_gated_linear(self, width: int) -> Operator:
         """The operator on (x, norm_weight, eps, *parameters of a gated matrix, num_rows)."""
         ...
 
@@ -95,18 +96,18 @@ class FloatMethod:
         """See LinearMethod."""
         return self.compute_dtype == "bfloat16"
 
-    def linear(self, out_features: int) -> Any:
+    def linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return ops.linear(self.compute_dtype, False, out_features)
+        return ops.linear(self.compute_dtype, width)
 
-    def norm_linear(self, has_bias: bool, out_features: int) -> Any:
+    def norm_linear(self, width: int) -> Operator:
         """See LinearMethod."""
         compute_dtype = ops.SPLIT_BFLOAT16 if self.can_split_activations else self.compute_dtype
-        return ops.norm_linear(compute_dtype, has_bias, out_features)
+        return ops.norm_linear(compute_dtype, width)
 
-    def norm_gated_linear(self, out_features: int) -> Any:
+    def norm_gated_linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return ops.norm_gated_linear(self.compute_dtype, out_features)
+        return ops.norm_gated_linear(self.compute_dtype, width)
 
 
 @dataclass(frozen=True)
@@ -147,17 +148,17 @@ class QuantizedMethod:
             {"weight": LoadInto(load)},
         )
 
-    def linear(self, out_features: int) -> Any:
+    def linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return ops.quantized_linear(*self._bits, False, out_features)
+        return ops.quantized_linear(*self._bits, width)
 
-    def norm_linear(self, has_bias: bool, out_features: int) -> Any:
+    def norm_linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return ops.quantized_norm_linear(*self._bits, has_bias, out_features)
+        return ops.quantized_norm_linear(*self._bits, width)
 
-    def norm_gated_linear(self, out_features: int) -> Any:
+    def norm_gated_linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return ops.quantized_norm_gated_linear(*self._bits, out_features)
+        return ops.quantized_norm_gated_linear(*self._bits, width)
 
     @property
     def _bits(self) -> tuple[int, int]:

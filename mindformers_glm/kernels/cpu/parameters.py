@@ -23,6 +23,16 @@ def as_parameter(array: np.ndarray, dtype: str, name: str) -> Parameter:
     parameter = Parameter(Tensor.from_numpy(array.view(_VIEWS[dtype])))
     parameter.name = name
     parameter.requires_grad = False
-    if parameter.data_ptr() != array.ctypes.data:
-        raise RuntimeError(f"MindSpore copied the memory of parameter {name}")
+    _check_is_shared(parameter, array)
     return parameter
+
+
+def replace_array(parameter: Parameter, array: np.ndarray) -> None:
+    """Give a Parameter of `as_parameter` another array, of any shape, for its memory."""
+    parameter.set_data(Tensor.from_numpy(array.view(parameter.asnumpy().dtype)), slice_shape=True)
+    _check_is_shared(parameter, array)
+
+
+def _check_is_shared(parameter: Parameter, array: np.ndarray) -> None:
+    if parameter.data_ptr() != array.ctypes.data:
+        raise RuntimeError(f"MindSpore copied the memory of parameter {parameter.name}")

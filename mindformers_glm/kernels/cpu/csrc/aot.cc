@@ -1,7 +1,9 @@
 #include "aot.h"
 
 #include <cstdio>
+#include <cstring>
 #include <stdexcept>
+#include <vector>
 
 namespace glm {
 namespace {
@@ -12,7 +14,26 @@ int64_t CountElements(int ndim, const int64_t* shape) {
   return count;
 }
 
+// Within a function, so that it is there before the first operator of any file adds itself.
+std::vector<OperatorEntry>& Entries() {
+  static std::vector<OperatorEntry> entries;
+  return entries;
+}
+
 }  // namespace
+
+int AddOperator(const char* symbol, Operator run) {
+  Entries().push_back({symbol, run});
+  return static_cast<int>(Entries().size()) - 1;
+}
+
+const OperatorEntry& GetOperator(int64_t number) {
+  const int64_t count = static_cast<int64_t>(Entries().size());
+  Expect(number >= 0 && number < count, [&] {
+    return "there is no operator number " + std::to_string(number) + " of " + std::to_string(count);
+  });
+  return Entries()[number];
+}
 
 void Refuse(const std::string& message) { throw std::invalid_argument(message); }
 
@@ -75,3 +96,12 @@ float AotCall::GetFloat(int index, const char* name) const {
 }
 
 }  // namespace glm
+
+// The number by which a program names an operator (sequence.cc), -1 if there is none.
+GLM_EXPORT int glm_operator_number(const char* symbol) {
+  const auto& entries = glm::Entries();
+  for (size_t number = 0; number < entries.size(); ++number) {
+    if (std::strcmp(entries[number].symbol, symbol) == 0) return static_cast<int>(number);
+  }
+  return -1;
+}

@@ -69,6 +69,16 @@ inline void Expect(bool ok, const Describe& describe) {
 }
 void ExpectSize(const Tensor& tensor, int axis, int64_t size);
 
+// The body of an operator, and the list of those that a sequence may name (sequence.cc).
+using Operator = void (*)(const AotCall& call);
+struct OperatorEntry {
+  const char* symbol;
+  Operator run;
+};
+// Returns the operator's number; called while the library is opened.
+int AddOperator(const char* symbol, Operator run);
+const OperatorEntry& GetOperator(int64_t number);
+
 // Says on stderr what was wrong with a call of `op`.
 void ReportError(const char* op, const char* message) noexcept;
 
@@ -78,7 +88,7 @@ template <typename Body>
 int RunAot(const char* op, Body&& body) noexcept {
   try {
     const KernelTimer timer;
-    UseChosenThreads();
+    const ThreadTeam team;
     body();
     return 0;
   } catch (const std::exception& error) {
@@ -88,3 +98,13 @@ int RunAot(const char* op, Body&& body) noexcept {
 }
 
 }  // namespace glm
+
+// Exports an operator under its symbol and lets sequences name it. The expression may use `call`.
+#define GLM_OPERATOR(symbol, ...)                                                        \
+  namespace {                                                                            \
+  void symbol##_run(const glm::AotCall& call) { __VA_ARGS__; }                           \
+  [[maybe_unused]] const int symbol##_number = glm::AddOperator(#symbol, symbol##_run);  \
+  }                                                                                      \
+  GLM_EXPORT int symbol(GLM_AOT_SIGNATURE) {                                             \
+    return glm::RunAot(#symbol, [&] { symbol##_run(glm::AotCall(GLM_AOT_ARGUMENTS)); }); \
+  }

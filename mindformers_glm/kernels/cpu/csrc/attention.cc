@@ -119,6 +119,4 @@ void Attention(const AotCall& call) {
 }  // namespace
 }  // namespace glm
 
-GLM_EXPORT int glm_attention(GLM_AOT_SIGNATURE) {
-  return glm::RunAot("glm_attention", [&] { glm::Attention(glm::AotCall(GLM_AOT_ARGUMENTS)); });
-}
+GLM_OPERATOR(glm_attention, glm::Attention(call))

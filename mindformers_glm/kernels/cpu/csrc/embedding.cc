@@ -57,6 +57,4 @@ void Embedding(const AotCall& call) {
 }  // namespace
 }  // namespace glm
 
-GLM_EXPORT int glm_embedding(GLM_AOT_SIGNATURE) {
-  return glm::RunAot("glm_embedding", [&] { glm::Embedding(glm::AotCall(GLM_AOT_ARGUMENTS)); });
-}
+GLM_OPERATOR(glm_embedding, glm::Embedding(call))

@@ -31,6 +31,4 @@ void GatherRows(const AotCall& call) {
 }  // namespace
 }  // namespace glm
 
-GLM_EXPORT int glm_gather_rows(GLM_AOT_SIGNATURE) {
-  return glm::RunAot("glm_gather_rows", [&] { glm::GatherRows(glm::AotCall(GLM_AOT_ARGUMENTS)); });
-}
+GLM_OPERATOR(glm_gather_rows, glm::GatherRows(call))

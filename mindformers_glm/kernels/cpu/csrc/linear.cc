@@ -67,12 +67,8 @@ void Linear(const AotCall& call, Form form, DType compute, bool is_split = false
 }  // namespace
 }  // namespace glm
 
-#define GLM_LINEAR(symbol, form, ...)                                                         \
-  GLM_EXPORT int symbol(GLM_AOT_SIGNATURE) {                                                  \
-    return glm::RunAot(#symbol, [&] {                                                         \
-      glm::Linear(glm::AotCall(GLM_AOT_ARGUMENTS), glm::Form::form, glm::DType::__VA_ARGS__); \
-    });                                                                                       \
-  }
+#define GLM_LINEAR(symbol, form, ...) \
+  GLM_OPERATOR(symbol, glm::Linear(call, glm::Form::form, glm::DType::__VA_ARGS__))
 
 GLM_LINEAR(glm_linear_f32, kLinear, kF32)
 GLM_LINEAR(glm_linear_bf16, kLinear, kBF16)

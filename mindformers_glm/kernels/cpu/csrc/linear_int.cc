@@ -75,17 +75,13 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
 }  // namespace
 }  // namespace glm
 
-#define GLM_LINEAR_INT(symbol, form, weight_bits, activation_bits)                           \
-  GLM_EXPORT int symbol##_w##weight_bits##a##activation_bits(GLM_AOT_SIGNATURE) {            \
-    return glm::RunAot(#symbol "_w" #weight_bits "a" #activation_bits, [&] {                 \
-      glm::LinearInt(glm::AotCall(GLM_AOT_ARGUMENTS), glm::Form::form, weight_bits,          \
-                     activation_bits);                                                       \
-    });                                                                                      \
-  }
-#define GLM_LINEAR_INT_ALL(symbol, form)   \
-  GLM_LINEAR_INT(symbol, form, 8, 8)       \
-  GLM_LINEAR_INT(symbol, form, 8, 16)      \
-  GLM_LINEAR_INT(symbol, form, 4, 8)       \
+#define GLM_LINEAR_INT(symbol, form, weight_bits, activation_bits) \
+  GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits,        \
+               glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits))
+#define GLM_LINEAR_INT_ALL(symbol, form) \
+  GLM_LINEAR_INT(symbol, form, 8, 8)     \
+  GLM_LINEAR_INT(symbol, form, 8, 16)    \
+  GLM_LINEAR_INT(symbol, form, 4, 8)     \
   GLM_LINEAR_INT(symbol, form, 4, 16)
 
 GLM_LINEAR_INT_ALL(glm_linear, kLinear)

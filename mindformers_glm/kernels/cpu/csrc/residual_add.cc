@@ -28,7 +28,4 @@ void ResidualAdd(const AotCall& call) {
 }  // namespace
 }  // namespace glm
 
-GLM_EXPORT int glm_residual_add(GLM_AOT_SIGNATURE) {
-  return glm::RunAot("glm_residual_add",
-                     [&] { glm::ResidualAdd(glm::AotCall(GLM_AOT_ARGUMENTS)); });
-}
+GLM_OPERATOR(glm_residual_add, glm::ResidualAdd(call))

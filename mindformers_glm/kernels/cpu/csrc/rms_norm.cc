@@ -36,11 +36,5 @@ void RmsNorm(const AotCall& call, bool has_residual) {
 }  // namespace
 }  // namespace glm
 
-GLM_EXPORT int glm_rms_norm(GLM_AOT_SIGNATURE) {
-  return glm::RunAot("glm_rms_norm", [&] { glm::RmsNorm(glm::AotCall(GLM_AOT_ARGUMENTS), false); });
-}
-
-GLM_EXPORT int glm_rms_norm_add(GLM_AOT_SIGNATURE) {
-  return glm::RunAot("glm_rms_norm_add",
-                     [&] { glm::RmsNorm(glm::AotCall(GLM_AOT_ARGUMENTS), true); });
-}
+GLM_OPERATOR(glm_rms_norm, glm::RmsNorm(call, false))
+GLM_OPERATOR(glm_rms_norm_add, glm::RmsNorm(call, true))

@@ -13,9 +13,19 @@ namespace {
 const int initial_num_threads = omp_get_max_threads();
 std::atomic<int> num_threads{initial_num_threads};
 
+thread_local char here;  // its address names the thread
+std::atomic<const char*> keeper{nullptr};
+
+void Dissolve() { omp_pause_resource(omp_pause_soft, omp_get_initial_device()); }
+
 }  // namespace
 
-void UseChosenThreads() { omp_set_num_threads(num_threads.load(std::memory_order_relaxed)); }
+ThreadTeam::ThreadTeam() { omp_set_num_threads(num_threads.load(std::memory_order_relaxed)); }
+
+ThreadTeam::~ThreadTeam() {
+  const char* chosen = keeper.load(std::memory_order_relaxed);
+  if (chosen != nullptr && chosen != &here) Dissolve();
+}
 
 }  // namespace glm
 
@@ -25,3 +35,10 @@ GLM_EXPORT void glm_set_num_threads(int count) {
 }
 
 GLM_EXPORT int glm_num_threads() { return glm::num_threads; }
+
+// The calling thread keeps its team between operators, and from now on no other does. A team that
+// another one had until now stays until its next operator, or until it calls glm_leave_team.
+GLM_EXPORT void glm_keep_team() { glm::keeper = &glm::here; }
+
+// Dissolves the calling thread's team.
+GLM_EXPORT void glm_leave_team() { glm::Dissolve(); }

@@ -1,0 +1,108 @@
+"""Several operators in one call: the same bits as one after the other, and what is refused."""
+
+import numpy as np
+import pytest
+
+from mindformers_glm.kernels.cpu import library
+from mindformers_glm.kernels.cpu.aot_call import KernelRefusedError, call
+from tests.kernels.kernel_calls import UNTOUCHED, count, output, packed, scalar
+
+HIDDEN, FFN, MAX_ROWS, ROWS = 40, 70, 5, 3
+LAST_RESULT = -1
+
+
+@pytest.fixture
+def inputs(rng: np.random.Generator) -> list[np.ndarray]:
+    """What the operators of an MLP take: x, norm weight, eps, fc1, fc2, number of rows."""
+
+    def numbers(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    fc1 = packed(numbers(2 * FFN, HIDDEN), "float32", is_gated=True)
+    fc2 = packed(numbers(HIDDEN, FFN), "float32")
+    x = numbers(MAX_ROWS, HIDDEN)
+    return [x, numbers(HIDDEN), scalar(1e-5), fc1, fc2, count(ROWS)]
+
+
+def program(*stages: tuple[str, int, int, list[int]]) -> np.ndarray:
+    """Stages of symbol, operand that has the rows, width, operands: see csrc/sequence.cc."""
+    numbers = [len(stages)]
+    for symbol, rows_operand, width, operands in stages:
+        numbers += [library.operator_number(symbol), rows_operand, width, len(operands), *operands]
+    return np.int32(numbers)
+
+
+FC1 = ("glm_norm_gated_linear_f32", 0, FFN, [0, 1, 2, 3, 5])
+FC2 = ("glm_linear_f32", 0, HIDDEN, [LAST_RESULT, 4, 5])
+ADD = ("glm_residual_add", 0, HIDDEN, [LAST_RESULT, 0, 5])
+
+
+def test_equals_the_operators_one_after_the_other(inputs: list[np.ndarray]) -> None:
+    x, norm, eps, fc1, fc2, num_rows = inputs
+    inner = call(
+        "glm_norm_gated_linear_f32", x, norm, eps, fc1, num_rows, out=output(MAX_ROWS, FFN)
+    )
+    branch = call("glm_linear_f32", inner, fc2, num_rows, out=output(MAX_ROWS, HIDDEN))
+    expected = call("glm_residual_add", branch, x, num_rows, out=output(MAX_ROWS, HIDDEN))
+    for _ in range(2):  # the second one finds the first one's results in the buffers
+        out = output(MAX_ROWS, HIDDEN)
+        found = call("glm_sequence", *inputs, program(FC1, FC2, ADD), out=out)
+        np.testing.assert_array_equal(found, expected)
+        assert (found[ROWS:] == UNTOUCHED).all()
+
+
+def test_rows_of_the_result_may_be_those_of_another_operand(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((MAX_ROWS, HIDDEN)).astype(np.float32)
+    stages = program(
+        ("glm_gather_rows", 1, HIDDEN, [0, 1, 2]),
+        ("glm_residual_add", 0, HIDDEN, [LAST_RESULT, LAST_RESULT, 2]),
+    )
+    found = call("glm_sequence", x, np.int32([4, 1]), count(2), stages, out=output(2, HIDDEN))
+    np.testing.assert_array_equal(found, 2 * x[[4, 1]])
+
+
+def test_an_error_names_the_operator(
+    inputs: list[np.ndarray], capfd: pytest.CaptureFixture[str]
+) -> None:
+    inputs[-1] = count(MAX_ROWS + 1)
+    with pytest.raises(KernelRefusedError):
+        call("glm_sequence", *inputs, program(FC1, FC2), out=output(MAX_ROWS, HIDDEN))
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "glm_sequence: glm_norm_gated_linear_f32: num_rows is 6" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        (np.int32([]), "ends within a stage"),
+        (np.int32([0]), "no stages"),
+        (program(FC1, FC2)[:-1], "ends within a stage"),
+        (np.append(program(FC1, FC2), np.int32(0)), "goes on behind its last stage"),
+        (program(("glm_linear_f32", 0, HIDDEN, [LAST_RESULT, 4, 5])), "no stage before it"),
+        (program(FC1, ("glm_linear_f32", 0, HIDDEN, [LAST_RESULT, 6, 5])), "names input 6"),
+        (program(FC1, ("glm_linear_f32", 0, HIDDEN, [-2, 4, 5])), "names input -2"),
+        (program(FC1, ("glm_linear_f32", 3, HIDDEN, [LAST_RESULT, 4, 5])), "does not have"),
+        (program(FC1, ("glm_linear_f32", -1, HIDDEN, [LAST_RESULT, 4, 5])), "does not have"),
+        (program(FC1, ("glm_linear_f32", 0, -1, [LAST_RESULT, 4, 5])), "negative width"),
+        (program(("glm_linear_f32", 0, HIDDEN, [0] * 17)), "too many operands"),
+        (program(FC1), "output has size 40 on axis 1, expected 70"),
+        (np.int32([1, -1, 0, HIDDEN, 0]), "no operator number -1"),
+        (np.int32([1, 9999, 0, HIDDEN, 0]), "no operator number 9999"),
+        (program(FC1, FC2).astype(np.int64), "program has unexpected type"),
+    ],
+)
+def test_refusals(
+    stages: np.ndarray,
+    words: str,
+    inputs: list[np.ndarray],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(KernelRefusedError):
+        call("glm_sequence", *inputs, stages, out=output(MAX_ROWS, HIDDEN))
+    assert words in capfd.readouterr().err
+
+
+def test_unknown_operators_are_not_looked_for_at_run_time() -> None:
+    with pytest.raises(ValueError, match="glm_no_such_operator"):
+        library.operator_number("glm_no_such_operator")
