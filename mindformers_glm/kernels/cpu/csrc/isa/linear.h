@@ -18,6 +18,9 @@ namespace glm::GLM_ISA {
 constexpr int64_t kLineSize = 2 * kTileN;
 
 constexpr int64_t kPrefetchTiles = 16;
+// From so many tokens on the products take as long as their weights need to come from memory, and
+// the processor itself does not fetch far enough ahead.
+constexpr int64_t kLeastFetchingTokens = 7;
 
 // Products in float32 of weights of type W with activations rounded to X: the two columns of a
 // line one after the other.
@@ -45,6 +48,7 @@ inline void DotBlock(const Block<typename Dot::Weight, typename Dot::Activation>
   const typename Dot::Weight* w = block.w;
   const typename Dot::Activation* x = block.x;
   const int64_t w_stride = block.w_stride, x_stride = block.x_stride;
+  const char* fetch = block.fetch;
   Vec acc[T][R];
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t) {
@@ -54,6 +58,13 @@ inline void DotBlock(const Block<typename Dot::Weight, typename Dot::Activation>
   for (int64_t line = 0; line < block.tiles_k * (kTileK / 2); ++line, w += kLineSize, x += 2) {
     // One stream of memory alone is not fetched far enough ahead by the processor itself.
     if constexpr (R == 1) Prefetch<kLineSize * sizeof(*w)>(w + kPrefetchTiles * kTileSize);
+    if (R > 1 && block.fetch_step != 0) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        Prefetch<kLineSize * sizeof(*w)>(fetch + r * w_stride * sizeof(*w));
+      }
+      fetch += block.fetch_step;
+    }
 #pragma GCC unroll 2
     for (int step = 0; step < Dot::kSteps; ++step) {
       typename Dot::Operand weights[R];
@@ -89,6 +100,7 @@ inline void TokenBlock(Block<typename Dot::Weight, typename Dot::Activation> blo
     for (; num_tile_rows >= R; num_tile_rows -= R) {
       DotBlock<Dot, R, T>(block);
       block.w += R * block.w_stride;
+      block.fetch += R * block.w_stride * sizeof(*block.w);
       block.sums += R * block.sums_stride;
     }
   };
@@ -126,7 +138,11 @@ struct VectorKernel {
                        int64_t num_rows) {
     // Blocks of even sizes: 16 tokens as 8 + 8, not as 12 + 4.
     const int64_t num_blocks = CeilDiv(num_rows, kTokenBlock);
+    constexpr int64_t kLineBytes = kLineSize * sizeof(Weight);
     for (int64_t kt = 0; kt < all.tiles_k; kt += kBlockTilesK) {
+      const bool is_last = kt + kBlockTilesK >= all.tiles_k;
+      const Weight* next =
+          is_last ? all.w + num_tile_rows * all.w_stride : all.w + (kt + kBlockTilesK) * kTileSize;
       for (int64_t i = 0; i < num_blocks; ++i) {
         const int64_t begin = num_rows * i / num_blocks, end = num_rows * (i + 1) / num_blocks;
         Block<Weight, Activation> block = all;
@@ -135,6 +151,9 @@ struct VectorKernel {
         block.sums += begin * kTileN;
         block.tiles_k = all.tiles_k - kt < kBlockTilesK ? all.tiles_k - kt : kBlockTilesK;
         block.is_first = kt == 0;
+        block.fetch_step = num_rows < kLeastFetchingTokens ? 0 : kLineBytes / num_blocks;
+        block.fetch = reinterpret_cast<const char*>(next) +
+                      i * (block.tiles_k * (kTileK / 2) * block.fetch_step);
         AnyTokenBlock<Dot, kTokenBlock>(end - begin, block, num_tile_rows);
       }
     }

@@ -30,6 +30,10 @@ struct Block {
   float* sums;          // [tile rows][tokens][16]
   int64_t sums_stride;  // elements from one tile row to the next
   bool is_first;        // sums are set, not added to
+  // What is multiplied next, fetched into the second-level cache beside the products: so many bytes
+  // with each line, a part of one where the line is used by several blocks of tokens; or none.
+  const char* fetch;
+  int64_t fetch_step;
 };
 
 // Rows that are multiplied: where activations are split, first what they are rounded to, then
