@@ -29,6 +29,16 @@ def interrupts_raise() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def restore_interrupt_handler() -> None:
+    """Put Python's handler of SIGINT back, which MindSpore 2.7.1 replaces while a network is made.
+
+    Its own one turns SIGINT into SIGTERM, and Python does not know of it.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGINT, handler)
+
+
 @contextmanager
 def delay_interrupts() -> Iterator[None]:
     """Hold SIGINT and SIGTERM back until the block has ended, then deliver the first of them.

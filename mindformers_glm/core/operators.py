@@ -8,7 +8,8 @@ class Operators:
     """One class per operator, as one device implements them, and `sequence`, which runs them.
 
     How each is built is fixed by the layers; see the classes of kernels/cpu/cells.py. What an
-    operator works on besides the result of the one before has a name: ATTENTION_INPUTS, MLP_INPUTS.
+    operator works on besides the result of the one before has a name, which the layers and
+    models/gpt_model.py give to the sequence.
     """
 
     embedding: type

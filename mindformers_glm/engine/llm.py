@@ -73,7 +73,7 @@ class LLM:
             same methods with the same arguments and gets the same answers.
         seed: draws of requests without their own seed follow from it and from the request's number.
         prompt_lookup_num_tokens: most tokens that a step guesses ahead from what prompt and answer
-            hold already; 0: none; None: 7. Answers are the same, repetitive ones come faster.
+            hold already; 0: none; None: 11. Answers are the same, repetitive ones come faster.
         enable_prefix_caching: requests that begin alike compute the beginning once, also one after
             the other; answers are the same.
         num_threads: threads of the operators, for all models of this process; None: OMP_NUM_THREADS

@@ -10,7 +10,7 @@ import numpy as np
 
 # Pairs match too often by chance: on text without repetition their drafts cost as much as they win.
 _NGRAM_SIZE = 3
-_FIRST_DRAFT_LEN = 4
+_FIRST_DRAFT_LEN = 7
 # After n drafts in a row of which nothing was right, no draft for 2**(n + 1) tokens.
 _MAX_WAIT_EXPONENT = 7
 

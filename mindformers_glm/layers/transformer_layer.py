@@ -9,7 +9,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.runner_settings import RunnerSettings
 
 # What the operators of a branch may name as operands besides the result of the one before.
-_ATTENTION_INPUTS = ("residual", "cos_sin", "num_rows", "attn_metadata")
+_ATTENTION_INPUTS = ("residual", "num_rows", "cos_sin", "attn_metadata")
 _MLP_INPUTS = ("residual", "num_rows")
 
 
@@ -72,7 +72,7 @@ class TransformerLayer(nn.Cell):
         self, hidden_states: Tensor, cos_sin: Tensor, num_rows: Tensor, attn_metadata: Tensor
     ) -> Tensor:
         """Add both branches to the residual stream."""
-        hidden_states = self.attention_branch(hidden_states, cos_sin, num_rows, attn_metadata)
+        hidden_states = self.attention_branch(hidden_states, num_rows, cos_sin, attn_metadata)
         return self.mlp_branch(hidden_states, num_rows)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import Tensor
 
 from mindformers_glm.backends import select_backend
+from mindformers_glm.core.interrupts import restore_interrupt_handler
 from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
 from mindformers_glm.models.family_config import GlmFamilyConfig
 from mindformers_glm.models.gpt_layer_specs import get_layer_spec
@@ -123,6 +124,7 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         self.read_weight_bytes = load_weights(checkpoint, rules, self.weight_targets(), cache=cache)
         self.mapped_weight_bytes = cache.mapped_bytes if cache is not None else 0
         self.has_weights = True
+        restore_interrupt_handler()
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Give every layer a KV cache of `num_blocks` blocks; once, before the first step."""
@@ -130,7 +132,7 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
             layer.self_attention.core_attention.allocate_kv_cache(num_blocks)
 
     def kv_cache_arrays(self) -> list[np.ndarray]:
-        """The memory of every layer's keys and values; empty before `allocate_kv_cache`."""
+        """The memory of every layer's keys and values; no bytes before `allocate_kv_cache`."""
         attention = [layer.self_attention.core_attention for layer in self.model.decoder.layers]
         return [
             parameter.asnumpy()

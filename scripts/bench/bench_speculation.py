@@ -5,7 +5,7 @@ guessing in the same process, and compares the medians of each question's time, 
 Exit code 1 if an answer differs, or a bound is broken: 1.8 times as fast on questions to copy
 something, 0.97 times on questions without repetition.
 
-    python scripts/bench/bench_speculation.py [--prompt_lookup_num_tokens 7] [--repeats 7]
+    python scripts/bench/bench_speculation.py [--prompt_lookup_num_tokens 11] [--repeats 7]
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy as np
 from machine import REPO, describe_machine, positive, run_main
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.engine.llm_arguments import DEFAULT_PROMPT_LOOKUP_NUM_TOKENS
 from mindformers_glm.kernels.cpu import library
 
 MINI = REPO / "mindformers_glm/assets/glm4-mini"
@@ -32,7 +33,9 @@ GROUPS = {
 def main() -> int:
     """Print one table; return 1 if a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompt_lookup_num_tokens", type=int, default=7)
+    parser.add_argument(
+        "--prompt_lookup_num_tokens", type=int, default=DEFAULT_PROMPT_LOOKUP_NUM_TOKENS
+    )
     parser.add_argument("--repeats", type=positive, default=7, help="of each question, both ways")
     parser.add_argument("--questions", type=positive, default=34, help="most of each group")
     args = parser.parse_args()

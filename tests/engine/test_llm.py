@@ -303,7 +303,7 @@ def test_settings_reach_the_runner(folder: Path, backend: _Backend) -> None:
     ]
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, 7), (0, 0), (12, 12)])
+@pytest.mark.parametrize(("given", "expected"), [(None, 11), (0, 0), (12, 12)])
 def test_the_draft_length_reaches_the_engine(
     folder: Path, given: int | None, expected: int
 ) -> None:

@@ -9,8 +9,10 @@ ms = pytest.importorskip("mindspore")
 
 from mindspore import Tensor, nn  # noqa: E402  (mindspore may be missing)
 
+from mindformers_glm.core.sharding import TensorParallel  # noqa: E402
 from mindformers_glm.kernels import reference  # noqa: E402
 from mindformers_glm.kernels.cpu import library, ops  # noqa: E402
+from mindformers_glm.kernels.cpu.collectives import AllReduce  # noqa: E402
 from mindformers_glm.kernels.cpu.memory import allocate  # noqa: E402
 from mindformers_glm.kernels.cpu.parameters import as_parameter, replace_array  # noqa: E402
 from mindformers_glm.kernels.cpu.sequence import (  # noqa: E402
@@ -179,13 +181,13 @@ def test_graph_in_three_steps_equals_reference_in_one(rng: np.random.Generator, 
     weights = Weights(rng, dtype)
     network = Network(weights)
     ids = rng.integers(0, VOCAB, 9).astype(np.int32)
-    max_rows = 6
+    max_rows, max_samples = 6, 7
     found = []
     for begin, end in [(0, 5), (5, 6), (6, 9)]:  # prefill, decode, a chunk
         rows, n = _rows(begin, end), end - begin
         padded_ids = np.zeros(max_rows, np.int32)
         padded_ids[:n] = ids[begin:end]
-        sampled = np.zeros(max_rows, np.int32)
+        sampled = np.zeros(max_samples, np.int32)
         sampled[:n] = np.arange(n)
         out = network(
             Tensor(padded_ids),
@@ -218,6 +220,30 @@ def test_parameter_takes_another_array() -> None:
         replace_array(parameter, array)
         assert parameter.data_ptr() == parameter.asnumpy().ctypes.data == array.ctypes.data
         assert parameter.shape == (3, 5)
+
+
+class Doubled(AllReduce):
+    """Stands for the sum over two ranks that have the same."""
+
+    def __init__(self) -> None:
+        super().__init__(TensorParallel(1))
+        self.is_split = True
+
+    def construct(self, x: Tensor) -> Tensor:
+        """Twice x."""
+        return x + x
+
+
+def test_a_sum_over_ranks_stands_between_two_nodes() -> None:
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    add = At(ops.residual_add(HIDDEN), PREVIOUS, "x", "n")
+    sequence = OperatorSequence([add, Doubled(), add, Doubled()], ["x", "n", "table"])
+    assert sequence.num_nodes == 4
+    # What no operator names is not handed on: MindSpore might copy it.
+    assert [node.num_inputs for node in list(sequence.nodes)[::2]] == [3, 3]
+    x = np.ones((2, HIDDEN), np.float32)
+    found = sequence(Tensor(x), Tensor(count(2)), Tensor(x))
+    np.testing.assert_array_equal(found.asnumpy(), 10 * x)  # 2 (2 (1 + 1) + 1)
 
 
 class WriteOnly(nn.Cell):

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("mindspore")
 
+import mindspore as ms
 from mindspore import Tensor
 
 from mindformers_glm.core.quantization_scheme import GROUP_SIZES
@@ -125,6 +126,16 @@ def test_layers_of_one_network_may_differ(
     layers: Sequence[WeightedCell] = [cells.Linear(K, N, settings, name) for name in names]
     found = [sorted(layer.parameters_dict(recurse=False)) for layer in layers]
     assert found == [["weight"], ["weight", "weight_scale"], ["weight"]]
+
+
+def test_sequences_are_told_apart_where_mindspore_runs_them_one_by_one() -> None:
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        for width in (50, 49, 50):
+            cell = cells.Linear(K, width, settings=_settings(None, None), name="output_layer")
+            assert _run(cell, np.ones((3, K), np.float32)).shape == (3, width)
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
 
 
 def test_settings_offer_the_group_sizes_of_the_kernels() -> None:

@@ -1,10 +1,12 @@
 """Several operators in one call: the same bits as one after the other, and what is refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from mindformers_glm.kernels.cpu import library
-from mindformers_glm.kernels.cpu.aot_call import KernelRefusedError, call
+from mindformers_glm.kernels.cpu.aot_call import KernelRefusedError, call, prepare
 from tests.kernels.kernel_calls import UNTOUCHED, count, output, packed, scalar
 
 HIDDEN, FFN, MAX_ROWS, ROWS = 40, 70, 5, 3
@@ -59,6 +61,32 @@ def test_rows_of_the_result_may_be_those_of_another_operand(rng: np.random.Gener
     )
     found = call("glm_sequence", x, np.int32([4, 1]), count(2), stages, out=output(2, HIDDEN))
     np.testing.assert_array_equal(found, 2 * x[[4, 1]])
+
+
+def test_a_result_is_whole_until_the_next_stage_has_read_it() -> None:
+    x = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
+    swap = ("glm_gather_rows", 1, HIDDEN, [LAST_RESULT, 1, 2])
+    stages = program((*swap[:3], [0, 1, 2]), swap, swap)
+    found = call("glm_sequence", x, np.int32([1, 0]), count(2), stages, out=output(2, HIDDEN))
+    np.testing.assert_array_equal(found, x[::-1])
+
+
+def test_two_threads_do_not_share_results() -> None:
+    def add_often(num_rows: int) -> bool:
+        x = np.random.default_rng(num_rows).standard_normal((num_rows, HIDDEN)).astype(np.float32)
+        add = ("glm_residual_add", 0, HIDDEN, [LAST_RESULT, 0, 1])
+        stages = program((*add[:3], [0, 0, 1]), add, add, add)
+        out = output(num_rows, HIDDEN)
+        run = prepare("glm_sequence", x, count(num_rows), stages, out=out)
+        for _ in range(300):
+            out[:] = 0
+            run()
+            if not np.allclose(out, 5 * x):
+                return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(add_often, (200, 300)))
 
 
 def test_an_error_names_the_operator(

@@ -3,22 +3,30 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.kernels.cpu import library
 from tests.conftest import REPO
 from tests.model import hf_oracle
 
 GREEDY = SamplingParams(do_sample=False, max_new_tokens=8, ignore_eos=True)
 _INTERRUPTED = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 from mindformers_glm import LLM, SamplingParams
 if __name__ == "__main__":
     llm = LLM(sys.argv[1])
     params = SamplingParams(do_sample=False, max_new_tokens=400, ignore_eos=True)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    except KeyboardInterrupt:
+        print("caught", flush=True)
     llm.generate(["warm up"], SamplingParams(max_new_tokens=2))
     for delay_s in (0.02, 0.1, 0.3):
         threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -51,6 +59,26 @@ def test_close_gives_the_weights_back(wide: Path) -> None:
     assert resident[-1] - resident[0] < 0.5 * weights_bytes, resident
 
 
+def test_the_thread_that_runs_steps_keeps_the_operators_threads(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+    for name in ("keep_team", "leave_team"):
+        run = getattr(library, name)
+
+        def note(name: str = name, run: Callable[[], None] = run) -> None:
+            calls.append((name, threading.get_ident()))
+            run()
+
+        monkeypatch.setattr(library, name, note)
+    with LLM(str(tiny)) as llm, ThreadPoolExecutor(1) as pool:
+        pool.submit(llm.generate, ["hello"], GREEDY).result()
+        other = pool.submit(threading.get_ident).result()
+    assert calls[0] == ("leave_team", threading.get_ident())
+    assert len(calls) > 1
+    assert set(calls[1:]) == {("keep_team", other)}
+
+
 def test_two_llms_in_two_threads_take_turns(tiny: Path) -> None:
     with LLM(str(tiny)) as one, LLM(str(tiny)) as other:
         expected = one.generate(["hello"], GREEDY)[0].token_ids
@@ -81,4 +109,4 @@ def test_ctrl_c_is_an_exception_in_python_too(tiny: Path) -> None:
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[-4:] == ["caught", "caught", "caught", "400"]
+    assert ended.stdout.splitlines()[-5:] == ["caught"] * 4 + ["400"]

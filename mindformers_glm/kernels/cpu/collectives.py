@@ -47,7 +47,7 @@ def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
 
 
 class AllReduce(nn.Cell):
-    """Sum over all ranks; nothing where there is one."""
+    """Sum over all ranks; where there is one, an OperatorSequence leaves it out."""
 
     def __init__(self, tensor_parallel: TensorParallel) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class AllReduce(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         """float32 of any shape, the same on every rank -> the same shape."""
-        return self.sum(x) if self.is_split else x
+        return self.sum(x)
 
 
 class GatherLogits(nn.Cell):

@@ -41,7 +41,8 @@ class OperatorSequence(nn.Cell):
     Args:
         cells: operators of cells.py, and AllReduce where ranks add what they have so far.
         inputs: what the operands call the Tensors that `construct` takes; the first one is also
-            what the first operator works on.
+            what the first operator works on. A node is given those up to the last that it names:
+            Parameters come behind what operators behind an AllReduce need.
     """
 
     def __init__(self, cells: Sequence[OperatorCell | AllReduce], inputs: Sequence[str]) -> None:
@@ -74,6 +75,15 @@ class _Node(nn.Cell):
     def __init__(self, stages: Sequence[Stage], inputs: Sequence[str]) -> None:
         super().__init__(auto_prefix=False)
         names = (PREVIOUS, *inputs)
+        named = {
+            names.index(operand)
+            for position, stage in enumerate(stages)
+            for operand in stage.operands
+            if isinstance(operand, str) and (operand != PREVIOUS or position == 0)
+        }
+        # No more than that: behind an operator that writes its operands, MindSpore copies every
+        # Parameter that a node is given, such as the rotary table.
+        self.num_inputs = 1 + max(named)
         operands: list[Tensor] = []
         program = [len(stages)]
         rows_from = 0  # the input with as many rows as the result
@@ -82,7 +92,7 @@ class _Node(nn.Cell):
             for operand in stage.operands:
                 if not isinstance(operand, str):
                     operands.append(operand)
-                    places.append(len(names) + len(operands) - 1)
+                    places.append(self.num_inputs + len(operands) - 1)
                 elif operand == PREVIOUS and position > 0:
                     places.append(_LAST_RESULT)
                 else:
@@ -109,7 +119,7 @@ class _Node(nn.Cell):
             self.run.add_prim_attr("side_effect_mem", True)
 
     def construct(self, *inputs: Tensor) -> Tensor:
-        return self.run(*inputs, *self.operands)
+        return self.run(*inputs[: self.num_inputs], *self.operands)
 
 
 class _Sum(nn.Cell):

@@ -50,10 +50,10 @@ def test_drafts_grow_while_they_are_right_and_shrink_when_not() -> None:
     lookup = PromptLookup(10)
     text = np.array([1, 2, 3] * 9, np.int32)
     lengths = []
-    for num_right in (4, 8, 10, 3, 4, 1):
+    for num_right in (7, 10, 3, 4, 8, 1):
         lengths.append(len(lookup.propose(text, 100)))
         lookup.learn(lengths[-1], num_right)
-    assert lengths == [4, 8, 10, 10, 4, 8]
+    assert lengths == [7, 10, 10, 4, 8, 10]
 
 
 def test_ever_longer_pauses_follow_drafts_that_are_wrong() -> None:

@@ -5,8 +5,8 @@
 
 namespace glm {
 
-// A 64-byte aligned buffer that only grows. Each thread that calls operators has its own
-// (`thread_local`): MindSpore may run two operators at once on two of its threads.
+// A 64-byte aligned buffer that only grows. Each thread that calls a kernel has its own
+// (`thread_local`), as two may run at once; what sequence.cc keeps between kernels is locked.
 class Scratch {
  public:
   Scratch() = default;
