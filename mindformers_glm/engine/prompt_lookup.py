@@ -8,8 +8,11 @@ an answer comes and nothing else.
 
 import numpy as np
 
-# Pairs match too often by chance: on text without repetition their drafts cost as much as they win.
 _NGRAM_SIZE = 3
+# A pair is enough to begin with, which finds what is copied a step earlier. Pairs match by chance
+# too: after so many wrong guesses they no longer count, so they cost an answer no more than that.
+_PAIR_SIZE = 2
+_MAX_PAIR_MISSES = 2
 _FIRST_DRAFT_LEN = 7
 # After n drafts in a row of which nothing was right, no draft for 2**(n + 1) tokens.
 _MAX_WAIT_EXPONENT = 7
@@ -27,6 +30,8 @@ class PromptLookup:
     def __init__(self, max_draft_len: int) -> None:
         self._max_draft_len = max_draft_len
         self._draft_len = min(_FIRST_DRAFT_LEN, max_draft_len)
+        self._is_pair_guess = False  # whether only a pair spoke for the last draft
+        self._num_pair_misses = 0
         self._num_misses = 0  # drafts in a row without a right token
         self._resume_at = 0  # text length from which drafts are tried again
         self._token_ids: list[int] = []
@@ -44,6 +49,9 @@ class PromptLookup:
             return []
         self._index(token_ids)
         start = self._followers.get(tuple(self._token_ids[-_NGRAM_SIZE:]))
+        self._is_pair_guess = start is None
+        if start is None and self._num_pair_misses < _MAX_PAIR_MISSES:
+            start = self._followers.get(tuple(self._token_ids[-_PAIR_SIZE:]))
         if start is None:
             return []
         followers = self._token_ids[start : start + draft_len]
@@ -55,6 +63,9 @@ class PromptLookup:
 
     def learn(self, num_drafted: int, num_accepted: int) -> None:
         """Take note of how many tokens of a draft were right."""
+        if num_accepted == 0 and self._is_pair_guess:
+            self._num_pair_misses += 1
+            return
         if num_accepted == 0:
             self._num_misses += 1
             wait = 2 ** min(self._num_misses + 1, _MAX_WAIT_EXPONENT)
@@ -71,6 +82,7 @@ class PromptLookup:
         """Write down the n-grams that something follows."""
         known = self._token_ids
         known += token_ids[len(known) :].tolist()
-        for end in range(max(self._num_indexed, _NGRAM_SIZE), len(known)):
-            self._followers[tuple(known[end - _NGRAM_SIZE : end])] = end
+        for size in (_NGRAM_SIZE, _PAIR_SIZE):
+            for end in range(max(self._num_indexed, size), len(known)):
+                self._followers[tuple(known[end - size : end])] = end
         self._num_indexed = len(known)

@@ -18,9 +18,33 @@ def test_the_last_occurrence_counts() -> None:
     assert _propose([1, 2, 3, 4, 9, 1, 2, 3, 5, 9, 9, 9, 1, 2, 3])[0] == 5
 
 
-def test_three_equal_tokens_are_enough_and_two_are_not() -> None:
-    assert _propose([7, 1, 2, 3, 4, 8, 1, 2, 3], max_draft_len=1) == [4]
-    assert _propose([7, 1, 2, 3, 4, 8, 8, 2, 3]) == []
+def test_two_equal_tokens_are_enough_and_one_is_not() -> None:
+    assert _propose([7, 1, 2, 3, 4, 8, 8, 2, 3], max_draft_len=1) == [4]
+    assert _propose([7, 1, 2, 3, 4, 8, 8, 8, 3]) == []
+
+
+def test_three_equal_tokens_count_more_than_two() -> None:
+    assert _propose([1, 2, 3, 4, 9, 2, 3, 5, 1, 2, 3], max_draft_len=1) == [4]
+
+
+def test_pairs_count_until_two_guesses_were_wrong() -> None:
+    lookup = PromptLookup(4)
+    text = [1, 2, 3]
+    for num_accepted, is_tried in ((0, True), (1, True), (0, True), (0, False)):
+        text += [10 + len(text), 2, 3]  # no three tokens of it occur twice
+        draft = lookup.propose(np.array(text, np.int32), 4)
+        assert bool(draft) == is_tried
+        if draft:
+            lookup.learn(len(draft), num_accepted)
+    text += text[3:6]
+    assert lookup.propose(np.array(text, np.int32), 4), "three equal tokens count all the same"
+
+
+def test_a_wrong_guess_after_a_pair_makes_no_pause_and_no_shorter_draft() -> None:
+    lookup = PromptLookup(4)
+    lookup.propose(np.array([1, 2, 3, 4, 5, 6, 7, 2, 3], np.int32), 4)
+    lookup.learn(4, 0)
+    assert lookup.propose(np.array([1, 2, 3, 4, 5, 6, 7, 2, 3, 4, 5], np.int32), 9) == [6, 7, 2, 3]
 
 
 def test_a_repetition_goes_on_beyond_the_end_of_the_text() -> None:
@@ -28,7 +52,7 @@ def test_a_repetition_goes_on_beyond_the_end_of_the_text() -> None:
     assert _propose([9, 5, 5, 5, 5]) == [5, 5, 5, 5]
 
 
-@pytest.mark.parametrize("text", [[1], [1, 2], [1, 1], [1, 1, 1], [1, 2, 3, 4]])
+@pytest.mark.parametrize("text", [[1], [1, 2], [1, 1], [1, 2, 1], [1, 2, 3, 4]])
 def test_nothing_is_proposed_without_an_earlier_occurrence(text: list[int]) -> None:
     assert _propose(text) == []
 
