@@ -8,9 +8,8 @@ from mindspore import Tensor, nn
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.runner_settings import RunnerSettings
 
-# What the operators of a branch may name as operands besides the result of the one before.
-_ATTENTION_INPUTS = ("residual", "num_rows", "cos_sin", "attn_metadata")
-_MLP_INPUTS = ("residual", "num_rows")
+# What the operators may name as operands besides the result of the one before and the residual.
+_INPUTS = ("num_rows", "cos_sin", "attn_metadata")
 
 
 @dataclass(frozen=True)
@@ -54,26 +53,27 @@ class TransformerLayer(nn.Cell):
         )
         self.mlp = build_module(submodules.mlp, config, settings, name=f"{name}.mlp")
         self.post_mlp_layernorm = build_module(submodules.post_mlp_layernorm, config.hidden_size)
-        self.attention_branch = build_module(
+        self.operators = build_module(
             submodules.sequence,
-            [*self.self_attention.operators(), self.post_self_attn_layernorm],
-            _ATTENTION_INPUTS,
-        )
-        self.mlp_branch = build_module(
-            submodules.sequence, [*self.mlp.operators(), self.post_mlp_layernorm], _MLP_INPUTS
+            [
+                *self.self_attention.operators(),
+                self.post_self_attn_layernorm,
+                *self.mlp.operators(),
+                self.post_mlp_layernorm,
+            ],
+            _INPUTS,
         )
 
     @property
     def num_nodes(self) -> int:
         """How many nodes of MindSpore's graph the layer becomes."""
-        return self.attention_branch.num_nodes + self.mlp_branch.num_nodes
+        return int(self.operators.num_nodes)
 
     def construct(
         self, hidden_states: Tensor, cos_sin: Tensor, num_rows: Tensor, attn_metadata: Tensor
     ) -> Tensor:
         """Add both branches to the residual stream."""
-        hidden_states = self.attention_branch(hidden_states, num_rows, cos_sin, attn_metadata)
-        return self.mlp_branch(hidden_states, num_rows)
+        return self.operators(hidden_states, num_rows, cos_sin, attn_metadata)
 
 
 class TransformerBlock(nn.Cell):

@@ -129,9 +129,7 @@ class LanguageModelEmbedding(nn.Cell):
             vocab_size=config.vocab_size,
         )
         all_reduce = operators.all_reduce(settings.tensor_parallel)
-        self.look_up = operators.sequence(
-            [self.word_embeddings, all_reduce], ("token_ids", "num_rows")
-        )
+        self.look_up = operators.sequence([self.word_embeddings, all_reduce], ("num_rows",))
 
     def construct(self, token_ids: Tensor, num_rows: Tensor) -> Tensor:
         """Look up the rows of the token ids; each is on one rank, the others add zeros."""
@@ -153,7 +151,7 @@ class LogitsHead(nn.Cell):
         gather_rows = operators.gather_rows(config.hidden_size)
         self.compute_logits = operators.sequence(
             [gather_rows, self.final_layernorm, self.output_layer],
-            ("hidden_states", "sample_rows", "num_rows"),
+            ("sample_rows", "num_rows"),
         )
         self.gather_logits = operators.gather_logits(settings.tensor_parallel)
 

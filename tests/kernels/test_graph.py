@@ -17,6 +17,7 @@ from mindformers_glm.kernels.cpu.memory import allocate  # noqa: E402
 from mindformers_glm.kernels.cpu.parameters import as_parameter, replace_array  # noqa: E402
 from mindformers_glm.kernels.cpu.sequence import (  # noqa: E402
     PREVIOUS,
+    RESIDUAL,
     OperatorSequence,
     Stage,
 )
@@ -92,11 +93,14 @@ class Network(nn.Cell):
         table = as_parameter(stored(weights.table, dtype), dtype, "table")
         self.cos_sin = Tensor(weights.cos_sin)
 
-        add = At(ops.rms_norm_add(HIDDEN), PREVIOUS, norm, eps, "x", "n")
-        self.embed = OperatorSequence(
-            [At(ops.embedding(HIDDEN), PREVIOUS, table, "n")], ["ids", "n"]
-        )
-        self.attend = nn.CellList(
+        add = At(ops.rms_norm_add(HIDDEN), PREVIOUS, norm, eps, RESIDUAL, "n")
+        self.embed = OperatorSequence([At(ops.embedding(HIDDEN), PREVIOUS, table, "n")], ["n"])
+        expand = [
+            At(ops.norm_gated_linear(dtype, FFN), PREVIOUS, norm, eps, fc1, "n"),
+            At(ops.linear(dtype, HIDDEN), PREVIOUS, fc2, "n"),
+            add,
+        ]
+        self.layers = nn.CellList(
             [
                 OperatorSequence(
                     [
@@ -116,26 +120,19 @@ class Network(nn.Cell):
                         ),
                         At(ops.linear(dtype, HIDDEN), PREVIOUS, proj, "n"),
                         add,
+                        *expand,
                     ],
-                    ["x", "cos_sin", "metadata", "n"],
+                    ["cos_sin", "metadata", "n"],
                 )
                 for layer, matrix in enumerate(weights.qkv)
             ]
-        )
-        self.expand = OperatorSequence(
-            [
-                At(ops.norm_gated_linear(dtype, FFN), PREVIOUS, norm, eps, fc1, "n"),
-                At(ops.linear(dtype, HIDDEN), PREVIOUS, fc2, "n"),
-                add,
-            ],
-            ["x", "n"],
         )
         self.sample = OperatorSequence(
             [
                 At(ops.gather_rows(HIDDEN), PREVIOUS, "rows", "n"),
                 At(ops.rms_norm(HIDDEN), PREVIOUS, norm, eps, "n"),
             ],
-            ["x", "rows", "n"],
+            ["rows", "n"],
         )
 
     def construct(
@@ -143,8 +140,8 @@ class Network(nn.Cell):
     ) -> Tensor:
         """Token ids -> normalised hidden states of the sampled rows."""
         x = self.embed(ids, num_rows)
-        for attend in self.attend:
-            x = self.expand(attend(x, self.cos_sin, metadata, num_rows), num_rows)
+        for layer in self.layers:
+            x = layer(x, self.cos_sin, metadata, num_rows)
         return self.sample(x, rows, num_samples)
 
 
@@ -234,16 +231,35 @@ class Doubled(AllReduce):
         return x + x
 
 
+def test_one_rank_runs_all_operators_in_one_node() -> None:
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    add = At(ops.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
+    copy = At(ops.gather_rows(HIDDEN), PREVIOUS, "rows", "n")
+    # What stays the residual stream has to outlive the copies.
+    sequence = OperatorSequence([copy, copy, add, copy, copy, copy, add], ["n", "rows", "table"])
+    assert sequence.num_nodes == 1
+    x = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
+    rows = np.int32([1, 0])
+    found = sequence(Tensor(x), Tensor(count(2)), Tensor(rows), Tensor(x)).asnumpy()
+    np.testing.assert_array_equal(found, 2 * (x + x[::-1]))  # (x + x) + (x + x)[::-1]
+
+
 def test_a_sum_over_ranks_stands_between_two_nodes() -> None:
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
-    add = At(ops.residual_add(HIDDEN), PREVIOUS, "x", "n")
-    sequence = OperatorSequence([add, Doubled(), add, Doubled()], ["x", "n", "table"])
-    assert sequence.num_nodes == 4
+    add = At(ops.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
+    double = At(ops.residual_add(HIDDEN), PREVIOUS, PREVIOUS, "n")
+    sequence = OperatorSequence(
+        [double, Doubled(), add, double, double, Doubled(), add], ["n", "table"]
+    )
+    # The first `add` ends a node, which the last one needs the result of.
+    nodes = list(sequence.nodes)
+    assert sequence.num_nodes == 6
+    assert [type(node).__name__ for node in nodes] == ["_Node", "_Sum", "_Node"] * 2
     # What no operator names is not handed on: MindSpore might copy it.
-    assert [node.num_inputs for node in list(sequence.nodes)[::2]] == [3, 3]
+    assert [nodes[i].num_inputs for i in (0, 2, 3, 5)] == [3, 3, 3, 3]
     x = np.ones((2, HIDDEN), np.float32)
     found = sequence(Tensor(x), Tensor(count(2)), Tensor(x))
-    np.testing.assert_array_equal(found.asnumpy(), 10 * x)  # 2 (2 (1 + 1) + 1)
+    np.testing.assert_array_equal(found.asnumpy(), 45 * x)  # x = 4 + 1; 2 * 2 * 2 * 5 + 5
 
 
 class WriteOnly(nn.Cell):
@@ -254,7 +270,7 @@ class WriteOnly(nn.Cell):
         attention = At(
             ops.attention(HEADS, HEAD_DIM), PREVIOUS, "cos_sin", keys, values, "metadata"
         )
-        self.attend = OperatorSequence([attention], ["qkv", "cos_sin", "metadata"])
+        self.attend = OperatorSequence([attention], ["cos_sin", "metadata"])
 
     def construct(self, qkv: Tensor, cos_sin: Tensor, metadata: Tensor) -> Tensor:
         """The qkv it was given."""

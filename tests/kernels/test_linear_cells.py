@@ -48,7 +48,7 @@ def _load(cell: WeightedCell, name: str, *tensors: np.ndarray) -> None:
 
 
 def _run(cell: OperatorCell, x: np.ndarray) -> Tensor:
-    return OperatorSequence([cell], ["x", "num_rows"])(Tensor(x), Tensor(np.int32([len(x)])))
+    return OperatorSequence([cell], ["num_rows"])(Tensor(x), Tensor(np.int32([len(x)])))
 
 
 def _multiply(x: np.ndarray, weight: np.ndarray, settings: RunnerSettings) -> np.ndarray:

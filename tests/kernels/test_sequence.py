@@ -10,7 +10,7 @@ from mindformers_glm.kernels.cpu.aot_call import KernelRefusedError, call, prepa
 from tests.kernels.kernel_calls import UNTOUCHED, count, output, packed, scalar
 
 HIDDEN, FFN, MAX_ROWS, ROWS = 40, 70, 5, 3
-LAST_RESULT = -1
+OUTPUT = -1  # the place of the last result
 
 
 @pytest.fixture
@@ -26,17 +26,24 @@ def inputs(rng: np.random.Generator) -> list[np.ndarray]:
     return [x, numbers(HIDDEN), scalar(1e-5), fc1, fc2, count(ROWS)]
 
 
-def program(*stages: tuple[str, int, int, list[int]]) -> np.ndarray:
-    """Stages of symbol, operand that has the rows, width, operands: see csrc/sequence.cc."""
+def program(*stages: tuple[str, int, int, int, list[int]]) -> np.ndarray:
+    """Stages of symbol, operand that has the rows, width, place, operands: csrc/sequence.cc."""
     numbers = [len(stages)]
-    for symbol, rows_operand, width, operands in stages:
-        numbers += [library.operator_number(symbol), rows_operand, width, len(operands), *operands]
+    for symbol, rows_operand, width, place, operands in stages:
+        number = library.operator_number(symbol)
+        numbers += [number, rows_operand, width, place, len(operands), *operands]
     return np.int32(numbers)
 
 
-FC1 = ("glm_norm_gated_linear_f32", 0, FFN, [0, 1, 2, 3, 5])
-FC2 = ("glm_linear_f32", 0, HIDDEN, [LAST_RESULT, 4, 5])
-ADD = ("glm_residual_add", 0, HIDDEN, [LAST_RESULT, 0, 5])
+def kept(place: int) -> int:
+    """The operand that is what an earlier stage has left in a place."""
+    return -1 - place
+
+
+FC1 = ("glm_norm_gated_linear_f32", 0, FFN, 0, [0, 1, 2, 3, 5])
+FC2 = ("glm_linear_f32", 0, HIDDEN, 1, [kept(0), 4, 5])
+LAST_FC2 = (*FC2[:3], OUTPUT, FC2[4])
+ADD = ("glm_residual_add", 0, HIDDEN, OUTPUT, [kept(1), 0, 5])
 
 
 def test_equals_the_operators_one_after_the_other(inputs: list[np.ndarray]) -> None:
@@ -56,26 +63,40 @@ def test_equals_the_operators_one_after_the_other(inputs: list[np.ndarray]) -> N
 def test_rows_of_the_result_may_be_those_of_another_operand(rng: np.random.Generator) -> None:
     x = rng.standard_normal((MAX_ROWS, HIDDEN)).astype(np.float32)
     stages = program(
-        ("glm_gather_rows", 1, HIDDEN, [0, 1, 2]),
-        ("glm_residual_add", 0, HIDDEN, [LAST_RESULT, LAST_RESULT, 2]),
+        ("glm_gather_rows", 1, HIDDEN, 2, [0, 1, 2]),
+        ("glm_residual_add", 0, HIDDEN, OUTPUT, [kept(2), kept(2), 2]),
     )
     found = call("glm_sequence", x, np.int32([4, 1]), count(2), stages, out=output(2, HIDDEN))
     np.testing.assert_array_equal(found, 2 * x[[4, 1]])
 
 
-def test_a_result_is_whole_until_the_next_stage_has_read_it() -> None:
+def test_results_stay_in_their_places() -> None:
     x = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
-    swap = ("glm_gather_rows", 1, HIDDEN, [LAST_RESULT, 1, 2])
-    stages = program((*swap[:3], [0, 1, 2]), swap, swap)
+
+    def swap(source: int, place: int) -> tuple[str, int, int, int, list[int]]:
+        return ("glm_gather_rows", 1, HIDDEN, place, [source, 1, 2])
+
+    stages = program(
+        ("glm_residual_add", 0, HIDDEN, 1, [0, 0, 2]),
+        swap(kept(1), 0),
+        swap(0, 2),
+        swap(kept(2), 0),
+        ("glm_residual_add", 0, HIDDEN, 2, [kept(0), kept(1), 2]),
+        swap(kept(2), OUTPUT),
+    )
     found = call("glm_sequence", x, np.int32([1, 0]), count(2), stages, out=output(2, HIDDEN))
-    np.testing.assert_array_equal(found, x[::-1])
+    np.testing.assert_array_equal(found, 3 * x[::-1])
 
 
 def test_two_threads_do_not_share_results() -> None:
     def add_often(num_rows: int) -> bool:
         x = np.random.default_rng(num_rows).standard_normal((num_rows, HIDDEN)).astype(np.float32)
-        add = ("glm_residual_add", 0, HIDDEN, [LAST_RESULT, 0, 1])
-        stages = program((*add[:3], [0, 0, 1]), add, add, add)
+        stages = program(
+            ("glm_residual_add", 0, HIDDEN, 0, [0, 0, 1]),
+            ("glm_residual_add", 0, HIDDEN, 1, [kept(0), 0, 1]),
+            ("glm_residual_add", 0, HIDDEN, 2, [kept(1), 0, 1]),
+            ("glm_residual_add", 0, HIDDEN, OUTPUT, [kept(2), 0, 1]),
+        )
         out = output(num_rows, HIDDEN)
         run = prepare("glm_sequence", x, count(num_rows), stages, out=out)
         for _ in range(300):
@@ -94,7 +115,7 @@ def test_an_error_names_the_operator(
 ) -> None:
     inputs[-1] = count(MAX_ROWS + 1)
     with pytest.raises(KernelRefusedError):
-        call("glm_sequence", *inputs, program(FC1, FC2), out=output(MAX_ROWS, HIDDEN))
+        call("glm_sequence", *inputs, program(FC1, LAST_FC2), out=output(MAX_ROWS, HIDDEN))
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "glm_sequence: glm_norm_gated_linear_f32: num_rows is 6" in lines[0]
@@ -105,19 +126,24 @@ def test_an_error_names_the_operator(
     [
         (np.int32([]), "ends within a stage"),
         (np.int32([0]), "no stages"),
-        (program(FC1, FC2)[:-1], "ends within a stage"),
-        (np.append(program(FC1, FC2), np.int32(0)), "goes on behind its last stage"),
-        (program(("glm_linear_f32", 0, HIDDEN, [LAST_RESULT, 4, 5])), "no stage before it"),
-        (program(FC1, ("glm_linear_f32", 0, HIDDEN, [LAST_RESULT, 6, 5])), "names input 6"),
-        (program(FC1, ("glm_linear_f32", 0, HIDDEN, [-2, 4, 5])), "names input -2"),
-        (program(FC1, ("glm_linear_f32", 3, HIDDEN, [LAST_RESULT, 4, 5])), "does not have"),
-        (program(FC1, ("glm_linear_f32", -1, HIDDEN, [LAST_RESULT, 4, 5])), "does not have"),
-        (program(FC1, ("glm_linear_f32", 0, -1, [LAST_RESULT, 4, 5])), "negative width"),
-        (program(("glm_linear_f32", 0, HIDDEN, [0] * 17)), "too many operands"),
-        (program(FC1), "output has size 40 on axis 1, expected 70"),
-        (np.int32([1, -1, 0, HIDDEN, 0]), "no operator number -1"),
-        (np.int32([1, 9999, 0, HIDDEN, 0]), "no operator number 9999"),
-        (program(FC1, FC2).astype(np.int64), "program has unexpected type"),
+        (program(FC1, LAST_FC2)[:-1], "ends within a stage"),
+        (np.append(program(FC1, LAST_FC2), np.int32(0)), "goes on behind its last stage"),
+        (program(LAST_FC2), "no stage has left a result in place 0"),
+        (program(FC1, (*LAST_FC2[:4], [kept(3), 4, 5])), "left a result in place 3"),
+        (program((*FC1[:3], 3, FC1[4]), LAST_FC2), "there is no place 3"),
+        (program((*FC1[:3], -2, FC1[4]), LAST_FC2), "there is no place -2"),
+        (program(FC1, (*FC2[:3], 0, FC2[4]), ADD), "reads the place that its result goes to"),
+        (program(FC1, FC2), "the last stage makes the output"),
+        (program((*FC1[:3], OUTPUT, FC1[4]), LAST_FC2), "the last stage makes the output"),
+        (program(FC1, (*LAST_FC2[:4], [kept(0), 6, 5])), "names input 6"),
+        (program(FC1, ("glm_linear_f32", 3, *LAST_FC2[2:])), "does not have"),
+        (program(FC1, ("glm_linear_f32", -1, *LAST_FC2[2:])), "does not have"),
+        (program(FC1, ("glm_linear_f32", 0, -1, *LAST_FC2[3:])), "negative width"),
+        (program((*LAST_FC2[:4], [0] * 17)), "too many operands"),
+        (program((*FC1[:3], OUTPUT, FC1[4])), "output has size 40 on axis 1, expected 70"),
+        (np.int32([1, -1, 0, HIDDEN, OUTPUT, 0]), "no operator number -1"),
+        (np.int32([1, 9999, 0, HIDDEN, OUTPUT, 0]), "no operator number 9999"),
+        (program(FC1, LAST_FC2).astype(np.int64), "program has unexpected type"),
     ],
 )
 def test_refusals(

@@ -2,7 +2,7 @@
 
 An OperatorSequence runs them. Shapes and types are those of kernels/reference.py; operands that are
 no Tensors are names of the sequence's inputs, among them `num_rows` int32 [1], the number of real
-rows, and `residual`, the residual stream float32 [max_rows, hidden_size].
+rows. The residual stream is float32 [max_rows, hidden_size].
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from mindformers_glm.kernels.cpu import collectives, library, ops
 from mindformers_glm.kernels.cpu.linear_methods import LinearWeight, choose_linear_method
 from mindformers_glm.kernels.cpu.memory import allocate, count_numa_nodes
 from mindformers_glm.kernels.cpu.parameters import as_parameter, replace_array
-from mindformers_glm.kernels.cpu.sequence import PREVIOUS, OperatorSequence, Stage
+from mindformers_glm.kernels.cpu.sequence import PREVIOUS, RESIDUAL, OperatorSequence, Stage
 
 
 def initialize() -> None:
@@ -126,7 +126,7 @@ class RmsNormAdd(_CpuCell):
 
     def stage(self) -> Stage:
         """float32 [max_rows, size] -> residual + norm of it."""
-        operands = (PREVIOUS, self.weight, self.eps, "residual", "num_rows")
+        operands = (PREVIOUS, self.weight, self.eps, RESIDUAL, "num_rows")
         return Stage(self.operator, operands)
 
 
@@ -139,7 +139,7 @@ class ResidualAdd(nn.Cell):
 
     def stage(self) -> Stage:
         """float32 [max_rows, size] -> residual + it."""
-        return Stage(self.operator, (PREVIOUS, "residual", "num_rows"))
+        return Stage(self.operator, (PREVIOUS, RESIDUAL, "num_rows"))
 
 
 class Linear(_CpuCell):

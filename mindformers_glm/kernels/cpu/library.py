@@ -20,7 +20,7 @@ from mindformers_glm.core.processors import check_num_threads, count_physical_co
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 9
+ABI_VERSION = 10
 HUGE_PAGE = 2 << 20
 TILE_N, TILE_K = 16, 32
 # Columns of a tile of integer weights, by their bits, and the columns that may share an int4 scale.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 import mindspore as ms
@@ -12,9 +13,12 @@ from mindformers_glm.kernels.cpu import library
 from mindformers_glm.kernels.cpu.collectives import AllReduce
 from mindformers_glm.kernels.cpu.ops import Operator
 
-# An operand that is the result of the stage before, or what the sequence was given first.
+# Operands that change from stage to stage. Both are what the sequence was given first, until stages
+# have made others: the result of the stage before, and of the last stage that named RESIDUAL, for
+# such a stage adds to the residual stream.
 PREVIOUS = "previous"
-_LAST_RESULT = -1  # in a program: csrc/sequence.cc
+RESIDUAL = "residual"
+_OUTPUT = -1  # in a program: csrc/sequence.cc
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,16 @@ class Stage:
 
     operator: Operator
     operands: tuple[Any, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """Its operands that are no Tensors."""
+        return {operand for operand in self.operands if isinstance(operand, str)}
+
+    @property
+    def adds_to_residual(self) -> bool:
+        """Whether the residual stream is its result from here on."""
+        return RESIDUAL in self.names
 
 
 class OperatorCell(Protocol):
@@ -34,38 +48,46 @@ class OperatorCell(Protocol):
 
 
 class OperatorSequence(nn.Cell):
-    """Runs Cells one after the other as one node of the graph, or one between two AllReduce.
+    """Runs Cells one after the other as one node of the graph, or some between two AllReduce.
 
     A node costs MindSpore tens of microseconds, and a layer's operators are seven.
 
     Args:
         cells: operators of cells.py, and AllReduce where ranks add what they have so far.
-        inputs: what the operands call the Tensors that `construct` takes; the first one is also
-            what the first operator works on. A node is given those up to the last that it names:
-            Parameters come behind what operators behind an AllReduce need.
+        inputs: what the operands call the Tensors that `construct` takes behind the first one. A
+            node is given those up to the last that it names: Parameters come behind what operators
+            behind an AllReduce need.
     """
 
     def __init__(self, cells: Sequence[OperatorCell | AllReduce], inputs: Sequence[str]) -> None:
         # The Parameters belong to the cells and have their names.
         super().__init__(auto_prefix=False)
+        is_split = any(isinstance(cell, AllReduce) and cell.is_split for cell in cells)
         nodes: list[nn.Cell] = []
         stages: list[Stage] = []
         for cell in cells:
-            if not isinstance(cell, AllReduce):
-                stages.append(cell.stage())
-            elif cell.is_split:
-                nodes += [_Node(stages, inputs), _Sum(cell)]
+            if isinstance(cell, AllReduce):
+                if cell.is_split:
+                    nodes += [_Node(stages, inputs), _Sum(cell)]
+                    stages = []
+                continue
+            stages.append(cell.stage())
+            # A node has one result, and the next nodes need the residual stream.
+            if is_split and stages[-1].adds_to_residual:
+                nodes.append(_Node(stages, inputs))
                 stages = []
         if stages:
             nodes.append(_Node(stages, inputs))
         self.nodes = nn.CellList(nodes, auto_prefix=False)
         self.num_nodes = len(nodes)
 
-    def construct(self, *inputs: Tensor) -> Tensor:
-        """The inputs in their order -> the last operator's result, float32."""
-        result = inputs[0]
+    def construct(self, first: Tensor, *inputs: Tensor) -> Tensor:
+        """What the first operator works on, the inputs in order -> the last one's result."""
+        result = residual = first
         for node in self.nodes:
-            result = node(result, *inputs)
+            result = node(result, residual, *inputs)
+            if node.adds_to_residual:
+                residual = result
         return result
 
 
@@ -74,34 +96,37 @@ class _Node(nn.Cell):
 
     def __init__(self, stages: Sequence[Stage], inputs: Sequence[str]) -> None:
         super().__init__(auto_prefix=False)
-        names = (PREVIOUS, *inputs)
+        self.adds_to_residual = stages[-1].adds_to_residual
+        names = (PREVIOUS, RESIDUAL, *inputs)
+        sources = _find_sources(stages)
         named = {
-            names.index(operand)
-            for position, stage in enumerate(stages)
-            for operand in stage.operands
-            if isinstance(operand, str) and (operand != PREVIOUS or position == 0)
+            names.index(name)
+            for stage, made_by in zip(stages, sources, strict=True)
+            for name in stage.names - made_by.keys()
         }
         # No more than that: behind an operator that writes its operands, MindSpore copies every
         # Parameter that a node is given, such as the rotary table.
         self.num_inputs = 1 + max(named)
+        places = _choose_places(sources)
         operands: list[Tensor] = []
         program = [len(stages)]
         rows_from = 0  # the input with as many rows as the result
-        for position, stage in enumerate(stages):
-            places = []
+        for stage, made_by, place in zip(stages, sources, places, strict=True):
+            numbers = []
             for operand in stage.operands:
                 if not isinstance(operand, str):
                     operands.append(operand)
-                    places.append(self.num_inputs + len(operands) - 1)
-                elif operand == PREVIOUS and position > 0:
-                    places.append(_LAST_RESULT)
+                    numbers.append(self.num_inputs + len(operands) - 1)
+                elif operand in made_by:
+                    numbers.append(-1 - places[made_by[operand]])
                 else:
-                    places.append(names.index(operand))
+                    numbers.append(names.index(operand))
             operator = stage.operator
             number = library.operator_number(operator.symbol)
-            program += [number, operator.rows_operand, operator.width, len(places), *places]
-            if places[operator.rows_operand] != _LAST_RESULT:
-                rows_from = places[operator.rows_operand]
+            program += [number, operator.rows_operand, operator.width, place]
+            program += [len(numbers), *numbers]
+            if numbers[operator.rows_operand] >= 0:
+                rows_from = numbers[operator.rows_operand]
         self.operands = (*operands, Tensor(np.array(program, np.int32)))
         width = stages[-1].operator.width
         self.run = ops.Custom(
@@ -122,8 +147,38 @@ class _Node(nn.Cell):
         return self.run(*inputs[: self.num_inputs], *self.operands)
 
 
+def _find_sources(stages: Sequence[Stage]) -> list[dict[str, int]]:
+    """Return for each stage which earlier one has made what PREVIOUS and RESIDUAL are there.
+
+    Those that are missing are what the node was given.
+    """
+    sources: list[dict[str, int]] = []
+    made_by: dict[str, int] = {}
+    for position, stage in enumerate(stages):
+        sources.append({name: maker for name, maker in made_by.items() if name in stage.names})
+        made_by = made_by | {PREVIOUS: position}
+        if stage.adds_to_residual:
+            made_by[RESIDUAL] = position
+    return sources
+
+
+def _choose_places(sources: Sequence[dict[str, int]]) -> list[int]:
+    """Return where each stage's result is kept until the last stage has read it."""
+    last_readers = list(range(len(sources)))
+    for reader, made_by in enumerate(sources):
+        for maker in made_by.values():
+            last_readers[maker] = reader
+    places: list[int] = []
+    for stage in range(len(sources) - 1):
+        taken = {place for maker, place in enumerate(places) if last_readers[maker] >= stage}
+        places.append(next(place for place in count() if place not in taken))
+    return [*places, _OUTPUT]
+
+
 class _Sum(nn.Cell):
     """AllReduce as a node: what the node before has made, and nothing else."""
+
+    adds_to_residual = False
 
     def __init__(self, all_reduce: AllReduce) -> None:
         super().__init__()

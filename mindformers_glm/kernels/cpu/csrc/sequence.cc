@@ -1,4 +1,4 @@
-// Several operators as one call of MindSpore's, each on what the one before it has made. MindSpore
+// Several operators as one call of MindSpore, on what earlier ones among them have made: MindSpore
 // takes tens of microseconds for every call, however little there is to do in it (lab_notes.md).
 #include <array>
 #include <mutex>
@@ -11,8 +11,10 @@
 namespace glm {
 namespace {
 
-constexpr int32_t kPrevious = -1;
 constexpr int kMaxOperands = 16;
+// Results that are kept at a time: of the stage before, of this one, and the residual stream.
+constexpr int64_t kNumPlaces = 3;
+constexpr int64_t kOutput = -1;
 
 // Reads the program's numbers one after the other.
 class Program {
@@ -58,6 +60,30 @@ class StageCall {
   std::array<const char*, kMaxOperands> dtypes_;
 };
 
+// What the stages so far have made, place by place.
+class Results {
+ public:
+  explicit Results(std::array<Scratch, kNumPlaces>& buffers) : buffers_(buffers) {}
+
+  void AddTo(StageCall& call, int64_t place) {
+    Expect(place < kNumPlaces && data_[place] != nullptr,
+           [&] { return "no stage has left a result in place " + std::to_string(place); });
+    call.Add(data_[place], 2, shapes_[place].data(), "float32");
+  }
+  void Make(StageCall& call, int64_t place, int64_t num_rows, int64_t width) {
+    Expect(place >= 0 && place < kNumPlaces,
+           [&] { return "there is no place " + std::to_string(place); });
+    shapes_[place] = {num_rows, width};
+    data_[place] = buffers_[place].Reserve<float>(num_rows * width);
+    call.Add(data_[place], 2, shapes_[place].data(), "float32");
+  }
+
+ private:
+  std::array<Scratch, kNumPlaces>& buffers_;
+  std::array<void*, kNumPlaces> data_{};
+  std::array<std::array<int64_t, 2>, kNumPlaces> shapes_{};
+};
+
 void RunStage(const OperatorEntry& entry, const AotCall& call) {
   try {
     entry.run(call);
@@ -68,8 +94,9 @@ void RunStage(const OperatorEntry& entry, const AotCall& call) {
 
 // inputs..., program i32[...] -> f32[rows, width] of the last stage.
 // The program is the number of stages and then for each: the operator's number, which of its
-// operands has as many rows as its result, the result's width, the number of operands, and of each
-// operand the number of the input, or -1 for the result of the stage before.
+// operands has as many rows as its result, the result's width, the place that keeps the result (-1
+// for the output, which the last stage makes), the number of operands, and of each operand the
+// number of the input, or -1 - p for what is kept in place p.
 void RunSequence(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes) {
   const AotCall call(nparam, params, ndims, shapes, dtypes);
   Expect(nparam >= 2, "called without a program");
@@ -82,40 +109,37 @@ void RunSequence(int nparam, void** params, int* ndims, int64_t** shapes, const 
   // Shared by all threads: MindSpore runs the first step of a graph on another than the rest, and
   // two threads would keep twice the activations of a prompt.
   static std::mutex mutex;
-  static std::array<Scratch, 2> results;
+  static std::array<Scratch, kNumPlaces> buffers;
   const std::lock_guard<std::mutex> lock(mutex);
-  // Of the stage before and of this one.
-  std::array<std::array<int64_t, 2>, 2> result_shapes{};
-  void* previous = nullptr;
+  Results results(buffers);
   for (int64_t stage = 0; stage < num_stages; ++stage) {
     const OperatorEntry& entry = GetOperator(program.Next());
-    const int64_t rows_operand = program.Next(), width = program.Next();
+    const int64_t rows_operand = program.Next(), width = program.Next(), place = program.Next();
     const int64_t num_operands = program.Next();
     StageCall stage_call;
     for (int64_t i = 0; i < num_operands; ++i) {
       const int64_t operand = program.Next();
-      if (operand == kPrevious) {
-        Expect(previous != nullptr, "the first stage has no stage before it");
-        stage_call.Add(previous, 2, result_shapes[(stage + 1) % 2].data(), "float32");
+      if (operand < 0) {
+        Expect(-1 - operand != place, "a stage reads the place that its result goes to");
+        results.AddTo(stage_call, -1 - operand);
         continue;
       }
-      Expect(operand >= 0 && operand < num_inputs,
+      Expect(operand < num_inputs,
              [&] { return "the program names input " + std::to_string(operand); });
       stage_call.Add(params[operand], ndims[operand], shapes[operand], dtypes[operand]);
     }
     const int64_t num_rows = stage_call.NumRows(rows_operand);
     Expect(width >= 0, "a result has a negative width");
-    auto& shape = result_shapes[stage % 2];
-    shape = {num_rows, width};
-    const bool is_last = stage == num_stages - 1;
-    if (is_last) {
+    Expect((place == kOutput) == (stage == num_stages - 1),
+           "the last stage makes the output, and no other");
+    if (place == kOutput) {
       ExpectSize(output, 0, num_rows);
       ExpectSize(output, 1, width);
+      stage_call.Add(output.data, 2, shapes[nparam - 1], "float32");
+    } else {
+      results.Make(stage_call, place, num_rows, width);
     }
-    void* result = is_last ? output.data : results[stage % 2].Reserve<float>(num_rows * width);
-    stage_call.Add(result, 2, shape.data(), "float32");
     RunStage(entry, stage_call.Get());
-    previous = result;
   }
   Expect(program.IsAtEnd(), "the program goes on behind its last stage");
 }
