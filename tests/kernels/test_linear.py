@@ -176,25 +176,30 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(
         np.testing.assert_array_equal(run(x[begin:end]), together[begin:end])
 
 
-@pytest.mark.parametrize("is_gated", [False, True], ids=["plain", "gated"])
+@pytest.mark.parametrize("form", ["plain", "gated", "split"])
 @pytest.mark.parametrize("m", [1, 7, 40])
 def test_a_sum_does_not_depend_on_the_number_of_threads(
     isa: str,
     rng: np.random.Generator,
     m: int,
-    is_gated: bool,
+    form: str,
     set_num_threads: Callable[[int], None],
 ) -> None:
     k, n = 2100, 22 * 16  # 22 tile rows: threads get uneven numbers, groups of 1 to 8 are left over
+    is_gated = form == "gated"
     tiles = packed(_weight(rng, n, k, "bfloat16"), "bfloat16", is_gated)
     norm = rng.uniform(0.5, 1.5, k).astype(np.float32)
     x = rng.standard_normal((m, k)).astype(np.float32)
     symbol = "glm_norm_gated_linear_bf16" if is_gated else "glm_norm_linear_bf16"
+    inputs = [x, norm, scalar(EPS), tiles, count(m)]
+    if form == "split":
+        symbol += "x2"
+        inputs.append(count(5 * 16))
     found = []
-    for num_threads in (1, 2, 3, 5, 16):
+    for num_threads in (1, 2, 3, 5, 16, 40):
         set_num_threads(num_threads)
         out = output(m, n // 2 if is_gated else n)
-        found.append(call(symbol, x, norm, scalar(EPS), tiles, count(m), out=out).copy())
+        found.append(call(symbol, *inputs, out=out).copy())
         np.testing.assert_array_equal(found[-1], found[0])
 
 

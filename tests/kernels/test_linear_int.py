@@ -1,5 +1,7 @@
 """Linear layers on int8 and int4 weights against the NumPy reference, over awkward shapes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -146,6 +148,33 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(
     together = run(x)
     for begin, end in [(0, 1), (64, 65), (3, 5), (10, 17), (16, 33), (1, 9), (0, 64)]:
         np.testing.assert_array_equal(run(x[begin:end]), together[begin:end])
+
+
+@each_format
+@each_activation
+@pytest.mark.parametrize("is_gated", [False, True], ids=["plain", "gated"])
+def test_a_sum_does_not_depend_on_the_number_of_threads(
+    isa: str,
+    rng: np.random.Generator,
+    bits: int,
+    group: int,
+    activation_bits: int,
+    is_gated: bool,
+    set_num_threads: Callable[[int], None],
+) -> None:
+    k, n = 1100, 22 * 16
+    q, scales = some_ints(rng, n, k, bits, group)
+    arrays = packed_ints(q, scales, bits, group, is_gated=is_gated)
+    norm = rng.uniform(0.5, 1.5, k).astype(np.float32)
+    name = symbol("norm_gated_linear" if is_gated else "norm_linear", bits, activation_bits)
+    for m in (1, 7, 40):
+        x = rng.standard_normal((m, k)).astype(np.float32)
+        found = []
+        for num_threads in (1, 2, 3, 5, 16, 40):
+            set_num_threads(num_threads)
+            out = output(m, n // 2 if is_gated else n)
+            found.append(call(name, x, norm, scalar(EPS), *arrays, count(m), out=out).copy())
+            np.testing.assert_array_equal(found[-1], found[0])
 
 
 @each_format

@@ -263,7 +263,7 @@ struct DotInt {
 
 template <class Kernel, int kBits>
 inline void LinearIntWith(const LinearIntArgs& args) {
-  static thread_local Scratch sum_scratch;
+  static thread_local Scratch sum_scratch, range_scratch;
   static thread_local ActivationRows x;
   const LinearArgs& linear = args.linear;
   const int64_t rows_per_unit = linear.is_gated ? 2 : 1;  // tile rows that belong together
@@ -276,13 +276,16 @@ inline void LinearIntWith(const LinearIntArgs& args) {
             kBits == 8 ? kByteZero : 8, sums_stride / kTileN);
   float* all_sums = sum_scratch.Reserve<float>(num_threads * Kernel::kGroupSize * sums_stride);
   const ActivationRows* rows = &x;
+  const WorkRanges ranges(range_scratch, num_threads, [&](int64_t thread) {
+    return FirstUnit(num_units, thread, num_threads) * rows_per_unit;
+  });
 
 #pragma omp parallel num_threads(num_threads)
   {
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < linear.num_rows; ++row) rows->Quantize(linear, row);
 
-    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+    const int64_t thread = omp_get_thread_num();
     Kernel kernel(*rows);
     IntBlock block{};
     block.w_stride = tiles_k * kIntTileBytes;
@@ -291,24 +294,25 @@ inline void LinearIntWith(const LinearIntArgs& args) {
     block.lines = block.w_stride / kIntLineBytes;
     block.sums_stride = sums_stride;
     block.sums = all_sums + thread * Kernel::kGroupSize * sums_stride;
-    const int64_t end = num_units * (thread + 1) / team * rows_per_unit;
-    for (int64_t first = num_units * thread / team * rows_per_unit; first < end;
-         first += Kernel::kGroupSize) {
-      const int64_t left = end - first;
-      const int64_t count = left < Kernel::kGroupSize ? left : Kernel::kGroupSize;
-      block.w = static_cast<const uint8_t*>(linear.tiles) + first * block.w_stride;
-      block.w_scales = args.scales + first * block.w_scales_stride;
-      kernel.Multiply(block, count, linear.num_rows);
-      for (int64_t r = 0; r < count; r += rows_per_unit) {
-        float* sums = block.sums + r * sums_stride;
-        if (kBits == 8) {
-          for (int64_t part = 0; part < rows_per_unit; ++part) {
-            ScaleSums(sums + part * sums_stride, linear.num_rows,
-                      block.w_scales + (r + part) * kTileN);
+    for (;;) {
+      const auto part = ranges.Take(thread, Kernel::kGroupSize);
+      if (part.begin == part.end) break;
+      for (int64_t first = part.begin; first < part.end; first += Kernel::kGroupSize) {
+        const int64_t count = std::min(part.end - first, Kernel::kGroupSize);
+        block.w = static_cast<const uint8_t*>(linear.tiles) + first * block.w_stride;
+        block.w_scales = args.scales + first * block.w_scales_stride;
+        kernel.Multiply(block, count, linear.num_rows);
+        for (int64_t r = 0; r < count; r += rows_per_unit) {
+          float* sums = block.sums + r * sums_stride;
+          if (kBits == 8) {
+            for (int64_t i = 0; i < rows_per_unit; ++i) {
+              ScaleSums(sums + i * sums_stride, linear.num_rows,
+                        block.w_scales + (r + i) * kTileN);
+            }
           }
+          WriteOutputs(linear, (first + r) / rows_per_unit * kTileN, sums,
+                       linear.is_gated ? sums + sums_stride : nullptr);
         }
-        WriteOutputs(linear, (first + r) / rows_per_unit * kTileN, sums,
-                     linear.is_gated ? sums + sums_stride : nullptr);
       }
     }
   }

@@ -10,6 +10,7 @@
 #include "../kernel_table.h"
 #include "../scratch.h"
 #include "norm.h"
+#include "work_ranges.h"
 
 namespace glm::GLM_ISA {
 
@@ -115,7 +116,7 @@ inline int64_t FirstUnit(int64_t num_units, int64_t thread, int64_t team) {
 template <class Kernel>
 inline void RunLinear(const LinearArgs& args) {
   using Activation = typename Kernel::Activation;
-  static thread_local Scratch activation_scratch, sum_scratch;
+  static thread_local Scratch activation_scratch, sum_scratch, range_scratch;
   const int64_t tiles_k = CeilDiv(args.k, kTileK);
   const int64_t num_rows = NumOperandRows(args);
   const int64_t padded_rows = CeilDiv(num_rows, Kernel::kRowMultiple) * Kernel::kRowMultiple;
@@ -127,6 +128,12 @@ inline void RunLinear(const LinearArgs& args) {
   const int num_threads = NumThreads(args);
   Activation* x = activation_scratch.Reserve<Activation>(padded_rows * stride);
   float* all_sums = sum_scratch.Reserve<float>(num_threads * group * padded_rows * kTileN);
+  // A tile row with split activations counts twice.
+  const int64_t num_shares = num_units + args.num_tiles - first_split;
+  const WorkRanges ranges(range_scratch, num_threads, [&](int64_t thread) {
+    const int64_t share = FirstUnit(num_shares, thread, num_threads) * rows_per_unit;
+    return share <= first_split ? share : first_split + (share - first_split) / 2;
+  });
 
 #pragma omp parallel num_threads(num_threads)
   {
@@ -138,7 +145,7 @@ inline void RunLinear(const LinearArgs& args) {
         std::memset(x + row * stride, 0, stride * sizeof(Activation));
       }
     }
-    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+    const int64_t thread = omp_get_thread_num();
     Block<typename Kernel::Weight, Activation> block{};
     block.w_stride = tiles_k * kTileSize;
     block.x = x;
@@ -161,15 +168,12 @@ inline void RunLinear(const LinearArgs& args) {
         }
       }
     };
-    // A tile row with split activations counts twice.
-    const int64_t num_shares = num_units + args.num_tiles - first_split;
-    const auto first_tile = [&](int64_t thread) {
-      const int64_t share = FirstUnit(num_shares, thread, team) * rows_per_unit;
-      return share <= first_split ? share : first_split + (share - first_split) / 2;
-    };
-    const int64_t begin = first_tile(thread), end = first_tile(thread + 1);
-    run(begin, std::min(end, first_split), args.num_rows);
-    run(std::max(begin, first_split), end, num_rows);
+    for (;;) {
+      const auto part = ranges.Take(thread, group);
+      if (part.begin == part.end) break;
+      run(part.begin, std::min(part.end, first_split), args.num_rows);
+      run(std::max(part.begin, first_split), part.end, num_rows);
+    }
   }
 }
 
