@@ -87,7 +87,7 @@ class Network(nn.Cell):
             return as_parameter(array, dtype, name)
 
         norm, bias = plain("norm", weights.norm), plain("bias", weights.bias)
-        eps = Tensor(scalar(EPS))
+        eps = scalar(EPS)
         proj, fc2 = tiles("proj", weights.proj), tiles("fc2", weights.fc2)
         fc1 = tiles("fc1", weights.fc1, is_gated=True)
         table = as_parameter(stored(weights.table, dtype), dtype, "table")

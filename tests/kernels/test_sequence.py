@@ -26,9 +26,15 @@ def inputs(rng: np.random.Generator) -> list[np.ndarray]:
     return [x, numbers(HIDDEN), scalar(1e-5), fc1, fc2, count(ROWS)]
 
 
-def program(*stages: tuple[str, int, int, int, list[int]]) -> np.ndarray:
+def program(
+    *stages: tuple[str, int, int, int, list[int]], constants: tuple[np.ndarray, ...] = ()
+) -> np.ndarray:
     """Stages of symbol, operand that has the rows, width, place, operands: csrc/sequence.cc."""
-    numbers = [len(stages)]
+    numbers = [len(constants)]
+    for constant in constants:
+        is_float = int(constant.dtype == np.float32)
+        numbers += [is_float, len(constant), *constant.view(np.int32).tolist()]
+    numbers.append(len(stages))
     for symbol, rows_operand, width, place, operands in stages:
         number = library.operator_number(symbol)
         numbers += [number, rows_operand, width, place, len(operands), *operands]
@@ -58,6 +64,17 @@ def test_equals_the_operators_one_after_the_other(inputs: list[np.ndarray]) -> N
         found = call("glm_sequence", *inputs, program(FC1, FC2, ADD), out=out)
         np.testing.assert_array_equal(found, expected)
         assert (found[ROWS:] == UNTOUCHED).all()
+
+
+def test_constants_are_operands_behind_the_inputs(inputs: list[np.ndarray]) -> None:
+    x, norm, eps, fc1, _, num_rows = inputs
+    expected = call(
+        "glm_norm_gated_linear_f32", x, norm, eps, fc1, num_rows, out=output(MAX_ROWS, FFN)
+    )
+    stage = ("glm_norm_gated_linear_f32", 0, FFN, OUTPUT, [0, 1, 4, 2, 3])
+    stages = program(stage, constants=(num_rows, eps))
+    found = call("glm_sequence", x, norm, fc1, stages, out=output(MAX_ROWS, FFN))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_rows_of_the_result_may_be_those_of_another_operand(rng: np.random.Generator) -> None:
@@ -125,7 +142,12 @@ def test_an_error_names_the_operator(
     ("stages", "words"),
     [
         (np.int32([]), "ends within a stage"),
-        (np.int32([0]), "no stages"),
+        (np.int32([0, 0]), "no stages"),
+        (np.int32([17]), "too many constants"),
+        (np.int32([-1]), "too many constants"),
+        (np.int32([1, 0, 2, 5]), "ends within a stage"),
+        (np.int32([1, 0, -1]), "ends within a stage"),
+        (np.int32([1, 0]), "ends within a stage"),
         (program(FC1, LAST_FC2)[:-1], "ends within a stage"),
         (np.append(program(FC1, LAST_FC2), np.int32(0)), "goes on behind its last stage"),
         (program(LAST_FC2), "no stage has left a result in place 0"),
@@ -136,13 +158,17 @@ def test_an_error_names_the_operator(
         (program(FC1, FC2), "the last stage makes the output"),
         (program((*FC1[:3], OUTPUT, FC1[4]), LAST_FC2), "the last stage makes the output"),
         (program(FC1, (*LAST_FC2[:4], [kept(0), 6, 5])), "names input 6"),
+        (
+            program(FC1, (*LAST_FC2[:4], [kept(0), 7, 5]), constants=(count(1),)),
+            "names input 7",
+        ),
         (program(FC1, ("glm_linear_f32", 3, *LAST_FC2[2:])), "does not have"),
         (program(FC1, ("glm_linear_f32", -1, *LAST_FC2[2:])), "does not have"),
         (program(FC1, ("glm_linear_f32", 0, -1, *LAST_FC2[3:])), "negative width"),
         (program((*LAST_FC2[:4], [0] * 17)), "too many operands"),
         (program((*FC1[:3], OUTPUT, FC1[4])), "output has size 40 on axis 1, expected 70"),
-        (np.int32([1, -1, 0, HIDDEN, OUTPUT, 0]), "no operator number -1"),
-        (np.int32([1, 9999, 0, HIDDEN, OUTPUT, 0]), "no operator number 9999"),
+        (np.int32([0, 1, -1, 0, HIDDEN, OUTPUT, 0]), "no operator number -1"),
+        (np.int32([0, 1, 9999, 0, HIDDEN, OUTPUT, 0]), "no operator number 9999"),
         (program(FC1, LAST_FC2).astype(np.int64), "program has unexpected type"),
     ],
 )

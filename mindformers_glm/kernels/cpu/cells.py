@@ -1,7 +1,7 @@
 """The CPU operators as Cells: each holds its Parameters and says how its kernel is called.
 
 An OperatorSequence runs them. Shapes and types are those of kernels/reference.py; operands that are
-no Tensors are names of the sequence's inputs, among them `num_rows` int32 [1], the number of real
+texts are names of the sequence's inputs, among them `num_rows` int32 [1], the number of real
 rows. The residual stream is float32 [max_rows, hidden_size].
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, nn
 
 from mindformers_glm.core.operators import Operators
 from mindformers_glm.core.process_group import ProcessGroup
@@ -92,7 +92,7 @@ class Embedding(_CpuCell):
         super().__init__()
         self._add_rows("weight", (num_rows, hidden_size), settings.params_dtype)
         self.is_part = num_rows < vocab_size
-        self.vocabulary = Tensor(np.array([first_id, vocab_size], np.int32))
+        self.vocabulary = np.array([first_id, vocab_size], np.int32)
         self.operator = ops.embedding(hidden_size)
 
     def stage(self) -> Stage:
@@ -107,7 +107,7 @@ class RmsNorm(_CpuCell):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self._add_rows("weight", (size,), "float32")
-        self.eps = _scalar(eps)
+        self.eps = np.array([eps], np.float32)
         self.operator = ops.rms_norm(size)
 
     def stage(self) -> Stage:
@@ -121,7 +121,7 @@ class RmsNormAdd(_CpuCell):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self._add_rows("weight", (size,), "float32")
-        self.eps = _scalar(eps)
+        self.eps = np.array([eps], np.float32)
         self.operator = ops.rms_norm_add(size)
 
     def stage(self) -> Stage:
@@ -183,9 +183,9 @@ class NormLinear(_CpuCell):
         self.has_bias = has_bias
         if has_bias:
             self._add_rows("bias", (out_features,), "float32")
-        self.eps = _scalar(eps)
+        self.eps = np.array([eps], np.float32)
         self.is_split = method.can_split_activations
-        self.num_split = Tensor(np.array([num_precise], np.int32))
+        self.num_split = np.array([num_precise], np.int32)
         self.operator = method.norm_linear(out_features)
 
     def stage(self) -> Stage:
@@ -207,7 +207,7 @@ class NormGatedLinear(_CpuCell):
         self._add_rows("layer_norm_weight", (in_features,), "float32")
         weight = method.create_weight(out_features, in_features, is_gated=True)
         self.weights = self._add_weight(weight)
-        self.eps = _scalar(eps)
+        self.eps = np.array([eps], np.float32)
         self.operator = method.norm_gated_linear(out_features)
 
     def stage(self) -> Stage:
@@ -267,10 +267,6 @@ OPERATORS = Operators(
     all_reduce=collectives.AllReduce,
     gather_logits=collectives.GatherLogits,
 )
-
-
-def _scalar(value: float) -> Tensor:
-    return Tensor(np.array([value], np.float32))
 
 
 def _convert_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> None:

@@ -23,14 +23,18 @@ _OUTPUT = -1  # in a program: csrc/sequence.cc
 
 @dataclass(frozen=True)
 class Stage:
-    """One operator and its operands in order: Tensors, or names of the sequence's inputs."""
+    """One operator and its operands in order.
+
+    An operand is a Tensor, a constant (NumPy array [n] of int32 or float32), or the name of an
+    input of the sequence.
+    """
 
     operator: Operator
     operands: tuple[Any, ...]
 
     @property
     def names(self) -> set[str]:
-        """Its operands that are no Tensors."""
+        """Its operands that have names."""
         return {operand for operand in self.operands if isinstance(operand, str)}
 
     @property
@@ -107,16 +111,25 @@ class _Node(nn.Cell):
         # No more than that: behind an operator that writes its operands, MindSpore copies every
         # Parameter that a node is given, such as the rotary table.
         self.num_inputs = 1 + max(named)
+        operands = [operand for stage in stages for operand in stage.operands]
+        tensors = [operand for operand in operands if isinstance(operand, Tensor)]
+        constants = [operand for operand in operands if isinstance(operand, np.ndarray)]
+        program = [len(constants)]
+        for constant in constants:
+            program += [int(constant.dtype == np.float32), len(constant)]
+            program += constant.view(np.int32).tolist()
+        program.append(len(stages))
         places = _choose_places(sources)
-        operands: list[Tensor] = []
-        program = [len(stages)]
+        next_tensor = count(self.num_inputs)
+        next_constant = count(self.num_inputs + len(tensors))
         rows_from = 0  # the input with as many rows as the result
         for stage, made_by, place in zip(stages, sources, places, strict=True):
             numbers = []
             for operand in stage.operands:
-                if not isinstance(operand, str):
-                    operands.append(operand)
-                    numbers.append(self.num_inputs + len(operands) - 1)
+                if isinstance(operand, Tensor):
+                    numbers.append(next(next_tensor))
+                elif isinstance(operand, np.ndarray):
+                    numbers.append(next(next_constant))
                 elif operand in made_by:
                     numbers.append(-1 - places[made_by[operand]])
                 else:
@@ -127,7 +140,7 @@ class _Node(nn.Cell):
             program += [len(numbers), *numbers]
             if numbers[operator.rows_operand] >= 0:
                 rows_from = numbers[operator.rows_operand]
-        self.operands = (*operands, Tensor(np.array(program, np.int32)))
+        self.operands = (*tensors, Tensor(np.array(program, np.int32)))
         width = stages[-1].operator.width
         self.run = ops.Custom(
             f"{library.library_path()}:glm_sequence",

@@ -12,6 +12,7 @@ namespace glm {
 namespace {
 
 constexpr int kMaxOperands = 16;
+constexpr int64_t kMaxConstants = 16;
 // Results that are kept at a time: of the stage before, of this one, and the residual stream.
 constexpr int64_t kNumPlaces = 3;
 constexpr int64_t kOutput = -1;
@@ -21,14 +22,17 @@ class Program {
  public:
   explicit Program(const Tensor& tensor) : numbers_(tensor.As<int32_t>()), size_(tensor.shape[0]) {}
 
-  int64_t Next() {
-    Expect(position_ < size_, "the program ends within a stage");
-    return numbers_[position_++];
+  int64_t Next() { return *Take(1); }
+  // The next `count` numbers as they lie in memory.
+  int32_t* Take(int64_t count) {
+    Expect(count >= 0 && count <= size_ - position_, "the program ends within a stage");
+    position_ += count;
+    return numbers_ + position_ - count;
   }
   bool IsAtEnd() const { return position_ == size_; }
 
  private:
-  const int32_t* numbers_;
+  int32_t* numbers_;
   int64_t size_;
   int64_t position_ = 0;
 };
@@ -58,6 +62,29 @@ class StageCall {
   std::array<int, kMaxOperands> ndims_;
   std::array<int64_t*, kMaxOperands> shapes_;
   std::array<const char*, kMaxOperands> dtypes_;
+};
+
+// Small operands that the program itself holds: an input costs MindSpore microseconds.
+class Constants {
+ public:
+  explicit Constants(Program& program) : count_(program.Next()) {
+    Expect(count_ >= 0 && count_ <= kMaxConstants, "the program has too many constants");
+    for (int64_t i = 0; i < count_; ++i) {
+      dtypes_[i] = program.Next() == 0 ? "int32" : "float32";
+      sizes_[i] = program.Next();
+      data_[i] = program.Take(sizes_[i]);
+    }
+  }
+  void AddTo(StageCall& call, int64_t number) {
+    call.Add(data_[number], 1, &sizes_[number], dtypes_[number]);
+  }
+  int64_t count() const { return count_; }
+
+ private:
+  int64_t count_;
+  std::array<void*, kMaxConstants> data_;
+  std::array<int64_t, kMaxConstants> sizes_;
+  std::array<const char*, kMaxConstants> dtypes_;
 };
 
 // What the stages so far have made, place by place.
@@ -93,16 +120,18 @@ void RunStage(const OperatorEntry& entry, const AotCall& call) {
 }
 
 // inputs..., program i32[...] -> f32[rows, width] of the last stage.
-// The program is the number of stages and then for each: the operator's number, which of its
-// operands has as many rows as its result, the result's width, the place that keeps the result (-1
-// for the output, which the last stage makes), the number of operands, and of each operand the
-// number of the input, or -1 - p for what is kept in place p.
+// The program is the number of constants and of each its type (0: int32, 1: float32), size and
+// bits; then the number of stages and of each: the operator's number, which of its operands has as
+// many rows as its result, the result's width, the place that keeps the result (-1 for the output,
+// which the last stage makes), the number of operands, and of each operand the number of the input,
+// behind the inputs that of the constant, or -1 - p for what is kept in place p.
 void RunSequence(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes) {
   const AotCall call(nparam, params, ndims, shapes, dtypes);
   Expect(nparam >= 2, "called without a program");
   const int num_inputs = nparam - 2;
   const Tensor output = call.Get(-1, "output", 2, {DType::kF32});
   Program program(call.Get(-2, "program", 1, {DType::kI32}));
+  Constants constants(program);
   const int64_t num_stages = program.Next();
   Expect(num_stages > 0, "the program has no stages");
 
@@ -122,11 +151,13 @@ void RunSequence(int nparam, void** params, int* ndims, int64_t** shapes, const 
       if (operand < 0) {
         Expect(-1 - operand != place, "a stage reads the place that its result goes to");
         results.AddTo(stage_call, -1 - operand);
-        continue;
+      } else if (operand < num_inputs) {
+        stage_call.Add(params[operand], ndims[operand], shapes[operand], dtypes[operand]);
+      } else {
+        Expect(operand - num_inputs < constants.count(),
+               [&] { return "the program names input " + std::to_string(operand); });
+        constants.AddTo(stage_call, operand - num_inputs);
       }
-      Expect(operand < num_inputs,
-             [&] { return "the program names input " + std::to_string(operand); });
-      stage_call.Add(params[operand], ndims[operand], shapes[operand], dtypes[operand]);
     }
     const int64_t num_rows = stage_call.NumRows(rows_operand);
     Expect(width >= 0, "a result has a negative width");
