@@ -1,5 +1,7 @@
 """The oracle is transformers' own processors, on the same logits."""
 
+import copy
+import itertools
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,10 @@ from mindformers_glm.engine import sampler
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.sampler import (
     NonFiniteLogitsError,
-    draw_token,
-    keep_candidates,
+    draw_index,
     penalize_repetition,
     sample_token,
+    weigh_candidates,
 )
 from mindformers_glm.engine.sampling_params import SamplingParams
 from tests.unit.engine.make_sequence import make_sequence
@@ -20,6 +22,10 @@ from tests.unit.engine.make_sequence import make_sequence
 
 def _logits(size: int, seed: int = 0, scale: float = 3.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
+
+
+def _draw(scores: np.ndarray, rng: np.random.Generator) -> int:
+    return draw_index(np.exp(scores - scores.max()), rng)
 
 
 def _kept_by_transformers(logits: np.ndarray, **params: Any) -> dict[int, float]:
@@ -43,7 +49,9 @@ def _kept_by_transformers(logits: np.ndarray, **params: Any) -> dict[int, float]
 
 def _kept_by_us(logits: np.ndarray, **params: Any) -> dict[int, float]:
     settings = GenerationDefaults().resolve(SamplingParams(**({"top_k": 0} | params)))
-    token_ids, scores = keep_candidates(logits, settings)
+    candidates = weigh_candidates(logits, settings)
+    is_kept = candidates.is_kept
+    token_ids, scores = candidates.token_ids[is_kept], candidates.scores[is_kept]
     assert np.all(np.diff(token_ids) > 0)
     return dict(zip(token_ids.tolist(), scores.tolist(), strict=True))
 
@@ -133,6 +141,72 @@ def test_what_is_kept_is_that_of_the_definition(
     )
 
 
+def _make_rows(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
+    normal = rng.normal(0, 1, size)
+    rows = {
+        "flat": 0.5 * normal,
+        "peaked": 4.0 * normal,
+        "far below one": np.append(normal[1:], normal.max() + 12.0),
+        "equal": np.full(size, normal[0]),
+        "many ties": np.round(normal * 8) / 8,
+        "almost equal": 20.0 + 1e-5 * normal,
+        "forbidden": np.where(np.arange(size) % 3 == 1, -np.inf, 0.5 * normal),
+        "huge spread": 1e4 * normal,
+    }
+    return {kind: row.astype(np.float32) for kind, row in rows.items()}
+
+
+@pytest.mark.parametrize("size", [1, 2, 17, 1025, 2049, 6145, 20_011])
+def test_any_row_keeps_what_a_full_sort_keeps(size: int) -> None:
+    rng = np.random.default_rng(size)
+    top_ks = [0, 1, 37, size // 3, size - 1]
+    top_ps = [1e-9, rng.uniform(), rng.uniform(0.9, 1.0), 1 - 1e-7]
+    for kind, logits in _make_rows(rng, size).items():
+        for top_k, top_p in itertools.product(top_ks, top_ps):
+            if top_k <= size:
+                found = list(_kept_by_us(logits, top_k=top_k, top_p=top_p))
+                assert found == _kept_by_definition(logits, top_k, top_p), (kind, top_k, top_p)
+
+
+@pytest.mark.parametrize("top_k", [1, 8, 50, 512, 513, 1024])
+@pytest.mark.parametrize("size", [1025, 1087, 6400])
+def test_top_k_keeps_the_kth_best_and_its_equals(size: int, top_k: int) -> None:
+    # Sorted: the best ones are among the last, which may be of no group.
+    for logits in (_logits(size), np.round(_logits(size)), np.sort(_logits(size))):
+        expected = np.flatnonzero(logits >= np.sort(logits)[-top_k])
+        assert list(_kept_by_us(logits, top_k=top_k)) == expected.tolist()
+
+
+def test_all_tokens_stay_where_rounding_keeps_their_sum_below_top_p() -> None:
+    logits = _logits(20_011, scale=0.5)
+    weights = np.exp(logits - logits.max())
+    too_much = 1.000001 * weights.sum(dtype=np.float64)
+    assert sampler._mark_nucleus(logits, weights, too_much).all()
+
+
+def test_no_token_stays_after_those_that_sum_to_top_p_exactly() -> None:
+    logits = np.append(np.zeros(2500), np.full(500, -1.0)).astype(np.float32)
+    found = sampler._mark_nucleus(logits, np.exp(logits), 2500.0)
+    assert np.flatnonzero(found).tolist() == list(range(2500))
+
+
+@pytest.mark.parametrize("size", [17, 3000])
+@pytest.mark.parametrize("scale", [0.5, 4.0])
+def test_min_p_takes_tokens_out_of_the_nucleus(size: int, scale: float) -> None:
+    logits = _logits(size, scale=scale)
+    kept = _kept_by_us(logits, top_p=0.9, min_p=0.5)
+    assert len(kept) < len(_kept_by_us(logits, top_p=0.9))
+    assert kept == _kept_by_transformers(logits, top_p=0.9, min_p=0.5)
+
+
+@pytest.mark.parametrize("num_first", [1, 1500])
+def test_zeros_of_both_signs_are_equals(num_first: int) -> None:
+    logits = np.zeros(3000, np.float32)
+    logits[:num_first] = -0.0
+    for row in (logits, -logits):
+        assert list(_kept_by_us(row, top_p=0.5001)) == list(range(1499, 3000))
+
+
 def test_a_nucleus_beyond_the_first_guess_is_that_of_transformers() -> None:
     logits = _logits(3000, scale=0.5)
     expected = _kept_by_us(logits, top_p=0.9)
@@ -218,8 +292,8 @@ def test_draws_follow_the_softmax() -> None:
     scores = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     rng = np.random.default_rng(0)
     count = 20_000
-    drawn = [draw_token(np.array([10, 20, 30, 40]), scores, rng) for _ in range(count)]
-    found = np.array([drawn.count(token_id) for token_id in (10, 20, 30, 40)])
+    drawn = [_draw(scores, rng) for _ in range(count)]
+    found = np.array([drawn.count(index) for index in range(4)])
     expected = np.array([0.5, 0.3, 0.15, 0.05]) * count
     chi_square = ((found - expected) ** 2 / expected).sum()
     assert chi_square < 16.3  # 99.9 % quantile of 3 degrees of freedom
@@ -237,4 +311,73 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
 
     scores = np.array([-np.inf, 0.0, 0.0, -np.inf], np.float32)
     for value, expected in ((0.0, 1), (np.nextafter(1.0, 0.0), 2)):
-        assert draw_token(np.arange(4), scores, Edge(value)) == expected  # type: ignore[arg-type]
+        assert _draw(scores, Edge(value)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"top_k": 700},
+        {"top_p": 0.9},
+        {"min_p": 0.1},
+        {"top_p": 0.9, "min_p": 0.1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [1, 2, 17, 511, 512, 513, 1025, 20_011])
+def test_draws_are_those_of_one_running_sum(size: int, params: dict[str, Any]) -> None:
+    params = {"top_k": 0} | params
+    sequence = make_sequence(1, do_sample=True, seed=5, **params)
+    rng = np.random.default_rng(size)
+    for kind, logits in _make_rows(rng, size).items():
+        if kind == "forbidden":
+            continue
+        kept = _kept_by_us(logits, **params)
+        scores = np.array(list(kept.values()), np.float32)
+        sums = np.cumsum(np.exp(scores - scores.max()), dtype=np.float64)
+        for _ in range(3):
+            generator = copy.deepcopy(sequence.rng)
+            index = np.searchsorted(sums, generator.random() * sums[-1], side="right")
+            assert sample_token(logits, sequence) == list(kept)[index], kind
+            assert sequence.rng.random() == generator.random()
+
+
+def test_a_draw_that_rounding_puts_beyond_its_block_takes_a_token_of_the_block() -> None:
+    class AlmostOne:
+        def random(self) -> float:
+            return float(np.nextafter(1.0, 0.0))
+
+    num_beyond = 0
+    for seed in range(50):
+        scores = _logits(600, seed, scale=10.0)
+        scores[490:] = -np.inf
+        weights = np.exp(scores - scores.max()).astype(np.float64)
+        num_beyond += weights[:512].sum() > np.cumsum(weights)[511]  # the order differs
+        drawn = _draw(scores, AlmostOne())  # type: ignore[arg-type]
+        assert weights[drawn] > 0
+    assert num_beyond > 0
+
+
+def test_blocks_without_weight_are_never_drawn_from() -> None:
+    scores = np.full(5000, -np.inf, np.float32)
+    scores[[2100, 2101, 3500]] = 0.0
+    rng = np.random.default_rng(0)
+    drawn = [_draw(scores, rng) for _ in range(300)]
+    assert set(drawn) == {2100, 2101, 3500}
+
+    class Zero:
+        def random(self) -> float:
+            return 0.0
+
+    assert _draw(scores, Zero()) == 2100  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("params", [{}, {"top_p": 0.5}, {"top_k": 2}, {"min_p": 0.5}], ids=str)
+@pytest.mark.parametrize("size", [3, 3000])
+def test_a_row_of_which_all_is_forbidden_gives_some_token(
+    size: int, params: dict[str, Any]
+) -> None:
+    sequence = make_sequence(1, stop=range(size), min_new_tokens=1, do_sample=True, **params)
+    assert sample_token(_logits(size), sequence) in range(size)

@@ -246,7 +246,8 @@ struct DotInt {
 
   explicit DotInt(const ActivationRows&) {}
 
-  void Multiply(const IntBlock& block, int64_t count, int64_t num_rows) {
+  // Inlined by gcc 12 into LinearIntWith it is 6 % slower, and MindSpore between the operators too.
+  __attribute__((noinline)) void Multiply(const IntBlock& block, int64_t count, int64_t num_rows) {
     int64_t r = 0;
     if (num_rows > kFewTokens) {
       for (; r + kIntBlockRows <= count; r += kIntBlockRows) {
