@@ -10,7 +10,7 @@ from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.sharding import PartitionSizes, partition
 
 # Activations of one layer that are alive at once besides qkv and the MLP's inner one: the residual
-# before and after a branch, and the branch's output.
+# before the layer, between its branches and after it, and a branch's output.
 _LIVE_HIDDEN_STATES = 4
 # Logits of the head's largest bucket, and the copy that NumPy samples from.
 _LIVE_LOGITS = 2

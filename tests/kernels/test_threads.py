@@ -95,3 +95,28 @@ def test_omp_num_threads_counts_where_nothing_is_set(variable: str, expected: st
         check=True,
     )
     assert done.stdout.strip() == expected.replace("cores", str(count_physical_cores()))
+
+
+_IN_A_PROCESS_OF_ITS_OWN = """
+import numpy as np
+from mindformers_glm.kernels.cpu import library
+from mindformers_glm.kernels.cpu.aot_call import call
+from tests.kernels.kernel_calls import count, output, packed, packed_ints
+
+rng = np.random.default_rng(0)
+weight = rng.standard_normal((22 * 16, 1100)).astype(np.float32)
+ints = packed_ints(np.int32(weight * 9).clip(-127, 127), np.ones((352, 1), np.float32), 8, 0)
+x = rng.standard_normal((7, 1100)).astype(np.float32)
+for symbol, arrays in (("f32", [packed(weight, "float32")]), ("w8a8", ints)):
+    found = []
+    for num_threads in (1, 4):
+        library.load().glm_set_num_threads(num_threads)
+        found.append(call(f"glm_linear_{symbol}", x, *arrays, count(7), out=output(7, 352)))
+    np.testing.assert_array_equal(found[1], found[0])
+"""
+
+
+@pytest.mark.parametrize("variable", ["OMP_THREAD_LIMIT=1", "OMP_DYNAMIC=true"])
+def test_fewer_threads_than_asked_for_do_all_of_the_work(variable: str) -> None:
+    environment = os.environ | dict([variable.split("=")])
+    subprocess.run([sys.executable, "-c", _IN_A_PROCESS_OF_ITS_OWN], env=environment, check=True)

@@ -169,7 +169,7 @@ def _find_sources(stages: Sequence[Stage]) -> list[dict[str, int]]:
     made_by: dict[str, int] = {}
     for position, stage in enumerate(stages):
         sources.append({name: maker for name, maker in made_by.items() if name in stage.names})
-        made_by = made_by | {PREVIOUS: position}
+        made_by[PREVIOUS] = position
         if stage.adds_to_residual:
             made_by[RESIDUAL] = position
     return sources

@@ -20,6 +20,7 @@ def test_the_last_occurrence_counts() -> None:
 
 def test_two_equal_tokens_are_enough_and_one_is_not() -> None:
     assert _propose([7, 1, 2, 3, 4, 8, 8, 2, 3], max_draft_len=1) == [4]
+    assert _propose([2, 3, 4, 9, 2, 3], max_draft_len=1) == [4]  # the first two of all
     assert _propose([7, 1, 2, 3, 4, 8, 8, 8, 3]) == []
 
 

@@ -64,7 +64,7 @@ class StageCall {
   std::array<const char*, kMaxOperands> dtypes_;
 };
 
-// Small operands that the program itself holds: an input costs MindSpore microseconds.
+// Small operands that the program itself holds.
 class Constants {
  public:
   explicit Constants(Program& program) : count_(program.Next()) {

@@ -13,6 +13,7 @@ namespace glm::GLM_ISA {
 // fastest; it lies in the thread's memory node (first_touch.cc). Threads do not get on at the same
 // speed, however even the ranges are: who is done takes from the back of what others have left.
 // Taking holds up the loads behind it, so it is half of what is left, and little only at the end.
+// OpenMP may give fewer threads than there are ranges (OMP_THREAD_LIMIT): they do the others' too.
 class WorkRanges {
  public:
   struct Part {
