@@ -53,7 +53,7 @@ class TransformerLayer(nn.Cell):
         )
         self.mlp = build_module(submodules.mlp, config, settings, name=f"{name}.mlp")
         self.post_mlp_layernorm = build_module(submodules.post_mlp_layernorm, config.hidden_size)
-        self.operators = build_module(
+        self.sequence = build_module(
             submodules.sequence,
             [
                 *self.self_attention.operators(),
@@ -67,13 +67,13 @@ class TransformerLayer(nn.Cell):
     @property
     def num_nodes(self) -> int:
         """How many nodes of MindSpore's graph the layer becomes."""
-        return int(self.operators.num_nodes)
+        return int(self.sequence.num_nodes)
 
     def construct(
         self, hidden_states: Tensor, cos_sin: Tensor, num_rows: Tensor, attn_metadata: Tensor
     ) -> Tensor:
         """Add both branches to the residual stream."""
-        return self.operators(hidden_states, num_rows, cos_sin, attn_metadata)
+        return self.sequence(hidden_states, num_rows, cos_sin, attn_metadata)
 
 
 class TransformerBlock(nn.Cell):
