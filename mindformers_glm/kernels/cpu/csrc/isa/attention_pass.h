@@ -91,6 +91,7 @@ class AttentionPass {
     }
     std::memset(sums_, 0, queries_.num_queries * padded_dim_ * sizeof(float));
     FindTokens(item, split_begin, &next_);
+    products_.Start(queries_, next_);
     for (int64_t begin = split_begin; begin <= last_position_ && begin < split_begin + kSplit;
          begin += kChunk) {
       chunk_ = next_;
@@ -210,7 +211,7 @@ class AttentionPass {
   float* sums_;         // [kMaxQueries, padded_dim], of one split
   float* merged_sums_;  // [kMaxQueries, padded_dim], of all splits so far
   float* scores_;       // [kChunk, num_lanes], then the probabilities
-  const Products<T> products_;
+  Products<T> products_;
   QueryLanes queries_;
   Chunk<T> chunk_, next_;
   int64_t first_position_, last_position_;  // of the queries

@@ -4,6 +4,8 @@
 // it is computed. So a query's result does not depend on the queries beside it.
 #pragma once
 
+#include <utility>
+
 #include "../kernel_table.h"
 #include "attention_operands.h"
 
@@ -35,16 +37,27 @@ template <typename T>
 class VectorProducts {
  public:
   // Floats that a thread needs.
-  static int64_t BufferSize(int64_t padded_dim) { return padded_dim * kLanes; }
+  static int64_t BufferSize(int64_t padded_dim) {
+    return padded_dim * (kLanes > 2 * kScoreKeys ? kLanes : 2 * kScoreKeys);
+  }
 
   VectorProducts(int64_t head_dim, int64_t padded_dim, float* buffer)
-      : head_dim_(head_dim), padded_dim_(padded_dim), keys_(buffer) {}
+      : head_dim_(head_dim), padded_dim_(padded_dim), buffer_(buffer) {}
 
-  // scores [kChunk, num_lanes] = K . q for the tokens of the chunk; further rows may be written.
-  // Meanwhile the keys of the next chunk are fetched, a few at a time: the processor does not guess
-  // where its blocks lie, and forgets requests that come too fast.
+  // Makes ready for Score of `chunk` and those that follow it.
+  void Start(const QueryLanes& queries, const Chunk<T>& chunk) {
+    keys_ = buffer_;
+    next_keys_ = buffer_ + kScoreKeys * padded_dim_;
+    if (queries.num_queries <= kFewQueries) return;
+    for (int64_t d = 0; d < padded_dim_; d += kLanes) WidenKeys(chunk.keys, d, next_keys_);
+  }
+
+  // scores [kChunk, num_lanes] = K . q for the tokens of the chunk, which Start or the call before
+  // had as `next`; further rows may be written.
+  // Beside the products of some keys, the following ones are widened, and those of the next chunk
+  // are fetched: the processor does not guess where its blocks lie.
   void Score(const QueryLanes& queries, const Chunk<T>& chunk, const Chunk<T>& next,
-             float* scores) const {
+             float* scores) {
     if (queries.num_queries <= kFewQueries) {
       for (int64_t t = 0; t < chunk.count; t += kLanes) {
         ScoreTokenLanes(queries, chunk.keys + t, scores + t * queries.num_lanes);
@@ -53,14 +66,30 @@ class VectorProducts {
       return;
     }
     for (int64_t t = 0; t < chunk.count; t += kScoreKeys) {
-      WidenKeys(chunk.keys + t);
-      PrefetchRows(next.keys + t, kScoreKeys, head_dim_);
+      std::swap(keys_, next_keys_);
+      const bool is_last = t + kScoreKeys >= chunk.count;
+      const T* const* following = is_last ? next.keys : chunk.keys + t + kScoreKeys;
+      const T* const* fetched = next.keys + t;
+      float* widened = next_keys_;
+      const auto widen_next = [=, this](int64_t d) {
+        WidenKeys(following, d, widened);
+        for (int key = 0; key < kScoreKeys; ++key) Prefetch<64>(fetched[key] + d);
+      };
+      const auto nothing = [](int64_t) {};
       float* out = scores + t * queries.num_lanes;
-      int64_t lane = 0;
-      for (; lane + kScoreVecs * kLanes <= queries.num_lanes; lane += kScoreVecs * kLanes) {
-        ScoreQueryLanes<kScoreVecs>(queries, lane, out);
+      int64_t lane = kScoreVecs * kLanes;
+      if (lane <= queries.num_lanes) {
+        ScoreQueryLanes<kScoreVecs>(queries, 0, widen_next, out);
+      } else {
+        lane = kLanes;
+        ScoreQueryLanes<1>(queries, 0, widen_next, out);
       }
-      for (; lane < queries.num_lanes; lane += kLanes) ScoreQueryLanes<1>(queries, lane, out);
+      for (; lane + kScoreVecs * kLanes <= queries.num_lanes; lane += kScoreVecs * kLanes) {
+        ScoreQueryLanes<kScoreVecs>(queries, lane, nothing, out);
+      }
+      for (; lane < queries.num_lanes; lane += kLanes) {
+        ScoreQueryLanes<1>(queries, lane, nothing, out);
+      }
     }
   }
 
@@ -87,22 +116,42 @@ class VectorProducts {
     return left < kLanes ? left : kLanes;
   }
 
-  // keys_ becomes [kScoreKeys, padded_dim].
-  void WidenKeys(const T* const* keys) const {
-    const int64_t head_dim = head_dim_, stride = padded_dim_;
-    float* out = keys_;
-    for (int t = 0; t < kScoreKeys; ++t, out += stride) {
-      const T* key = keys[t];
-      int64_t d = 0;
-      for (; d + kLanes <= head_dim; d += kLanes) Store(out + d, Load(key + d));
-      if (d < head_dim) Store(out + d, LoadPartial(key + d, head_dim - d));
+  // A vector of each of kScoreKeys keys from d on, to `out` [padded_dim / kLanes, kScoreKeys,
+  // kLanes].
+  void WidenKeys(const T* const* keys, int64_t d, float* out) const {
+    const bool is_whole = d + kLanes <= head_dim_;
+    for (int i = 0; i < kScoreKeys; ++i) {
+      const Vec key = is_whole ? Load(keys[i] + d) : LoadPartial(keys[i] + d, head_dim_ - d);
+      Store(out + d * kScoreKeys + i * kLanes, key);
     }
   }
 
-  template <int V>
-  void ScoreQueryLanes(const QueryLanes& queries, int64_t lane, float* scores) const {
+  // Scores of kScoreKeys keys. Calls beside(d) before the products of each vector of a head: what
+  // waits for memory costs little there.
+  template <int V, typename Beside>
+  [[gnu::always_inline]] void ScoreQueryLanes(const QueryLanes& queries, int64_t lane,
+                                              Beside beside, float* scores) const {
+    const int64_t stride = queries.num_lanes, padded_dim = padded_dim_;
+    const float* q = queries.q + lane;
+    const float* keys = keys_;
     Vec acc[kScoreKeys][V];
-    MultiplyBlock(keys_, padded_dim_, 1, queries.q + lane, queries.num_lanes, head_dim_, acc);
+#pragma GCC unroll 16  // otherwise gcc 12 clears memory instead of registers
+    for (auto& row : acc) {
+#pragma GCC unroll 4
+      for (Vec& sum : row) sum = Zero();
+    }
+    for (int64_t d = 0; d < padded_dim; d += kLanes, keys += kScoreKeys * kLanes) {
+      beside(d);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i, q += stride) {
+        Vec right[V];
+        for (int v = 0; v < V; ++v) right[v] = Load(q + v * kLanes);
+        for (int t = 0; t < kScoreKeys; ++t) {
+          const Vec left = Set1(keys[t * kLanes + i]);
+          for (int v = 0; v < V; ++v) acc[t][v] = MulAdd(left, right[v], acc[t][v]);
+        }
+      }
+    }
     for (int t = 0; t < kScoreKeys; ++t) {
       for (int v = 0; v < V; ++v) {
         Store(scores + t * queries.num_lanes + lane + v * kLanes, acc[t][v]);
@@ -136,29 +185,27 @@ class VectorProducts {
                    const Chunk<T>& next, const float* probabilities, float* sums) const {
     probabilities += query;
     sums += query * padded_dim_;
-    int64_t d = 0, fetched = 0;
+    int64_t d = 0;
     for (; d + V * kLanes <= head_dim_; d += V * kLanes) {
-      if (query == 0) {
-        const int64_t end = (d + V * kLanes) * kChunk / padded_dim_;
-        PrefetchRows(next.values + fetched, end - fetched, head_dim_);
-        fetched = end;
-      }
-      AddValueBlock<Q, V, true>(chunk, probabilities, queries.num_lanes, d, sums + d);
+      const T* const* fetched = query == 0 ? next.values : chunk.values;
+      AddValueBlock<Q, V, true>(chunk, fetched, probabilities, queries.num_lanes, d, sums + d);
     }
     for (; d + kLanes <= head_dim_; d += kLanes) {
-      AddValueBlock<Q, 1, true>(chunk, probabilities, queries.num_lanes, d, sums + d);
+      AddValueBlock<Q, 1, true>(chunk, chunk.values, probabilities, queries.num_lanes, d, sums + d);
     }
     if (d < head_dim_) {
-      AddValueBlock<Q, 1, false>(chunk, probabilities, queries.num_lanes, d, sums + d);
+      AddValueBlock<Q, 1, false>(chunk, chunk.values, probabilities, queries.num_lanes, d,
+                                 sums + d);
     }
   }
 
   // Q queries, and V vectors of the head from d on, or what is left of one. Values are widened
-  // as they are used: that
-  // costs no time beside so many products, writing them down would.
+  // as they are used: that costs no time beside so many products, writing them down would. Beside
+  // them the vectors at the same place of `fetched` are fetched.
   template <int Q, int V, bool kIsWhole>
-  void AddValueBlock(const Chunk<T>& chunk, const float* probabilities, int64_t num_lanes,
-                     int64_t d, float* sums) const {
+  [[gnu::always_inline]] void AddValueBlock(const Chunk<T>& chunk, const T* const* fetched,
+                                            const float* probabilities, int64_t num_lanes,
+                                            int64_t d, float* sums) const {
     const int64_t count = chunk.count, left = head_dim_ - d, stride = padded_dim_;
     Vec acc[Q][V];
 #pragma GCC unroll 16
@@ -171,6 +218,7 @@ class VectorProducts {
         const T* value = chunk.values[t] + d + v * kLanes;
         values[v] = kIsWhole ? Load(value) : LoadPartial(value, left);
       }
+      Prefetch<V * kLanes * sizeof(T)>(fetched[t] + d);
 #pragma GCC unroll 16
       for (int i = 0; i < Q; ++i) {
         const Vec p = Set1(probabilities[t * num_lanes + i]);
@@ -185,7 +233,9 @@ class VectorProducts {
 
   const int64_t head_dim_;
   const int64_t padded_dim_;
-  float* keys_;  // [kScoreKeys, padded_dim] or [padded_dim, kLanes]
+  float* buffer_;
+  float* keys_;       // [padded_dim / kLanes, kScoreKeys, kLanes] or [padded_dim, kLanes]
+  float* next_keys_;  // [padded_dim / kLanes, kScoreKeys, kLanes]
 };
 
 }  // namespace glm::GLM_ISA

@@ -22,16 +22,17 @@ inline __mmask16 FirstLanes(int64_t count) {
   return count <= 0 ? 0 : count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
 }
 
-// Asks for kBytes, into the second-level cache; any address will do.
+// Asks for kBytes, into the second-level cache; any address will do. Always inlined: some calls of
+// it gcc 12 would drop, as it takes them to have no effect.
 template <int kBytes>
-inline void Prefetch(const void* address) {
+[[gnu::always_inline]] inline void Prefetch(const void* address) {
   for (int i = 0; i < kBytes; i += 64) {
     _mm_prefetch(static_cast<const char*>(address) + i, _MM_HINT_T1);
   }
 }
 // The line at `address`, which is read once: into the first-level cache, past the others, where it
 // would take the place of what is needed again.
-inline void PrefetchOnce(const void* address) {
+[[gnu::always_inline]] inline void PrefetchOnce(const void* address) {
   _mm_prefetch(static_cast<const char*>(address), _MM_HINT_NTA);
 }
 
