@@ -1,6 +1,20 @@
 """The Cell classes that layer specs are made of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class SequenceClass(Protocol):
+    """Makes one Cell that runs operators one after the other."""
+
+    def __call__(self, cells: Sequence[Any], inputs: Sequence[str]) -> Any:
+        """See kernels/cpu/sequence.py."""
+        ...
+
+    def count_nodes(self, cells: Sequence[Any]) -> int:
+        """How many nodes of MindSpore's graph these become."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -8,8 +22,8 @@ class Operators:
     """One class per operator, as one device implements them, and `sequence`, which runs them.
 
     How each is built is fixed by the layers; see the classes of kernels/cpu/cells.py. What an
-    operator works on besides the result of the one before has a name, which the layers and
-    models/gpt_model.py give to the sequence.
+    operator works on besides the result of the one before has a name, which
+    models/network_graph.py gives to the sequence.
     """
 
     embedding: type
@@ -23,4 +37,4 @@ class Operators:
     gather_rows: type
     all_reduce: type
     gather_logits: type
-    sequence: type
+    sequence: SequenceClass

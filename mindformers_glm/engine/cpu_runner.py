@@ -14,7 +14,6 @@ from mindformers_glm.core.interrupts import delay_interrupts, interrupts_raise
 from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.batch import ModelBatch
 from mindformers_glm.kernels.cpu import library
-from mindformers_glm.models.gpt_model import SampledPart
 from mindformers_glm.models.inference_model import GlmInferenceModel
 from mindformers_glm.models.pretrained_model import build_network
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -60,8 +59,7 @@ class CpuModelRunner:
         self.read_weight_bytes = network.read_weight_bytes
         self.workspace_bytes = count_workspace_bytes(network.glm_config, settings)
         self.kv_block_bytes = count_kv_block_bytes(network.glm_config, settings)
-        self._graphs = network.model.split_into_graphs()
-        self._sampled_part = SampledPart(self._graphs[-1], network.logits_head)
+        self._graphs = network.graphs
         # MindSpore's names for the graphs compiled so far, by cell and shapes of the inputs.
         self._compiled: dict[tuple[object, ...], str] = {}
         row_buckets = ROW_BUCKETS if self.group.size == 1 else SPLIT_ROW_BUCKETS
@@ -94,15 +92,16 @@ class CpuModelRunner:
         library.keep_team()
         bucket = _smallest_bucket(self._row_inputs, len(batch.token_ids))
         hidden_states, *inputs = self._row_inputs[bucket].fill(batch)  # token ids at first
-        for graph in self._graphs[:-1]:
+        *graphs, last = self._graphs.hidden_states
+        for graph in graphs:
             hidden_states = self._run(graph, hidden_states, *inputs)
         # Ranks send each other all rows of logits that a graph makes, also those of a prompt.
         is_cheap = self.group.size == 1 or bucket <= MAX_SAMPLES
         if is_cheap and len(batch.sample_rows) <= MAX_SAMPLES:
             samples = self._sample_inputs[min(bucket, MAX_SAMPLES)].fill(batch.sample_rows)
-            logits = self._run(self._sampled_part, hidden_states, *inputs, *samples)
+            logits = self._run(self._graphs.last_with_logits, hidden_states, *inputs, *samples)
             return logits.asnumpy()[: len(batch.sample_rows)]
-        hidden_states = self._run(self._graphs[-1], hidden_states, *inputs)
+        hidden_states = self._run(last, hidden_states, *inputs)
         hidden_states.asnumpy()  # waits for the graph: the next step reuses the input buffers
         return self._compute_logits(hidden_states, batch.sample_rows)
 
@@ -111,7 +110,7 @@ class CpuModelRunner:
         for start in range(0, len(sample_rows), MAX_SAMPLES):
             rows = sample_rows[start : start + MAX_SAMPLES]
             samples = self._sample_inputs[_smallest_bucket(self._sample_inputs, len(rows))]
-            part = self._run(self.network.logits_head, hidden_states, *samples.fill(rows))
+            part = self._run(self._graphs.logits, hidden_states, *samples.fill(rows))
             logits[start : start + len(rows)] = part.asnumpy()[: len(rows)]
         return logits
 

@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 
 from mindformers.parallel_core.utils.spec_utils import ModuleSpec, build_module
-from mindspore import Tensor, nn
+from mindspore import nn
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.runner_settings import RunnerSettings
-
-# What the operators may name as operands besides the result of the one before and the residual.
-_INPUTS = ("num_rows", "cos_sin", "attn_metadata")
 
 
 @dataclass(frozen=True)
@@ -25,14 +22,13 @@ class TransformerLayerSubmodules:
     post_self_attn_layernorm: ModuleSpec
     mlp: ModuleSpec
     post_mlp_layernorm: ModuleSpec
-    sequence: ModuleSpec
 
 
 class TransformerLayer(nn.Cell):
     """x += post_self_attn_norm(attn(input_norm x)); x += post_mlp_norm(mlp(pre_mlp_norm x)).
 
-    hidden_states, output: the residual stream, float32 [max_rows, hidden_size]. Every part knows
-    its Megatron-Core name, by which the settings choose how a linear layer keeps its weight.
+    x is the residual stream, float32 [max_rows, hidden_size]. Every part knows its Megatron-Core
+    name, by which the settings choose how a linear layer keeps its weight.
     Source: transformers 4.51.3 `Glm4DecoderLayer`; without norms behind the branches
     `GlmDecoderLayer`, which is ChatGLM's `GLMBlock` too.
     """
@@ -53,27 +49,15 @@ class TransformerLayer(nn.Cell):
         )
         self.mlp = build_module(submodules.mlp, config, settings, name=f"{name}.mlp")
         self.post_mlp_layernorm = build_module(submodules.post_mlp_layernorm, config.hidden_size)
-        self.sequence = build_module(
-            submodules.sequence,
-            [
-                *self.self_attention.operators(),
-                self.post_self_attn_layernorm,
-                *self.mlp.operators(),
-                self.post_mlp_layernorm,
-            ],
-            _INPUTS,
-        )
 
-    @property
-    def num_nodes(self) -> int:
-        """How many nodes of MindSpore's graph the layer becomes."""
-        return int(self.sequence.num_nodes)
-
-    def construct(
-        self, hidden_states: Tensor, cos_sin: Tensor, num_rows: Tensor, attn_metadata: Tensor
-    ) -> Tensor:
-        """Add both branches to the residual stream."""
-        return self.sequence(hidden_states, num_rows, cos_sin, attn_metadata)
+    def operators(self) -> list[nn.Cell]:
+        """In the order in which each takes the one before's result."""
+        return [
+            *self.self_attention.operators(),
+            self.post_self_attn_layernorm,
+            *self.mlp.operators(),
+            self.post_mlp_layernorm,
+        ]
 
 
 class TransformerBlock(nn.Cell):
@@ -87,11 +71,3 @@ class TransformerBlock(nn.Cell):
                 for number in range(config.num_hidden_layers)
             ]
         )
-
-    def construct(
-        self, hidden_states: Tensor, cos_sin: Tensor, num_rows: Tensor, attn_metadata: Tensor
-    ) -> Tensor:
-        """Pass the residual stream through every layer."""
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, cos_sin, num_rows, attn_metadata)
-        return hidden_states

@@ -27,7 +27,6 @@ def get_layer_spec(config: GlmConfig, operators: Operators) -> ModuleSpec:
             post_self_attn_layernorm=join_residual,
             mlp=_get_mlp_spec(operators),
             post_mlp_layernorm=join_residual,
-            sequence=ModuleSpec(module=operators.sequence),
         ),
     )
 

@@ -12,6 +12,7 @@ from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
 from mindformers_glm.models.family_config import GlmFamilyConfig
 from mindformers_glm.models.gpt_layer_specs import get_layer_spec
 from mindformers_glm.models.gpt_model import GPTModel, LogitsHead
+from mindformers_glm.models.network_graph import NetworkGraphs
 from mindformers_glm.models.pretrained_model import GlmFamilyPreTrainedModel
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
@@ -22,8 +23,8 @@ from mindformers_glm.weights.rules import build_rules
 class GlmInferenceModel(GlmFamilyPreTrainedModel):
     """A GLM network over a paged KV cache: `model` and `logits_head`.
 
-    The engine's runner makes its graphs of the two, so that a prefill chunk which samples nothing
-    skips the head. Weights come by `load_weights`, the KV cache by `allocate_kv_cache`.
+    The engine's runner runs `graphs`, so that a prefill chunk which samples nothing skips the head.
+    Weights come by `load_weights`, the KV cache by `allocate_kv_cache`.
     """
 
     def __init__(self, config: GlmFamilyConfig, device_target: str = "CPU") -> None:
@@ -46,6 +47,7 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
             operators,
         )
         self.logits_head = LogitsHead(self.glm_config, self.settings, operators)
+        self.graphs = NetworkGraphs(self.model, self.logits_head, operators)
         # Made by the first `generate` and kept from call to call, and with it the KV cache.
         self.engine: Any = None
         self.has_weights = False
@@ -60,9 +62,12 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         sample_rows: Tensor,
         num_samples: Tensor,
     ) -> Tensor:
-        """One step as one graph; see GPTModel and LogitsHead for the shapes."""
-        hidden_states = self.model(token_ids, num_rows, attn_metadata)
-        return self.logits_head(hidden_states, sample_rows, num_samples)
+        """One step; see NetworkGraph for the shapes."""
+        for graph in self.graphs.hidden_states[:-1]:
+            token_ids = graph(token_ids, num_rows, attn_metadata)
+        return self.graphs.last_with_logits(
+            token_ids, num_rows, attn_metadata, sample_rows, num_samples
+        )
 
     def weighted_cells(self) -> dict[str, WeightedCell]:
         """The Cells that hold weights, by their Megatron-Core names."""

@@ -55,8 +55,10 @@ class Weights:
 class At:
     """An operator and what stands at its operands."""
 
-    def __init__(self, operator: ops.Operator, *operands: Any) -> None:
-        self._stage = Stage(operator, operands)
+    def __init__(
+        self, operator: ops.Operator, *operands: Any, starts_residual: bool = False
+    ) -> None:
+        self._stage = Stage(operator, operands, starts_residual)
 
     def stage(self) -> Stage:
         """See OperatorCell."""
@@ -94,55 +96,42 @@ class Network(nn.Cell):
         self.cos_sin = Tensor(weights.cos_sin)
 
         add = At(ops.rms_norm_add(HIDDEN), PREVIOUS, norm, eps, RESIDUAL, "n")
-        self.embed = OperatorSequence([At(ops.embedding(HIDDEN), PREVIOUS, table, "n")], ["n"])
+        embed = At(ops.embedding(HIDDEN), PREVIOUS, table, "n", starts_residual=True)
         expand = [
             At(ops.norm_gated_linear(dtype, FFN), PREVIOUS, norm, eps, fc1, "n"),
             At(ops.linear(dtype, HIDDEN), PREVIOUS, fc2, "n"),
             add,
         ]
-        self.layers = nn.CellList(
+        layers = [
             [
-                OperatorSequence(
-                    [
-                        At(
-                            ops.norm_linear(dtype, WIDTH),
-                            *(PREVIOUS, norm, eps, tiles(f"qkv_{layer}", matrix), "n", bias),
-                        ),
-                        At(
-                            ops.attention(HEADS, HEAD_DIM),
-                            *(
-                                PREVIOUS,
-                                "cos_sin",
-                                cache(f"k{layer}"),
-                                cache(f"v{layer}"),
-                                "metadata",
-                            ),
-                        ),
-                        At(ops.linear(dtype, HIDDEN), PREVIOUS, proj, "n"),
-                        add,
-                        *expand,
-                    ],
-                    ["cos_sin", "metadata", "n"],
-                )
-                for layer, matrix in enumerate(weights.qkv)
+                At(
+                    ops.norm_linear(dtype, WIDTH),
+                    *(PREVIOUS, norm, eps, tiles(f"qkv_{layer}", matrix), "n", bias),
+                ),
+                At(
+                    ops.attention(HEADS, HEAD_DIM),
+                    *(PREVIOUS, "cos_sin", cache(f"k{layer}"), cache(f"v{layer}"), "metadata"),
+                ),
+                At(ops.linear(dtype, HIDDEN), PREVIOUS, proj, "n"),
+                add,
+                *expand,
             ]
-        )
-        self.sample = OperatorSequence(
-            [
-                At(ops.gather_rows(HIDDEN), PREVIOUS, "rows", "n"),
-                At(ops.rms_norm(HIDDEN), PREVIOUS, norm, eps, "n"),
-            ],
-            ["rows", "n"],
+            for layer, matrix in enumerate(weights.qkv)
+        ]
+        sample = [
+            At(ops.gather_rows(HIDDEN), PREVIOUS, "rows", "num_samples"),
+            At(ops.rms_norm(HIDDEN), PREVIOUS, norm, eps, "num_samples"),
+        ]
+        self.run = OperatorSequence(
+            [embed, *layers[0], *layers[1], *sample],
+            ["n", "rows", "num_samples", "cos_sin", "metadata"],
         )
 
     def construct(
         self, ids: Tensor, metadata: Tensor, num_rows: Tensor, rows: Tensor, num_samples: Tensor
     ) -> Tensor:
         """Token ids -> normalised hidden states of the sampled rows."""
-        x = self.embed(ids, num_rows)
-        for layer in self.layers:
-            x = layer(x, self.cos_sin, metadata, num_rows)
-        return self.sample(x, rows, num_samples)
+        return self.run(ids, num_rows, rows, num_samples, self.cos_sin, metadata)
 
 
 def expected(weights: Weights, ids: np.ndarray, rows: reference.Rows) -> np.ndarray:
@@ -237,7 +226,7 @@ def test_one_rank_runs_all_operators_in_one_node() -> None:
     copy = At(ops.gather_rows(HIDDEN), PREVIOUS, "rows", "n")
     # What stays the residual stream has to outlive the copies.
     sequence = OperatorSequence([copy, copy, add, copy, copy, copy, add], ["n", "rows", "table"])
-    assert sequence.num_nodes == 1
+    assert len(sequence.nodes) == 1
     x = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
     rows = np.int32([1, 0])
     found = sequence(Tensor(x), Tensor(count(2)), Tensor(rows), Tensor(x)).asnumpy()
@@ -248,18 +237,32 @@ def test_a_sum_over_ranks_stands_between_two_nodes() -> None:
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
     add = At(ops.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
     double = At(ops.residual_add(HIDDEN), PREVIOUS, PREVIOUS, "n")
-    sequence = OperatorSequence(
-        [double, Doubled(), add, double, double, Doubled(), add], ["n", "table"]
-    )
+    cells = [double, Doubled(), add, double, double, Doubled(), add]
+    sequence = OperatorSequence(cells, ["n", "table"])
     # The first `add` ends a node, which the last one needs the result of.
     nodes = list(sequence.nodes)
-    assert sequence.num_nodes == 6
+    assert OperatorSequence.count_nodes(cells) == 6
     assert [type(node).__name__ for node in nodes] == ["_Node", "_Sum", "_Node"] * 2
     # What no operator names is not handed on: MindSpore might copy it.
     assert [nodes[i].num_inputs for i in (0, 2, 3, 5)] == [3, 3, 3, 3]
     x = np.ones((2, HIDDEN), np.float32)
     found = sequence(Tensor(x), Tensor(count(2)), Tensor(x))
     np.testing.assert_array_equal(found.asnumpy(), 45 * x)  # x = 4 + 1; 2 * 2 * 2 * 5 + 5
+
+
+def test_a_sum_over_ranks_behind_the_embedding_is_the_residual_stream() -> None:
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    x = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
+    table = as_parameter(x, "float32", "table")
+    embed = At(ops.embedding(HIDDEN), PREVIOUS, table, "n", starts_residual=True)
+    double = At(ops.residual_add(HIDDEN), PREVIOUS, PREVIOUS, "n")
+    add = At(ops.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
+    ids, num_rows = Tensor(np.int32([1, 0])), Tensor(count(2))
+    one_rank = OperatorSequence([embed, double, add], ["n"])
+    np.testing.assert_array_equal(one_rank(ids, num_rows).asnumpy(), 3 * x[::-1])
+    two_ranks = OperatorSequence([embed, Doubled(), double, Doubled(), add], ["n"])
+    assert len(two_ranks.nodes) == 5
+    np.testing.assert_array_equal(two_ranks(ids, num_rows).asnumpy(), 10 * x[::-1])
 
 
 class WriteOnly(nn.Cell):

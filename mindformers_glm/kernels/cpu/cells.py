@@ -98,21 +98,27 @@ class Embedding(_CpuCell):
     def stage(self) -> Stage:
         """int32 [max_rows] -> float32 [max_rows, hidden_size]; zeros for what others hold."""
         vocabulary = (self.vocabulary,) if self.is_part else ()
-        return Stage(self.operator, (PREVIOUS, self.weight, "num_rows", *vocabulary))
+        operands = (PREVIOUS, self.weight, "num_rows", *vocabulary)
+        return Stage(self.operator, operands, starts_residual=True)
 
 
 class RmsNorm(_CpuCell):
-    """RMSNorm."""
+    """RMSNorm.
 
-    def __init__(self, size: int, eps: float) -> None:
+    Args:
+        num_rows: the name of the input that says how many rows are real.
+    """
+
+    def __init__(self, size: int, eps: float, num_rows: str = "num_rows") -> None:
         super().__init__()
         self._add_rows("weight", (size,), "float32")
         self.eps = np.array([eps], np.float32)
+        self.num_rows = num_rows
         self.operator = ops.rms_norm(size)
 
     def stage(self) -> Stage:
         """float32 [max_rows, size] -> the same shape."""
-        return Stage(self.operator, (PREVIOUS, self.weight, self.eps, "num_rows"))
+        return Stage(self.operator, (PREVIOUS, self.weight, self.eps, self.num_rows))
 
 
 class RmsNormAdd(_CpuCell):
@@ -143,19 +149,29 @@ class ResidualAdd(nn.Cell):
 
 
 class Linear(_CpuCell):
-    """y = x W^T without bias."""
+    """y = x W^T without bias.
+
+    Args:
+        num_rows: the name of the input that says how many rows are real.
+    """
 
     def __init__(
-        self, in_features: int, out_features: int, settings: RunnerSettings, name: str
+        self,
+        in_features: int,
+        out_features: int,
+        settings: RunnerSettings,
+        name: str,
+        num_rows: str = "num_rows",
     ) -> None:
         super().__init__()
+        self.num_rows = num_rows
         method = choose_linear_method(settings, name)
         self.weights = self._add_weight(method.create_weight(out_features, in_features))
         self.operator = method.linear(out_features)
 
     def stage(self) -> Stage:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        return Stage(self.operator, (PREVIOUS, *self.weights, "num_rows"))
+        return Stage(self.operator, (PREVIOUS, *self.weights, self.num_rows))
 
 
 class NormLinear(_CpuCell):
@@ -250,7 +266,7 @@ class GatherRows(nn.Cell):
 
     def stage(self) -> Stage:
         """float32 [max_rows, size], `sample_rows` int32 [max_samples] -> [max_samples, size]."""
-        return Stage(self.operator, (PREVIOUS, "sample_rows", "num_rows"))
+        return Stage(self.operator, (PREVIOUS, "sample_rows", "num_samples"))
 
 
 OPERATORS = Operators(
