@@ -104,7 +104,7 @@ def read_file(
         if found != [(name, str(array.dtype), array.shape) for name, array in arrays.items()]:
             raise PackedFileError("it holds other Parameters")
         with Progress("Loading weights", sum(a.nbytes for a in arrays.values()), "B") as bar:
-            mapped = map_large(file, path, header, arrays, map_file) if map_file else set()
+            mapped = map_large(file, header, arrays, map_file) if map_file else set()
 
             def read_piece(piece: "_Piece") -> None:
                 data = piece.of(arrays)

@@ -20,6 +20,7 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import FOLDER_NAME, PackedCache, PackedCacheSettings
 from mindformers_glm.weights.packed_file import verify_file
 from mindformers_glm.weights.packed_header import PackedFileError
+from mindformers_glm.weights.packed_mapping import MapFile
 
 FORMAT = {"params_dtype": "bfloat16", "layout": "test"}
 
@@ -359,31 +360,54 @@ def test_the_header_names_the_checkpoint(folder):
 
 
 class FakeMapping:
-    """Stands for the system: "maps" by copying and says how much of it lies in huge pages."""
+    """Stands for the system: "maps" by copying and says how much of it lies in huge pages.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
-        self.mapped: list[int] = []
-        self.num_unmapped = 0
+    Args:
+        share: of every Parameter in huge pages.
+        read_again_share: the same of what was dropped from the page cache.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, share: float, read_again_share: float = 0
+    ) -> None:
+        self.mapped: dict[int, int] = {}
+        self.num_maps = 0
+        self.dropped: list[tuple[int, int]] = []
+        self._share, self._read_again_share = share, read_again_share
         for module in (packed_header, packed_mapping):
             monkeypatch.setattr(module, "HUGE_PAGE", 8192)
-        monkeypatch.setattr(packed_mapping, "_count_huge_bytes", lambda _: share * sum(self.mapped))
+        monkeypatch.setattr(packed_mapping, "_count_huge_bytes", self._count)
+        monkeypatch.setattr(packed_mapping.os, "posix_fadvise", self._drop)
 
     def __call__(self, array: np.ndarray, file: int, offset: int) -> None:
         assert offset % 8192 == 0
         memory = array.reshape(-1).view(np.uint8)
         if file < 0:
-            self.num_unmapped += 1
+            self.mapped.pop(array.ctypes.data, None)
             memory.fill(0)
         else:
-            self.mapped.append(array.nbytes)
+            self.num_maps += 1
+            self.mapped[array.ctypes.data] = array.nbytes
             os.preadv(file, [memory.data], offset)
 
+    def _count(self, _: object) -> dict[int, int]:
+        share = self._read_again_share if self.dropped else self._share
+        return {address: int(share * num_bytes) for address, num_bytes in self.mapped.items()}
 
-def read_mapped(folder: Path, mapping: FakeMapping) -> tuple[PackedCache, dict[str, np.ndarray]]:
+    def _drop(self, file: int, offset: int, num_bytes: int, advice: int) -> None:
+        assert offset % 8192 == num_bytes % 8192 == 0
+        assert advice == os.POSIX_FADV_DONTNEED
+        self.dropped.append((offset, num_bytes))
+
+
+def read_mapped(folder: Path, mapping: MapFile) -> tuple[PackedCache, dict[str, np.ndarray]]:
     arrays = make_arrays(None)
     cache = PackedCache(PackedCacheSettings("on"), Checkpoint.open(folder), FORMAT, arrays, mapping)
     cache.read()
     return cache, arrays
+
+
+LARGE = [array.nbytes for array in make_arrays(None).values() if array.nbytes >= 8192]
 
 
 def test_large_parameters_are_mapped_where_huge_pages_hold_them(folder, monkeypatch):
@@ -391,17 +415,57 @@ def test_large_parameters_are_mapped_where_huge_pages_hold_them(folder, monkeypa
     write(folder)
     cache, arrays = read_mapped(folder, mapping)
     np.testing.assert_equal(arrays, make_arrays(1))
-    large = [array.nbytes for array in arrays.values() if array.nbytes >= 8192]
-    assert mapping.mapped == large
-    assert cache.mapped_bytes == sum(large)
+    assert mapping.num_maps == len(LARGE)
+    assert not mapping.dropped
+    assert cache.mapped_bytes == sum(mapping.mapped.values()) == sum(LARGE)
 
 
-def test_small_pages_are_copied_instead(folder, monkeypatch):
-    mapping = FakeMapping(monkeypatch, share=0.1)
+def test_what_the_page_cache_holds_in_small_pages_is_read_again_and_mapped(folder, monkeypatch):
+    mapping = FakeMapping(monkeypatch, share=0.5, read_again_share=1)
     write(folder)
     cache, arrays = read_mapped(folder, mapping)
     np.testing.assert_equal(arrays, make_arrays(1))
-    assert len(mapping.mapped) == mapping.num_unmapped == 1  # one was enough to see it
+    assert len(mapping.dropped) == 1  # the fake knows no pages: all others count as read again
+    assert cache.mapped_bytes == sum(mapping.mapped.values()) == sum(LARGE)
+
+
+def test_small_pages_are_copied_instead(folder, monkeypatch):
+    mapping = FakeMapping(monkeypatch, share=0.1, read_again_share=0.1)
+    write(folder)
+    cache, arrays = read_mapped(folder, mapping)
+    np.testing.assert_equal(arrays, make_arrays(1))
+    # The smallest was enough to see it.
+    assert [num_bytes for _, num_bytes in mapping.dropped] == [-(-min(LARGE) // 8192) * 8192]
+    assert mapping.num_maps == 2
+    assert mapping.mapped == {}
+    assert cache.mapped_bytes == 0
+
+
+def test_only_what_lies_in_small_pages_is_copied(folder, monkeypatch):
+    mapping = FakeMapping(monkeypatch, share=1)
+    monkeypatch.setattr(
+        packed_mapping,
+        "_count_huge_bytes",
+        lambda _: {a: n if n == min(LARGE) else 0 for a, n in mapping.mapped.items()},
+    )
+    write(folder)
+    cache, arrays = read_mapped(folder, mapping)
+    np.testing.assert_equal(arrays, make_arrays(1))
+    assert cache.mapped_bytes == sum(mapping.mapped.values()) == min(LARGE)
+
+
+def test_a_file_system_that_cannot_map_is_read(folder, monkeypatch):
+    mapping = FakeMapping(monkeypatch, share=1)
+    write(folder)
+
+    def refuse(array: np.ndarray, file: int, offset: int) -> None:
+        if file >= 0 and array.nbytes == max(LARGE):
+            raise RuntimeError("mmap: No such device")
+        mapping(array, file, offset)
+
+    cache, arrays = read_mapped(folder, refuse)
+    np.testing.assert_equal(arrays, make_arrays(1))
+    assert mapping.mapped == {}
     assert cache.mapped_bytes == 0
 
 
@@ -413,6 +477,6 @@ def test_damage_is_noticed_in_a_mapped_file_too(folder, monkeypatch, capsys):
     file.write_bytes(content)
     cache, arrays = read_mapped(folder, mapping)
     assert "the bytes of int8 have changed" in capsys.readouterr().err
-    assert mapping.num_unmapped == len(mapping.mapped)
+    assert mapping.mapped == {}
     assert cache.mapped_bytes == 0
     assert not any(array.any() for array in arrays.values())
