@@ -107,4 +107,6 @@ def _count_huge_bytes(addresses: Collection[int]) -> dict[int, int]:
                 address = int(first.split("-")[0], 16)
             elif first == "FilePmdMapped:" and address in addresses:
                 found[address] = int(rest[0]) * 2**10
+                if len(found) == len(addresses):
+                    break  # the libraries follow, which take the system longest
     return found
