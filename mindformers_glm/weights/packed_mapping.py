@@ -63,8 +63,8 @@ class _Mapping:
 
         What the page cache holds in small pages, as it does where plain reads brought it there or
         only a part of a huge page is left, is dropped from it and read from the disk once more.
-        From a fast disk that takes a fraction of the time of copying, most of which the system clears
-        memory.
+        From a fast disk that takes a fraction of the time of copying, in most of which the system
+        clears memory.
         """
         self._map(entries)
         small = self._in_small_pages(entries)
