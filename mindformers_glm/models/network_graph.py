@@ -35,6 +35,7 @@ class NetworkGraph(nn.Cell):
         super().__init__(auto_prefix=False)
         self.cos_sin = cos_sin
         self.has_head = logits_head is not None
+        # The Parameter behind what nodes after a sum over the ranks name: see OperatorSequence.
         inputs = ["num_rows", "cos_sin", "attn_metadata"]
         if logits_head is not None:
             parts = [*parts, logits_head]
