@@ -1,7 +1,7 @@
 """Build of the package: pyproject.toml holds the settings of the tools, this file the rest.
 
 The kernels are one shared library without any Python in it: setuptools builds it as an extension
-so that it lands beside the package; it is opened by path (kernels/cpu/library.py), never imported.
+so that it lands beside the package; it is opened by path (backends/cpu/library.py), never imported.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-CSRC = Path("mindformers_glm/kernels/cpu/csrc")
+CSRC = Path("mindformers_glm/backends/cpu/csrc")
 
 
 def read_version() -> str:
@@ -73,7 +73,7 @@ setup(
     ],
     ext_modules=[
         Extension(
-            "mindformers_glm.kernels.cpu._kernels",
+            "mindformers_glm.backends.cpu._kernels",
             sources=sorted(str(p.relative_to(ROOT)) for p in (ROOT / CSRC).rglob("*.cc")),
             depends=sorted(str(p.relative_to(ROOT)) for p in (ROOT / CSRC).rglob("*.h")),
             define_macros=[("GLM_SOURCE_HASH", f'"{hash_sources()}"')],

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from mindformers_glm.core.errors import ConfigError, GlmError
-from mindformers_glm.core.log import note
+from mindformers_glm.system.log import note
 from mindformers_glm.weights.share_writer import write_shares
 
 

@@ -16,12 +16,12 @@ from mindformers_glm.config.chatglm_keys import (
     read_chatglm_keys,
     write_chatglm_keys,
 )
-from mindformers_glm.config.files import read_json_object, require_folder
 from mindformers_glm.config.glm_keys import read_glm_keys, write_glm_keys
 from mindformers_glm.config.json_keys import SIZE_FIELDS, read_text
 from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
+from mindformers_glm.system.files import read_json_object, require_folder
 
 
 @dataclass(frozen=True)

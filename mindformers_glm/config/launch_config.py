@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from mindformers_glm.config.command_line import CommandLineError
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.processors import count_physical_cores
+from mindformers_glm.system.processors import count_physical_cores
 
 AUTO_PORTS = range(50_000, 65_536)
 _ROOT = Path(__file__).resolve().parents[2]

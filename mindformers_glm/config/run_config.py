@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mindformers_glm.config.command_line import parse_command_line
-from mindformers_glm.config.launched import check_parallel, explain_failed_meeting, find_rank
+from mindformers_glm.config.launched import check_parallel
+from mindformers_glm.config.num_threads import check_num_threads
+from mindformers_glm.config.runner_settings import PRECISIONS
 from mindformers_glm.config.settings_reader import (
     Given,
     default_value,
@@ -21,10 +23,8 @@ from mindformers_glm.config.settings_reader import (
 )
 from mindformers_glm.config.yaml_schema import SETTINGS
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.log import detail, note, set_verbose, silence_other_ranks
-from mindformers_glm.core.processors import check_num_threads
 from mindformers_glm.core.quantization_scheme import read_scheme
-from mindformers_glm.core.runner_settings import PRECISIONS
+from mindformers_glm.system.log import detail, note, set_verbose, silence_other_ranks
 
 # What configs/glm4/predict_glm4.yaml says, for an installed package that has no configs folder;
 # a test holds them equal. Settings whose value is the default anyway are left out.
@@ -138,40 +138,6 @@ def load_run_config(
     silence_other_ranks(rank)
     _tell_what_has_no_effect(settings)
     return _run_config(settings, rank)
-
-
-def packed_cache_folder(environ: Mapping[str, str] | None = None) -> Path | None:
-    """The folder that MINDFORMERS_GLM_CACHE names, which need not exist yet, or None.
-
-    Raises:
-        ConfigError: it is a file.
-    """
-    given = (os.environ if environ is None else environ).get("MINDFORMERS_GLM_CACHE")
-    if not given:
-        return None
-    folder = _path(given).absolute()
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"MINDFORMERS_GLM_CACHE must name a folder, {folder} is a file.")
-    return folder
-
-
-def launched_rank(model_parallel: object) -> int:
-    """Which rank of `model_parallel` this process is; 0 where the model is not split.
-
-    Raises:
-        ConfigError: it is no number of processes, or not the number that msrun started.
-    """
-    return find_rank(model_parallel, os.environ)
-
-
-def failed_meeting(problem: RuntimeError) -> ConfigError:
-    """Say why the processes of this job did not find each other, given what MindSpore raised."""
-    return explain_failed_meeting(problem, os.environ)
-
-
-def has_own_num_threads() -> bool:
-    """Whether OMP_NUM_THREADS says something: MindSpore's msrun sets it to 1 for every process."""
-    return os.environ.get("OMP_NUM_THREADS", "1") != "1"
 
 
 def check_precision(params_dtype: str, compute_dtype: str) -> None:

@@ -9,7 +9,7 @@ class SequenceClass(Protocol):
     """Makes one Cell that runs operators one after the other."""
 
     def __call__(self, cells: Sequence[Any], inputs: Sequence[str]) -> Any:
-        """See kernels/cpu/sequence.py."""
+        """See backends/cpu/program.py."""
         ...
 
     def count_nodes(self, cells: Sequence[Any]) -> int:
@@ -21,7 +21,7 @@ class SequenceClass(Protocol):
 class Operators:
     """One class per operator, as one device implements them, and `sequence`, which runs them.
 
-    How each is built is fixed by the layers; see the classes of kernels/cpu/cells.py. What an
+    How each is built is fixed by the layers; see backends/cpu/fused_layers.py. What an
     operator works on besides the result of the one before has a name, which
     models/network_graph.py gives to the sequence.
     """

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.process_group import ProcessGroup
-from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.tokenizer import tokenizer_digest

@@ -1,40 +1,11 @@
 """The flat arrays of one step, made from what the scheduler chose."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
 
 import numpy as np
 
+from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.engine.scheduler import Chunk
-
-
-@dataclass(frozen=True)
-class ModelBatch:
-    """One step: the new tokens of all sequences, packed on axis 0.
-
-    Example: block_size 4, a sequence of 5 prompt tokens in blocks [0, 1] and one at its 7th token
-    in blocks [3, 2]:
-        positions [0 1 2 3 4 | 6], slot_mapping [0 1 2 3 4 | 10], query_start [0, 5, 6],
-        seq_lens [5, 7], block_tables [[0, 1], [3, 2]], sample_rows [4, 5].
-
-    Attributes:
-        token_ids: int32 [num_rows].
-        positions: int32 [num_rows], position of each token in its sequence.
-        slot_mapping: int32 [num_rows], where K and V go: block * block_size + offset.
-        query_start: int32 [num_seqs + 1]; sequence s has rows query_start[s]..query_start[s + 1]-1.
-        seq_lens: int32 [num_seqs], total KV length of each sequence after this step.
-        block_tables: blocks of each sequence in logical order.
-        sample_rows: int32 [num_samples], rows whose logits are wanted; of each sampled sequence the
-            row of its last token and those of its draft.
-    """
-
-    token_ids: np.ndarray
-    positions: np.ndarray
-    slot_mapping: np.ndarray
-    query_start: np.ndarray
-    seq_lens: np.ndarray
-    block_tables: list[list[int]]
-    sample_rows: np.ndarray
 
 
 def build_batch(chunks: Items[Chunk], block_size: int, sample_all_rows: bool = False) -> ModelBatch:

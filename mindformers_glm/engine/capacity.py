@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
-from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.footprint import (
+from mindformers_glm.backends.cpu.footprint import (
     count_kv_block_bytes,
     count_quantized_weight_bytes,
     count_weight_bytes,
     count_workspace_bytes,
 )
-from mindformers_glm.core.runner_settings import RunnerSettings
-from mindformers_glm.core.sharding import can_split
-from mindformers_glm.engine.host_share import HostShare
+from mindformers_glm.backends.cpu.host_share import HostShare
+from mindformers_glm.backends.runner import ModelRunner
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import can_split
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.engine.memory import MemoryDemand, MemorySupply, plan_kv_blocks
-from mindformers_glm.engine.runner import ModelRunner
 
 _MODEL_PARALLEL = (2, 4, 8, 16)  # what is advised where one rank's cap is too low
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mindformers_glm.config.files import read_json_object
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings
+from mindformers_glm.system.files import read_json_object
 
 # Used where neither the request nor the checkpoint limits the length. Hugging Face's own default
 # (max_length 20) cuts every answer short.

@@ -9,14 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mindformers_glm.config.run_config import (
-    launched_rank,
-    packed_cache_folder,
-)
+from mindformers_glm.config.environment import launched_rank, packed_cache_folder
+from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.core.errors import GlmError, PromptError
-from mindformers_glm.core.log import note, silence_other_ranks
-from mindformers_glm.core.processors import check_num_threads
-from mindformers_glm.core.progress import Progress
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
 from mindformers_glm.engine.engine_config import EngineConfig
@@ -39,6 +34,8 @@ from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.row_logits import compute_row_logits
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.system.log import note, silence_other_ranks
+from mindformers_glm.system.progress import Progress
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 

@@ -6,14 +6,13 @@ from typing import Protocol
 
 import numpy as np
 
+from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.core.errors import PromptError
-from mindformers_glm.core.interrupts import delay_interrupts
 from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.request_output import FinishReason, RequestOutput
-from mindformers_glm.engine.runner import ModelRunner
 from mindformers_glm.engine.sampler import (
     NonFiniteLogitsError,
     keep_freed_memory,
@@ -23,6 +22,7 @@ from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSetti
 from mindformers_glm.engine.scheduler import Chunk, Schedule, Scheduler
 from mindformers_glm.engine.sequence import Sequence
 from mindformers_glm.engine.stop_strings import StopStringMatcher
+from mindformers_glm.system.interrupts import delay_interrupts
 
 
 class Detokenizer(Protocol):

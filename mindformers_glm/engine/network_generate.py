@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from mindformers_glm.backends.cpu.host_share import share_host
+from mindformers_glm.backends.cpu.runner import CpuModelRunner
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.engine.capacity import plan_kv_blocks_of
-from mindformers_glm.engine.cpu_runner import CpuModelRunner
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import (
     GenerationDefaults,
@@ -18,7 +19,6 @@ from mindformers_glm.engine.generation_defaults import (
     read_eos_token_ids,
     refuse_unsupported,
 )
-from mindformers_glm.engine.host_share import share_host
 from mindformers_glm.engine.llm_engine import Detokenizing, LLMEngine
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.engine.token_id_prompts import read_prompts

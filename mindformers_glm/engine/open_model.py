@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.backends import select_backend
+from mindformers_glm.backends.cpu.host_share import share_host
+from mindformers_glm.backends.runner import ModelRunner
+from mindformers_glm.config.environment import has_own_num_threads
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.run_config import has_own_num_threads
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.process_group import ProcessGroup
-from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.capacity import check_memory_before_loading, plan_kv_blocks_of
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
-from mindformers_glm.engine.host_share import share_host
-from mindformers_glm.engine.runner import ModelRunner
 from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings

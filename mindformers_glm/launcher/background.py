@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from mindformers_glm.core.log import note
+from mindformers_glm.system.log import note
 
 
 def run_in_background(run: Callable[[], int], log: Path) -> int:

@@ -73,7 +73,7 @@ class Job:
         if self._has_scheduler:
             self._scheduler = start_child(
                 "the scheduler",
-                [sys.executable, "-m", "mindformers_glm.launcher.scheduler"],
+                [sys.executable, "-m", "mindformers_glm.launcher.rendezvous"],
                 self._environment | scheduler_environment(),
                 self._log_dir / "scheduler.log",
             )

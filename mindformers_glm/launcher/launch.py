@@ -8,7 +8,6 @@ from ipaddress import ip_address
 from mindformers_glm.config.command_line import CommandLineError
 from mindformers_glm.config.launch_config import LaunchConfig, load_launch_config
 from mindformers_glm.core.errors import ConfigError, GlmError
-from mindformers_glm.core.log import note
 from mindformers_glm.launcher.background import run_in_background
 from mindformers_glm.launcher.job import Job, run_job
 from mindformers_glm.launcher.log_folder import LogFolder
@@ -18,6 +17,7 @@ from mindformers_glm.launcher.ports import (
     reserve_free_port,
     resolve_address,
 )
+from mindformers_glm.system.log import note
 
 
 def launch(argv: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ from mindformers.parallel_core.utils.spec_utils import ModuleSpec, build_module
 from mindspore import nn
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.config.runner_settings import RunnerSettings
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 from mindformers.models.configuration_utils import PretrainedConfig
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.runner_settings import SETTING_NAMES, RunnerSettings
+from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 
 
 class GlmFamilyConfig(PretrainedConfig):
@@ -17,7 +17,7 @@ class GlmFamilyConfig(PretrainedConfig):
     Args:
         kwargs: keys of config.json as the dialect calls them; and optionally params_dtype,
             compute_dtype, rotary_dtype, quantization, quantization_group_size, block_size,
-            max_model_len, max_num_seqs and max_num_batched_tokens (see core/runner_settings.py).
+            max_model_len, max_num_seqs and max_num_batched_tokens (see config/runner_settings.py).
     """
 
     # Upstream compares with an instance made without arguments otherwise; there is none.

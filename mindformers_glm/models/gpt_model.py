@@ -3,11 +3,11 @@
 from mindformers.parallel_core.utils.spec_utils import ModuleSpec
 from mindspore import Parameter, Tensor, nn
 
+from mindformers_glm.backends.cpu.rotary import build_cos_sin_table
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import partition
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.operators import Operators
-from mindformers_glm.core.runner_settings import RunnerSettings
-from mindformers_glm.core.sharding import partition
-from mindformers_glm.layers.rotary import build_cos_sin_table
 from mindformers_glm.layers.transformer_layer import TransformerBlock
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from mindspore import Tensor
 
 from mindformers_glm.backends import select_backend
-from mindformers_glm.core.interrupts import restore_interrupt_handler
-from mindformers_glm.core.weighted_cell import LoadInto, WeightedCell
+from mindformers_glm.backends.cpu.weighted_cell import LoadInto, WeightedCell
 from mindformers_glm.models.family_config import GlmFamilyConfig
 from mindformers_glm.models.gpt_layer_specs import get_layer_spec
 from mindformers_glm.models.gpt_model import GPTModel, LogitsHead
 from mindformers_glm.models.network_graph import NetworkGraphs
 from mindformers_glm.models.pretrained_model import GlmFamilyPreTrainedModel
+from mindformers_glm.system.interrupts import restore_interrupt_handler
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
 from mindformers_glm.weights.packed_cache import PackedCache, PackedCacheSettings

@@ -17,7 +17,7 @@ class NetworkGraph(nn.Cell):
     """Consecutive operators of a network as one graph, which owns none of them.
 
     Every input has the size of the largest step of its row bucket; `num_rows` says how many rows
-    are real (see core/attn_metadata.py), and the operators leave the others alone.
+    are real (see backends/cpu/attn_metadata.py), and the operators leave the others alone.
 
     Args:
         parts: Cells with `operators()`, of the GPTModel.
@@ -53,7 +53,7 @@ class NetworkGraph(nn.Cell):
             first: int32 [max_rows] token ids, or float32 [max_rows, hidden_size] hidden states
                 where an earlier graph has the embedding.
             num_rows: int32 [1].
-            attn_metadata: see core/attn_metadata.py.
+            attn_metadata: see backends/cpu/attn_metadata.py.
             samples: with the logits head int32 [max_samples] row numbers, and int32 [1] how many.
         Returns:
             float32 [max_rows, hidden_size] before the final norm, or [max_samples, vocab_size].

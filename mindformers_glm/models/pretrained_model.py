@@ -5,9 +5,9 @@ from typing import Any
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
+from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.run_config import launched_rank
-from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import resolve_attention_bias

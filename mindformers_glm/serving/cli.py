@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from mindformers_glm.core.errors import GlmError, first_words
-from mindformers_glm.core.log import set_verbose
+from mindformers_glm.system.log import set_verbose
 from mindformers_glm.version import __version__
 
 EXIT_INTERRUPTED = 130
@@ -207,7 +207,7 @@ def _print_versions() -> int:
 
 def _describe_operators() -> str:
     try:
-        from mindformers_glm.kernels.cpu.library import isa
+        from mindformers_glm.backends.cpu.library import isa
 
         return isa()
     except GlmError as problem:

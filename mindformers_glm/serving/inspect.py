@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.config.files import read_json_object
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.rope_scaling import RopeScaling
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.serving.inspect_memory import describe_memory, format_bytes
+from mindformers_glm.system.files import read_json_object
 from mindformers_glm.tokenizer import (
     GlmTokenizer,
     check_vocabulary,

@@ -3,20 +3,20 @@
 from dataclasses import replace
 from typing import Any
 
-from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.dtypes import DTYPE_BYTES
-from mindformers_glm.core.errors import MemoryBudgetError
-from mindformers_glm.core.footprint import (
+from mindformers_glm.backends.cpu.footprint import (
     count_kv_block_bytes,
     count_quantized_weight_bytes,
     count_weight_bytes,
     count_workspace_bytes,
 )
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import can_split
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.dtypes import DTYPE_BYTES
+from mindformers_glm.core.errors import MemoryBudgetError
 from mindformers_glm.core.quantization_scheme import SCHEMES
-from mindformers_glm.core.runner_settings import RunnerSettings
-from mindformers_glm.core.sharding import can_split
-from mindformers_glm.engine.host_memory import read_available_memory
 from mindformers_glm.engine.memory import MemoryDemand, MemorySupply, plan_kv_blocks
+from mindformers_glm.system.host_memory import read_available_memory
 
 _RANKS = (1, 2, 4, 8)
 _COLUMN_WIDTH = 12

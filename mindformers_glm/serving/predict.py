@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 from mindformers_glm.config.run_config import RunConfig, prepare_environment
 from mindformers_glm.core.errors import CheckpointError, ConfigError
-from mindformers_glm.core.log import note
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.prompts import read_prompts
 from mindformers_glm.serving.result_file import check_place, write_atomically
+from mindformers_glm.system.log import note
 from mindformers_glm.weights.shares import is_share_folder
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.log import note
+from mindformers_glm.system.log import note
 
 
 def read_prompts(values: Sequence[str]) -> list[str]:

@@ -5,13 +5,13 @@ import re
 from functools import partial
 from pathlib import Path
 
-from mindformers_glm.config.files import (
+from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.system.files import (
     LFS_MAGIC,
     lfs_pointer_message,
     read_json_object,
     require_folder,
 )
-from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.tokenizer.chat import CHAT_FORMATS, write_chat
 from mindformers_glm.tokenizer.chat_template import ChatTemplate
 from mindformers_glm.tokenizer.fast_vocabulary import load_fast_vocabulary

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.config.files import LFS_MAGIC, lfs_pointer_message, read_json_object
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message, read_json_object
 
 # Entries that name one token; a text, or an object with "content".
 _TOKEN_KEYS = (

@@ -15,17 +15,12 @@ from types import TracebackType
 
 import numpy as np
 
-from mindformers_glm.config.files import require_folder
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import cut_blocks, keep_blocks
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.core.sharding import (
-    BlockCuts,
-    Piece,
-    TensorParallel,
-    cut_blocks,
-    keep_blocks,
-)
+from mindformers_glm.core.sharding import BlockCuts, Piece, TensorParallel
+from mindformers_glm.system.files import require_folder
 from mindformers_glm.weights.shards import find_shards, single_file
 from mindformers_glm.weights.shares import find_share
 from mindformers_glm.weights.tensor_entry import TensorEntry

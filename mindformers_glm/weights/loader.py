@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mindformers_glm.core.dtypes import DTYPE_BYTES
-from mindformers_glm.core.progress import Progress
+from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
 from mindformers_glm.weights.packed_cache import PackedCache
 from mindformers_glm.weights.rules import SourceTensor, WeightRule, check_rules

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.log import detail, note
+from mindformers_glm.system.log import detail, note
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_file import SUFFIX, read_file, read_header, write_file
 from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader, lay_out

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.core.new_file import new_file
-from mindformers_glm.core.progress import Progress
+from mindformers_glm.system.new_file import new_file
+from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.packed_header import (
     PIECE_BYTES,
     PackedEntry,

@@ -19,8 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from mindformers_glm.config.files import LFS_MAGIC, lfs_pointer_message
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message
 from mindformers_glm.weights.state_dict_pickle import (
     StateDictError,
     Storage,

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import cut_blocks
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.core.log import note
 from mindformers_glm.core.sharding import (
     BlockCuts,
     Piece,
     TensorParallel,
-    cut_blocks,
     cut_tensor,
     describe_axis,
     stored_length,
 )
+from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
 from mindformers_glm.weights.tensor_names import QKV, TENSOR_NAMES, NamedTensor
 

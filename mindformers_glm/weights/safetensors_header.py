@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mindformers_glm.config.files import LFS_MAGIC, lfs_pointer_message
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message
 from mindformers_glm.weights.tensor_entry import TensorEntry
 
 _MAX_HEADER_BYTES = 100_000_000  # the library's own limit

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindformers_glm.config.files import read_json_object
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.system.files import read_json_object
 from mindformers_glm.weights.pytorch_file import read_pytorch_file
 from mindformers_glm.weights.safetensors_header import read_header
 from mindformers_glm.weights.tensor_entry import TensorEntry

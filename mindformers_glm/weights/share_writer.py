@@ -15,11 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import check_split, cut_blocks
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.core.new_folder import new_folder
-from mindformers_glm.core.progress import Progress
-from mindformers_glm.core.sharding import TensorParallel, check_split, cut_blocks
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.new_folder import new_folder
+from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import (
     SourceTensor,

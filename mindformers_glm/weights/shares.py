@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.config.files import read_json_object
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.files import read_json_object
 
 MANIFEST_NAME = "model.shares.json"
 FORMAT_VERSION = 1

@@ -14,9 +14,9 @@ from itertools import product
 import numpy as np
 from machine import describe_machine, positive, run_main
 
-from mindformers_glm.core.attn_metadata import AttnMetadataBuffer
-from mindformers_glm.kernels.cpu import library, memory
-from mindformers_glm.kernels.cpu.aot_call import call
+from mindformers_glm.backends.cpu import allocation, library
+from mindformers_glm.backends.cpu.aot_call import call
+from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ class AttentionStep:
 
 def _repeat(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The values again and again, in memory as the engine keeps its cache."""
-    array = memory.allocate(shape, "float16")
+    array = allocation.allocate(shape, "float16")
     array[:] = np.resize(values, shape)
     return array
 

@@ -14,8 +14,8 @@ import numpy as np
 from machine import describe_machine, positive, run_main
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.engine.llm_engine import LLMEngine
-from mindformers_glm.kernels.cpu import library
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from machine import describe_machine, positive, run_main
 
-from mindformers_glm.kernels.cpu import library, memory
-from mindformers_glm.kernels.cpu.aot_call import prepare
+from mindformers_glm.backends.cpu import allocation, library
+from mindformers_glm.backends.cpu.aot_call import prepare
 
 # Weights and what activations are rounded to; float formats with the suffix of their symbol.
 FLOAT_FORMATS = {"bfloat16": "bf16", "bfloat16_f32": "f32"}
@@ -92,19 +92,22 @@ def main() -> None:
 def make_format(name: str, weight: np.ndarray, group_size: int, num_bytes: int) -> Format:
     """Pack `weight` [N, K] and copy it until there are at least two copies of `num_bytes`."""
     if name in FLOAT_FORMATS:
-        tiles = memory.allocate(library.packed_shape(*weight.shape), "bfloat16")
+        tiles = allocation.allocate(library.packed_shape(*weight.shape), "bfloat16")
         library.pack_rows(tiles, weight, "float32", "bfloat16", 0)
         packed: tuple[np.ndarray, ...] = (tiles,)
         symbol = f"glm_linear_{FLOAT_FORMATS[name]}"
     else:
         bits = int(name[1])
         shapes = library.quantized_shapes(*weight.shape, bits, group_size)
-        packed = (memory.allocate(shapes[0], "uint8"), memory.allocate(shapes[1], "float32"))
+        packed = (
+            allocation.allocate(shapes[0], "uint8"),
+            allocation.allocate(shapes[1], "float32"),
+        )
         library.quantize_rows(*packed, weight, "float32", bits, group_size, 0)
         symbol = f"glm_linear_{name}"
     copies = [packed]
     for _ in range(max(1, num_bytes // sum(a.nbytes for a in packed) - 1)):
-        copy = tuple(memory.allocate(a.shape, DTYPE_NAMES[a.dtype.name]) for a in packed)
+        copy = tuple(allocation.allocate(a.shape, DTYPE_NAMES[a.dtype.name]) for a in packed)
         for target, source in zip(copy, packed, strict=True):
             target[...] = source
         copies.append(copy)

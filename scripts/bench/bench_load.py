@@ -35,7 +35,7 @@ def run(folder: str, mode: str, settings: dict[str, Any]) -> dict[str, float]:
     import mindformers  # noqa: F401
     import mindspore  # noqa: F401
 
-    import mindformers_glm.engine.cpu_runner  # noqa: F401
+    import mindformers_glm.backends.cpu.runner  # noqa: F401
     from mindformers_glm import LLM
     from mindformers_glm.tokenizer import load_tokenizer
     from mindformers_glm.weights import packed_cache

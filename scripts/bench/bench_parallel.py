@@ -35,9 +35,9 @@ def run_rank(folder: str, size: int, num_threads: int, steps: int, prompt: int) 
 
     from mindformers_glm import LLM, SamplingParams
     from mindformers_glm.backends import BACKENDS
-    from mindformers_glm.config.run_config import launched_rank
+    from mindformers_glm.backends.cpu import library
+    from mindformers_glm.config.environment import launched_rank
     from mindformers_glm.core.sharding import TensorParallel
-    from mindformers_glm.kernels.cpu import library
     from mindformers_glm.tokenizer import load_tokenizer
 
     load_tokenizer(folder)

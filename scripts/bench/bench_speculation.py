@@ -18,8 +18,8 @@ import numpy as np
 from machine import REPO, describe_machine, positive, run_main
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.engine.llm_arguments import DEFAULT_PROMPT_LOOKUP_NUM_TOKENS
-from mindformers_glm.kernels.cpu import library
 
 MINI = REPO / "mindformers_glm/assets/glm4-mini"
 GREEDY = SamplingParams(do_sample=False, max_new_tokens=160)

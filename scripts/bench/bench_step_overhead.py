@@ -23,8 +23,8 @@ import numpy as np
 from machine import describe_machine, positive, run_main
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.engine import llm_engine
-from mindformers_glm.kernels.cpu import library
 
 LIMIT = 0.03
 SETTINGS = {

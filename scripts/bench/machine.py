@@ -10,8 +10,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.core.errors import GlmError
-from mindformers_glm.kernels.cpu import library
 from mindformers_glm.version import __version__
 
 REPO = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ from machine import positive, run_main
 from released_models import MODELS
 
 from mindformers_glm.config.glm_config import DIALECTS, GlmConfig
-from mindformers_glm.core.progress import Progress
+from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.rules import build_rules
 
 _WEIGHT_DEVIATION = 0.02

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mindformers_glm.engine.batch import ModelBatch
+from mindformers_glm.backends.runner import ModelBatch
 
 _NEVER_WRITTEN = -1
 

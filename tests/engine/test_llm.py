@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import (
     CheckpointError,
     ConfigError,
@@ -18,7 +19,6 @@ from mindformers_glm.core.errors import (
     PromptError,
 )
 from mindformers_glm.core.process_group import ProcessGroup
-from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine import llm_engine as llm_engine_module
 from mindformers_glm.engine import open_model as open_model_module

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.core.errors import PromptError
 from mindformers_glm.engine import llm_engine
-from mindformers_glm.engine.batch import ModelBatch
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.sampler import sample_token

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from mindformers_glm.kernels.cpu import library
+from mindformers_glm.backends.cpu import library
 from tests.kernels.emulated.library import EmulatedLibrary
 
 ISAS = {

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from mindformers_glm.core.attn_metadata import AttnMetadataBuffer
-from mindformers_glm.kernels import reference
-from mindformers_glm.kernels.cpu import library
+from mindformers_glm.backends.cpu import library, reference
+from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 
 SUFFIX = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "bfloat16x2": "bf16x2"}
 # Every (weight, compute) pair that is allowed.

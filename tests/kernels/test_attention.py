@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from mindformers_glm.kernels import reference
-from mindformers_glm.kernels.cpu import library
-from mindformers_glm.kernels.cpu.aot_call import call
+from mindformers_glm.backends.cpu import library, reference
+from mindformers_glm.backends.cpu.aot_call import call
 from tests.conftest import TOLERANCES, relative_error
 from tests.kernels.kernel_calls import UNTOUCHED, loaded, metadata, output, stored
 

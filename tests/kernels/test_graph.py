@@ -9,18 +9,21 @@ ms = pytest.importorskip("mindspore")
 
 from mindspore import Tensor, nn  # noqa: E402  (mindspore may be missing)
 
-from mindformers_glm.core.sharding import TensorParallel  # noqa: E402
-from mindformers_glm.kernels import reference  # noqa: E402
-from mindformers_glm.kernels.cpu import library, ops  # noqa: E402
-from mindformers_glm.kernels.cpu.collectives import AllReduce  # noqa: E402
-from mindformers_glm.kernels.cpu.memory import allocate  # noqa: E402
-from mindformers_glm.kernels.cpu.parameters import as_parameter, replace_array  # noqa: E402
-from mindformers_glm.kernels.cpu.sequence import (  # noqa: E402
+from mindformers_glm.backends.cpu import (  # noqa: E402
+    library,
+    operators,
+    reference,
+)
+from mindformers_glm.backends.cpu.allocation import allocate  # noqa: E402
+from mindformers_glm.backends.cpu.collectives import AllReduce  # noqa: E402
+from mindformers_glm.backends.cpu.parameters import as_parameter, replace_array  # noqa: E402
+from mindformers_glm.backends.cpu.program import (  # noqa: E402
     PREVIOUS,
     RESIDUAL,
     OperatorSequence,
     Stage,
 )
+from mindformers_glm.core.sharding import TensorParallel  # noqa: E402
 from tests.conftest import relative_error  # noqa: E402
 from tests.kernels.kernel_calls import count, loaded, metadata, scalar, stored  # noqa: E402
 
@@ -56,7 +59,7 @@ class At:
     """An operator and what stands at its operands."""
 
     def __init__(
-        self, operator: ops.Operator, *operands: Any, starts_residual: bool = False
+        self, operator: operators.Operator, *operands: Any, starts_residual: bool = False
     ) -> None:
         self._stage = Stage(operator, operands, starts_residual)
 
@@ -95,32 +98,32 @@ class Network(nn.Cell):
         table = as_parameter(stored(weights.table, dtype), dtype, "table")
         self.cos_sin = Tensor(weights.cos_sin)
 
-        add = At(ops.rms_norm_add(HIDDEN), PREVIOUS, norm, eps, RESIDUAL, "n")
-        embed = At(ops.embedding(HIDDEN), PREVIOUS, table, "n", starts_residual=True)
+        add = At(operators.rms_norm_add(HIDDEN), PREVIOUS, norm, eps, RESIDUAL, "n")
+        embed = At(operators.embedding(HIDDEN), PREVIOUS, table, "n", starts_residual=True)
         expand = [
-            At(ops.norm_gated_linear(dtype, FFN), PREVIOUS, norm, eps, fc1, "n"),
-            At(ops.linear(dtype, HIDDEN), PREVIOUS, fc2, "n"),
+            At(operators.norm_gated_linear(dtype, FFN), PREVIOUS, norm, eps, fc1, "n"),
+            At(operators.linear(dtype, HIDDEN), PREVIOUS, fc2, "n"),
             add,
         ]
         layers = [
             [
                 At(
-                    ops.norm_linear(dtype, WIDTH),
+                    operators.norm_linear(dtype, WIDTH),
                     *(PREVIOUS, norm, eps, tiles(f"qkv_{layer}", matrix), "n", bias),
                 ),
                 At(
-                    ops.attention(HEADS, HEAD_DIM),
+                    operators.attention(HEADS, HEAD_DIM),
                     *(PREVIOUS, "cos_sin", cache(f"k{layer}"), cache(f"v{layer}"), "metadata"),
                 ),
-                At(ops.linear(dtype, HIDDEN), PREVIOUS, proj, "n"),
+                At(operators.linear(dtype, HIDDEN), PREVIOUS, proj, "n"),
                 add,
                 *expand,
             ]
             for layer, matrix in enumerate(weights.qkv)
         ]
         sample = [
-            At(ops.gather_rows(HIDDEN), PREVIOUS, "rows", "num_samples"),
-            At(ops.rms_norm(HIDDEN), PREVIOUS, norm, eps, "num_samples"),
+            At(operators.gather_rows(HIDDEN), PREVIOUS, "rows", "num_samples"),
+            At(operators.rms_norm(HIDDEN), PREVIOUS, norm, eps, "num_samples"),
         ]
         self.run = OperatorSequence(
             [embed, *layers[0], *layers[1], *sample],
@@ -222,8 +225,8 @@ class Doubled(AllReduce):
 
 def test_one_rank_runs_all_operators_in_one_node() -> None:
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
-    add = At(ops.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
-    copy = At(ops.gather_rows(HIDDEN), PREVIOUS, "rows", "n")
+    add = At(operators.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
+    copy = At(operators.gather_rows(HIDDEN), PREVIOUS, "rows", "n")
     # What stays the residual stream has to outlive the copies.
     sequence = OperatorSequence([copy, copy, add, copy, copy, copy, add], ["n", "rows", "table"])
     assert len(sequence.nodes) == 1
@@ -235,8 +238,8 @@ def test_one_rank_runs_all_operators_in_one_node() -> None:
 
 def test_a_sum_over_ranks_stands_between_two_nodes() -> None:
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
-    add = At(ops.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
-    double = At(ops.residual_add(HIDDEN), PREVIOUS, PREVIOUS, "n")
+    add = At(operators.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
+    double = At(operators.residual_add(HIDDEN), PREVIOUS, PREVIOUS, "n")
     cells = [double, Doubled(), add, double, double, Doubled(), add]
     sequence = OperatorSequence(cells, ["n", "table"])
     # The first `add` ends a node, which the last one needs the result of.
@@ -254,9 +257,9 @@ def test_a_sum_over_ranks_behind_the_embedding_is_the_residual_stream() -> None:
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
     x = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
     table = as_parameter(x, "float32", "table")
-    embed = At(ops.embedding(HIDDEN), PREVIOUS, table, "n", starts_residual=True)
-    double = At(ops.residual_add(HIDDEN), PREVIOUS, PREVIOUS, "n")
-    add = At(ops.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
+    embed = At(operators.embedding(HIDDEN), PREVIOUS, table, "n", starts_residual=True)
+    double = At(operators.residual_add(HIDDEN), PREVIOUS, PREVIOUS, "n")
+    add = At(operators.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
     ids, num_rows = Tensor(np.int32([1, 0])), Tensor(count(2))
     one_rank = OperatorSequence([embed, double, add], ["n"])
     np.testing.assert_array_equal(one_rank(ids, num_rows).asnumpy(), 3 * x[::-1])
@@ -271,7 +274,7 @@ class WriteOnly(nn.Cell):
     def __init__(self, keys: ms.Parameter, values: ms.Parameter) -> None:
         super().__init__()
         attention = At(
-            ops.attention(HEADS, HEAD_DIM), PREVIOUS, "cos_sin", keys, values, "metadata"
+            operators.attention(HEADS, HEAD_DIM), PREVIOUS, "cos_sin", keys, values, "metadata"
         )
         self.attend = OperatorSequence([attention], ["cos_sin", "metadata"])
 

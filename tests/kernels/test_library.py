@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu.allocation import allocate
 from mindformers_glm.core.errors import UnsupportedError
-from mindformers_glm.kernels.cpu import library
-from mindformers_glm.kernels.cpu.memory import allocate
 
-PRINT_ISA = "from mindformers_glm.kernels.cpu import library; print(library.isa())"
+PRINT_ISA = "from mindformers_glm.backends.cpu import library; print(library.isa())"
 
 
 def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mindformers_glm.kernels import reference
-from mindformers_glm.kernels.cpu import library
-from mindformers_glm.kernels.cpu.aot_call import KernelRefusedError, call
+from mindformers_glm.backends.cpu import library, reference
+from mindformers_glm.backends.cpu.aot_call import KernelRefusedError, call
 from tests.conftest import TOLERANCES, relative_error
 from tests.kernels.kernel_calls import UNTOUCHED, count, output, packed_ints, scalar, unpacked_ints
 

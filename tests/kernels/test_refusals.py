@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mindformers_glm.core.attn_metadata import HEADER_SIZE
-from mindformers_glm.kernels.cpu.aot_call import KernelRefusedError, call
+from mindformers_glm.backends.cpu.aot_call import KernelRefusedError, call
+from mindformers_glm.backends.cpu.attn_metadata import HEADER_SIZE
 from tests.kernels.kernel_calls import count, output, packed, scalar
 
 F32 = np.float32

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu.aot_call import call
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.processors import count_physical_cores
-from mindformers_glm.kernels.cpu import library
-from mindformers_glm.kernels.cpu.aot_call import call
+from mindformers_glm.system.processors import count_physical_cores
 
 _TASKS = Path("/proc/self/task")
 
@@ -83,7 +83,7 @@ def test_a_number_that_is_none_is_refused(wrong: object) -> None:
 @pytest.mark.parametrize(("variable", "expected"), [("3", "3 1 3"), ("", "cores 1 cores")])
 def test_omp_num_threads_counts_where_nothing_is_set(variable: str, expected: str) -> None:
     script = (
-        "from mindformers_glm.kernels.cpu import library as l\n"
+        "from mindformers_glm.backends.cpu import library as l\n"
         "first = l.num_threads(); l.set_num_threads(1); second = l.num_threads()\n"
         "l.set_num_threads(None); print(first, second, l.num_threads())"
     )
@@ -99,8 +99,8 @@ def test_omp_num_threads_counts_where_nothing_is_set(variable: str, expected: st
 
 _IN_A_PROCESS_OF_ITS_OWN = """
 import numpy as np
-from mindformers_glm.kernels.cpu import library
-from mindformers_glm.kernels.cpu.aot_call import call
+from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu.aot_call import call
 from tests.kernels.kernel_calls import count, output, packed, packed_ints
 
 rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mindformers_glm.kernels.cpu import library
+from mindformers_glm.backends.cpu import library
 from tests.conftest import MINI
 
 pytest.importorskip("torch")

@@ -7,7 +7,7 @@ import pytest
 
 from mindformers_glm.backends import select_backend
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.runner_settings import RunnerSettings
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.sampling_params import SamplingParams

@@ -10,10 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.backends.cpu.runner import create_runner
+from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.runner_settings import RunnerSettings
-from mindformers_glm.engine.batch import ModelBatch, build_slot_mapping
-from mindformers_glm.engine.cpu_runner import create_runner
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.engine.batch import build_slot_mapping
 from mindformers_glm.weights.checkpoint import Checkpoint
 from tests.conftest import TOLERANCES, relative_error
 from tests.model import hf_oracle

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm import LLM
-from mindformers_glm.core.footprint import count_weight_bytes
+from mindformers_glm.backends.cpu.footprint import count_weight_bytes
 from tests.conftest import TOLERANCES, relative_error
 from tests.model import hf_oracle, quantized_oracle
 from tests.model.chatglm_layout import to_chatglm

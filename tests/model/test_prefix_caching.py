@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm import LLM, SamplingParams
-from mindformers_glm.engine.batch import ModelBatch
+from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.engine.request_output import RequestOutput
 from tests.conftest import MINI
 from tests.model import hf_oracle

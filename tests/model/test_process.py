@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from mindformers_glm import LLM, SamplingParams
-from mindformers_glm.kernels.cpu import library
+from mindformers_glm.backends.cpu import library
 from tests.conftest import REPO
 from tests.model import hf_oracle
 

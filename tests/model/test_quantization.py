@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm import LLM, SamplingParams
-from mindformers_glm.core.footprint import count_weight_bytes
+from mindformers_glm.backends.cpu.footprint import count_weight_bytes
 from mindformers_glm.core.quantization_scheme import SCHEMES
 from tests.conftest import MINI, TOLERANCES, relative_error
 from tests.model import hf_oracle, quantized_oracle

@@ -5,10 +5,10 @@ connect_worker.py SIZE
 
 import sys
 
-from mindformers_glm.config.run_config import launched_rank
+from mindformers_glm.backends.cpu.collectives import connect
+from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.core.errors import GlmError
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.kernels.cpu.collectives import connect
 
 if __name__ == "__main__":
     size = int(sys.argv[1])

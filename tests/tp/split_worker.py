@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_glm import LLM, SamplingParams
-from mindformers_glm.config.run_config import launched_rank
+from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.core.errors import ConfigError
 
 PROMPTS = ["hello", "a longer prompt than the others", "请介绍一下北京", "hello hello hello hello"]

@@ -77,7 +77,7 @@ def test_only_the_two_configs_and_the_isa_override_read_the_environment() -> Non
     assert readers <= {
         "config/run_config.py",
         "config/launch_config.py",
-        "kernels/cpu/library.py",
+        "backends/cpu/library.py",
     }
 
 

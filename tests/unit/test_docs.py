@@ -11,7 +11,7 @@ from mindformers_glm.config.yaml_schema import SETTINGS
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Paths are written from the root or, where a page says so, from one of these.
-_STARTS = [ROOT, ROOT / "docs", ROOT / "mindformers_glm", ROOT / "mindformers_glm/kernels/cpu"]
+_STARTS = [ROOT, ROOT / "docs", ROOT / "mindformers_glm", ROOT / "mindformers_glm/backends/cpu"]
 _PATH = re.compile(r"(?<![\w/.-])(?:[\w.-]+/)+[\w.-]+\.(?:py|sh|md|yaml|cc|h)\b")
 _QUOTED = re.compile(r"`([^`\n]+)`")
 

@@ -10,8 +10,8 @@ from statistics import median
 import numpy as np
 from machine import describe_machine
 
-from mindformers_glm.kernels.cpu import library, memory
-from mindformers_glm.kernels.cpu.aot_call import call
+from mindformers_glm.backends.cpu import allocation, library
+from mindformers_glm.backends.cpu.aot_call import call
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
 # fc1 of GLM-4-9B at a prefill of 512 tokens.
@@ -26,7 +26,7 @@ class ReadProbe:
     """
 
     def __init__(self, num_bytes: int) -> None:
-        self._buffer = memory.allocate((num_bytes // 4,), "float32")
+        self._buffer = allocation.allocate((num_bytes // 4,), "float32")
         self._buffer[:] = 1
         self._read = library.load().glm_stream_read
         self.measure(1)  # starts the threads
@@ -44,7 +44,7 @@ class GemmProbe:
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
-        self._weight = memory.allocate(library.packed_shape(_GEMM_OUT, _GEMM_IN), "bfloat16")
+        self._weight = allocation.allocate(library.packed_shape(_GEMM_OUT, _GEMM_IN), "bfloat16")
         for start in range(0, _GEMM_OUT, 4096):
             rows = min(4096, _GEMM_OUT - start)
             values = rng.standard_normal((rows, _GEMM_IN), np.float32)

@@ -5,7 +5,7 @@ import argparse
 from protocol import serve
 
 from mindformers_glm import LLM, SamplingParams
-from mindformers_glm.kernels.cpu import library
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.version import __version__
 
 FLOAT = "bf16"  # any other variant is a value of LLM's `quantization`

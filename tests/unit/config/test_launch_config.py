@@ -8,7 +8,7 @@ import pytest
 from mindformers_glm.config.command_line import CommandLineError
 from mindformers_glm.config.launch_config import LaunchConfig, load_launch_config
 from mindformers_glm.core.errors import ConfigError, GlmError
-from mindformers_glm.core.processors import count_physical_cores
+from mindformers_glm.system.processors import count_physical_cores
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,13 @@ import numpy as np
 import pytest
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import (
+    can_split,
+    check_split,
+    cut_blocks,
+    keep_blocks,
+    partition,
+)
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.sharding import (
     FFN,
@@ -15,13 +22,8 @@ from mindformers_glm.core.sharding import (
     VOCAB,
     Axis,
     TensorParallel,
-    can_split,
-    check_split,
-    cut_blocks,
     cut_tensor,
     describe_axis,
-    keep_blocks,
-    partition,
     stored_length,
 )
 from tests.unit.core.glm_9b import GLM_9B

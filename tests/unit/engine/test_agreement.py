@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.process_group import ProcessGroup
-from mindformers_glm.core.runner_settings import RunnerSettings
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared, check_requests_are_shared
 from mindformers_glm.engine.generation_defaults import from_generation_config

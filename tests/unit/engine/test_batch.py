@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mindformers_glm.engine.batch import ModelBatch, build_batch, build_slot_mapping
+from mindformers_glm.backends.runner import ModelBatch
+from mindformers_glm.engine.batch import build_batch, build_slot_mapping
 from mindformers_glm.engine.scheduler import Chunk
 from mindformers_glm.engine.sequence import Sequence
 from tests.unit.engine.make_sequence import make_sequence

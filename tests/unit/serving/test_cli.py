@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.log import set_verbose
 from mindformers_glm.serving import cli, predict
+from mindformers_glm.system.log import set_verbose
 from mindformers_glm.version import __version__
 
 

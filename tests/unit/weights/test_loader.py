@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import cut_blocks
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.core.sharding import TensorParallel, cut_blocks
+from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
 from mindformers_glm.weights.loader import load_weights
 from mindformers_glm.weights.rules import build_rules, resolve_attention_bias

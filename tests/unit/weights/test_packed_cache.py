@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindformers_glm.core import new_file as new_file_module
+from mindformers_glm.system import new_file as new_file_module
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.weights import packed_cache, packed_file, packed_header, packed_mapping
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -308,7 +308,7 @@ def test_nothing_is_left_of_a_process_that_was_killed(folder):
     script = """
 import os, sys
 from pathlib import Path
-from mindformers_glm.core.new_file import new_file
+from mindformers_glm.system.new_file import new_file
 with new_file(Path(sys.argv[1])) as file:
     os.pwrite(file, b"half", 0)
     os._exit(130)

@@ -1,0 +1,1 @@
+"""The CPU: a network of fused C++ operators (csrc) inside a MindSpore graph."""

@@ -1,0 +1,148 @@
+// What each instruction set implements: one table of functions, chosen once (dispatch.cc).
+//
+// The entry files (linear.cc, attention.cc, ...) check MindSpore's arguments, fill these structs
+// and call the table. Implementations trust what they are given.
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+
+namespace glm {
+
+// Weights are packed in tiles of 16 rows and 32 columns, zero padded along k; see pack.cc.
+constexpr int64_t kTileN = 16;
+constexpr int64_t kTileK = 32;
+constexpr int64_t kTileSize = kTileN * kTileK;
+
+constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct LinearArgs {
+  const float* x;  // [num_rows, k]
+  int64_t num_rows;
+  int64_t k;
+  const float* norm_weight;  // [k]; nullptr: x is taken as it is
+  float eps;
+  const void* tiles;  // [num_tiles, ceil(k / 32), 16, 32]
+  int64_t num_tiles;
+  DType weight_dtype;
+  DType compute_dtype;  // what activations are rounded to before products
+  int64_t num_split;    // last outputs for which what rounding loses is multiplied, too
+  const float* bias;    // [n] or nullptr
+  bool is_gated;        // tiles alternate gate, up; the result is silu(gate) * up
+  float* y;             // [num_rows, n]
+  int64_t n;
+};
+
+// Integer weights are packed for products of 4 bytes at a time; see quantize.cc. One line of a tile
+// is 64 bytes: 16 weight rows of 4 (int8) or 8 (int4) columns each.
+constexpr int64_t kIntTileBytes = 1024;
+constexpr int64_t kIntLineBytes = 64;
+// Activations are quantized so many columns at a time; beside int8 weights these share a scale,
+// beside int4 weights those of a weight group do.
+constexpr int64_t kActivationGroup = 128;
+
+// Columns of one tile.
+constexpr int64_t IntTileK(int weight_bits) { return weight_bits == 8 ? 64 : 128; }
+
+// How many columns of int4 weights may share a scale.
+constexpr bool IsWeightGroup(int64_t size) { return size == 32 || size == 64 || size == 128; }
+
+struct LinearIntArgs {
+  LinearArgs linear;    // without tiles' and products' types
+  int weight_bits;      // 8 or 4
+  int activation_bits;  // 8 or 16
+  // int8: [num_tiles, 1, 16]. int4: [num_tiles, groups, 16] for whole tiles' columns.
+  const float* scales;
+  int64_t group_size;  // int4: 32, 64 or 128 columns
+};
+
+// One row of a matrix on its way into tiles.
+struct QuantizeRowArgs {
+  const void* src;  // [k], of any alignment
+  DType src_dtype;
+  int64_t k;
+  int weight_bits;
+  int64_t group_size;  // int4 only
+  uint8_t* tiles;      // the row's first bytes in the first tile of its tile row
+  float* scales;       // the row's first scale; the next group's is 16 further
+};
+
+struct RmsNormArgs {
+  const float* x;         // [num_rows, width]
+  const float* weight;    // [width]
+  const float* residual;  // [num_rows, width] or nullptr
+  float eps;
+  float* y;  // [num_rows, width]
+  int64_t num_rows;
+  int64_t width;
+};
+
+// The rows of one step and where each sequence's keys and values lie. Layout:
+// backends/cpu/attn_metadata.py.
+struct AttnMetadata {
+  int64_t num_rows;
+  int64_t num_seqs;
+  int64_t max_blocks_per_seq;
+  const int32_t* positions;
+  const int32_t* slot_mapping;
+  const int32_t* query_start;
+  const int32_t* seq_lens;
+  const int32_t* block_tables;
+};
+
+struct AttentionArgs {
+  const float* qkv;      // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
+  const float* cos_sin;  // [num_positions, rotary_dim]
+  int64_t rotary_dim;
+  void* key_cache;  // [num_blocks, num_kv_heads, block_size, head_dim]
+  void* value_cache;
+  DType cache_dtype;
+  int64_t num_heads;
+  int64_t num_kv_heads;
+  int64_t head_dim;
+  int64_t block_size;
+  AttnMetadata metadata;
+  float* y;  // [num_rows, num_heads * head_dim]
+};
+
+struct KernelTable {
+  const char* name;
+  void (*linear)(const LinearArgs&);
+  void (*linear_int)(const LinearIntArgs&);
+  void (*rms_norm)(const RmsNormArgs&);
+  void (*attention)(const AttentionArgs&);
+  // `count` elements, contiguous, of any alignment.
+  void (*convert)(void* dst, DType dst_dtype, const void* src, DType src_dtype, int64_t count);
+  // src [num_rows, k] to weight rows first_row.. (16 at most) of the tile row at `dst`.
+  void (*pack_rows)(void* dst, DType dst_dtype, int64_t first_row, const void* src, DType src_dtype,
+                    int64_t num_rows, int64_t k);
+  void (*quantize_row)(const QuantizeRowArgs&);
+};
+
+// Only GCC lets one file choose its instruction set (`#pragma GCC target`); 11 is the first that
+// knows all of ours. Elsewhere there is the portable table alone.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+#define GLM_X86
+#endif
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+#define GLM_AARCH64
+#endif
+
+extern const KernelTable kPortableTable;
+#if defined(GLM_X86)
+extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512Table;
+extern const KernelTable kAmxTable;
+extern const KernelTable kAmxEmulatedTable;
+#endif
+#if defined(GLM_AARCH64)
+extern const KernelTable kNeonTable;
+extern const KernelTable kNeonDotprodTable;
+extern const KernelTable kNeonBf16Table;
+#endif
+
+// The table in use. Never names an instruction set this machine lacks.
+const KernelTable& Kernels();
+
+}  // namespace glm

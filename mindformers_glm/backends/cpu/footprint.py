@@ -1,0 +1,86 @@
+"""How much memory a network needs, from its config alone, so that it is known before loading."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import PartitionSizes, partition
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.dtypes import DTYPE_BYTES
+from mindformers_glm.core.quantization_scheme import SCHEMES
+
+# Activations of one layer that are alive at once besides qkv and the MLP's inner one: the residual
+# before the layer, between its branches and after it, and a branch's output.
+_LIVE_HIDDEN_STATES = 4
+# Logits of the head's largest bucket, and the copy that NumPy samples from.
+_LIVE_LOGITS = 2
+_MAX_SAMPLED_ROWS = 32
+
+
+def count_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
+    """Bytes of a rank's weights in memory, up to the padding of packed matrices to full tiles.
+
+    Norm weights and biases are float32 whatever the type.
+    """
+    sizes = partition(config, settings.tensor_parallel)
+    embedding = sizes.vocab_size_per_partition * config.hidden_size
+    linears = sum(
+        _count_linear_bytes(settings, name, num_rows, num_columns)
+        for name, num_rows, num_columns in _list_linears(config, sizes)
+    )
+    num_norms = 4 if config.has_sandwich_norms else 2
+    bias_size = config.attention_bias * sizes.qkv_size_per_partition
+    per_layer = num_norms * config.hidden_size + bias_size
+    vectors = config.num_hidden_layers * per_layer + config.hidden_size
+    embedding_bytes = embedding * DTYPE_BYTES[settings.params_dtype]
+    return embedding_bytes + linears + vectors * DTYPE_BYTES["float32"]
+
+
+def count_quantized_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> dict[str, int]:
+    """What `count_weight_bytes` would be with each quantization scheme, by its name."""
+    return {
+        name: count_weight_bytes(
+            config, replace(settings, quantization=name, quantization_group_size=None)
+        )
+        for name in SCHEMES
+    }
+
+
+def _list_linears(config: GlmConfig, sizes: PartitionSizes) -> Iterator[tuple[str, int, int]]:
+    """Name, rows and columns of every linear layer's weight on one rank."""
+    hidden, ffn = config.hidden_size, sizes.intermediate_size_per_partition
+    for layer in range(config.num_hidden_layers):
+        prefix = f"decoder.layers.{layer}"
+        yield f"{prefix}.self_attention.linear_qkv", sizes.qkv_size_per_partition, hidden
+        yield f"{prefix}.self_attention.linear_proj", hidden, sizes.query_size_per_partition
+        yield f"{prefix}.mlp.linear_fc1", 2 * ffn, hidden
+        yield f"{prefix}.mlp.linear_fc2", hidden, ffn
+    yield "output_layer", sizes.vocab_size_per_partition, hidden
+
+
+def _count_linear_bytes(
+    settings: RunnerSettings, name: str, num_rows: int, num_columns: int
+) -> int:
+    scheme = settings.scheme_of(name)
+    if scheme is None:
+        return num_rows * num_columns * DTYPE_BYTES[settings.params_dtype]
+    return scheme.count_bytes(num_rows, num_columns)
+
+
+def count_kv_block_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
+    """Bytes of one KV-cache block in all layers: the key-value heads of one rank."""
+    kv_size = partition(config, settings.tensor_parallel).kv_size_per_partition
+    per_token = 2 * config.num_hidden_layers * kv_size * DTYPE_BYTES[settings.kv_cache_dtype]
+    return settings.block_size * per_token
+
+
+def count_workspace_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
+    """Bytes of activations and logits of the largest step; an upper estimate."""
+    sizes = partition(config, settings.tensor_parallel)
+    inner = sizes.qkv_size_per_partition + 2 * sizes.intermediate_size_per_partition
+    row = _LIVE_HIDDEN_STATES * config.hidden_size + inner
+    sampled_rows = min(_MAX_SAMPLED_ROWS, settings.max_num_batched_tokens)
+    logits = _LIVE_LOGITS * sampled_rows * config.vocab_size
+    rotary_table = settings.max_model_len * config.rotary_dim
+    floats = settings.max_num_batched_tokens * row + logits + rotary_table
+    return floats * DTYPE_BYTES["float32"]

@@ -1,0 +1,195 @@
+"""How a linear layer keeps its weight and multiplies by it.
+
+The Cells ask `choose_linear_method` when they are built and know no formats themselves.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from mindspore import Parameter
+
+from mindformers_glm.backends.cpu import library, operators
+from mindformers_glm.backends.cpu.allocation import allocate
+from mindformers_glm.backends.cpu.operators import Operator
+from mindformers_glm.backends.cpu.parameters import as_parameter
+from mindformers_glm.backends.cpu.weighted_cell import LoadInto
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.quantization_scheme import QuantizationScheme
+
+
+@dataclass(frozen=True)
+class LinearWeight:
+    """The Parameters of one matrix by their names, in the operator's order, and their loading."""
+
+    parameters: dict[str, Parameter]
+    targets: dict[str, LoadInto]
+
+
+class LinearMethod(Protocol):
+    """One format: what it keeps in memory, and the three operators on it."""
+
+    def create_weight(
+        self, num_rows: int, num_columns: int, is_gated: bool = False
+    ) -> LinearWeight:
+        """Allocate a matrix [num_rows, num_columns].
+
+        Args:
+            is_gated: there are two, num_rows gate rows and then as many up rows; their tiles
+                alternate, so that one pass makes both factors of an output.
+        """
+        ...
+
+    def linear(self, width: int) -> Operator:
+        """The operator on (x, *parameters, num_rows)."""
+        ...
+
+    @property
+    def can_split_activations(self) -> bool:
+        """Whether `norm_linear` takes the number of last outputs that want more digits."""
+        ...
+
+    def norm_linear(self, width: int) -> Operator:
+        """The operator on (x, norm_weight, eps, *parameters, num_rows [, num_split] [, bias])."""
+        ...
+
+    def norm_gated_linear(self, width: int) -> Operator:
+        """The operator on (x, norm_weight, eps, *parameters of a gated matrix, num_rows)."""
+        ...
+
+
+def choose_linear_method(settings: RunnerSettings, layer_name: str) -> LinearMethod:
+    """The format of one layer, which may differ from that of others."""
+    scheme = settings.scheme_of(layer_name)
+    if scheme is None:
+        return FloatMethod(settings.params_dtype, settings.compute_dtype)
+    return QuantizedMethod(scheme)
+
+
+@dataclass(frozen=True)
+class FloatMethod:
+    """Weights in `params_dtype`, activations rounded to `compute_dtype` before each product."""
+
+    params_dtype: str
+    compute_dtype: str
+
+    def create_weight(
+        self, num_rows: int, num_columns: int, is_gated: bool = False
+    ) -> LinearWeight:
+        """See LinearMethod."""
+        dtype = self.params_dtype
+        tiles = allocate(library.packed_shape(num_rows, num_columns, is_gated), dtype)
+
+        def load(views: Sequence[Any]) -> None:
+            for chunk in _row_chunks(views, is_gated):
+                library.pack_rows(
+                    tiles, chunk.rows, chunk.dtype, dtype, chunk.row_offset, chunk.gated_half
+                )
+
+        return LinearWeight(
+            {"weight": as_parameter(tiles, dtype, "weight")}, {"weight": LoadInto(load)}
+        )
+
+    @property
+    def can_split_activations(self) -> bool:
+        """See LinearMethod."""
+        return self.compute_dtype == "bfloat16"
+
+    def linear(self, width: int) -> Operator:
+        """See LinearMethod."""
+        return operators.linear(self.compute_dtype, width)
+
+    def norm_linear(self, width: int) -> Operator:
+        """See LinearMethod."""
+        compute_dtype = (
+            operators.SPLIT_BFLOAT16 if self.can_split_activations else self.compute_dtype
+        )
+        return operators.norm_linear(compute_dtype, width)
+
+    def norm_gated_linear(self, width: int) -> Operator:
+        """See LinearMethod."""
+        return operators.norm_gated_linear(self.compute_dtype, width)
+
+
+@dataclass(frozen=True)
+class QuantizedMethod:
+    """Integer weights with scales, quantized while they are loaded; activations by the kernel."""
+
+    scheme: QuantizationScheme
+    can_split_activations = False  # they are integers
+
+    def create_weight(
+        self, num_rows: int, num_columns: int, is_gated: bool = False
+    ) -> LinearWeight:
+        """See LinearMethod; the scales are filled together with the integers."""
+        bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
+        tiles_shape, scales_shape = library.quantized_shapes(
+            num_rows, num_columns, bits, group_size, is_gated
+        )
+        tiles, scales = allocate(tiles_shape, "uint8"), allocate(scales_shape, "float32")
+
+        def load(views: Sequence[Any]) -> None:
+            for chunk in _row_chunks(views, is_gated):
+                library.quantize_rows(
+                    tiles,
+                    scales,
+                    chunk.rows,
+                    chunk.dtype,
+                    bits,
+                    group_size,
+                    chunk.row_offset,
+                    chunk.gated_half,
+                )
+
+        return LinearWeight(
+            {
+                "weight": as_parameter(tiles, "uint8", "weight"),
+                "weight_scale": as_parameter(scales, "float32", "weight_scale"),
+            },
+            {"weight": LoadInto(load)},
+        )
+
+    def linear(self, width: int) -> Operator:
+        """See LinearMethod."""
+        return operators.quantized_linear(*self._bits, width)
+
+    def norm_linear(self, width: int) -> Operator:
+        """See LinearMethod."""
+        return operators.quantized_norm_linear(*self._bits, width)
+
+    def norm_gated_linear(self, width: int) -> Operator:
+        """See LinearMethod."""
+        return operators.quantized_norm_gated_linear(*self._bits, width)
+
+    @property
+    def _bits(self) -> tuple[int, int]:
+        return self.scheme.weight_bits, self.scheme.activation_bits
+
+
+@dataclass(frozen=True)
+class _RowChunk:
+    """Rows of a checkpoint tensor and their place: from row_offset on, in a half if gated."""
+
+    rows: np.ndarray
+    dtype: str
+    row_offset: int
+    gated_half: int | None
+
+
+def _row_chunks(views: Sequence[Any], is_gated: bool) -> Iterator[_RowChunk]:
+    """All rows of tensors that are stacked on axis 0, a bounded number of bytes at a time.
+
+    Args:
+        views: where gated, the gate's rows and then the up projection's.
+    """
+    if is_gated:
+        for half, view in enumerate(views):
+            for first, rows in view.row_chunks():
+                yield _RowChunk(rows, view.dtype, first, half)
+        return
+    start = 0
+    for view in views:
+        for first, rows in view.row_chunks():
+            yield _RowChunk(rows, view.dtype, start + first, None)
+        start += len(view.data)

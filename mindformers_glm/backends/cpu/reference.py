@@ -1,0 +1,337 @@
+"""The definition of every operator in NumPy: what the C++ kernels are tested against.
+
+Arguments come in the order of the operators (cpu/ops.py), with weights as plain matrices [N, K]
+instead of tiles. Activations are float32 [M, width]. Rows from `num_rows` on are not computed and
+come back as zeros here; the kernels leave them as they were.
+
+bfloat16 arrays are held as float32 values that bfloat16 can represent (`round_to`).
+Source of the arithmetic: transformers 4.51.3, models/glm4/modeling_glm4.py.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_FLOAT16 = np.float32(65504)
+# Columns of an activation row that share a scale, and the largest integers of 8 and 16 bits (two
+# signed bytes, 256 * high + low, reach as far on both sides).
+ACTIVATION_GROUP = 128
+LARGEST_ACTIVATION = {8: 127, 16: 32639}
+LEAST_ACTIVATION = np.float32(2.0**-100)
+LEAST_WEIGHT_SCALE = np.float32(2.0**-23)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the attention operator reads from the metadata vector (backends/cpu/attn_metadata.py).
+
+    Attributes:
+        positions: [num_rows] position of each row in its sequence.
+        slot_mapping: [num_rows] cache slot of each row's key and value.
+        query_start: [num_seqs + 1] first row of each sequence.
+        block_tables: [num_seqs, max_blocks_per_seq] cache blocks in logical order.
+    """
+
+    positions: np.ndarray
+    slot_mapping: np.ndarray
+    query_start: np.ndarray
+    block_tables: np.ndarray
+
+
+def round_to(x: np.ndarray, dtype: str, saturate: bool = False) -> np.ndarray:
+    """Round float32 values to what `dtype` can hold, ties to even; NaN stays NaN.
+
+    Args:
+        dtype: "bfloat16x2" is the sum of a bfloat16 and of what it lost, also as bfloat16.
+        saturate: limit float16 to its largest finite value instead of infinity.
+    """
+    x = np.asarray(x, np.float32)
+    if dtype == "float16":
+        limited = np.clip(x, -MAX_FLOAT16, MAX_FLOAT16) if saturate else x
+        with np.errstate(over="ignore"):
+            return limited.astype(np.float16).astype(np.float32)
+    if dtype == "bfloat16":
+        return bfloat16_to_float32(float32_to_bfloat16(x))
+    if dtype == "bfloat16x2":
+        rounded = round_to(x, "bfloat16")
+        return rounded + round_to(x - rounded, "bfloat16")
+    return x
+
+
+def float32_to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """The upper 16 bits of each float32, rounded to nearest even, as uint16."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    quiet_nan = bits >> np.uint32(16) | np.uint32(0x40)
+    return np.where(np.isnan(x), quiet_nan, rounded).astype(np.uint16)
+
+
+def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
+    """uint16 bfloat16 patterns as float32 values."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def embedding(ids: np.ndarray, table: np.ndarray, num_rows: int, first_id: int = 0) -> np.ndarray:
+    """Rows of table [V, H] as float32 [M, H]; zeros for ids outside [first_id, first_id + V)."""
+    out = np.zeros((len(ids), table.shape[1]), np.float32)
+    for row, index in enumerate(ids[:num_rows] - first_id):
+        if 0 <= index < len(table):
+            out[row] = table[index]
+    return out
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, num_rows: int) -> np.ndarray:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Glm4RMSNorm)."""
+    out = np.zeros_like(x)
+    rows = x[:num_rows].astype(np.float64)
+    variance = np.mean(rows * rows, axis=-1, keepdims=True)
+    out[:num_rows] = rows / np.sqrt(variance + eps) * weight
+    return out
+
+
+def rms_norm_add(
+    x: np.ndarray, weight: np.ndarray, eps: float, residual: np.ndarray, num_rows: int
+) -> np.ndarray:
+    """residual + rms_norm(x): GLM-4-0414 norms a branch's output before it is added."""
+    out = rms_norm(x, weight, eps, num_rows)
+    out[:num_rows] += residual[:num_rows]
+    return out
+
+
+def residual_add(branch: np.ndarray, residual: np.ndarray, num_rows: int) -> np.ndarray:
+    """residual + branch: GLM-4 and ChatGLM norm only what goes into a branch (GlmDecoderLayer)."""
+    out = np.zeros_like(branch)
+    out[:num_rows] = residual[:num_rows] + branch[:num_rows]
+    return out
+
+
+def linear(
+    x: np.ndarray,
+    weight: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+    compute_dtype: str = "float32",
+) -> np.ndarray:
+    """x rounded to `compute_dtype`, times weight^T, plus bias; sums in higher precision."""
+    out = np.zeros((len(x), len(weight)), np.float32)
+    rounded = round_to(x[:num_rows], compute_dtype, saturate=True).astype(np.float64)
+    product = rounded @ weight.astype(np.float64).T
+    out[:num_rows] = product if bias is None else product + bias
+    return out
+
+
+def norm_linear(
+    x: np.ndarray,
+    norm_weight: np.ndarray,
+    eps: float,
+    weight: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+    compute_dtype: str = "float32",
+    num_split: int = 0,
+) -> np.ndarray:
+    """linear(rms_norm(x)).
+
+    Args:
+        num_split: for so many of the last outputs activations are the sum of two bfloat16 values.
+            Outputs come in tiles of 16; the first of these outputs has its whole tile with it.
+    """
+    normed = rms_norm(x, norm_weight, eps, num_rows)
+    out = linear(normed, weight, num_rows, bias, compute_dtype)
+    if num_split > 0:
+        first = (len(weight) - num_split) // 16 * 16
+        split = linear(normed, weight, num_rows, bias, f"{compute_dtype}x2")
+        out[:, first:] = split[:, first:]
+    return out
+
+
+def norm_gated_linear(
+    x: np.ndarray,
+    norm_weight: np.ndarray,
+    eps: float,
+    weight: np.ndarray,
+    num_rows: int,
+    compute_dtype: str = "float32",
+) -> np.ndarray:
+    """silu(gate) * up, where weight [2F, K] holds F gate rows, then F up rows (Glm4MLP)."""
+    return _gate(norm_linear(x, norm_weight, eps, weight, num_rows, None, compute_dtype))
+
+
+def _gate(both: np.ndarray) -> np.ndarray:
+    gate, up = np.split(both.astype(np.float64), 2, axis=-1)
+    with np.errstate(over="ignore"):
+        return (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
+
+
+def quantize_weight(
+    weight: np.ndarray, bits: int, group_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Round to nearest without zero points: integers [N, K] and scales [N, groups].
+
+    8 bits, where a group is a row: scale = absmax / 127, as msModelSlim 26.1 computes it for W8A16.
+    4 bits: the element of the largest magnitude becomes -8, so that all 16 integers are used; the
+    scale is negative where that element is positive (llama.cpp's Q4_0 does the same). In both,
+    q = rint(w / scale), ties to even, in float32; a scale below 2^-23 becomes 2^-23.
+    """
+    n, k = weight.shape
+    size = k if bits == 8 else group_size
+    groups = -(-k // size)
+    padded = np.zeros((n, groups * size), np.float32)
+    padded[:, :k] = weight
+    padded = padded.reshape(n, groups, size)
+    least, most = padded.min(axis=-1), padded.max(axis=-1)
+    if bits == 8:
+        scales = np.maximum(-least, most) / np.float32(127)
+    else:
+        scales = np.where(-least >= most, least, most) / np.float32(-8)
+    scales = np.where(np.abs(scales) < LEAST_WEIGHT_SCALE, LEAST_WEIGHT_SCALE, scales)
+    q = np.minimum(np.rint(padded / scales[:, :, None]), 2 ** (bits - 1) - 1).astype(np.int32)
+    return q.reshape(n, -1)[:, :k], scales
+
+
+def quantize_activation(
+    x: np.ndarray, bits: int, group_size: int = ACTIVATION_GROUP
+) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric integers [M, K] of 8 or 16 bits, and scales [M, groups of columns].
+
+    q = rint(x * (largest / absmax)), scale = absmax / largest in float32. One scale for a group,
+    not for a row: heavy-tailed rows would lose small values. A group below 2^-100 counts as zero.
+    """
+    m, k = x.shape
+    groups = -(-k // group_size)
+    padded = np.zeros((m, groups * group_size), np.float32)
+    padded[:, :k] = x
+    padded = padded.reshape(m, groups, group_size)
+    absmax = np.abs(padded).max(axis=-1)
+    absmax = np.where(absmax < LEAST_ACTIVATION, np.float32(0), absmax)
+    largest = np.float32(LARGEST_ACTIVATION[bits])
+    with np.errstate(divide="ignore"):
+        inverse = np.where(absmax > 0, largest / absmax, np.float32(0))
+    q = np.rint(padded * inverse[:, :, None]).astype(np.int32)
+    return q.reshape(m, -1)[:, :k], absmax / largest
+
+
+def quantized_linear(
+    x: np.ndarray,
+    q_weight: np.ndarray,
+    scales: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+    activation_bits: int = 16,
+    group_size: int = 0,
+) -> np.ndarray:
+    """quantize_activation(x) times weight^T, plus bias.
+
+    Args:
+        q_weight, scales: as from `quantize_weight`.
+        group_size: columns that share a weight scale, and so do activations; 0 for a whole row of
+            weights and ACTIVATION_GROUP activations.
+    """
+    x_group = group_size or ACTIVATION_GROUP
+    q, x_scales = quantize_activation(x, activation_bits, x_group)
+    k = x.shape[1]
+    rounded = q * np.repeat(x_scales.astype(np.float64), x_group, axis=1)[:, :k]
+    weight = q_weight * np.repeat(scales.astype(np.float64), group_size or k, axis=1)[:, :k]
+    return linear(rounded, weight, num_rows, bias)
+
+
+def quantized_norm_linear(
+    x: np.ndarray,
+    norm_weight: np.ndarray,
+    eps: float,
+    q_weight: np.ndarray,
+    scales: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+    activation_bits: int = 16,
+    group_size: int = 0,
+) -> np.ndarray:
+    """quantized_linear(rms_norm(x))."""
+    normed = rms_norm(x, norm_weight, eps, num_rows)
+    return quantized_linear(normed, q_weight, scales, num_rows, bias, activation_bits, group_size)
+
+
+def quantized_norm_gated_linear(
+    x: np.ndarray,
+    norm_weight: np.ndarray,
+    eps: float,
+    q_weight: np.ndarray,
+    scales: np.ndarray,
+    num_rows: int,
+    activation_bits: int = 16,
+    group_size: int = 0,
+) -> np.ndarray:
+    """silu(gate) * up, rows and scales of the gate first."""
+    return _gate(
+        quantized_norm_linear(
+            x, norm_weight, eps, q_weight, scales, num_rows, None, activation_bits, group_size
+        )
+    )
+
+
+def rotate(heads: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:
+    """Interleaved, partial RoPE: pairs (2i, 2i + 1) of the first rotary_dim elements.
+
+    Args:
+        heads: [M, num_heads, head_dim].
+        cos_sin: [M, rotary_dim], each row's cosines, then its sines.
+    """
+    cos, sin = np.split(cos_sin[:, None, :].astype(np.float64), 2, axis=-1)
+    rotary_dim = cos_sin.shape[-1]
+    even, odd = heads[..., 0:rotary_dim:2], heads[..., 1:rotary_dim:2]
+    out = heads.astype(np.float32)
+    out[..., 0:rotary_dim:2] = even * cos - odd * sin
+    out[..., 1:rotary_dim:2] = odd * cos + even * sin
+    return out
+
+
+def attention(
+    qkv: np.ndarray,
+    cos_sin: np.ndarray,
+    key_cache: np.ndarray,
+    value_cache: np.ndarray,
+    rows: Rows,
+    num_heads: int,
+    cache_dtype: str = "float32",
+) -> np.ndarray:
+    """RoPE, cache write, then causal attention of every row over its sequence's cached tokens.
+
+    Args:
+        qkv: [M, (num_heads + 2 * num_kv_heads) * head_dim].
+        cos_sin: [num_positions, rotary_dim].
+        key_cache, value_cache: float32 [num_blocks, num_kv_heads, block_size, head_dim], written.
+        cache_dtype: what keys and values are rounded to; float16 saturates.
+    Returns:
+        [M, num_heads * head_dim].
+    """
+    _, num_kv_heads, block_size, head_dim = key_cache.shape
+    num_rows = len(rows.positions)
+    heads = qkv[:num_rows].reshape(num_rows, -1, head_dim)
+    q, k, v = np.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
+    row_cos_sin = cos_sin[rows.positions]
+    q, k = rotate(q, row_cos_sin), rotate(k, row_cos_sin)
+    blocks, offsets = np.divmod(rows.slot_mapping, block_size)
+    key_cache[blocks, :, offsets] = round_to(k, cache_dtype, saturate=True)
+    value_cache[blocks, :, offsets] = round_to(v, cache_dtype, saturate=True)
+
+    out = np.zeros((len(qkv), num_heads * head_dim), np.float32)
+    for seq, table in enumerate(rows.block_tables):
+        for row in range(rows.query_start[seq], rows.query_start[seq + 1]):
+            blocks, offsets = np.divmod(np.arange(rows.positions[row] + 1), block_size)
+            # [num_tokens, num_kv_heads, head_dim], each KV head repeated for its query heads
+            keys = key_cache[table[blocks], :, offsets].astype(np.float64)
+            values = value_cache[table[blocks], :, offsets].astype(np.float64)
+            keys = np.repeat(keys, num_heads // num_kv_heads, axis=1)
+            values = np.repeat(values, num_heads // num_kv_heads, axis=1)
+            scores = np.einsum("hd,thd->ht", q[row], keys) * head_dim**-0.5
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+            out[row] = np.einsum("ht,thd->hd", weights, values).ravel()
+    return out
+
+
+def gather_rows(x: np.ndarray, rows: np.ndarray, num_samples: int) -> np.ndarray:
+    """x[rows] for the first `num_samples` entries of rows."""
+    out = np.zeros((len(rows), x.shape[1]), np.float32)
+    out[:num_samples] = x[rows[:num_samples]]
+    return out

@@ -1,0 +1,45 @@
+"""What the environment says: the launcher's variables and the package's own.
+
+With run_config.py and launch_config.py the only file that reads it.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from mindformers_glm.config.launched import explain_failed_meeting, find_rank
+from mindformers_glm.core.errors import ConfigError
+
+
+def packed_cache_folder(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The folder that MINDFORMERS_GLM_CACHE names, which need not exist yet, or None.
+
+    Raises:
+        ConfigError: it is a file.
+    """
+    given = (os.environ if environ is None else environ).get("MINDFORMERS_GLM_CACHE")
+    if not given:
+        return None
+    folder = Path(os.path.expanduser(given)).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"MINDFORMERS_GLM_CACHE must name a folder, {folder} is a file.")
+    return folder
+
+
+def launched_rank(model_parallel: object) -> int:
+    """Which rank of `model_parallel` this process is; 0 where the model is not split.
+
+    Raises:
+        ConfigError: it is no number of processes, or not the number that msrun started.
+    """
+    return find_rank(model_parallel, os.environ)
+
+
+def failed_meeting(problem: RuntimeError) -> ConfigError:
+    """Say why the processes of this job did not find each other, given what MindSpore raised."""
+    return explain_failed_meeting(problem, os.environ)
+
+
+def has_own_num_threads() -> bool:
+    """Whether OMP_NUM_THREADS says something: MindSpore's msrun sets it to 1 for every process."""
+    return os.environ.get("OMP_NUM_THREADS", "1") != "1"

@@ -1,0 +1,136 @@
+"""What one rank of a split network holds: the sizes of its layers, what it takes of each tensor.
+
+core/sharding.py says how a tensor is cut; here a network's own numbers are cut.
+"""
+
+from dataclasses import dataclass
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.sharding import (
+    FFN,
+    HIDDEN,
+    KEY_VALUE,
+    QUERY,
+    VOCAB,
+    BlockCut,
+    TensorParallel,
+)
+
+
+@dataclass(frozen=True)
+class PartitionSizes:
+    """The sizes that differ on one rank from the whole network's.
+
+    vocab_begin: the first token id of this rank's rows of the embedding and the output layer.
+    """
+
+    num_attention_heads_per_partition: int
+    num_key_value_heads_per_partition: int
+    query_size_per_partition: int
+    kv_size_per_partition: int
+    intermediate_size_per_partition: int
+    vocab_size_per_partition: int
+    vocab_begin: int
+
+    @property
+    def qkv_size_per_partition(self) -> int:
+        """Outputs of the fused query, key and value projection."""
+        return self.query_size_per_partition + 2 * self.kv_size_per_partition
+
+
+def check_split(config: GlmConfig, size: int) -> None:
+    """Refuse to split a network into parts that are not equal.
+
+    Key-value heads may also be fewer than the parts: each is then held by several ranks.
+
+    Raises:
+        ConfigError: names what cannot be divided, and the sizes that work.
+    """
+    if size < 1:
+        raise ConfigError(f"A model is split into at least 1 part, got {size}.")
+    if problems := _find_problems(config, size):
+        works = [str(n) for n in range(1, config.num_attention_heads + 1) if can_split(config, n)]
+        choices = f"{', '.join(works[:-1])} or {works[-1]}" if len(works) > 1 else works[0]
+        raise ConfigError(
+            f"model_parallel {size} cannot split this model, {'; '.join(problems)}: use {choices}."
+        )
+
+
+def can_split(config: GlmConfig, size: int) -> bool:
+    """Whether `check_split` accepts it."""
+    return not _find_problems(config, size)
+
+
+def _find_problems(config: GlmConfig, size: int) -> list[str]:
+    undivided = [
+        f"{config.in_file_keys(name)}={getattr(config, name)}"
+        for name in ("num_attention_heads", "intermediate_size", "vocab_size")
+        if getattr(config, name) % size
+    ]
+    problems = [f"it must divide {' and '.join(undivided)}"] if undivided else []
+    kv_heads = config.num_key_value_heads
+    if kv_heads % size and size % kv_heads:
+        name = config.in_file_keys("num_key_value_heads")
+        problems.append(f"it must divide {name}={kv_heads} or be a multiple of it")
+    return problems
+
+
+def partition(config: GlmConfig, tensor_parallel: TensorParallel) -> PartitionSizes:
+    """The sizes of one rank's network.
+
+    Raises:
+        ConfigError: the network cannot be split so.
+    """
+    cuts = cut_blocks(config, tensor_parallel)
+    query, key_value = _taken(cuts[QUERY]), _taken(cuts[KEY_VALUE])
+    return PartitionSizes(
+        num_attention_heads_per_partition=query // config.head_dim,
+        num_key_value_heads_per_partition=key_value // config.head_dim,
+        query_size_per_partition=query,
+        kv_size_per_partition=key_value,
+        intermediate_size_per_partition=_taken(cuts[FFN]),
+        vocab_size_per_partition=_taken(cuts[VOCAB]),
+        vocab_begin=cuts[VOCAB].begin,
+    )
+
+
+def cut_blocks(config: GlmConfig, tensor_parallel: TensorParallel) -> dict[str, BlockCut]:
+    """What a rank takes of each block of a whole checkpoint.
+
+    Example: 32 query heads and 2 key-value heads of 128 on rank 1 of 4: query rows 1024 to 2047,
+    which attend with key-value head 0, so key and value rows 0 to 127.
+
+    Raises:
+        ConfigError: the network cannot be split so.
+    """
+    check_split(config, tensor_parallel.size)
+    size, rank = tensor_parallel.size, tensor_parallel.rank
+    # A key-value head for several ranks: rank r has the one that its query heads attend with.
+    ranks_per_kv_head = max(size // config.num_key_value_heads, 1)
+    kv_size, kv_rank = size // ranks_per_kv_head, rank // ranks_per_kv_head
+    head_dim, hidden = config.head_dim, config.hidden_size
+    return {
+        HIDDEN: BlockCut(hidden, 0, hidden),
+        VOCAB: _cut_evenly(config.vocab_size, size, rank),
+        FFN: _cut_evenly(config.intermediate_size, size, rank),
+        QUERY: _cut_evenly(config.num_attention_heads * head_dim, size, rank),
+        KEY_VALUE: _cut_evenly(config.num_key_value_heads * head_dim, kv_size, kv_rank),
+    }
+
+
+def keep_blocks(config: GlmConfig, tensor_parallel: TensorParallel) -> dict[str, BlockCut]:
+    """The blocks of a checkpoint that holds one rank's share already: all of them is taken."""
+    return {
+        name: BlockCut(_taken(cut), 0, _taken(cut))
+        for name, cut in cut_blocks(config, tensor_parallel).items()
+    }
+
+
+def _cut_evenly(length: int, size: int, rank: int) -> BlockCut:
+    part = length // size
+    return BlockCut(length, rank * part, (rank + 1) * part)
+
+
+def _taken(cut: BlockCut) -> int:
+    return cut.end - cut.begin

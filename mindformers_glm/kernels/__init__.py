@@ -1,1 +1,0 @@
-"""Operators: `reference.py` defines them in NumPy, `cpu/` implements them in C++."""

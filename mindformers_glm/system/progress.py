@@ -1,0 +1,44 @@
+"""One progress bar for all long work; only a terminal sees it."""
+
+import sys
+from types import TracebackType
+
+from tqdm import tqdm
+
+from mindformers_glm.system.log import is_silent
+
+
+class Progress:
+    """A bar on stderr while the `with` block runs, silent when stderr is not a terminal.
+
+    Args:
+        label: what is going on, e.g. "Loading weights".
+        total: the amount of work, in `unit`.
+        unit: "B" counts bytes (shown as KB, MB, GB); any other word counts items.
+    """
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self._bar = tqdm(
+            desc=label,
+            total=total,
+            unit=unit,
+            unit_scale=unit == "B",
+            leave=False,
+            file=sys.stderr,
+            disable=is_silent() or not sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def advance(self, amount: int) -> None:
+        """Report `amount` more units as done."""
+        self._bar.update(amount)

@@ -1,0 +1,106 @@
+"""Memory for weights: where it lies, and that placing it changes nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindformers_glm.backends.cpu import fused_layers, library
+from mindformers_glm.backends.cpu.allocation import allocate, count_numa_nodes
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.weights.packed_file import read_file, write_file
+from mindformers_glm.weights.packed_header import lay_out
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 16, 32), (1,), (5000,), (4099, 3), (1, 4096)])
+def test_first_touch_leaves_zeros(shape):
+    array = allocate(shape, "float32")
+    library.first_touch(array)
+    assert not array.any()
+
+
+def test_first_touch_refuses_what_it_cannot_write():
+    array = np.zeros((4, 4), np.float32)
+    with pytest.raises(ValueError, match="contiguous"):
+        library.first_touch(array[:, 1:])
+    array.flags.writeable = False
+    with pytest.raises(ValueError, match="written"):
+        library.first_touch(array)
+
+
+def test_nodes_are_counted(tmp_path: Path):
+    assert count_numa_nodes(tmp_path) == 1
+    for name in ("node0", "node1", "possible"):
+        (tmp_path / "sys/devices/system/node" / name).mkdir(parents=True)
+    assert count_numa_nodes(tmp_path) == 2
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2])
+def test_weights_are_placed_before_loading_where_there_are_several_nodes(monkeypatch, num_nodes):
+
+    touched: list[tuple[int, ...]] = []
+    monkeypatch.setattr(fused_layers, "count_numa_nodes", lambda: num_nodes)
+    monkeypatch.setattr(library, "first_touch", lambda array: touched.append(array.shape))
+    settings = RunnerSettings.with_defaults("float32", 64)
+    fused_layers.NormLinear(64, 48, True, 16, 1e-5, settings, "linear_qkv").place_weights()
+    expected = [(64,), library.packed_shape(48, 64), (48,)]
+    assert sorted(touched) == (sorted(expected) if num_nodes > 1 else [])
+    assert (fused_layers.file_mapper() is None) is (num_nodes > 1)
+
+
+def write_pages(path: Path, num_bytes: int) -> np.ndarray:
+    content = np.random.default_rng(0).integers(0, 255, num_bytes, np.uint8)
+    path.write_bytes(content.tobytes())
+    return content
+
+
+@pytest.mark.parametrize("extra", [0, 1000, 4096])
+def test_an_array_becomes_a_part_of_a_file_and_fresh_memory_again(tmp_path: Path, extra):
+    size = 2 * 2**20 + extra
+    content = write_pages(tmp_path / "file", 2 * 2**20 + size)
+    array = allocate((size // 4,), "float32")
+    memory = array.view(np.uint8)
+    memory.fill(7)
+    with (tmp_path / "file").open("rb") as file:
+        library.map_file(array, file.fileno(), 2 * 2**20)
+    np.testing.assert_array_equal(memory, content[2 * 2**20 :])
+    memory[5] ^= 1  # the process's own, not the file's
+    assert (tmp_path / "file").read_bytes() == content.tobytes()
+    library.map_file(array, -1, 0)
+    assert not array.any()
+    memory.fill(3)
+
+
+def test_mapping_refuses_places_that_are_not_huge_pages(tmp_path: Path, capfd):
+    write_pages(tmp_path / "file", 4 * 2**20)
+    array = allocate((2**20,), "float32")
+    with (tmp_path / "file").open("rb") as file:
+        for refused, offset in ((array[1:], 0), (array, 4096)):
+            with pytest.raises(RuntimeError):
+                library.map_file(refused, file.fileno(), offset)
+    assert "huge pages" in capfd.readouterr().err
+
+
+def test_a_packed_file_gives_the_same_bytes_mapped_or_copied(tmp_path: Path):
+    def make(seed: int | None) -> dict[str, np.ndarray]:
+        arrays = {
+            "tiles": allocate((5, 3, 2**18), "bfloat16"),
+            "norm": allocate((4096,), "float32"),
+            "more": allocate((3 * 2**20 + 7,), "float32"),
+        }
+        rng = np.random.default_rng(seed)
+        for array in arrays.values() if seed is not None else ():
+            array[:] = rng.integers(0, 2**16, array.shape)
+        return arrays
+
+    written = make(1)
+    planned = lay_out("/models/GLM", {}, written)
+    write_file(tmp_path / "x.glmpack", planned, written)
+    for map_file in (library.map_file, None):
+        arrays = make(None)
+        # How much the system maps in huge pages, if anything, is its own affair.
+        mapped = read_file(tmp_path / "x.glmpack", {}, arrays, map_file)
+        tiles, more = written["tiles"].nbytes, written["more"].nbytes
+        assert mapped in (0, tiles, more, tiles + more)
+        assert mapped == 0 or map_file is not None
+        np.testing.assert_equal(arrays, written)
