@@ -1,7 +1,7 @@
 """What the engine asks of a model on a device."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class ModelRunner(Protocol):
     """A loaded network with its paged KV cache.
 
     Attributes:
+        network: the Cell that holds the Parameters, by Megatron-Core's names.
         vocab_size: width of the logits; token ids are below it.
         weights_bytes: memory of the loaded weights.
         mapped_weight_bytes: how much of it is a mapped file, whose memory the system counts as
@@ -48,6 +49,7 @@ class ModelRunner(Protocol):
         kv_block_bytes: memory of one KV-cache block in all layers, keys and values.
     """
 
+    network: Any
     vocab_size: int
     weights_bytes: int
     mapped_weight_bytes: int

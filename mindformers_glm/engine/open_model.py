@@ -5,17 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindformers_glm.backends import select_backend
-from mindformers_glm.backends.cpu.host_share import share_host
-from mindformers_glm.backends.runner import ModelRunner
-from mindformers_glm.config.environment import has_own_num_threads
+from mindformers_glm.backends import Backend, ModelRunner, select_backend
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
-from mindformers_glm.engine.capacity import check_memory_before_loading, plan_kv_blocks_of
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
+from mindformers_glm.engine.memory_plan import check_memory_before_loading, plan_kv_blocks_of
 from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
@@ -23,12 +20,21 @@ from mindformers_glm.weights.rules import build_rules, check_rules, resolve_atte
 
 
 @dataclass(frozen=True)
-class OpenModel:
-    """What an engine needs of a checkpoint folder.
+class OpenRunner:
+    """A runner with its KV cache.
 
-    num_blocks: blocks of the KV cache that the runner has, the same on every rank.
+    num_blocks: blocks of the KV cache, the same on every rank.
     group: the ranks that have opened it together.
     """
+
+    runner: ModelRunner
+    num_blocks: int
+    group: ProcessGroup
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """What an engine needs of a checkpoint folder; the last three as in OpenRunner."""
 
     config: GlmConfig
     settings: RunnerSettings
@@ -76,15 +82,37 @@ def open_model(
         tokenizer = load_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
         backend = select_backend(device_target)
-        group = backend.connect(tensor_parallel)
+        group = backend.connect(tensor_parallel, num_threads)
         check_model_is_shared(group, checkpoint, config, defaults, settings, engine_settings)
-        host = share_host(group)
-        backend.set_num_threads(
-            num_threads or (None if has_own_num_threads() else host.num_threads)
+        opened = open_runner(
+            backend, group, config, checkpoint, settings, cap_bytes, cache_settings
         )
-        # Before the long work, from the sizes in the headers; again below with the real ones.
-        check_memory_before_loading(config, settings, cap_bytes, host)
-        runner: ModelRunner = backend.create_runner(config, checkpoint, settings, cache_settings)
-    num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes, host)
+    return OpenModel(
+        config, settings, tokenizer, defaults, opened.runner, opened.num_blocks, opened.group
+    )
+
+
+def open_runner(
+    backend: Backend,
+    group: ProcessGroup,
+    config: GlmConfig,
+    checkpoint: Checkpoint,
+    settings: RunnerSettings,
+    cap_bytes: int | None = None,
+    packed_cache: PackedCacheSettings | None = None,
+) -> OpenRunner:
+    """Load a checkpoint into the backend's network: the one way to a runner.
+
+    Args:
+        group: what `backend.connect` has given.
+        cap_bytes, packed_cache: see `open_model`; None: no cap, no cache.
+    Raises:
+        MemoryBudgetError: it does not fit; from the config alone, before a weight is read.
+        CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+    """
+    # From the sizes in the headers; again below with the real ones.
+    check_memory_before_loading(backend, config, settings, cap_bytes, group)
+    runner = backend.create_runner(config, checkpoint, settings, packed_cache)
+    num_blocks = plan_kv_blocks_of(backend, runner, settings, cap_bytes, group)
     runner.allocate_kv_cache(num_blocks)
-    return OpenModel(config, settings, tokenizer, defaults, runner, num_blocks, group)
+    return OpenRunner(runner, num_blocks, group)

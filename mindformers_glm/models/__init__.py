@@ -1,4 +1,4 @@
-"""The networks: model classes, their layer specs, and how they are put together."""
+"""The classes that MindSpore Transformers finds for a GLM folder: doors to a backend's network."""
 
 # Before any module here is half imported: importing mindformers registers our classes, which
 # imports them (plugin.py).

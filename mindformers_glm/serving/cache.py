@@ -8,7 +8,7 @@ from pathlib import Path
 from mindformers_glm.config.command_line import CommandLineError
 from mindformers_glm.config.environment import packed_cache_folder
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.engine.memory import format_memory
+from mindformers_glm.engine.memory_plan import format_memory
 from mindformers_glm.weights.packed_cache import FOLDER_NAME, list_caches
 from mindformers_glm.weights.packed_file import verify_file
 from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader

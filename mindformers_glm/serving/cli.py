@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -201,17 +201,17 @@ def _print_versions() -> int:
         except PackageNotFoundError:
             print(package, "not installed")
     print(f"Python {platform.python_version()} on {platform.machine()}")
-    print("CPU operators", _describe_operators())
+    for line in _describe_backends():
+        print(line)
     return 0
 
 
-def _describe_operators() -> str:
-    try:
-        from mindformers_glm.backends.cpu.library import isa
+def _describe_backends() -> Iterator[str]:
+    from mindformers_glm.backends import BACKENDS
 
-        return isa()
-    except GlmError as problem:
-        return f"not usable: {problem}"
+    for name, backend in BACKENDS.items():
+        obstacle = backend.find_obstacle()
+        yield f"{name} not usable: {obstacle}" if obstacle else backend.describe()
 
 
 def _print_help(exit_code: int) -> int:

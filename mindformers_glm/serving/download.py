@@ -15,7 +15,7 @@ from pathlib import Path
 from mindformers_glm.config.command_line import SentenceParser
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import ConfigError, GlmError
-from mindformers_glm.engine.memory import format_memory
+from mindformers_glm.engine.memory_plan import format_memory
 from mindformers_glm.serving.hubs import HUBS, DownloadError, Hub, Listing
 from mindformers_glm.serving.inspect import inspect_checkpoint
 from mindformers_glm.serving.model_names import find_repository

@@ -3,44 +3,41 @@
 from dataclasses import replace
 from typing import Any
 
-from mindformers_glm.backends.cpu.footprint import (
-    count_kv_block_bytes,
-    count_quantized_weight_bytes,
-    count_weight_bytes,
-    count_workspace_bytes,
-)
+from mindformers_glm.backends import Backend, MemoryNeed
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import can_split
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import MemoryBudgetError
+from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.quantization_scheme import SCHEMES
-from mindformers_glm.engine.memory import MemoryDemand, MemorySupply, plan_kv_blocks
-from mindformers_glm.system.host_memory import read_available_memory
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.engine.memory_plan import MemorySupply, plan_kv_blocks, predict_demand
 
 _RANKS = (1, 2, 4, 8)
 _COLUMN_WIDTH = 12
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
-def describe_memory(config: GlmConfig, settings: RunnerSettings) -> list[tuple[str, str]]:
+def describe_memory(
+    backend: Backend, config: GlmConfig, settings: RunnerSettings
+) -> list[tuple[str, str]]:
     """A table of the weights and the KV cache of one rank, and what this machine can take.
 
     Args:
+        backend: whose network it is.
         settings: as a run without further settings would have them.
     """
     ranks = [size for size in _RANKS if can_split(config, size)]
 
-    def weights(**changes: Any) -> list[str]:
-        kept = replace(settings, **changes)
-        return [
-            format_bytes(count_weight_bytes(config, replace(kept, model_parallel=size)))
-            for size in ranks
-        ]
+    def need(size: int, **changes: Any) -> MemoryNeed:
+        return backend.memory_need(config, replace(settings, model_parallel=size, **changes))
 
-    blocks = [
-        count_kv_block_bytes(config, replace(settings, model_parallel=size)) for size in ranks
-    ]
+    def weights(**changes: Any) -> list[str]:
+        needs = (need(size, **changes) for size in ranks)
+        return [format_bytes(one.weights_bytes) for one in needs]
+
+    blocks = [need(size).kv_block_bytes for size in ranks]
     rows = [
         ("model_parallel", [str(size) for size in ranks]),
         *(
@@ -54,7 +51,10 @@ def describe_memory(config: GlmConfig, settings: RunnerSettings) -> list[tuple[s
         ),
     ]
     lines = [(name, "".join(f"{size:<{_COLUMN_WIDTH}}" for size in sizes)) for name, sizes in rows]
-    return [*((name, value.rstrip()) for name, value in lines), _describe_fit(config, settings)]
+    return [
+        *((name, value.rstrip()) for name, value in lines),
+        _describe_fit(backend, config, settings),
+    ]
 
 
 def format_bytes(num_bytes: int) -> str:
@@ -65,18 +65,9 @@ def format_bytes(num_bytes: int) -> str:
     return f"{num_bytes} bytes"
 
 
-def _describe_fit(config: GlmConfig, settings: RunnerSettings) -> tuple[str, str]:
-    demand = MemoryDemand(
-        weights_bytes=count_weight_bytes(config, settings),
-        workspace_bytes=count_workspace_bytes(config, settings),
-        kv_block_bytes=count_kv_block_bytes(config, settings),
-        block_size=settings.block_size,
-        max_model_len=settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-        params_dtype=settings.params_dtype,
-        weights_bytes_by_scheme=count_quantized_weight_bytes(config, settings),
-    )
-    available = read_available_memory()
+def _describe_fit(backend: Backend, config: GlmConfig, settings: RunnerSettings) -> tuple[str, str]:
+    demand = predict_demand(backend, config, settings)
+    available = backend.available_memory(ProcessGroup(TensorParallel()))
     try:
         plan_kv_blocks(demand, MemorySupply(None, available))
     except MemoryBudgetError as problem:

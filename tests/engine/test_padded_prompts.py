@@ -1,6 +1,5 @@
 """`network.generate` with padded rows and a mask answers as it does without padding."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ pytest.importorskip("mindspore")
 from mindspore import Tensor
 
 from mindformers_glm.core.errors import PromptError
-from mindformers_glm.engine.network_generate import generate
+from mindformers_glm.models.generate import generate
 from tests.engine.drive import make_engine
 from tests.engine.fake_runner import answer
 
@@ -26,9 +25,8 @@ FORMS: dict[str, Any] = {
 
 
 def ask(input_ids: Any, attention_mask: Any = None) -> list[list[int]]:
-    network: Any = SimpleNamespace(has_weights=True, engine=make_engine())
     found = generate(
-        network, input_ids, attention_mask=attention_mask, max_new_tokens=5, do_sample=False
+        make_engine(), input_ids, attention_mask=attention_mask, max_new_tokens=5, do_sample=False
     )
     assert all(tokens.dtype == np.int32 for tokens in found)
     return [tokens.tolist() for tokens in found]

@@ -98,7 +98,7 @@ def test_short_float_glm_is_close_to_float32_on_the_same_weights(
 def test_a_network_of_several_graphs_equals_hugging_face(
     num_layers: int, num_graphs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mindformers_glm.models.network_graph.MAX_NODES_PER_GRAPH", 10)  # 3 layers
+    monkeypatch.setattr("mindformers_glm.backends.cpu.graphs.MAX_NODES_PER_GRAPH", 10)  # 3 layers
     folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=num_layers)
     prompt = _prompt(3, 515)
     with LLM(str(folder), params_dtype="float32") as llm:

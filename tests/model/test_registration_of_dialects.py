@@ -39,7 +39,7 @@ def _resolve(folder: Path, model_type: str, names: tuple[str, ...]) -> list[int]
     values = {
         "FOLDER": str(folder),
         "MODEL_TYPE": model_type,
-        "MODULE": f"mindformers_glm.models.{model_type}.",
+        "MODULE": f"mindformers_glm.models.{model_type}",
         "NAMES": names,
     }
     program = "".join(f"{name} = {value!r}\n" for name, value in values.items()) + _RESOLVE

@@ -6,24 +6,36 @@ processes of the job at once, over TCP. Every rank gets the same bits.
 
 from functools import cache
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
-from mindspore import ops as ms_ops
+from mindspore import Tensor, nn, ops
 from mindspore.communication import get_group_size, get_rank, init
 
+from mindformers_glm.backends.cpu.trace import Module, Value, exchange
 from mindformers_glm.config.environment import failed_meeting
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 
 
-@cache
 def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
-    """Find the other ranks by what the launcher has put into the environment; waits for them.
+    """Set MindSpore's context up, and find and wait for the other ranks of a launched job.
+
+    They are found by what the launcher has put into the environment.
 
     Raises:
         ConfigError: they cannot be found, or the job has another number of ranks.
     """
+    # O0 keeps the graph as written, without fusion passes.
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    # MindSpore refuses this once anything has run, even if it changes nothing.
+    if ms.get_context("device_target") != "CPU":
+        ms.set_device("CPU")
+    return _meet(tensor_parallel)
+
+
+@cache
+def _meet(tensor_parallel: TensorParallel) -> ProcessGroup:
     if tensor_parallel.size == 1:
         return ProcessGroup(tensor_parallel)
     try:
@@ -46,42 +58,56 @@ def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
     return ProcessGroup(tensor_parallel, gather)
 
 
-class AllReduce(nn.Cell):
-    """Sum over all ranks; where there is one, an OperatorSequence leaves it out."""
+class AllReduce(Module):
+    """Sum over all ranks; nothing where there is one."""
 
     def __init__(self, tensor_parallel: TensorParallel) -> None:
         super().__init__()
-        self.is_split = tensor_parallel.size > 1
-        if self.is_split:
-            self.sum = ms_ops.AllReduce()
+        self.sum = _AllReduce() if tensor_parallel.size > 1 else None
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Value) -> Value:
         """float32 of any shape, the same on every rank -> the same shape."""
-        return self.sum(x)
+        return x if self.sum is None else exchange(self.sum, x)
 
 
-class GatherLogits(nn.Cell):
+class GatherLogits(Module):
     """Put the ranks' parts of the vocabulary side by side; nothing where there is one rank."""
 
     def __init__(self, tensor_parallel: TensorParallel) -> None:
         super().__init__()
-        self.size = tensor_parallel.size
-        if self.size > 1:
-            self.gather = ms_ops.AllGather()
+        size = tensor_parallel.size
+        self.gather = _GatherColumns(size) if size > 1 else None
 
-    def construct(self, logits: Tensor) -> Tensor:
+    def construct(self, logits: Value) -> Value:
         """float32 [max_samples, vocab_size / size] -> [max_samples, vocab_size]."""
-        if self.size == 1:
-            return logits
-        num_rows, part_size = logits.shape
-        parts = self.gather(logits).reshape(self.size, num_rows, part_size)
-        return parts.transpose(1, 0, 2).reshape(num_rows, self.size * part_size)
+        return logits if self.gather is None else exchange(self.gather, logits)
+
+
+class _AllReduce(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum = ops.AllReduce()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.sum(x)
 
 
 class _AllGather(nn.Cell):
     def __init__(self) -> None:
         super().__init__()
-        self.gather = ms_ops.AllGather()
+        self.gather = ops.AllGather()
 
     def construct(self, x: Tensor) -> Tensor:
         return self.gather(x)
+
+
+class _GatherColumns(nn.Cell):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.gather = ops.AllGather()
+
+    def construct(self, x: Tensor) -> Tensor:
+        num_rows, part_size = x.shape
+        parts = self.gather(x).reshape(self.size, num_rows, part_size)
+        return parts.transpose(1, 0, 2).reshape(num_rows, self.size * part_size)

@@ -1,20 +1,28 @@
 """How much memory a network needs, from its config alone, so that it is known before loading."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
+from mindformers_glm.backends.backend import MemoryNeed
+from mindformers_glm.backends.cpu.row_buckets import MAX_SAMPLES
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import PartitionSizes, partition
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.dtypes import DTYPE_BYTES
-from mindformers_glm.core.quantization_scheme import SCHEMES
 
 # Activations of one layer that are alive at once besides qkv and the MLP's inner one: the residual
 # before the layer, between its branches and after it, and a branch's output.
 _LIVE_HIDDEN_STATES = 4
 # Logits of the head's largest bucket, and the copy that NumPy samples from.
 _LIVE_LOGITS = 2
-_MAX_SAMPLED_ROWS = 32
+
+
+def count_memory(config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
+    """What one rank's network takes in all."""
+    return MemoryNeed(
+        weights_bytes=count_weight_bytes(config, settings),
+        workspace_bytes=count_workspace_bytes(config, settings),
+        kv_block_bytes=count_kv_block_bytes(config, settings),
+    )
 
 
 def count_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
@@ -34,16 +42,6 @@ def count_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     vectors = config.num_hidden_layers * per_layer + config.hidden_size
     embedding_bytes = embedding * DTYPE_BYTES[settings.params_dtype]
     return embedding_bytes + linears + vectors * DTYPE_BYTES["float32"]
-
-
-def count_quantized_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> dict[str, int]:
-    """What `count_weight_bytes` would be with each quantization scheme, by its name."""
-    return {
-        name: count_weight_bytes(
-            config, replace(settings, quantization=name, quantization_group_size=None)
-        )
-        for name in SCHEMES
-    }
 
 
 def _list_linears(config: GlmConfig, sizes: PartitionSizes) -> Iterator[tuple[str, int, int]]:
@@ -79,7 +77,7 @@ def count_workspace_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     sizes = partition(config, settings.tensor_parallel)
     inner = sizes.qkv_size_per_partition + 2 * sizes.intermediate_size_per_partition
     row = _LIVE_HIDDEN_STATES * config.hidden_size + inner
-    sampled_rows = min(_MAX_SAMPLED_ROWS, settings.max_num_batched_tokens)
+    sampled_rows = min(MAX_SAMPLES, settings.max_num_batched_tokens)
     logits = _LIVE_LOGITS * sampled_rows * config.vocab_size
     rotary_table = settings.max_model_len * config.rotary_dim
     floats = settings.max_num_batched_tokens * row + logits + rotary_table

@@ -1,62 +1,46 @@
-"""The CPU operators as Cells: each holds its Parameters and says how its kernel is called.
+"""Layers that are one operator each: they hold its Parameters and call it.
 
-An OperatorSequence runs them. Shapes and types are those of reference.py; operands that are
-texts are names of the sequence's inputs, among them `num_rows` int32 [1], the number of real
-rows. The residual stream is float32 [max_rows, hidden_size].
+Shapes and types are those of reference.py. Activations, the residual stream among them, are float32
+[max_rows, width]; of the rows those are real that a Value's `num_rows` says.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import mindspore as ms
 import numpy as np
-from mindspore import Parameter, nn
+from mindspore import Parameter
 
-from mindformers_glm.backends.cpu import collectives, library, operators
+from mindformers_glm.backends.cpu import library, operators
 from mindformers_glm.backends.cpu.allocation import allocate, count_numa_nodes
 from mindformers_glm.backends.cpu.linear_methods import LinearWeight, choose_linear_method
-from mindformers_glm.backends.cpu.parameters import as_parameter, replace_array
-from mindformers_glm.backends.cpu.program import PREVIOUS, RESIDUAL, OperatorSequence, Stage
-from mindformers_glm.backends.cpu.weighted_cell import LoadInto, WeightedCell
+from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter, replace_array
+from mindformers_glm.backends.cpu.trace import Module, Value, call
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.operators import Operators
-from mindformers_glm.core.process_group import ProcessGroup
-from mindformers_glm.core.sharding import TensorParallel
 
 
-def initialize() -> None:
-    """Static graphs on CPU; O0 keeps the graph as written, without fusion passes."""
-    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
-    # MindSpore refuses this once anything has run, even if it changes nothing.
-    if ms.get_context("device_target") != "CPU":
-        ms.set_device("CPU")
+class WeightedModule(Module):
+    """Base of the layers that own weights.
 
-
-def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
-    """Find the other ranks of a launched job; once per process."""
-    return collectives.connect(tensor_parallel)
-
-
-def set_num_threads(count: int | None) -> None:
-    """Let the operators use `count` threads; None: the default of library.py."""
-    library.set_num_threads(count)
-
-
-def weight_layout() -> str:
-    """Names the layout of the Parameters, the same for every instruction set (csrc/pack.cc)."""
-    return f"cpu{library.ABI_VERSION}-{library.TILE_N}x{library.TILE_K}"
-
-
-def file_mapper() -> Callable[[np.ndarray, int, int], None] | None:
-    """What lets a large Parameter be a part of a file, or None where it had better be copied.
-
-    With several memory nodes a copy lies with the thread that reads it, a file lies anywhere.
+    The Parameters are allocated, not filled, when the layer is built; the memory is touched only by
+    `load`, so that a weight is never in memory twice.
     """
-    return library.map_file if count_numa_nodes() == 1 else None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._targets: dict[str, LoadInto] = {}
 
-class _CpuCell(WeightedCell):
-    """Allocates Parameters and remembers how each is filled."""
+    def weight_targets(self) -> dict[str, LoadInto]:
+        """Local parameter name, as the weight rules call it -> how it is filled."""
+        return self._targets
+
+    def weight_arrays(self) -> dict[str, np.ndarray]:
+        """Local parameter name -> its memory as a NumPy array, which can be written to."""
+        arrays = {}
+        for name, parameter in self.parameters_and_names(expand=False):
+            arrays[name] = parameter.asnumpy()
+            if arrays[name].ctypes.data != parameter.data_ptr():
+                raise RuntimeError(f"MindSpore copied the memory of parameter {name}")
+        return arrays
 
     def place_weights(self) -> None:
         """Give each thread's share of the tiles to its own memory node, if there are several."""
@@ -78,50 +62,38 @@ class _CpuCell(WeightedCell):
         return tuple(weight.parameters.values())
 
 
-class Embedding(_CpuCell):
+class Embedding(WeightedModule):
     """Token embedding: `num_rows` rows of the vocabulary, from token `first_id` on."""
 
     def __init__(
-        self,
-        num_rows: int,
-        hidden_size: int,
-        settings: RunnerSettings,
-        first_id: int,
-        vocab_size: int,
+        self, num_rows: int, hidden_size: int, dtype: str, first_id: int, vocab_size: int
     ) -> None:
         super().__init__()
-        self._add_rows("weight", (num_rows, hidden_size), settings.params_dtype)
-        self.is_part = num_rows < vocab_size
-        self.vocabulary = np.array([first_id, vocab_size], np.int32)
+        self._add_rows("weight", (num_rows, hidden_size), dtype)
+        is_part = num_rows < vocab_size
+        self.vocabulary = (np.array([first_id, vocab_size], np.int32),) if is_part else ()
         self.operator = operators.embedding(hidden_size)
 
-    def stage(self) -> Stage:
+    def construct(self, token_ids: Value) -> Value:
         """int32 [max_rows] -> float32 [max_rows, hidden_size]; zeros for what others hold."""
-        vocabulary = (self.vocabulary,) if self.is_part else ()
-        operands = (PREVIOUS, self.weight, "num_rows", *vocabulary)
-        return Stage(self.operator, operands, starts_residual=True)
+        return call(self.operator, token_ids, self.weight, _num_rows(token_ids), *self.vocabulary)
 
 
-class RmsNorm(_CpuCell):
-    """RMSNorm.
+class RmsNorm(WeightedModule):
+    """RMSNorm."""
 
-    Args:
-        num_rows: the name of the input that says how many rows are real.
-    """
-
-    def __init__(self, size: int, eps: float, num_rows: str = "num_rows") -> None:
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self._add_rows("weight", (size,), "float32")
         self.eps = np.array([eps], np.float32)
-        self.num_rows = num_rows
         self.operator = operators.rms_norm(size)
 
-    def stage(self) -> Stage:
+    def construct(self, x: Value) -> Value:
         """float32 [max_rows, size] -> the same shape."""
-        return Stage(self.operator, (PREVIOUS, self.weight, self.eps, self.num_rows))
+        return call(self.operator, x, self.weight, self.eps, _num_rows(x))
 
 
-class RmsNormAdd(_CpuCell):
+class RmsNormAdd(WeightedModule):
     """RMSNorm of a branch's output, added to the residual stream."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -130,52 +102,41 @@ class RmsNormAdd(_CpuCell):
         self.eps = np.array([eps], np.float32)
         self.operator = operators.rms_norm_add(size)
 
-    def stage(self) -> Stage:
-        """float32 [max_rows, size] -> residual + norm of it."""
-        operands = (PREVIOUS, self.weight, self.eps, RESIDUAL, "num_rows")
-        return Stage(self.operator, operands)
+    def construct(self, x: Value, residual: Value) -> Value:
+        """residual + norm(x), all float32 [max_rows, size]."""
+        return call(self.operator, x, self.weight, self.eps, residual, _num_rows(x))
 
 
-class ResidualAdd(nn.Cell):
+class ResidualAdd(Module):
     """A branch's output, added to the residual stream as it is."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.operator = operators.residual_add(size)
 
-    def stage(self) -> Stage:
-        """float32 [max_rows, size] -> residual + it."""
-        return Stage(self.operator, (PREVIOUS, RESIDUAL, "num_rows"))
+    def construct(self, x: Value, residual: Value) -> Value:
+        """residual + x, all float32 [max_rows, size]."""
+        return call(self.operator, x, residual, _num_rows(x))
 
 
-class Linear(_CpuCell):
-    """y = x W^T without bias.
-
-    Args:
-        num_rows: the name of the input that says how many rows are real.
-    """
+class Linear(WeightedModule):
+    """y = x W^T without bias; `name` chooses how the weight is kept."""
 
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        settings: RunnerSettings,
-        name: str,
-        num_rows: str = "num_rows",
+        self, in_features: int, out_features: int, settings: RunnerSettings, name: str
     ) -> None:
         super().__init__()
-        self.num_rows = num_rows
         method = choose_linear_method(settings, name)
         self.weights = self._add_weight(method.create_weight(out_features, in_features))
         self.operator = method.linear(out_features)
 
-    def stage(self) -> Stage:
+    def construct(self, x: Value) -> Value:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        return Stage(self.operator, (PREVIOUS, *self.weights, self.num_rows))
+        return call(self.operator, x, *self.weights, _num_rows(x))
 
 
-class NormLinear(_CpuCell):
-    """y = norm(x) W^T + bias in one kernel (Transformer Engine's LayerNormLinear).
+class NormLinear(WeightedModule):
+    """y = norm(x) W^T + bias in one operator (Transformer Engine's LayerNormLinear).
 
     Args:
         num_precise: so many of the last outputs are to have more digits than bfloat16 activations
@@ -200,19 +161,18 @@ class NormLinear(_CpuCell):
         if has_bias:
             self._add_rows("bias", (out_features,), "float32")
         self.eps = np.array([eps], np.float32)
-        self.is_split = method.can_split_activations
-        self.num_split = np.array([num_precise], np.int32)
+        is_split = method.can_split_activations
+        self.num_split = (np.array([num_precise], np.int32),) if is_split else ()
         self.operator = method.norm_linear(out_features)
 
-    def stage(self) -> Stage:
+    def construct(self, x: Value) -> Value:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        num_split = (self.num_split,) if self.is_split else ()
         bias = (self.bias,) if self.has_bias else ()
-        operands = (PREVIOUS, self.layer_norm_weight, self.eps, *self.weights, "num_rows")
-        return Stage(self.operator, (*operands, *num_split, *bias))
+        operands = (x, self.layer_norm_weight, self.eps, *self.weights, _num_rows(x))
+        return call(self.operator, *operands, *self.num_split, *bias)
 
 
-class NormGatedLinear(_CpuCell):
+class NormGatedLinear(WeightedModule):
     """y = silu(norm(x) Wg^T) * (norm(x) Wu^T): the norm, both halves of fc1 and SwiGLU."""
 
     def __init__(
@@ -226,13 +186,13 @@ class NormGatedLinear(_CpuCell):
         self.eps = np.array([eps], np.float32)
         self.operator = method.norm_gated_linear(out_features)
 
-    def stage(self) -> Stage:
+    def construct(self, x: Value) -> Value:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        operands = (PREVIOUS, self.layer_norm_weight, self.eps, *self.weights, "num_rows")
-        return Stage(self.operator, operands)
+        operands = (x, self.layer_norm_weight, self.eps, *self.weights, _num_rows(x))
+        return call(self.operator, *operands)
 
 
-class PagedAttention(nn.Cell):
+class PagedAttention(Module):
     """RoPE, write to the paged cache, attention over it."""
 
     def __init__(
@@ -251,38 +211,27 @@ class PagedAttention(nn.Cell):
         for cache in (self.key_cache, self.value_cache):
             replace_array(cache, allocate((num_blocks, *self._block_shape), self._cache_dtype))
 
-    def stage(self) -> Stage:
+    def construct(self, qkv: Value, cos_sin: Parameter, attn_metadata: Value) -> Value:
         """float32 [max_rows, (heads + 2 kv_heads) * head_dim] -> [max_rows, heads * head_dim]."""
         caches = (self.key_cache, self.value_cache)
-        return Stage(self.operator, (PREVIOUS, "cos_sin", *caches, "attn_metadata"))
+        return call(self.operator, qkv, cos_sin, *caches, attn_metadata)
 
 
-class GatherRows(nn.Cell):
+class GatherRows(Module):
     """Pick the rows that are sampled."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.operator = operators.gather_rows(size)
 
-    def stage(self) -> Stage:
-        """float32 [max_rows, size], `sample_rows` int32 [max_samples] -> [max_samples, size]."""
-        return Stage(self.operator, (PREVIOUS, "sample_rows", "num_samples"))
+    def construct(self, x: Value, rows: Value) -> Value:
+        """float32 [max_rows, size], int32 [max_samples] -> [max_samples, size]."""
+        return call(self.operator, x, rows, _num_rows(rows))
 
 
-OPERATORS = Operators(
-    embedding=Embedding,
-    rms_norm=RmsNorm,
-    rms_norm_add=RmsNormAdd,
-    residual_add=ResidualAdd,
-    linear=Linear,
-    norm_linear=NormLinear,
-    norm_gated_linear=NormGatedLinear,
-    paged_attention=PagedAttention,
-    gather_rows=GatherRows,
-    sequence=OperatorSequence,
-    all_reduce=collectives.AllReduce,
-    gather_logits=collectives.GatherLogits,
-)
+def _num_rows(value: Value) -> Value:
+    assert value.num_rows is not None
+    return value.num_rows
 
 
 def _convert_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> None:

@@ -13,8 +13,7 @@ from mindspore import Parameter
 from mindformers_glm.backends.cpu import library, operators
 from mindformers_glm.backends.cpu.allocation import allocate
 from mindformers_glm.backends.cpu.operators import Operator
-from mindformers_glm.backends.cpu.parameters import as_parameter
-from mindformers_glm.backends.cpu.weighted_cell import LoadInto
+from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.quantization_scheme import QuantizationScheme
 

@@ -1,8 +1,8 @@
-"""The kernels as operators: what each is called, what it takes and how wide its result is.
+"""The operators of the C++ library: what each is called, what it takes, how wide its result is.
 
 M is the number of rows the graph was built for; `num_rows` (int32 [1]) says how many of them are
-real, the others are neither read nor written. Activations are float32. `backends/cpu/reference.py`
-defines what each computes; `sequence.py` makes MindSpore run them.
+real, the others are neither read nor written. Activations are float32. reference.py defines what
+each computes.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _COMPUTE_SUFFIXES = {
 
 @dataclass(frozen=True)
 class Operator:
-    """One kernel.
+    """One operator, a function of the library that MindSpore can call.
 
     Attributes:
         symbol: its name in the library.

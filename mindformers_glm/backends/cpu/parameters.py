@@ -1,5 +1,9 @@
 """NumPy memory as MindSpore Parameters and Tensors, without a copy."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore.common import np_dtype
@@ -10,6 +14,13 @@ _VIEWS = {
     "bfloat16": np_dtype.bfloat16,
     "uint8": np.uint8,
 }
+
+
+@dataclass(frozen=True)
+class LoadInto:
+    """Where one parameter's tensors go: `load` is given them in the order of its weight rule."""
+
+    load: Callable[[Sequence[Any]], None]
 
 
 def as_parameter(array: np.ndarray, dtype: str, name: str) -> Parameter:

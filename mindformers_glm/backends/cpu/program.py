@@ -1,228 +1,209 @@
-"""Cells that work on each other's results, as one node of MindSpore's graph."""
+"""A trace as Cells that MindSpore compiles: every node of the graph runs a program of operators.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A node costs MindSpore about 100 microseconds beside weights that drive it out of the caches, and 40
+layers are 280 operators: so all of them are one node, or all between two exchanges of the ranks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.backends.cpu import library
-from mindformers_glm.backends.cpu.collectives import AllReduce
-from mindformers_glm.backends.cpu.operators import Operator
+from mindformers_glm.backends.cpu.trace import Exchange, OperatorCall, Value
 
-# Operands that change from stage to stage. Both are what the sequence was given first, until stages
-# have made others: the result of the stage before, and of the last stage that named RESIDUAL, for
-# such a stage adds to the residual stream.
-PREVIOUS = "previous"
-RESIDUAL = "residual"
 _OUTPUT = -1  # in a program: csrc/sequence.cc
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One operator and its operands in order.
-
-    An operand is a Tensor, a constant (NumPy array [n] of int32 or float32), or the name of an
-    input of the sequence.
-
-    Attributes:
-        starts_residual: whether the residual stream is its result, summed over the ranks where an
-            AllReduce follows.
-    """
-
-    operator: Operator
-    operands: tuple[Any, ...]
-    starts_residual: bool = False
-
-    @property
-    def names(self) -> set[str]:
-        """Its operands that have names."""
-        return {operand for operand in self.operands if isinstance(operand, str)}
-
-    @property
-    def makes_residual(self) -> bool:
-        """Whether the residual stream is its result from here on."""
-        return self.starts_residual or RESIDUAL in self.names
-
-
-class OperatorCell(Protocol):
-    """A Cell of cells.py."""
-
-    def stage(self) -> Stage:
-        """How its operator is called."""
-        ...
-
-
-class OperatorSequence(nn.Cell):
-    """Runs Cells one after the other as one node of the graph, or some between two AllReduce.
-
-    A node costs MindSpore about 100 microseconds beside weights that drive it out of the caches,
-    and 40 layers are 280 operators.
+class Program(nn.Cell):
+    """What makes one Value, for any number of steps.
 
     Args:
-        cells: operators of cells.py, and AllReduce where ranks add what they have so far.
-        inputs: what the operands call the Tensors that `construct` takes behind the first one. A
-            node is given those up to the last that it names: Parameters come behind what operators
-            behind an AllReduce need.
+        inputs: those that the trace began with, by names of the caller's choice.
+        result: what is wanted.
+
+    Attributes:
+        input_names: the inputs that `construct` takes, in order: those that the result depends on.
+        num_nodes: nodes of MindSpore's graph.
     """
 
-    def __init__(self, cells: Sequence[OperatorCell | AllReduce], inputs: Sequence[str]) -> None:
-        # The Parameters belong to the cells and have their names.
+    def __init__(self, inputs: Mapping[str, Value], result: Value) -> None:
+        # Without prefixes: the Parameters have their names.
         super().__init__(auto_prefix=False)
+        parts = _split_into_nodes(result.history())
+        self.num_nodes = len(parts)
+        needed = [_given_to(part) for part in parts]
+        self.input_names = [
+            name for name, value in inputs.items() if any(value in values for values in needed)
+        ]
         nodes: list[nn.Cell] = []
-        for part in _split_into_nodes(cells):
-            if isinstance(part, AllReduce):
-                nodes.append(_Sum(part, nodes[-1].makes_residual))
-            else:
-                nodes.append(_Node(part, inputs))
+        there_are = [inputs[name] for name in self.input_names]
+        for number, part in enumerate(parts):
+            made = part[-1]
+            later = {value for values in needed[number + 1 :] for value in values}
+            kept = [position for position, value in enumerate(there_are) if value in later]
+            taken = [there_are.index(value) for value in needed[number]]
+            nodes.append(_Node(_make_run(part, needed[number]), taken, kept))
+            there_are = [*(there_are[position] for position in kept), made]
         self.nodes = nn.CellList(nodes, auto_prefix=False)
 
-    @staticmethod
-    def count_nodes(cells: Sequence[OperatorCell | AllReduce]) -> int:
-        """How many nodes of the graph these become."""
-        return len(_split_into_nodes(cells))
-
-    def construct(self, first: Tensor, *inputs: Tensor) -> Tensor:
-        """What the first operator works on, the inputs in order -> the last one's result."""
-        result = residual = first
+    def construct(self, *values: Tensor) -> Tensor:
+        """The inputs that `input_names` names -> the result."""
         for node in self.nodes:
-            result = node(result, residual, *inputs)
-            if node.makes_residual:
-                residual = result
-        return result
-
-
-def _split_into_nodes(
-    cells: Sequence[OperatorCell | AllReduce],
-) -> list[list[Stage] | AllReduce]:
-    """All stages of one rank; of several, those up to each sum over the ranks, and the sums."""
-    is_split = any(isinstance(cell, AllReduce) and cell.is_split for cell in cells)
-    parts: list[list[Stage] | AllReduce] = []
-    stages: list[Stage] = []
-    for cell in cells:
-        if isinstance(cell, AllReduce):
-            if cell.is_split:
-                parts += [stages, cell] if stages else [cell]
-                stages = []
-            continue
-        stages.append(cell.stage())
-        # A node has one result, and the next nodes need the residual stream.
-        if is_split and stages[-1].makes_residual:
-            parts.append(stages)
-            stages = []
-    return [*parts, stages] if stages else parts
+            values = node(*values)
+        return values[-1]
 
 
 class _Node(nn.Cell):
-    """Some stages as one custom operator (csrc/sequence.cc)."""
+    """One node, and which of the Tensors that there are it takes and leaves for later ones.
 
-    def __init__(self, stages: Sequence[Stage], inputs: Sequence[str]) -> None:
+    It hands on no more than that: behind an operator that writes its operands, MindSpore copies
+    every Parameter that a node is given, such as the rotary table.
+    """
+
+    def __init__(self, run: nn.Cell, taken: Sequence[int], kept: Sequence[int]) -> None:
         super().__init__(auto_prefix=False)
-        self.makes_residual = stages[-1].makes_residual
-        names = (PREVIOUS, RESIDUAL, *inputs)
-        sources = _find_sources(stages)
-        named = {
-            names.index(name)
-            for stage, made_by in zip(stages, sources, strict=True)
-            for name in stage.names - made_by.keys()
-        }
-        # No more than that: behind an operator that writes its operands, MindSpore copies every
-        # Parameter that a node is given, such as the rotary table.
-        self.num_inputs = 1 + max(named)
-        operands = [operand for stage in stages for operand in stage.operands]
-        tensors = [operand for operand in operands if isinstance(operand, Tensor)]
-        constants = {
-            _key(operand): operand for operand in operands if isinstance(operand, np.ndarray)
-        }
+        self.run = run
+        self.taken = tuple(taken)
+        self.kept = tuple(kept)
+
+    def construct(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """What there is -> what is still needed of it, and the result."""
+        taken: tuple[Tensor, ...] = ()
+        for position in self.taken:
+            taken += (values[position],)
+        kept: tuple[Tensor, ...] = ()
+        for position in self.kept:
+            kept += (values[position],)
+        kept += (self.run(*taken),)
+        return kept
+
+
+def _split_into_nodes(history: Sequence[Value]) -> list[list[Value]]:
+    """Cut a trace into exchanges, and operators of which the last one's result is needed later.
+
+    A node has one result. So it ends before an exchange, and also where it has made the residual
+    stream that an operator behind an exchange adds to.
+    """
+    ends = {
+        value
+        for value, following in zip(history, [*history[1:], None], strict=True)
+        if following is None or _is_exchange(value) or _is_exchange(following)
+    }
+    while True:
+        parts, begin = [], 0
+        for position, value in enumerate(history):
+            if value in ends:
+                parts.append(list(history[begin : position + 1]))
+                begin = position + 1
+        needed_elsewhere = {value for part in parts for value in _given_to(part)} - ends
+        cuts = {value for value in needed_elsewhere if value.made_by is not None}
+        if not cuts:
+            return parts
+        ends |= cuts
+
+
+def _is_exchange(value: Value) -> bool:
+    return isinstance(value.made_by, Exchange)
+
+
+def _given_to(part: Sequence[Value]) -> list[Value]:
+    """The Values that a part takes from outside it, in the order in which they are first needed."""
+    operands = [operand for made in part if made.made_by for operand in made.made_by.values()]
+    return list(dict.fromkeys(operand for operand in operands if operand not in part))
+
+
+def _make_run(part: Sequence[Value], given: Sequence[Value]) -> nn.Cell:
+    first = part[0].made_by
+    return first.cell if isinstance(first, Exchange) else _OperatorRun(part, given)
+
+
+class _OperatorRun(nn.Cell):
+    """Some operators as one custom operator of MindSpore (csrc/sequence.cc)."""
+
+    def __init__(self, part: Sequence[Value], given: Sequence[Value]) -> None:
+        super().__init__(auto_prefix=False)
+        calls = [made.made_by for made in part if isinstance(made.made_by, OperatorCall)]
+        operands = [operand for call in calls for operand in call.operands]
+        # The same Parameter, such as the rotary table, is handed on once.
+        parameters = {id(one): one for one in operands if isinstance(one, Parameter)}
+        constants = {_key(one): one for one in operands if isinstance(one, np.ndarray)}
+        places = _choose_places(part)
+        # How the program names an operand: -1 - p for what is kept in place p, else by number.
+        names: dict[Any, int] = {value: -1 - place for value, place in places.items()}
+        names |= {key: number for number, key in enumerate([*given, *parameters, *constants])}
         program = [len(constants)]
         for constant in constants.values():
             program += [int(constant.dtype == np.float32), len(constant)]
             program += constant.view(np.int32).tolist()
-        program.append(len(stages))
-        places = _choose_places(sources)
-        next_tensor = count(self.num_inputs)
-        constant_numbers = dict(zip(constants, count(self.num_inputs + len(tensors))))
-        rows_from = 0  # the input with as many rows as the result
-        for stage, made_by, place in zip(stages, sources, places, strict=True):
-            numbers = []
-            for operand in stage.operands:
-                if isinstance(operand, Tensor):
-                    numbers.append(next(next_tensor))
-                elif isinstance(operand, np.ndarray):
-                    numbers.append(constant_numbers[_key(operand)])
-                elif operand in made_by:
-                    numbers.append(-1 - places[made_by[operand]])
-                else:
-                    numbers.append(names.index(operand))
-            operator = stage.operator
+        program.append(len(calls))
+        for made, call in zip(part, calls, strict=True):
+            operator = call.operator
             number = library.operator_number(operator.symbol)
-            program += [number, operator.rows_operand, operator.width, place]
-            program += [len(numbers), *numbers]
-            if numbers[operator.rows_operand] >= 0:
-                rows_from = numbers[operator.rows_operand]
-        self.operands = (*tensors, Tensor(np.array(program, np.int32)))
-        width = stages[-1].operator.width
-        self.run = ops.Custom(
-            f"{library.library_path()}:glm_sequence",
-            out_shape=lambda *shapes: [shapes[rows_from][0], width],
-            out_dtype=lambda *_: ms.float32,
-            func_type="aot",
+            program += [number, operator.rows_operand, operator.width, places[made]]
+            program += [len(call.operands), *(names[_key(operand)] for operand in call.operands)]
+        self.operands = (*parameters.values(), Tensor(np.array(program, np.int32)))
+        self.run = _custom_operator(
+            program,
+            rows_from=given.index(_find_rows(part[-1], given)),
+            width=calls[-1].operator.width,
+            writes_operands=any(call.operator.writes_operands for call in calls),
         )
-        # PYNATIVE_MODE caches the output's shape by symbol, attributes and inputs, not by
-        # `out_shape`: an attribute keeps different programs apart.
-        self.run.add_prim_attr("program", str(program))
-        if any(stage.operator.writes_operands for stage in stages):
-            # Without this, the graph compiler merges equal calls and drops those whose result is
-            # unused.
-            self.run.add_prim_attr("side_effect_mem", True)
 
-    def construct(self, *inputs: Tensor) -> Tensor:
-        return self.run(*inputs[: self.num_inputs], *self.operands)
+    def construct(self, *given: Tensor) -> Tensor:
+        """What is given to it -> the last operator's result."""
+        return self.run(*given, *self.operands)
 
 
-def _key(constant: np.ndarray) -> tuple[str, bytes]:
-    """The same for equal constants, which a program holds once."""
-    return constant.dtype.str, constant.tobytes()
+def _custom_operator(
+    program: Sequence[int], rows_from: int, width: int, writes_operands: bool
+) -> Callable[..., Tensor]:
+    """glm_sequence with a program; its result has the rows of the input number `rows_from`."""
+    run = ops.Custom(
+        f"{library.library_path()}:glm_sequence",
+        out_shape=lambda *shapes: [shapes[rows_from][0], width],
+        out_dtype=lambda *_: ms.float32,
+        func_type="aot",
+    )
+    # PYNATIVE_MODE caches the output's shape by symbol, attributes and inputs, not by `out_shape`:
+    # an attribute keeps different programs apart.
+    run.add_prim_attr("program", str(program))
+    if writes_operands:
+        # Without this, the graph compiler merges equal calls and drops those whose result is
+        # unused.
+        run.add_prim_attr("side_effect_mem", True)
+    return run
 
 
-def _find_sources(stages: Sequence[Stage]) -> list[dict[str, int]]:
-    """Return for each stage which earlier one has made what PREVIOUS and RESIDUAL are there.
-
-    Those that are missing are what the node was given.
-    """
-    sources: list[dict[str, int]] = []
-    made_by: dict[str, int] = {}
-    for position, stage in enumerate(stages):
-        sources.append({name: maker for name, maker in made_by.items() if name in stage.names})
-        made_by[PREVIOUS] = position
-        if stage.makes_residual:
-            made_by[RESIDUAL] = position
-    return sources
+def _find_rows(value: Value, given: Sequence[Value]) -> Value:
+    """The one of the given Values that has as many rows as this one."""
+    while value not in given:
+        assert isinstance(value.made_by, OperatorCall)
+        rows_from = value.made_by.operands[value.made_by.operator.rows_operand]
+        assert isinstance(rows_from, Value)
+        value = rows_from
+    return value
 
 
-def _choose_places(sources: Sequence[dict[str, int]]) -> list[int]:
-    """Return where each stage's result is kept until the last stage has read it."""
-    last_readers = list(range(len(sources)))
-    for reader, made_by in enumerate(sources):
-        for maker in made_by.values():
-            last_readers[maker] = reader
-    places: list[int] = []
-    for stage in range(len(sources) - 1):
-        taken = {place for maker, place in enumerate(places) if last_readers[maker] >= stage}
-        places.append(next(place for place in count() if place not in taken))
-    return [*places, _OUTPUT]
+def _key(operand: Any) -> Any:
+    """What tells an operand from others: equal constants are one, which a program holds once."""
+    if isinstance(operand, np.ndarray):
+        return operand.dtype.str, operand.tobytes()
+    return operand if isinstance(operand, Value) else id(operand)
 
 
-class _Sum(nn.Cell):
-    """AllReduce as a node: what the node before has made, and nothing else."""
-
-    def __init__(self, all_reduce: AllReduce, makes_residual: bool) -> None:
-        super().__init__()
-        self.all_reduce = all_reduce
-        self.makes_residual = makes_residual
-
-    def construct(self, previous: Tensor, *_: Tensor) -> Tensor:
-        return self.all_reduce(previous)
+def _choose_places(part: Sequence[Value]) -> dict[Value, int]:
+    """Where each result of a node is kept until the last operator that reads it has run."""
+    last_reader = {
+        operand: position
+        for position, made in enumerate(part)
+        for operand in (made, *(made.made_by.values() if made.made_by else ()))
+    }
+    places: dict[Value, int] = {}
+    for position, made in enumerate(part[:-1]):
+        taken = {place for value, place in places.items() if last_reader[value] >= position}
+        places[made] = next(place for place in count() if place not in taken)
+    return {**places, part[-1]: _OUTPUT}

@@ -1,4 +1,4 @@
-"""The entry class that checkpoints name in `architectures`."""
+"""The entry class of GLM-4-0414, which checkpoints name in `architectures`."""
 
 from mindformers_glm.models.glm4.configuration_glm4 import Glm4Config
 from mindformers_glm.models.glm4.modeling_glm4_infer import InferenceGlm4ForCausalLM
@@ -6,8 +6,14 @@ from mindformers_glm.models.glm4.utils import Glm4PreTrainedModel
 
 
 class Glm4ForCausalLM(Glm4PreTrainedModel):
-    """GLM-4-0414; stands for its inference network, as there is no training network."""
+    """GLM-4-0414; stands for its inference class, as nothing trains here.
+
+        network = Glm4ForCausalLM.from_pretrained("DIR", params_dtype="bfloat16")   # with weights
+        network = Glm4ForCausalLM(AutoConfig.from_pretrained("DIR"))                # without
+
+    Both give an InferenceGlm4ForCausalLM.
+    """
 
     def __new__(cls, config: Glm4Config) -> InferenceGlm4ForCausalLM:
-        """Build the inference network without weights (see `from_pretrained`)."""
+        """Build the inference class without weights."""
         return InferenceGlm4ForCausalLM(config)

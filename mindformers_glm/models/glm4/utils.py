@@ -1,7 +1,7 @@
-"""What both GLM-4-0414 classes share."""
+"""Names that both GLM-4-0414 classes share."""
 
+from mindformers_glm.models.family import GlmFamilyPreTrainedModel
 from mindformers_glm.models.glm4.configuration_glm4 import Glm4Config
-from mindformers_glm.models.pretrained_model import GlmFamilyPreTrainedModel
 
 
 class Glm4PreTrainedModel(GlmFamilyPreTrainedModel):

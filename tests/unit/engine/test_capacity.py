@@ -2,12 +2,12 @@
 
 import pytest
 
+from mindformers_glm.backends.cpu import host_share
 from mindformers_glm.backends.cpu.host_share import share_host
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import MemoryBudgetError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.backends.cpu import host_share
 from mindformers_glm.engine import capacity
 from tests.unit.core.glm_9b import GLM_9B
 

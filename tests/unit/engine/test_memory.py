@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from mindformers_glm.core.errors import MemoryBudgetError
-from mindformers_glm.engine.memory import (
+from mindformers_glm.engine.memory_plan import (
     MemoryDemand,
     MemorySupply,
     format_memory,

@@ -137,7 +137,7 @@ def test_weights_and_cache_are_counted_for_each_split(folder: Path):
 
 
 def test_whether_it_fits_here_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    where = "mindformers_glm.serving.inspect_memory.read_available_memory"
+    where = "mindformers_glm.backends.cpu.host_share.read_available_memory"
     monkeypatch.setattr(where, lambda: 2**30)
     assert values(folder)["this machine"].startswith("runs it in float16: ")
     assert "of 1.00 GiB available, for one sequence of 128 tokens" in values(folder)["this machine"]

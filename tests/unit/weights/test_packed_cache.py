@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindformers_glm.system import new_file as new_file_module
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.system import new_file as new_file_module
 from mindformers_glm.weights import packed_cache, packed_file, packed_header, packed_mapping
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import FOLDER_NAME, PackedCache, PackedCacheSettings

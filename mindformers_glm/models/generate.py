@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.backends.cpu.host_share import share_host
-from mindformers_glm.backends.cpu.runner import CpuModelRunner
-from mindformers_glm.core.errors import ConfigError, GlmError
-from mindformers_glm.engine.capacity import plan_kv_blocks_of
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import (
     GenerationDefaults,
@@ -20,9 +19,9 @@ from mindformers_glm.engine.generation_defaults import (
     refuse_unsupported,
 )
 from mindformers_glm.engine.llm_engine import Detokenizing, LLMEngine
+from mindformers_glm.engine.open_model import OpenRunner
 from mindformers_glm.engine.sampling_params import SamplingParams
-from mindformers_glm.engine.token_id_prompts import read_prompts
-from mindformers_glm.models.inference_model import GlmInferenceModel
+from mindformers_glm.models.token_id_prompts import read_prompts
 from mindformers_glm.tokenizer import find_tokenizer_file, load_tokenizer
 
 _PARAMS = tuple(field.name for field in fields(SamplingParams))
@@ -30,8 +29,33 @@ _PARAMS = tuple(field.name for field in fields(SamplingParams))
 _ALIASES = ("eos_token_id", "stop_strings")
 
 
+def create_engine(
+    opened: OpenRunner, config: GlmConfig, settings: RunnerSettings, folder: str | None
+) -> LLMEngine:
+    """The engine that `generate` runs on.
+
+    Args:
+        folder: the checkpoint's, whose generation_config.json and tokenizer apply; None: neither.
+    """
+    defaults = from_generation_config(folder) if folder else GenerationDefaults()
+    return LLMEngine(
+        opened.runner,
+        EngineConfig(
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            max_model_len=settings.max_model_len,
+            block_size=settings.block_size,
+            num_blocks=opened.num_blocks,
+            seed=0,
+        ),
+        _load_tokenizer(folder),
+        eos_token_ids=(*config.eos_token_ids, *defaults.eos_token_ids),
+        defaults=defaults,
+    )
+
+
 def generate(
-    network: GlmInferenceModel,
+    engine: LLMEngine,
     input_ids: Any,
     generation_config: Any = None,
     seed: int | None = None,
@@ -41,17 +65,22 @@ def generate(
     """See GlmInferenceModel.generate.
 
     Raises:
-        GlmError: the network has no weights.
         ConfigError: an unknown setting, or one out of its range.
         UnsupportedError: a setting that would change the answer and is not supported.
         PromptError: a prompt is empty, too long, or has ids outside the vocabulary; or the mask is
             not one of these prompts.
     """
-    if not network.has_weights:
-        raise GlmError(
-            "The network has no weights yet: call load_weights(folder), or get it from "
-            "from_pretrained(folder)."
-        )
+    params = _read_params(generation_config, seed, kwargs)
+    prompts = read_prompts(input_ids, attention_mask)
+    _check_stop(engine, params)
+    # Whoever holds the network may have changed its weights since the last call.
+    engine.pool.forget_all()
+    return _run(engine, prompts, params)
+
+
+def _read_params(
+    generation_config: Any, seed: int | None, kwargs: Mapping[str, Any]
+) -> SamplingParams:
     for name in kwargs:
         if name not in _PARAMS and name not in _ALIASES and not is_unsupported_key(name):
             raise ConfigError(f"generate() does not know {name!r}: it takes {', '.join(_PARAMS)}.")
@@ -63,13 +92,7 @@ def generate(
     params = SamplingParams(**given)
     if eos_token_ids and not params.ignore_eos:
         params = replace(params, stop_token_ids=(*params.stop_token_ids, *eos_token_ids))
-    prompts = read_prompts(input_ids, attention_mask)
-    if network.engine is None:
-        network.engine = _create_engine(network)
-    _check_stop(network.engine, params)
-    # Whoever holds the network may have changed its weights since the last call.
-    network.engine.pool.forget_all()
-    return _run(network.engine, prompts, params)
+    return params
 
 
 def _run(engine: LLMEngine, prompts: list[list[int]], params: SamplingParams) -> list[np.ndarray]:
@@ -122,30 +145,6 @@ def _read_settings(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     if eos_token_ids:
         settings["eos_token_ids"] = eos_token_ids
     return settings
-
-
-def _create_engine(network: GlmInferenceModel) -> LLMEngine:
-    settings = network.settings
-    runner = CpuModelRunner(network)
-    host = share_host(runner.group)
-    num_blocks = plan_kv_blocks_of(runner, settings, cap_bytes=None, host=host)
-    runner.allocate_kv_cache(num_blocks)
-    folder = network.name_or_path
-    defaults = from_generation_config(folder) if folder else GenerationDefaults()
-    return LLMEngine(
-        runner,
-        EngineConfig(
-            max_num_seqs=settings.max_num_seqs,
-            max_num_batched_tokens=settings.max_num_batched_tokens,
-            max_model_len=settings.max_model_len,
-            block_size=settings.block_size,
-            num_blocks=num_blocks,
-            seed=0,
-        ),
-        _load_tokenizer(folder),
-        eos_token_ids=(*network.glm_config.eos_token_ids, *defaults.eos_token_ids),
-        defaults=defaults,
-    )
 
 
 def _load_tokenizer(folder: str | None) -> Detokenizing:

@@ -1,9 +1,17 @@
-"""How many KV-cache blocks there is memory for, decided before the weights are read."""
+"""KV-cache blocks for a given model on this machine: what it needs against what there is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from mindformers_glm.backends import Backend, ModelRunner
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import can_split
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import MemoryBudgetError
+from mindformers_glm.core.process_group import ProcessGroup
+from mindformers_glm.core.quantization_scheme import SCHEMES
+
+_MODEL_PARALLEL = (2, 4, 8, 16)  # what is advised where one rank's cap is too low
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,77 @@ class MemorySupply:
         """The smaller of both."""
         limits = [limit for limit in (self.cap_bytes, self.available_bytes) if limit is not None]
         return min(limits, default=None)
+
+
+def check_memory_before_loading(
+    backend: Backend,
+    config: GlmConfig,
+    settings: RunnerSettings,
+    cap_bytes: int | None,
+    group: ProcessGroup,
+) -> None:
+    """Refuse a model that cannot fit, from its config alone and before the long work.
+
+    Args:
+        cap_bytes: what each rank may take; None: its share of what there is.
+    Raises:
+        MemoryBudgetError: weights, workspace and one sequence's KV cache do not fit.
+    """
+    demand = predict_demand(backend, config, settings)
+    plan_kv_blocks(demand, MemorySupply(cap_bytes, backend.available_memory(group)))
+
+
+def plan_kv_blocks_of(
+    backend: Backend,
+    runner: ModelRunner,
+    settings: RunnerSettings,
+    cap_bytes: int | None,
+    group: ProcessGroup,
+) -> int:
+    """Return how many KV-cache blocks a loaded runner may have: the same on every rank.
+
+    Raises:
+        MemoryBudgetError: not even one sequence of max_model_len fits.
+    """
+    # The weights are loaded: advice to quantize or split them came before, if at all.
+    demand = _demand(settings, runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes)
+    # The weights are in memory now, those of a mapped file not for good.
+    own_bytes = runner.weights_bytes - runner.mapped_weight_bytes
+    available = backend.available_memory(group, own_bytes)
+    return group.least(plan_kv_blocks(demand, MemorySupply(cap_bytes, available)))
+
+
+def predict_demand(backend: Backend, config: GlmConfig, settings: RunnerSettings) -> MemoryDemand:
+    """What a model will need, and what it would need otherwise, from its config alone."""
+    need = backend.memory_need(config, settings)
+    by_scheme = {
+        name: backend.memory_need(
+            config, replace(settings, quantization=name, quantization_group_size=None)
+        ).weights_bytes
+        for name in SCHEMES
+    }
+    sizes = (size for size in _MODEL_PARALLEL if size > settings.model_parallel)
+    return replace(
+        _demand(settings, need.weights_bytes, need.workspace_bytes, need.kv_block_bytes),
+        weights_bytes_by_scheme=by_scheme,
+        larger_model_parallel=tuple(size for size in sizes if can_split(config, size)),
+    )
+
+
+def _demand(
+    settings: RunnerSettings, weights_bytes: int, workspace_bytes: int, kv_block_bytes: int
+) -> MemoryDemand:
+    return MemoryDemand(
+        weights_bytes=weights_bytes,
+        workspace_bytes=workspace_bytes,
+        kv_block_bytes=kv_block_bytes,
+        block_size=settings.block_size,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        params_dtype=settings.params_dtype,
+        quantization=settings.quantization,
+        model_parallel=settings.model_parallel,
+    )
 
 
 def plan_kv_blocks(demand: MemoryDemand, supply: MemorySupply) -> int:

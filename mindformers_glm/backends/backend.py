@@ -1,0 +1,85 @@
+"""What the rest of the program knows of a device."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mindformers_glm.backends.runner import ModelRunner
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.process_group import ProcessGroup
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.packed_cache import PackedCacheSettings
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that one rank's network takes.
+
+    Attributes:
+        weights_bytes: of all Parameters that hold weights.
+        workspace_bytes: activations, logits and tables at the largest step; an upper estimate.
+        kv_block_bytes: one KV-cache block in all layers, keys and values.
+    """
+
+    weights_bytes: int
+    workspace_bytes: int
+    kv_block_bytes: int
+
+
+class Backend(Protocol):
+    """One kind of device: it makes runners, and knows what they need and what there is.
+
+    Attributes:
+        name: `context.device_target` of the YAML files.
+    """
+
+    name: str
+
+    def find_obstacle(self) -> str:
+        """Why it cannot be used on this machine, as one sentence; empty if it can."""
+        ...
+
+    def describe(self) -> str:
+        """What of it is in use here, in one line."""
+        ...
+
+    def connect(
+        self, tensor_parallel: TensorParallel, num_threads: int | None = None
+    ) -> ProcessGroup:
+        """Set MindSpore's context up and find the other ranks of a launched job; waits for them.
+
+        Args:
+            num_threads: of the host for the operators; None: as many as is best.
+        Raises:
+            ConfigError: ranks are missing, or there are others than expected.
+        """
+        ...
+
+    def available_memory(self, group: ProcessGroup, own_bytes: int = 0) -> int | None:
+        """Bytes that this rank can take; None where nobody knows. All ranks ask together.
+
+        Args:
+            own_bytes: what this rank holds already and counts as available to it.
+        """
+        ...
+
+    def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
+        """What a network will take, from its config alone."""
+        ...
+
+    def create_runner(
+        self,
+        config: GlmConfig,
+        checkpoint: Checkpoint,
+        settings: RunnerSettings,
+        packed_cache: PackedCacheSettings | None = None,
+    ) -> ModelRunner:
+        """Build the network of `settings.tensor_parallel`, load its weights; behind `connect`.
+
+        Args:
+            packed_cache: where what loading makes is kept for the next start; None: nowhere.
+        Raises:
+            CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        """
+        ...

@@ -1,0 +1,73 @@
+"""The CPU as a backend. Nothing here imports MindSpore before it is needed."""
+
+from functools import cache
+
+from mindformers_glm.backends.backend import MemoryNeed
+from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu.footprint import count_memory
+from mindformers_glm.backends.cpu.host_share import HostShare, share_host
+from mindformers_glm.backends.runner import ModelRunner
+from mindformers_glm.config.environment import has_own_num_threads
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.process_group import ProcessGroup
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.packed_cache import PackedCacheSettings
+
+
+class CpuBackend:
+    """This project's own operators on the host's processors (protocol: backends/backend.py)."""
+
+    name = "CPU"
+
+    def find_obstacle(self) -> str:
+        """Why it cannot be used here, as a sentence; empty if it can."""
+        try:
+            library.load()
+        except UnsupportedError as problem:
+            return str(problem)
+        return ""
+
+    def describe(self) -> str:
+        """One line for --version."""
+        return f"CPU operators {library.isa()}"
+
+    def connect(
+        self, tensor_parallel: TensorParallel, num_threads: int | None = None
+    ) -> ProcessGroup:
+        """See Backend; threads that nobody asks for are those of this rank's share of the host."""
+        from mindformers_glm.backends.cpu import collectives
+
+        group = collectives.connect(tensor_parallel)
+        share = _share_host_once(group)
+        library.set_num_threads(
+            num_threads or (None if has_own_num_threads() else share.num_threads)
+        )
+        return group
+
+    def available_memory(self, group: ProcessGroup, own_bytes: int = 0) -> int | None:
+        """See Backend; the host's memory is shared by its ranks."""
+        return _share_host_once(group).available_memory(own_bytes)
+
+    def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
+        """See Backend."""
+        return count_memory(config, settings)
+
+    def create_runner(
+        self,
+        config: GlmConfig,
+        checkpoint: Checkpoint,
+        settings: RunnerSettings,
+        packed_cache: PackedCacheSettings | None = None,
+    ) -> ModelRunner:
+        """See Backend."""
+        from mindformers_glm.backends.cpu.runner import CpuModelRunner
+
+        return CpuModelRunner(config, checkpoint, settings, packed_cache)
+
+
+@cache
+def _share_host_once(group: ProcessGroup) -> HostShare:
+    return share_host(group)

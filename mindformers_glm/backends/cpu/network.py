@@ -1,0 +1,206 @@
+"""The network: token ids to hidden states, hidden states to logits.
+
+Modules and Parameters have Megatron-Core's names, by which weights are loaded and the settings
+choose how a linear layer keeps its weight. Called on the Values of a step the network writes down
+what is to be done (trace.py); graphs.py has it compiled.
+"""
+
+from dataclasses import dataclass
+
+from mindspore import Parameter, Tensor, nn
+
+from mindformers_glm.backends.cpu.collectives import AllReduce, GatherLogits
+from mindformers_glm.backends.cpu.fused_layers import (
+    Embedding,
+    GatherRows,
+    Linear,
+    NormGatedLinear,
+    NormLinear,
+    PagedAttention,
+    ResidualAdd,
+    RmsNorm,
+    RmsNormAdd,
+)
+from mindformers_glm.backends.cpu.rotary import build_cos_sin_table
+from mindformers_glm.backends.cpu.trace import Module, Value
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import partition
+from mindformers_glm.config.runner_settings import RunnerSettings
+
+
+@dataclass(frozen=True)
+class Step:
+    """What all layers need to know of a step.
+
+    Attributes:
+        cos_sin: float32 [max_model_len, rotary_dim], the rotary table.
+        attn_metadata: int32, the vector of attn_metadata.py.
+    """
+
+    cos_sin: Parameter
+    attn_metadata: Value
+
+
+class GPTModel(nn.Cell):
+    """A GLM of any dialect on one rank.
+
+    Args:
+        settings: says also which rank; a rank has its share of heads, inner columns and vocabulary.
+    """
+
+    def __init__(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        super().__init__()
+        self.embedding = LanguageModelEmbedding(config, settings)
+        self.decoder = TransformerBlock(config, settings)
+        self.gather_rows = GatherRows(config.hidden_size)
+        self.output_layer = Linear(
+            config.hidden_size,
+            partition(config, settings.tensor_parallel).vocab_size_per_partition,
+            settings,
+            name="output_layer",
+        )
+        self.gather_logits = GatherLogits(settings.tensor_parallel)
+        cos_sin = build_cos_sin_table(
+            settings.max_model_len,
+            config.rotary_dim,
+            config.rope_theta,
+            config.rope_scaling,
+            settings.rotary_dtype,
+        )
+        # A nameless temporary and nothing else: Parameter would copy the table otherwise, which
+        # takes 256 MB for a million tokens.
+        self.cos_sin = Parameter(Tensor.from_numpy(cos_sin))
+        self.cos_sin.name = "rotary_cos_sin"
+        self.cos_sin.requires_grad = False
+
+    def compute_logits(self, hidden_states: Value, sample_rows: Value) -> Value:
+        """Final norm and output layer, only on the rows that are sampled.
+
+        float32 [max_rows, hidden_size], int32 [max_samples] -> float32 [max_samples, vocab_size].
+        """
+        x = self.gather_rows(hidden_states, sample_rows)
+        x = self.decoder.final_layernorm(x)
+        return self.gather_logits(self.output_layer(x))
+
+
+class LanguageModelEmbedding(Module):
+    """Token embedding (Megatron-Core's name and place for it)."""
+
+    def __init__(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        super().__init__()
+        sizes = partition(config, settings.tensor_parallel)
+        self.word_embeddings = Embedding(
+            sizes.vocab_size_per_partition,
+            config.hidden_size,
+            settings.params_dtype,
+            first_id=sizes.vocab_begin,
+            vocab_size=config.vocab_size,
+        )
+        self.all_reduce = AllReduce(settings.tensor_parallel)
+
+    def construct(self, token_ids: Value) -> Value:
+        """int32 [max_rows] -> float32 [max_rows, hidden_size]; one rank has a token's row."""
+        return self.all_reduce(self.word_embeddings(token_ids))
+
+
+class TransformerBlock(nn.Cell):
+    """All layers in order, and the final norm."""
+
+    def __init__(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        super().__init__()
+        self.layers = nn.CellList(
+            [
+                TransformerLayer(config, settings, f"decoder.layers.{number}")
+                for number in range(config.num_hidden_layers)
+            ]
+        )
+        self.final_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class TransformerLayer(Module):
+    """x += post_self_attn_norm(attn(input_norm x)); x += post_mlp_norm(mlp(pre_mlp_norm x)).
+
+    The norms before attention and MLP are inside `linear_qkv` and `linear_fc1`. GLM-4-0414 norms
+    what a branch makes too, before it is added to x; GLM-4 and ChatGLM add it as it is.
+    Source: transformers 4.51.3 `Glm4DecoderLayer`; `GlmDecoderLayer`, which is ChatGLM's `GLMBlock`
+    too.
+    """
+
+    def __init__(self, config: GlmConfig, settings: RunnerSettings, name: str) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(config, settings, f"{name}.self_attention")
+        self.post_self_attn_layernorm = _make_residual_join(config)
+        self.mlp = MLP(config, settings, f"{name}.mlp")
+        self.post_mlp_layernorm = _make_residual_join(config)
+
+    def construct(self, x: Value, step: Step) -> Value:
+        """The residual stream, float32 [max_rows, hidden_size] -> the same shape."""
+        h = self.self_attention(x, step)
+        x = self.post_self_attn_layernorm(h, residual=x)
+        h = self.mlp(x)
+        return self.post_mlp_layernorm(h, residual=x)
+
+
+def _make_residual_join(config: GlmConfig) -> RmsNormAdd | ResidualAdd:
+    if config.has_sandwich_norms:
+        return RmsNormAdd(config.hidden_size, config.rms_norm_eps)
+    return ResidualAdd(config.hidden_size)
+
+
+class SelfAttention(Module):
+    """GQA self-attention with partial, interleaved RoPE and a paged KV cache.
+
+    A rank attends with its own heads; its part is summed with the other ranks'.
+    Source: transformers 4.51.3 `Glm4Attention`; GQA: Ainslie et al. 2023, arXiv:2305.13245.
+    """
+
+    def __init__(self, config: GlmConfig, settings: RunnerSettings, name: str) -> None:
+        super().__init__()
+        sizes = partition(config, settings.tensor_parallel)
+        self.linear_qkv = NormLinear(
+            config.hidden_size,
+            sizes.qkv_size_per_partition,
+            has_bias=config.attention_bias,
+            # Errors of keys and values last, and attention amplifies those of keys; with two
+            # heads of them the digits cost little. In queries they would cost a tenth of a prefill.
+            num_precise=sizes.qkv_size_per_partition - sizes.query_size_per_partition,
+            eps=config.rms_norm_eps,
+            settings=settings,
+            name=f"{name}.linear_qkv",
+        )
+        self.core_attention = PagedAttention(
+            sizes.num_attention_heads_per_partition,
+            sizes.num_key_value_heads_per_partition,
+            config.head_dim,
+            settings,
+        )
+        self.linear_proj = Linear(
+            sizes.query_size_per_partition, config.hidden_size, settings, f"{name}.linear_proj"
+        )
+        self.all_reduce = AllReduce(settings.tensor_parallel)
+
+    def construct(self, x: Value, step: Step) -> Value:
+        """x before its norm, all sequences packed on axis 0; the same shape."""
+        qkv = self.linear_qkv(x)
+        h = self.core_attention(qkv, step.cos_sin, step.attn_metadata)
+        return self.all_reduce(self.linear_proj(h))
+
+
+class MLP(Module):
+    """SwiGLU feed-forward: fc2(silu(gate(norm(x))) * up(norm(x))).
+
+    A rank has its own inner columns; its part is summed with the other ranks'.
+    Source: transformers 4.51.3 `Glm4MLP`.
+    """
+
+    def __init__(self, config: GlmConfig, settings: RunnerSettings, name: str) -> None:
+        super().__init__()
+        ffn = partition(config, settings.tensor_parallel).intermediate_size_per_partition
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.linear_fc1 = NormGatedLinear(hidden, ffn, eps, settings, f"{name}.linear_fc1")
+        self.linear_fc2 = Linear(ffn, hidden, settings, f"{name}.linear_fc2")
+        self.all_reduce = AllReduce(settings.tensor_parallel)
+
+    def construct(self, x: Value) -> Value:
+        """x before its norm; the same shape."""
+        return self.all_reduce(self.linear_fc2(self.linear_fc1(x)))

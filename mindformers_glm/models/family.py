@@ -1,0 +1,235 @@
+"""What the registered classes of every dialect share."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindformers.models.configuration_utils import PretrainedConfig
+from mindformers.models.modeling_utils import PreTrainedModel
+from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+from mindspore import Tensor
+
+from mindformers_glm.backends import ModelBatch, select_backend
+from mindformers_glm.config.environment import launched_rank
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
+from mindformers_glm.core.errors import ConfigError, GlmError
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.open_model import OpenRunner, open_runner
+from mindformers_glm.models.generate import create_engine, generate
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rules import resolve_attention_bias
+
+_NO_WEIGHTS = (
+    "The network has no weights yet: call load_weights(folder), or get it from "
+    "from_pretrained(folder)."
+)
+
+
+class GlmFamilyConfig(PretrainedConfig):
+    """The keys of a config.json, plus the run's types and sizes; one subclass for each dialect.
+
+    Every architecture key must come from the checkpoint: unlike upstream's classes these have no
+    defaults, which would be those of another model. `to_glm_config` checks the keys.
+
+    Args:
+        kwargs: keys of config.json as the dialect calls them; and optionally the run settings that
+            concern a network (config/runner_settings.py) and `device_target`.
+    Raises:
+        ConfigError: `model_type` is that of another dialect.
+    """
+
+    # Upstream compares with an instance made without arguments otherwise; there is none.
+    is_composition = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        model_type = kwargs.pop("model_type", self.model_type)
+        if model_type != self.model_type:
+            raise ConfigError(
+                f"{type(self).__name__} is for model_type {self.model_type!r}, the config says "
+                f"{model_type!r}: use AutoConfig, which chooses by it."
+            )
+        super().__init__(**kwargs)
+
+    @classmethod
+    def from_glm_config(
+        cls, config: GlmConfig, settings: RunnerSettings, device_target: str | None
+    ) -> "GlmFamilyConfig":
+        """Put an architecture, the run's settings and the device together."""
+        run = {key: getattr(settings, key) for key in SETTING_NAMES}
+        return cls(**config.to_dict(), **run, device_target=device_target)
+
+    def to_glm_config(self) -> GlmConfig:
+        """The checked architecture; raises ConfigError where a key is missing or wrong."""
+        run = (*SETTING_NAMES, "device_target")
+        return GlmConfig.from_dict(
+            {key: value for key, value in self.to_dict().items() if key not in run},
+            source=self.name_or_path or type(self).__name__,
+        )
+
+    def to_runner_settings(self) -> RunnerSettings:
+        """The run's types and sizes; what is not set follows the checkpoint."""
+        config = self.to_glm_config()
+        given = {key: self.__dict__.get(key) for key in SETTING_NAMES}
+        return RunnerSettings.for_config(config, "float32", **given)
+
+
+class GlmFamilyPreTrainedModel(PreTrainedModel):
+    """`from_pretrained`; a subclass names its configuration class."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_dir: str, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Build the network that the folder's config.json names and load its weights.
+
+        Args:
+            pretrained_model_name_or_dir: a Hugging Face folder.
+            kwargs: `device_target` ("CPU", "Ascend"; None: Ascend where there is one), and run
+                settings, the fields of RunnerSettings without `float_layers`, which is
+                config.json's; others are refused.
+        Raises:
+            GlmError: the folder is not a usable GLM checkpoint, a setting is unknown or wrong, or
+                the memory does not allow it.
+        """
+        kwargs.pop("config", None)  # AutoModel passes the one it read from the same folder
+        device_target = kwargs.pop("device_target", None)
+        size = kwargs.get("model_parallel", 1)
+        rank = launched_rank(size)
+        folder = str(pretrained_model_name_or_dir)
+        with Checkpoint.open(pretrained_model_name_or_dir, TensorParallel(size, rank)) as opened:
+            config = resolve_attention_bias(GlmConfig.from_hf(folder), opened)
+            settings = RunnerSettings.for_config(
+                config, opened.dtype, **(kwargs | {"model_parallel_rank": rank})
+            )
+            network_class = MindFormerRegister.get_cls(
+                MindFormerModuleType.MODELS, config.architecture
+            )
+            network = network_class(
+                network_class.config_class.from_glm_config(config, settings, device_target)
+            )
+            network.name_or_path = folder
+            network.load_weights(opened)
+        return network
+
+    # AutoModel calls this name for a folder that has a config.json and no YAML.
+    from_pretrained_experimental_mode = from_pretrained
+
+
+class GlmInferenceModel(GlmFamilyPreTrainedModel):
+    """A GLM for inference on the chosen device, as MindSpore Transformers uses one.
+
+    The network is the backend's, behind the engine's runner. It is built and filled by
+    `load_weights`, which also makes the KV cache; from then on the Cell has its Parameters.
+
+    Attributes:
+        glm_config, settings: what is run, and how.
+        name_or_path: the folder it came from, or None.
+        opened: the runner; None before `load_weights`.
+    """
+
+    def __init__(self, config: GlmFamilyConfig) -> None:
+        super().__init__(config, auto_prefix=False)
+        self.glm_config = config.to_glm_config()
+        self.settings = config.to_runner_settings()
+        self.backend = select_backend(config.__dict__.get("device_target"))
+        self.opened: OpenRunner | None = None
+        self.engine: LLMEngine | None = None  # made by the first `generate`
+
+    def load_weights(self, weights: str | Path | Checkpoint) -> None:
+        """Fill the network from a Hugging Face folder; all names and shapes are checked first.
+
+        Raises:
+            CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+            MemoryBudgetError: weights, workspace and one sequence's KV cache do not fit.
+        """
+        if self.opened is not None:
+            self.opened.runner.close()
+            self.opened = self.engine = None
+        rank = self.settings.tensor_parallel
+        checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights, rank)
+        group = self.backend.connect(rank)
+        self.opened = open_runner(self.backend, group, self.glm_config, checkpoint, self.settings)
+        self.network = self.opened.runner.network
+
+    def num_weight_bytes(self) -> int:
+        """Bytes of all weights in memory, or what they will be."""
+        if self.opened is not None:
+            return self.opened.runner.weights_bytes
+        return self.backend.memory_need(self.glm_config, self.settings).weights_bytes
+
+    def construct(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        batch_valid_length: Tensor,
+        q_seq_lens: Tensor,
+        block_tables: Tensor,
+        slot_mapping: Tensor,
+    ) -> Tensor:
+        """Run one step on the KV cache, by MindSpore Transformers' names; all int32.
+
+        The cache is the one that `generate` uses, so what lies in it lasts until the next call.
+
+        Args:
+            input_ids, positions, slot_mapping: [num_rows], the new tokens of all sequences packed.
+            batch_valid_length: [num_seqs], tokens of each sequence after this step.
+            q_seq_lens: [num_seqs], new tokens of each.
+            block_tables: [num_seqs, max_blocks], the blocks of each in logical order.
+        Returns:
+            float32 [num_seqs, vocab_size], the logits of each sequence's last token.
+        Raises:
+            GlmError: there are no weights.
+        """
+        if self.opened is None:
+            raise GlmError(_NO_WEIGHTS)
+        query_start = np.cumsum([0, *q_seq_lens.asnumpy()], dtype=np.int32)
+        batch = ModelBatch(
+            token_ids=input_ids.asnumpy(),
+            positions=positions.asnumpy(),
+            slot_mapping=slot_mapping.asnumpy(),
+            query_start=query_start,
+            seq_lens=batch_valid_length.asnumpy(),
+            block_tables=block_tables.asnumpy().tolist(),
+            sample_rows=query_start[1:] - 1,
+        )
+        return Tensor(self.opened.runner.execute(batch))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run `construct` as it is; the runner has the compiled graphs."""
+        return self.construct(*args, **kwargs)
+
+    def generate(
+        self,
+        input_ids: list[int] | list[list[int]] | np.ndarray | Tensor,
+        generation_config: Any = None,
+        seed: int | None = None,
+        attention_mask: list[int] | list[list[int]] | np.ndarray | Tensor | None = None,
+        **kwargs: Any,
+    ) -> list[np.ndarray]:
+        """Generate as upstream's `generate` does, through this project's engine.
+
+        Args:
+            input_ids: one prompt [S] or several, int32 or int64 [B, S] or lists of any lengths.
+            generation_config: a GenerationConfig of transformers or MindSpore Transformers, or a
+                dict, read as a generation_config.json is: what would change the answer and is not
+                supported is refused. None: the generation_config.json of the folder given to
+                `from_pretrained`.
+            attention_mask: of the shape of `input_ids`, bool, int or float: 1 for a token, 0 for
+                padding before or behind the tokens. Padding is dropped, and every prompt runs at
+                its own length. None: there is no padding.
+            kwargs: single settings (do_sample, top_k, max_new_tokens, ...), which win.
+        Returns:
+            For each prompt its token ids, without padding, followed by the generated ones: int32,
+            each of its own length.
+        Raises:
+            GlmError: there are no weights, or a setting or a prompt is wrong; in one sentence.
+        """
+        if self.opened is None:
+            raise GlmError(_NO_WEIGHTS)
+        if self.engine is None:
+            self.engine = create_engine(
+                self.opened, self.glm_config, self.settings, self.name_or_path
+            )
+        return generate(self.engine, input_ids, generation_config, seed, attention_mask, **kwargs)
