@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from mindformers_glm.backends.cpu.backend import CpuBackend
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import (
     CheckpointError,
@@ -32,7 +33,7 @@ VOCAB = 257
 SHORT = SamplingParams(max_new_tokens=6)
 
 
-class _Backend:
+class _Backend(CpuBackend):
     """Counts loads; each gives a fake runner of the size that was asked for."""
 
     def __init__(self) -> None:
@@ -40,13 +41,13 @@ class _Backend:
         self.num_threads: list[int | None] = []
         self.gather: Callable[[np.ndarray], np.ndarray] | None = None
 
-    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
+    def connect(
+        self, tensor_parallel: TensorParallel, num_threads: int | None = None
+    ) -> ProcessGroup:
+        self.num_threads.append(num_threads)
         if self.gather is not None:  # what another rank answers
             return ProcessGroup(TensorParallel(2, 0), self.gather)
         return ProcessGroup(tensor_parallel)
-
-    def set_num_threads(self, count: int | None) -> None:
-        self.num_threads.append(count)
 
     def create_runner(
         self, config: Any, checkpoint: Any, settings: RunnerSettings, packed_cache: Any

@@ -1,14 +1,14 @@
-"""engine/capacity.py: a real model against the memory of a machine, before it is loaded."""
+"""engine/memory_plan.py: a real model against the memory of a machine, before it is loaded."""
 
 import pytest
 
+from mindformers_glm.backends import BACKENDS
 from mindformers_glm.backends.cpu import host_share
-from mindformers_glm.backends.cpu.host_share import share_host
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import MemoryBudgetError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.engine import capacity
+from mindformers_glm.engine.memory_plan import check_memory_before_loading
 from tests.unit.core.glm_9b import GLM_9B
 
 
@@ -16,8 +16,9 @@ def _check(available_gb: int, quantization: str | None = None) -> None:
     settings = RunnerSettings.with_defaults(
         "bfloat16", 32768, max_model_len=1024, quantization=quantization
     )
-    host = share_host(ProcessGroup(TensorParallel()))
-    capacity.check_memory_before_loading(GLM_9B, settings, available_gb * 2**30, host)
+    group = ProcessGroup(TensorParallel())
+    cap_bytes = available_gb * 2**30
+    check_memory_before_loading(BACKENDS["CPU"], GLM_9B, settings, cap_bytes, group)
 
 
 @pytest.fixture(autouse=True)
