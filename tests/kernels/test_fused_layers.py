@@ -1,4 +1,4 @@
-"""The linear Cells in every format: loaded in chunks from several tensors, run in a graph."""
+"""The linear layers in every format: loaded in chunks from several tensors, run in a graph."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,8 +11,9 @@ import mindspore as ms
 from mindspore import Tensor
 
 from mindformers_glm.backends.cpu import fused_layers, library, reference
-from mindformers_glm.backends.cpu.program import OperatorCell, OperatorSequence
-from mindformers_glm.backends.cpu.weighted_cell import WeightedCell
+from mindformers_glm.backends.cpu.fused_layers import WeightedModule
+from mindformers_glm.backends.cpu.program import Program
+from mindformers_glm.backends.cpu.trace import Value
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.quantization_scheme import GROUP_SIZES
 from mindformers_glm.weights.checkpoint import TensorView
@@ -41,13 +42,16 @@ def _settings(name: str | None, group_size: int | None) -> RunnerSettings:
     )
 
 
-def _load(cell: WeightedCell, name: str, *tensors: np.ndarray) -> None:
+def _load(cell: WeightedModule, name: str, *tensors: np.ndarray) -> None:
     views = [TensorView("", "float32", tensor, lambda *_: None) for tensor in tensors]
     cell.weight_targets()[name].load(views)
 
 
-def _run(cell: OperatorCell, x: np.ndarray) -> Tensor:
-    return OperatorSequence([cell], ["num_rows"])(Tensor(x), Tensor(np.int32([len(x)])))
+def _run(layer: WeightedModule, x: np.ndarray) -> Tensor:
+    num_rows = Value()
+    value = Value(num_rows=num_rows)
+    program = Program({"x": value, "num_rows": num_rows}, layer(value))
+    return program(Tensor(x), Tensor(np.int32([len(x)])))
 
 
 def _multiply(x: np.ndarray, weight: np.ndarray, settings: RunnerSettings) -> np.ndarray:
@@ -122,12 +126,12 @@ def test_layers_of_one_network_may_differ(
     )
     names = [f"decoder.layers.{layer}.mlp.linear_fc2" for layer in (0, 1, 10)]
     settings = _settings(None, None)
-    layers: Sequence[WeightedCell] = [fused_layers.Linear(K, N, settings, name) for name in names]
+    layers: Sequence[WeightedModule] = [fused_layers.Linear(K, N, settings, name) for name in names]
     found = [sorted(layer.parameters_dict(recurse=False)) for layer in layers]
     assert found == [["weight"], ["weight", "weight_scale"], ["weight"]]
 
 
-def test_sequences_are_told_apart_where_mindspore_runs_them_one_by_one() -> None:
+def test_programs_are_told_apart_where_mindspore_runs_them_one_by_one() -> None:
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
         for width in (50, 49, 50):

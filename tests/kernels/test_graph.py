@@ -1,6 +1,6 @@
-"""Sequences of operators inside a MindSpore graph, with caches written in place, called again."""
+"""Traces of operators inside a MindSpore graph, with caches written in place, called again."""
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,21 +9,11 @@ ms = pytest.importorskip("mindspore")
 
 from mindspore import Tensor, nn  # noqa: E402  (mindspore may be missing)
 
-from mindformers_glm.backends.cpu import (  # noqa: E402
-    library,
-    operators,
-    reference,
-)
+from mindformers_glm.backends.cpu import library, operators, reference  # noqa: E402
 from mindformers_glm.backends.cpu.allocation import allocate  # noqa: E402
-from mindformers_glm.backends.cpu.collectives import AllReduce  # noqa: E402
 from mindformers_glm.backends.cpu.parameters import as_parameter, replace_array  # noqa: E402
-from mindformers_glm.backends.cpu.program import (  # noqa: E402
-    PREVIOUS,
-    RESIDUAL,
-    OperatorSequence,
-    Stage,
-)
-from mindformers_glm.core.sharding import TensorParallel  # noqa: E402
+from mindformers_glm.backends.cpu.program import Program  # noqa: E402
+from mindformers_glm.backends.cpu.trace import Value, call, exchange  # noqa: E402
 from tests.conftest import relative_error  # noqa: E402
 from tests.kernels.kernel_calls import count, loaded, metadata, scalar, stored  # noqa: E402
 
@@ -55,24 +45,10 @@ class Weights:
         self.cos_sin = np.cos(rng.uniform(0, 6, (32, ROTARY))).astype(np.float32)
 
 
-class At:
-    """An operator and what stands at its operands."""
-
-    def __init__(
-        self, operator: operators.Operator, *operands: Any, starts_residual: bool = False
-    ) -> None:
-        self._stage = Stage(operator, operands, starts_residual)
-
-    def stage(self) -> Stage:
-        """See OperatorCell."""
-        return self._stage
-
-
-class Network(nn.Cell):
-    """Two layers that share all weights but qkv, with a KV cache each."""
+class Network:
+    """Two layers that share all weights but qkv, with a KV cache each, as a trace."""
 
     def __init__(self, weights: Weights) -> None:
-        super().__init__()
         dtype = weights.dtype
 
         def tiles(name: str, matrix: np.ndarray, is_gated: bool = False) -> ms.Parameter:
@@ -96,45 +72,47 @@ class Network(nn.Cell):
         proj, fc2 = tiles("proj", weights.proj), tiles("fc2", weights.fc2)
         fc1 = tiles("fc1", weights.fc1, is_gated=True)
         table = as_parameter(stored(weights.table, dtype), dtype, "table")
-        self.cos_sin = Tensor(weights.cos_sin)
+        cos_sin = plain("cos_sin", weights.cos_sin)
+        inputs = Inputs()
+        n, num_samples = inputs.num_rows, inputs.num_samples
 
-        add = At(operators.rms_norm_add(HIDDEN), PREVIOUS, norm, eps, RESIDUAL, "n")
-        embed = At(operators.embedding(HIDDEN), PREVIOUS, table, "n", starts_residual=True)
-        expand = [
-            At(operators.norm_gated_linear(dtype, FFN), PREVIOUS, norm, eps, fc1, "n"),
-            At(operators.linear(dtype, HIDDEN), PREVIOUS, fc2, "n"),
-            add,
-        ]
-        layers = [
-            [
-                At(
-                    operators.norm_linear(dtype, WIDTH),
-                    *(PREVIOUS, norm, eps, tiles(f"qkv_{layer}", matrix), "n", bias),
-                ),
-                At(
-                    operators.attention(HEADS, HEAD_DIM),
-                    *(PREVIOUS, "cos_sin", cache(f"k{layer}"), cache(f"v{layer}"), "metadata"),
-                ),
-                At(operators.linear(dtype, HIDDEN), PREVIOUS, proj, "n"),
-                add,
-                *expand,
-            ]
-            for layer, matrix in enumerate(weights.qkv)
-        ]
-        sample = [
-            At(operators.gather_rows(HIDDEN), PREVIOUS, "rows", "num_samples"),
-            At(operators.rms_norm(HIDDEN), PREVIOUS, norm, eps, "num_samples"),
-        ]
-        self.run = OperatorSequence(
-            [embed, *layers[0], *layers[1], *sample],
-            ["n", "rows", "num_samples", "cos_sin", "metadata"],
-        )
+        def add_branch(branch: Value, residual: Value) -> Value:
+            return call(operators.rms_norm_add(HIDDEN), branch, norm, eps, residual, n)
 
-    def construct(
+        x = call(operators.embedding(HIDDEN), inputs.first, table, n)
+        for layer, matrix in enumerate(weights.qkv):
+            qkv = tiles(f"qkv_{layer}", matrix)
+            h = call(operators.norm_linear(dtype, WIDTH), x, norm, eps, qkv, n, bias)
+            caches = cache(f"k{layer}"), cache(f"v{layer}")
+            h = call(operators.attention(HEADS, HEAD_DIM), h, cos_sin, *caches, inputs.metadata)
+            x = add_branch(call(operators.linear(dtype, HIDDEN), h, proj, n), x)
+            h = call(operators.norm_gated_linear(dtype, FFN), x, norm, eps, fc1, n)
+            x = add_branch(call(operators.linear(dtype, HIDDEN), h, fc2, n), x)
+        x = call(operators.gather_rows(HIDDEN), x, inputs.rows, num_samples)
+        x = call(operators.rms_norm(HIDDEN), x, norm, eps, num_samples)
+        self.program = inputs.program(x)
+
+    def __call__(
         self, ids: Tensor, metadata: Tensor, num_rows: Tensor, rows: Tensor, num_samples: Tensor
     ) -> Tensor:
         """Token ids -> normalised hidden states of the sampled rows."""
-        return self.run(ids, num_rows, rows, num_samples, self.cos_sin, metadata)
+        names = ("first", "num_rows", "rows", "num_samples", "metadata")
+        assert self.program.input_names == list(names)
+        return self.program(ids, num_rows, rows, num_samples, metadata)
+
+
+class Inputs:
+    """What the traces of these tests begin with."""
+
+    def __init__(self) -> None:
+        self.num_rows, self.num_samples, self.metadata = Value(), Value(), Value()
+        self.first = Value(num_rows=self.num_rows)
+        self.rows = Value(num_rows=self.num_samples)
+
+    def program(self, result: Value) -> Program:
+        """The trace that ends in `result`; inputs are named as here."""
+        names = ("first", "num_rows", "rows", "num_samples", "metadata")
+        return Program({name: getattr(self, name) for name in names}, result)
 
 
 def expected(weights: Weights, ids: np.ndarray, rows: reference.Rows) -> np.ndarray:
@@ -211,87 +189,124 @@ def test_parameter_takes_another_array() -> None:
         assert parameter.shape == (3, 5)
 
 
-class Doubled(AllReduce):
+class Double(nn.Cell):
     """Stands for the sum over two ranks that have the same."""
-
-    def __init__(self) -> None:
-        super().__init__(TensorParallel(1))
-        self.is_split = True
 
     def construct(self, x: Tensor) -> Tensor:
         """Twice x."""
         return x + x
 
 
-def test_one_rank_runs_all_operators_in_one_node() -> None:
-    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
-    add = At(operators.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
-    copy = At(operators.gather_rows(HIDDEN), PREVIOUS, "rows", "n")
-    # What stays the residual stream has to outlive the copies.
-    sequence = OperatorSequence([copy, copy, add, copy, copy, copy, add], ["n", "rows", "table"])
-    assert len(sequence.nodes) == 1
-    x = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
-    rows = np.int32([1, 0])
-    found = sequence(Tensor(x), Tensor(count(2)), Tensor(rows), Tensor(x)).asnumpy()
-    np.testing.assert_array_equal(found, 2 * (x + x[::-1]))  # (x + x) + (x + x)[::-1]
+def add(x: Value, residual: Value) -> Value:
+    return call(operators.residual_add(HIDDEN), x, residual, x.num_rows)
 
 
-def test_a_sum_over_ranks_stands_between_two_nodes() -> None:
+def swap(x: Value, rows: Value) -> Value:
+    return call(operators.gather_rows(HIDDEN), x, rows, x.num_rows)
+
+
+def names_of(program: Program) -> list[str]:
+    """What runs in each node of the graph."""
+    return [type(node.run).__name__ for node in program.nodes]
+
+
+def test_operators_of_one_rank_are_one_node() -> None:
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
-    add = At(operators.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
-    double = At(operators.residual_add(HIDDEN), PREVIOUS, PREVIOUS, "n")
-    cells = [double, Doubled(), add, double, double, Doubled(), add]
-    sequence = OperatorSequence(cells, ["n", "table"])
-    # The first `add` ends a node, which the last one needs the result of.
-    nodes = list(sequence.nodes)
-    assert OperatorSequence.count_nodes(cells) == 6
-    assert [type(node).__name__ for node in nodes] == ["_Node", "_Sum", "_Node"] * 2
-    # What no operator names is not handed on: MindSpore might copy it.
-    assert [nodes[i].num_inputs for i in (0, 2, 3, 5)] == [3, 3, 3, 3]
-    x = np.ones((2, HIDDEN), np.float32)
-    found = sequence(Tensor(x), Tensor(count(2)), Tensor(x))
-    np.testing.assert_array_equal(found.asnumpy(), 45 * x)  # x = 4 + 1; 2 * 2 * 2 * 5 + 5
+    inputs = Inputs()
+    inputs.rows = Value(num_rows=inputs.num_rows)
+    x, rows = inputs.first, inputs.rows
+    # What is added has to outlive the copies.
+    x = add(swap(swap(x, rows), rows), residual=x)
+    x = add(swap(swap(swap(x, rows), rows), rows), residual=x)
+    program = inputs.program(x)
+    assert names_of(program) == ["_OperatorRun"]
+    values = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
+    order = np.int32([1, 0])
+    found = program(Tensor(values), Tensor(count(2)), Tensor(order)).asnumpy()
+    np.testing.assert_array_equal(found, 2 * (values + values[::-1]))
+
+
+def test_ranks_exchange_between_two_nodes_and_a_result_that_is_needed_later_ends_one() -> None:
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    inputs, double = Inputs(), Double()
+    first = inputs.first
+    x = add(exchange(double, add(first, first)), residual=first)
+    h = add(x, x)
+    x = add(exchange(double, add(h, h)), residual=x)
+    program = inputs.program(x)
+    # The first sum with the residual ends a node, because the last one needs it.
+    assert names_of(program) == ["_OperatorRun", "Double", "_OperatorRun"] * 2
+    assert program.num_nodes == 6
+    # Beside what was made a node is given what it needs, and hands on what is needed later.
+    # There are:                    first n   first n 2first   first n 4first   n 5first
+    assert [node.taken for node in program.nodes] == [
+        (0, 1),
+        (2,),
+        (2, 0, 1),
+        (1, 0),
+        (2,),
+        (2, 1, 0),
+    ]
+    assert [node.kept for node in program.nodes] == [(0, 1), (0, 1), (1,), (0, 1), (0, 1), ()]
+    values = np.ones((2, HIDDEN), np.float32)
+    found = program(Tensor(values), Tensor(count(2)))
+    np.testing.assert_array_equal(found.asnumpy(), 45 * values)  # x = 4 + 1; 2 * 2 * 2 * 5 + 5
+
+
+def test_a_result_that_two_nodes_need_is_made_once() -> None:
+    ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
+    inputs = Inputs()
+    early = add(inputs.first, inputs.first)
+    late = exchange(Double(), add(early, early))
+    program = inputs.program(add(late, residual=early))
+    assert names_of(program) == ["_OperatorRun", "_OperatorRun", "Double", "_OperatorRun"]
+    values = np.ones((2, HIDDEN), np.float32)
+    np.testing.assert_array_equal(program(Tensor(values), Tensor(count(2))).asnumpy(), 10 * values)
 
 
 def test_a_sum_over_ranks_behind_the_embedding_is_the_residual_stream() -> None:
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
-    x = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
-    table = as_parameter(x, "float32", "table")
-    embed = At(operators.embedding(HIDDEN), PREVIOUS, table, "n", starts_residual=True)
-    double = At(operators.residual_add(HIDDEN), PREVIOUS, PREVIOUS, "n")
-    add = At(operators.residual_add(HIDDEN), PREVIOUS, RESIDUAL, "n")
+    values = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
+    table = as_parameter(values, "float32", "table")
     ids, num_rows = Tensor(np.int32([1, 0])), Tensor(count(2))
-    one_rank = OperatorSequence([embed, double, add], ["n"])
-    np.testing.assert_array_equal(one_rank(ids, num_rows).asnumpy(), 3 * x[::-1])
-    two_ranks = OperatorSequence([embed, Doubled(), double, Doubled(), add], ["n"])
-    assert len(two_ranks.nodes) == 5
-    np.testing.assert_array_equal(two_ranks(ids, num_rows).asnumpy(), 10 * x[::-1])
+
+    def network(sum_over_ranks: Callable[[Value], Value]) -> Program:
+        inputs = Inputs()
+        x = call(operators.embedding(HIDDEN), inputs.first, table, inputs.num_rows)
+        x = sum_over_ranks(x)
+        return inputs.program(add(sum_over_ranks(add(x, x)), residual=x))
+
+    one_rank = network(lambda x: x)
+    np.testing.assert_array_equal(one_rank(ids, num_rows).asnumpy(), 3 * values[::-1])
+    two_ranks = network(lambda x: exchange(Double(), x))
+    assert two_ranks.num_nodes == 5
+    np.testing.assert_array_equal(two_ranks(ids, num_rows).asnumpy(), 10 * values[::-1])
 
 
 class WriteOnly(nn.Cell):
     """Calls attention and throws its result away."""
 
-    def __init__(self, keys: ms.Parameter, values: ms.Parameter) -> None:
+    def __init__(self, keys: ms.Parameter, values: ms.Parameter, cos_sin: ms.Parameter) -> None:
         super().__init__()
-        attention = At(
-            operators.attention(HEADS, HEAD_DIM), PREVIOUS, "cos_sin", keys, values, "metadata"
-        )
-        self.attend = OperatorSequence([attention], ["cos_sin", "metadata"])
+        inputs = Inputs()
+        caches = (cos_sin, keys, values)
+        attend = call(operators.attention(HEADS, HEAD_DIM), inputs.first, *caches, inputs.metadata)
+        self.attend = inputs.program(attend)
 
-    def construct(self, qkv: Tensor, cos_sin: Tensor, metadata: Tensor) -> Tensor:
+    def construct(self, qkv: Tensor, metadata: Tensor) -> Tensor:
         """The qkv it was given."""
-        self.attend(qkv, cos_sin, metadata)
+        self.attend(qkv, metadata)
         return qkv
 
 
 def test_cache_is_written_even_if_nobody_reads_the_result(rng: np.random.Generator) -> None:
     ms.set_context(mode=ms.GRAPH_MODE, jit_config={"jit_level": "O0"})
     keys, values = np.zeros((2, BLOCKS, KV_HEADS, BLOCK_SIZE, HEAD_DIM), np.float32)
+    cos_sin = as_parameter(np.ones((32, ROTARY), np.float32), "float32", "cos_sin")
     network = WriteOnly(
-        as_parameter(keys, "float32", "keys"), as_parameter(values, "float32", "values")
+        as_parameter(keys, "float32", "keys"), as_parameter(values, "float32", "values"), cos_sin
     )
     qkv = rng.standard_normal((2, WIDTH)).astype(np.float32)
-    cos_sin = np.ones((32, ROTARY), np.float32)
-    network(Tensor(qkv), Tensor(cos_sin), Tensor(metadata(_rows(0, 2), np.int32([2]))))
+    network(Tensor(qkv), Tensor(metadata(_rows(0, 2), np.int32([2]))))
     written = values[3, :, :2].transpose(1, 0, 2).reshape(2, -1)
     np.testing.assert_array_equal(written, qkv[:, -KV_HEADS * HEAD_DIM :])
