@@ -60,7 +60,9 @@ def _generate(
         "block_size": _BLOCK_SIZE,
     }
     settings = RunnerSettings.with_defaults("float32", config.max_position_embeddings, **sizes)
-    runner = select_backend("CPU").create_runner(config, checkpoint, settings)
+    backend = select_backend("CPU")
+    backend.connect(settings.tensor_parallel)
+    runner = backend.create_runner(config, checkpoint, settings)
     runner.allocate_kv_cache(num_blocks)
     engine = LLMEngine(
         runner, EngineConfig(**sizes, num_blocks=num_blocks, seed=0), _NoText(), eos_token_ids=()

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mindformers_glm import LLM, SamplingParams
-from mindformers_glm.backends import BACKENDS
+from mindformers_glm.backends import select_backend
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -58,8 +58,10 @@ def test_hidden_states_are_the_official_codes(
     save_file(tensors, tmp_path / "model.safetensors")
 
     settings = RunnerSettings.with_defaults("float32", 64, block_size=2)
+    backend = select_backend("CPU")
+    backend.connect(settings.tensor_parallel)
     with Checkpoint.open(tmp_path) as checkpoint:
-        runner = BACKENDS["CPU"].create_runner(GlmConfig.from_hf(tmp_path), checkpoint, settings)
+        runner = backend.create_runner(GlmConfig.from_hf(tmp_path), checkpoint, settings)
     runner.allocate_kv_cache(4)
     blocks, length = [2, 0, 3], 0
     for step in ("step1", "step2", "step3"):  # a prefill of three tokens, two decode steps
