@@ -178,6 +178,8 @@ class RunnerSettings:
 SETTING_NAMES = tuple(
     field.name for field in fields(RunnerSettings) if field.name != "float_layers"
 )
+# What `LLM` hands on as it was given; which part of the network this is, it finds out.
+GIVEN_SETTINGS = tuple(name for name in SETTING_NAMES if not name.startswith("model_parallel"))
 
 
 def _read_dtype(name: str, value: Any) -> str:
