@@ -3,15 +3,16 @@
 This is the only file that reads the environment.
 """
 
+import argparse
 import os
 import sysconfig
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from mindformers_glm.config.command_line import parse_command_line
+from mindformers_glm.config.command_line import given_settings
 from mindformers_glm.config.launched import check_parallel
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import PRECISIONS
@@ -104,32 +105,29 @@ class RunConfig:
 
 
 def load_run_config(
-    argv: Sequence[str],
+    arguments: argparse.Namespace,
     *,
-    prog: str,
     script_folder: Path | None = None,
     environ: Mapping[str, str] | None = None,
-    on_verbose: Callable[[bool], None] = set_verbose,
 ) -> RunConfig:
     """Settle the arguments of `predict` and the YAML file they name.
 
     Args:
-        prog: how the program is called in --help.
+        arguments: as the options of `add_options` give them.
         script_folder: where a relative --config is looked for when it is not found from the
             working directory; upstream looks only there.
         environ: os.environ unless given.
-        on_verbose: told the setting `verbose` as soon as it is known.
 
     Raises:
         ConfigError, UnsupportedError: a setting is wrong or cannot work here.
     """
-    command_line = parse_command_line(argv, prog)
-    if command_line.config is None:
+    from_command_line = given_settings(arguments)
+    if arguments.config is None:
         settings = settings_from_tree(PREDICT_GLM4, "in the default settings")
     else:
-        settings = read_yaml_settings(_find_config(command_line.config, script_folder))
-    settings |= command_line.settings
-    on_verbose(_value(settings, "verbose"))
+        settings = read_yaml_settings(_find_config(arguments.config, script_folder))
+    settings |= from_command_line
+    set_verbose(_value(settings, "verbose"))
     rank = check_parallel(
         _value(settings, "use_parallel"),
         _value(settings, "parallel_config.model_parallel"),

@@ -14,6 +14,7 @@ from mindformers_glm.config.run_config import (
     prepare_environment,
 )
 from mindformers_glm.core.errors import ConfigError
+from tests.unit.config.predict_arguments import predict_arguments
 
 REPO = Path(__file__).parents[3]
 CONFIGS = sorted((REPO / "configs").glob("*/*.yaml"))
@@ -23,7 +24,7 @@ ALONE = ["--use_parallel", "False", "--parallel_config.model_parallel", "1"]
 
 
 def load(*argv: str, **kwargs: Any) -> RunConfig:
-    return load_run_config(argv, prog="predict", **{"environ": {}} | kwargs)
+    return load_run_config(predict_arguments(*argv), **{"environ": {}} | kwargs)
 
 
 def yaml_file(folder: Path, tree: Any) -> Path:
