@@ -1,7 +1,7 @@
 """The command line of `predict`: upstream's options, and every run setting as `--path value`.
 
 Upstream's run_mindformer.py (mindformers 1.7.0) takes named options, `--options a.b=v` and any
-`--a.b v` or `--a.b=v`. Here all of them are names of one table, `yaml_schema.SETTINGS`.
+`--a.b v` or `--a.b=v`. Here all of them are names of one table, `settings_table.SETTINGS`.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from mindformers_glm.config.sentence_parser import CommandLineError
+from mindformers_glm.config.setting import Setting
 from mindformers_glm.config.settings_reader import (
     COMMAND_LINE,
     Given,
@@ -18,8 +19,8 @@ from mindformers_glm.config.settings_reader import (
     setting_from_text,
     unknown_name,
 )
+from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.config.value_types import BOOLEAN, INTEGER, NUMBER, ON_OFF_AUTO
-from mindformers_glm.config.yaml_schema import SETTINGS, Setting
 from mindformers_glm.core.errors import ConfigError
 
 _METAVARS = {BOOLEAN: "True|False", INTEGER: "N", NUMBER: "X", ON_OFF_AUTO: "on|off|auto"}
@@ -116,8 +117,9 @@ def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
         nargs, const = "?", "True"
     # --help shows one name; the others work all the same.
     shown = names[:1] if setting.help else []
+    default = f" (default {setting.default_text})" if setting.default_text else ""
     for part, help_text in (
-        (shown, setting.help),
+        (shown, f"{setting.help}{default}"),
         (names[len(shown) :], argparse.SUPPRESS),
     ):
         if part:

@@ -4,7 +4,6 @@ import argparse
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from mindformers_glm.config.command_line import add_options
@@ -55,26 +54,7 @@ def create_llm(config: RunConfig) -> TextGenerator:
     """Load the model; this is where MindSpore is imported."""
     from mindformers_glm import LLM
 
-    llm: TextGenerator = LLM(
-        config.pretrained_model_dir,
-        params_dtype=config.params_dtype,
-        compute_dtype=config.compute_dtype,
-        rotary_dtype=config.rotary_dtype,
-        quantization=config.quantization,
-        quantization_group_size=config.quantization_group_size,
-        max_model_len=config.max_model_len,
-        max_num_seqs=config.predict_batch_size,
-        max_device_memory=config.max_device_memory,
-        block_size=config.block_size,
-        model_parallel=config.model_parallel,
-        seed=config.seed,
-        prompt_lookup_num_tokens=config.prompt_lookup_num_tokens,
-        enable_prefix_caching=config.enable_prefix_caching,
-        num_threads=config.num_threads,
-        device_target=config.device_target,
-        packed_cache=config.packed_cache,
-        apply_chat_template=config.apply_chat_template,
-    )
+    llm: TextGenerator = LLM(config.pretrained_model_dir, **config.llm)
     return llm
 
 
@@ -85,7 +65,7 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
         The exit code: 1 if a prompt failed, else 0.
     """
     prompts = read_prompts(config.predict_data)
-    params = SamplingParams(**asdict(config.generation))
+    params = SamplingParams(**config.sampling)
     is_writer = config.rank == 0  # every rank has the same answers
     if is_writer:
         check_place(config.save_file)
@@ -126,7 +106,7 @@ def _exit_code(outputs: Sequence[RequestOutput]) -> int:
 def _check_folder_is_cut(config: RunConfig) -> None:
     """Without auto_trans_ckpt, ranks do not cut a checkpoint."""
     folder = config.pretrained_model_dir
-    ranks = config.model_parallel
+    ranks = config.llm["model_parallel"]
     if ranks > 1 and not config.auto_trans_ckpt and not is_share_folder(folder):
         raise ConfigError(
             f"auto_trans_ckpt False needs a folder that scripts/process_weights.py --tp_size "
