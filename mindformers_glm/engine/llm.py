@@ -65,7 +65,7 @@ class LLM:
         max_num_batched_tokens: most tokens of one step; longer prompts are split. None: 512.
         max_device_memory: cap for weights, KV cache and workspace, bytes or a text such as "59GB"
             (2**30); None: what the machine has.
-        block_size: tokens of one KV-cache block.
+        block_size: tokens of one KV-cache block; None: 32.
         model_parallel: processes that the model is split over; more than 1 in a script that a
             launcher started as often (scripts/msrun_launcher.sh), where every process calls the
             same methods with the same arguments and gets the same answers.

@@ -16,7 +16,7 @@ from mindformers_glm.config.value_types import INTEGER
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.llm_arguments import DEFAULT_PROMPT_LOOKUP_NUM_TOKENS
 from mindformers_glm.serving.predict import create_llm
-from scripts.write_configuration_docs import PAGE, write_tables
+from scripts.write_configuration_docs import tables_by_page
 from tests.unit.config.predict_arguments import predict_arguments
 
 
@@ -80,8 +80,8 @@ def test_a_row_is_handed_to_what_uses_it(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.usefixtures("_new_knob")
 def test_a_row_is_documented() -> None:
-    page = write_tables(PAGE.read_text(encoding="utf-8"))
-    assert "| `context.new_knob` (`--knob`) | 3 | turns the knob |\n" in page
+    memory = tables_by_page()["configuration.md"]["Memory"]
+    assert "| `context.new_knob` (`--knob`) | 3 | turns the knob |\n" in memory
 
 
 def test_a_row_of_another_device_says_so(
