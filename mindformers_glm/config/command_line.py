@@ -1,14 +1,16 @@
 """The command line of `predict`: upstream's options, and every run setting as `--path value`.
 
 Upstream's run_mindformer.py (mindformers 1.7.0) takes named options, `--options a.b=v` and any
-`--a.b v` or `--a.b=v`. Here all of them are names of one table, `yaml_schema.SETTINGS`.
+`--a.b v` or `--a.b=v`. Here all of them are names of one table, `settings_table.SETTINGS`.
 """
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
+from mindformers_glm.config.sentence_parser import CommandLineError
+from mindformers_glm.config.setting import Setting
 from mindformers_glm.config.settings_reader import (
     COMMAND_LINE,
     Given,
@@ -17,37 +19,36 @@ from mindformers_glm.config.settings_reader import (
     setting_from_text,
     unknown_name,
 )
+from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.config.value_types import BOOLEAN, INTEGER, NUMBER, ON_OFF_AUTO
-from mindformers_glm.config.yaml_schema import SETTINGS, Setting
 from mindformers_glm.core.errors import ConfigError
 
 _METAVARS = {BOOLEAN: "True|False", INTEGER: "N", NUMBER: "X", ON_OFF_AUTO: "on|off|auto"}
 
 
-class CommandLineError(ConfigError):
-    """The command line cannot be understood at all; exit code 2, as is usual for that."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add all options of `predict`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "Any key of the YAML file is an option too, e.g. --context.save_graphs 1, and\n"
+        "--options KEY=VALUE ... sets several. The command line wins over the YAML file."
+    )
+    parser.add_argument("--config", help="YAML file, e.g. configs/glm4/predict_glm4.yaml")
+    parser.add_argument(
+        "--options", nargs="+", action="extend", metavar="KEY=VALUE", help="several settings"
+    )
+    parser.set_defaults(given=None, reject=_reject)
+    for setting in SETTINGS:
+        _add_option(parser, setting)
 
 
-@dataclass(frozen=True)
-class CommandLine:
-    """What was asked for: a YAML file, and settings that win over it."""
-
-    config: str | None
-    settings: dict[str, Given]
-
-
-def parse_command_line(argv: Sequence[str], prog: str) -> CommandLine:
-    """Read the arguments of `predict`.
+def given_settings(arguments: argparse.Namespace) -> dict[str, Given]:
+    """The settings that were given; they win over the YAML file `arguments.config`.
 
     Raises:
-        CommandLineError: an unknown option, or an option without its value.
+        CommandLineError: --options holds what is no pair.
         ConfigError: a value that its setting does not take, or an option of training.
-        SystemExit: --help, after printing it.
     """
-    parser = _build_parser(prog)
-    arguments, rest = parser.parse_known_args(argv)
-    for word in rest:
-        _reject(word)
     settings: dict[str, Given] = {}
     # Single settings win over --options, as upstream has it.
     for assignment in arguments.options or ():
@@ -58,14 +59,7 @@ def parse_command_line(argv: Sequence[str], prog: str) -> CommandLine:
     singles: dict[str, Given] = {}
     for name, texts in (arguments.given or {}).values():
         _enter(singles, name, texts)
-    return CommandLine(arguments.config, settings | singles)
-
-
-def asks_for_verbose(argv: Sequence[str]) -> bool:
-    """Whether --verbose is given; for errors that come before the settings can be read."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--verbose", nargs="?", const="true", default="false")
-    return bool(parser.parse_known_args(argv)[0].verbose.lower() == "true")
+    return settings | singles
 
 
 def _enter(settings: dict[str, Given], name: str, texts: list[str]) -> None:
@@ -77,13 +71,13 @@ def _enter(settings: dict[str, Given], name: str, texts: list[str]) -> None:
     settings[setting.path] = given
 
 
-def _reject(word: str) -> NoReturn:
-    """Say why an argument that no option takes is wrong."""
-    if not word.startswith("--") or word == "--":
+def _reject(words: Sequence[str]) -> NoReturn:
+    """Say why the first argument that no option takes is wrong."""
+    if not words[0].startswith("--") or words[0] == "--":
         raise CommandLineError(
-            f"{word!r} on the command line belongs to no option: a setting is --name value."
+            f"{words[0]!r} on the command line belongs to no option: a setting is --name value."
         )
-    name = word[2:].partition("=")[0]
+    name = words[0][2:].partition("=")[0]
     refuse_if_listed(name, COMMAND_LINE)
     try:
         refuse_if_block(name, COMMAND_LINE)
@@ -115,64 +109,26 @@ class _StoreGiven(argparse.Action):
         namespace.given = given
 
 
-class SentenceParser(argparse.ArgumentParser):
-    """Raises instead of printing its usage and exiting."""
-
-    def error(self, message: str) -> NoReturn:
-        hint = ""
-        if "expected" in message:
-            hint = "; a value that begins with - is written as --name=VALUE"
-        raise CommandLineError(f"The command line is wrong: {message}{hint}.")
-
-
-def _build_parser(prog: str) -> argparse.ArgumentParser:
-    parser = SentenceParser(
-        prog=prog,
-        allow_abbrev=False,
-        argument_default=None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Answer prompts with a GLM model.",
-        epilog="Any key of the YAML file is an option too, e.g. --context.save_graphs 1, and\n"
-        "--options KEY=VALUE ... sets several. The command line wins over the YAML file.",
-    )
-    parser.add_argument("--config", help="YAML file, e.g. configs/glm4/predict_glm4.yaml")
-    parser.add_argument(
-        "--options", nargs="+", action="extend", metavar="KEY=VALUE", help="several settings"
-    )
-    parser.set_defaults(given=None)
-    for setting in SETTINGS:
-        _add_option(parser, setting)
-    return parser
-
-
 def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
     names = [*setting.options, setting.path, *setting.aliases]
     nargs: str | None = "+" if setting.type.takes_many else None
     const = None
     if setting.path == "verbose":  # the one setting that is also a plain switch
         nargs, const = "?", "True"
-    if setting.help:
-        # --help shows one name; the others work all the same.
-        _add(parser, names[:1], setting, nargs, const, setting.help)
-        names = names[1:]
-    if names:
-        _add(parser, names, setting, nargs, const, argparse.SUPPRESS)
-
-
-def _add(
-    parser: argparse.ArgumentParser,
-    names: list[str],
-    setting: Setting,
-    nargs: str | None,
-    const: str | None,
-    help_text: str,
-) -> None:
-    parser.add_argument(
-        *(f"--{name}" for name in names),
-        action=_StoreGiven,
-        dest=setting.path,
-        nargs=nargs,
-        const=const,
-        metavar=_METAVARS.get(setting.type, names[0].rsplit(".", 1)[-1].upper()),
-        help=help_text,
-    )
+    # --help shows one name; the others work all the same.
+    shown = names[:1] if setting.help else []
+    default = f" (default {setting.default_text})" if setting.default_text else ""
+    for part, help_text in (
+        (shown, f"{setting.help}{default}"),
+        (names[len(shown) :], argparse.SUPPRESS),
+    ):
+        if part:
+            parser.add_argument(
+                *(f"--{name}" for name in part),
+                action=_StoreGiven,
+                dest=setting.path,
+                nargs=nargs,
+                const=const,
+                metavar=_METAVARS.get(setting.type, part[0].rpartition(".")[2].upper()),
+                help=help_text,
+            )

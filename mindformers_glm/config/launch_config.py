@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mindformers_glm.config.command_line import CommandLineError
+from mindformers_glm.config.sentence_parser import CommandLineError
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.system.processors import count_physical_cores
 

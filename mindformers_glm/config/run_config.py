@@ -3,27 +3,26 @@
 This is the only file that reads the environment.
 """
 
+import argparse
 import os
 import sysconfig
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
-from mindformers_glm.config.command_line import parse_command_line
+from mindformers_glm.config.command_line import given_settings
 from mindformers_glm.config.launched import check_parallel
-from mindformers_glm.config.num_threads import check_num_threads
-from mindformers_glm.config.runner_settings import PRECISIONS
+from mindformers_glm.config.runner_settings import check_types_together
 from mindformers_glm.config.settings_reader import (
     Given,
-    default_value,
     read_yaml_settings,
     settings_from_tree,
 )
-from mindformers_glm.config.yaml_schema import SETTINGS
+from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.quantization_scheme import read_scheme
 from mindformers_glm.system.log import detail, note, set_verbose, silence_other_ranks
 
 # What configs/glm4/predict_glm4.yaml says, for an installed package that has no configs folder;
@@ -41,117 +40,64 @@ PREDICT_GLM4: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class GenerationOverrides:
-    """Generation settings that win over generation_config.json; None leaves them to it."""
-
-    do_sample: bool | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    repetition_penalty: float | None
-    max_new_tokens: int | None
-    max_length: int | None
-    min_new_tokens: int | None
-    stop: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """Everything `predict` needs to know, checked as far as that goes without the checkpoint.
 
-    A dtype of None is left to the checkpoint (params_dtype) or to params_dtype (the other two),
-    prompt_lookup_num_tokens of None to the engine, num_threads of None to the kernels.
     rank: which of the model_parallel processes this one is.
     auto_trans_ckpt: whether they cut their shares out of a whole checkpoint.
-    max_device_memory: bytes, or None for no cap. save_graphs_path: None where graphs are not saved.
+    save_graphs: MindSpore's level, 0: not saved.
+    llm, sampling: keyword arguments of `LLM` and fields of `SamplingParams`, as the table says.
     """
 
     pretrained_model_dir: Path
     is_shipped_checkpoint: bool
     predict_data: tuple[str, ...]
-    predict_batch_size: int
     is_batch_size_given: bool
     save_file: Path
     output_dir: Path
-    seed: int
-    generation: GenerationOverrides
-    prompt_lookup_num_tokens: int | None
-    apply_chat_template: bool | Literal["auto"]
-    params_dtype: str | None
-    compute_dtype: str | None
-    rotary_dtype: str | None
-    quantization: str | None
-    quantization_group_size: int | None
-    max_device_memory: int | None
-    max_model_len: int | None
-    block_size: int
-    enable_prefix_caching: bool
-    num_threads: int | None
-    device_target: str | None
-    packed_cache: Literal["auto", "on", "off"]
-    model_parallel: int
     rank: int
     auto_trans_ckpt: bool
     save_graphs: int
     save_graphs_path: Path
     verbose: bool
-
-    def __post_init__(self) -> None:
-        if self.params_dtype and self.compute_dtype:
-            check_precision(self.params_dtype, self.compute_dtype)
-        check_num_threads(self.num_threads)
-        read_scheme(self.quantization, self.quantization_group_size)
+    llm: Mapping[str, Any]
+    sampling: Mapping[str, Any]
 
 
 def load_run_config(
-    argv: Sequence[str],
+    arguments: argparse.Namespace,
     *,
-    prog: str,
     script_folder: Path | None = None,
     environ: Mapping[str, str] | None = None,
-    on_verbose: Callable[[bool], None] = set_verbose,
 ) -> RunConfig:
     """Settle the arguments of `predict` and the YAML file they name.
 
     Args:
-        prog: how the program is called in --help.
+        arguments: as the options of `add_options` give them.
         script_folder: where a relative --config is looked for when it is not found from the
             working directory; upstream looks only there.
         environ: os.environ unless given.
-        on_verbose: told the setting `verbose` as soon as it is known.
 
     Raises:
         ConfigError, UnsupportedError: a setting is wrong or cannot work here.
     """
-    command_line = parse_command_line(argv, prog)
-    if command_line.config is None:
+    from_command_line = given_settings(arguments)
+    if arguments.config is None:
         settings = settings_from_tree(PREDICT_GLM4, "in the default settings")
     else:
-        settings = read_yaml_settings(_find_config(command_line.config, script_folder))
-    settings |= command_line.settings
-    on_verbose(_value(settings, "verbose"))
+        settings = read_yaml_settings(_find_config(arguments.config, script_folder))
+    settings |= from_command_line
+    values = {row.path: row.default for row in SETTINGS}
+    values |= {path: given.value for path, given in settings.items()}
+    set_verbose(values["verbose"])
     rank = check_parallel(
-        _value(settings, "use_parallel"),
-        _value(settings, "parallel_config.model_parallel"),
+        values["use_parallel"],
+        values["parallel_config.model_parallel"],
         os.environ if environ is None else environ,
     )
     silence_other_ranks(rank)
-    _tell_what_has_no_effect(settings)
-    return _run_config(settings, rank)
-
-
-def check_precision(params_dtype: str, compute_dtype: str) -> None:
-    """Refuse a pair of types that the operators do not compute.
-
-    Raises:
-        ConfigError: names the pairs they do.
-    """
-    if (params_dtype, compute_dtype) not in PRECISIONS:
-        allowed = ", ".join(f"{params}/{compute}" for params, compute in PRECISIONS)
-        raise ConfigError(
-            f"params_dtype {params_dtype} with compute_dtype {compute_dtype} cannot be computed: "
-            f"use one of params_dtype/compute_dtype {allowed}."
-        )
+    _tell_what_has_no_effect(settings, values["context.device_target"])
+    return _run_config(values, rank, "predict_batch_size" in settings)
 
 
 def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | None = None) -> None:
@@ -193,61 +139,42 @@ def _find_config(name: str, script_folder: Path | None) -> Path:
     raise ConfigError(f"The config file {name} does not exist (looked for {looked}).")
 
 
-def _value(settings: Mapping[str, Given], path: str) -> Any:
-    """What was given, else the default."""
-    return settings[path].value if path in settings else default_value(path)
-
-
-def _tell_what_has_no_effect(settings: Mapping[str, Given]) -> None:
+def _tell_what_has_no_effect(settings: Mapping[str, Given], device_target: str | None) -> None:
     for setting in SETTINGS:
         given = settings.get(setting.path)
-        if given is None or not setting.without_effect:
+        if given is None or not (reason := setting.idle_reason(device_target)):
             continue
         # Whoever keeps the value every upstream file carries need not read about it.
         tell = detail if given.value == setting.default else note
-        tell(f"{given.name} {given.value} changes nothing here: {setting.without_effect}")
+        tell(f"{given.name} {given.value} changes nothing here: {reason}")
 
 
-def _run_config(settings: Mapping[str, Given], rank: int) -> RunConfig:
-    def value(path: str) -> Any:
-        return _value(settings, path)
-
-    if not value("save_file"):
+def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool) -> RunConfig:
+    if not values["save_file"]:
         raise ConfigError("save_file is empty: give the name of a file.")
-    folder, is_shipped = _checkpoint_folder(value("pretrained_model_dir"), value("load_checkpoint"))
-    generation = {name: value(name) for name in GenerationOverrides.__dataclass_fields__}
-    # As in prompts, \\n stands for a new line, which is hard to type in a shell.
-    generation["stop"] = tuple(text.replace("\\n", "\n") for text in generation["stop"])
+    folder, is_shipped = _checkpoint_folder(
+        values["pretrained_model_dir"], values["load_checkpoint"]
+    )
+    llm = {row.name: values[row.path] for row in SETTINGS if row.use == "LLM"}
+    sampling = {row.name: values[row.path] for row in SETTINGS if row.use == "sampling"}
+    for row in SETTINGS:
+        if row.check is not None:
+            row.check(values[row.path])
+    check_types_together(llm)
     return RunConfig(
         pretrained_model_dir=folder,
         is_shipped_checkpoint=is_shipped,
-        predict_data=value("predict_data") or (),
-        predict_batch_size=value("predict_batch_size"),
-        is_batch_size_given="predict_batch_size" in settings,
-        save_file=_path(value("save_file")),
-        output_dir=_path(value("output_dir")),
-        seed=value("seed"),
-        generation=GenerationOverrides(**generation),
-        prompt_lookup_num_tokens=value("prompt_lookup_num_tokens"),
-        apply_chat_template=value("apply_chat_template"),
-        params_dtype=value("model.model_config.params_dtype"),
-        compute_dtype=value("model.model_config.compute_dtype"),
-        rotary_dtype=value("model.model_config.rotary_dtype"),
-        quantization=value("quantization"),
-        quantization_group_size=value("quantization_group_size"),
-        max_device_memory=value("context.max_device_memory"),
-        max_model_len=value("max_model_len"),
-        block_size=value("model.model_config.block_size"),
-        enable_prefix_caching=value("enable_prefix_caching"),
-        num_threads=value("num_threads"),
-        device_target=value("context.device_target"),
-        packed_cache=value("packed_cache"),
-        model_parallel=value("parallel_config.model_parallel"),
+        predict_data=values["predict_data"],
+        is_batch_size_given=is_batch_size_given,
+        save_file=_path(values["save_file"]),
+        output_dir=_path(values["output_dir"]),
         rank=rank,
-        auto_trans_ckpt=value("auto_trans_ckpt"),
-        save_graphs=int(value("context.save_graphs")),
-        save_graphs_path=_path(value("context.save_graphs_path")),
-        verbose=value("verbose"),
+        auto_trans_ckpt=values["auto_trans_ckpt"],
+        save_graphs=int(values["context.save_graphs"]),
+        save_graphs_path=_path(values["context.save_graphs_path"]),
+        verbose=values["verbose"],
+        llm=MappingProxyType(llm),
+        sampling=MappingProxyType(sampling),
     )
 
 

@@ -1,5 +1,6 @@
 """What a model runner must know besides the architecture: types and the largest step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any
@@ -68,12 +69,7 @@ class RunnerSettings:
     float_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.params_dtype, self.compute_dtype) not in PRECISIONS:
-            allowed = ", ".join(f"{params}/{compute}" for params, compute in PRECISIONS)
-            raise ConfigError(
-                f"params_dtype {self.params_dtype} with compute_dtype {self.compute_dtype} "
-                f"cannot be computed: use one of params_dtype/compute_dtype {allowed}."
-            )
+        check_types_together(vars(self))
         if self.rotary_dtype not in DTYPE_BYTES:
             raise ConfigError(
                 f"rotary_dtype must be one of {', '.join(DTYPE_BYTES)}, got {self.rotary_dtype!r}."
@@ -84,7 +80,6 @@ class RunnerSettings:
                 raise ConfigError(f"{name} must be a whole number, got {size!r}.")
             if size < 1:
                 raise ConfigError(f"{name} must be at least 1, got {size}.")
-        read_scheme(self.quantization, self.quantization_group_size)
         for name in ("model_parallel", "model_parallel_rank"):
             if type(getattr(self, name)) is not int:  # True is no size
                 raise ConfigError(f"{name} must be a whole number, got {getattr(self, name)!r}.")
@@ -178,6 +173,26 @@ class RunnerSettings:
 SETTING_NAMES = tuple(
     field.name for field in fields(RunnerSettings) if field.name != "float_layers"
 )
+# What `LLM` hands on as it was given; which part of the network this is, it finds out.
+GIVEN_SETTINGS = tuple(name for name in SETTING_NAMES if not name.startswith("model_parallel"))
+
+
+def check_types_together(values: Mapping[str, Any]) -> None:
+    """Refuse types of weights and products that the operators do not compute.
+
+    Args:
+        values: of these fields of RunnerSettings; a dtype of None is not known yet.
+    Raises:
+        ConfigError: names the pairs they do, or the schemes.
+    """
+    pair = params_dtype, compute_dtype = values["params_dtype"], values["compute_dtype"]
+    if None not in pair and pair not in PRECISIONS:
+        allowed = ", ".join(f"{params}/{compute}" for params, compute in PRECISIONS)
+        raise ConfigError(
+            f"params_dtype {params_dtype} with compute_dtype {compute_dtype} cannot be computed: "
+            f"use one of params_dtype/compute_dtype {allowed}."
+        )
+    read_scheme(values["quantization"], values["quantization_group_size"])
 
 
 def _read_dtype(name: str, value: Any) -> str:

@@ -12,14 +12,8 @@ from typing import Any
 import yaml
 
 from mindformers_glm.config.refused_settings import find_refusal
-from mindformers_glm.config.yaml_schema import (
-    SETTINGS,
-    Setting,
-    block_keys,
-    find_setting,
-    is_block,
-    nearest_name,
-)
+from mindformers_glm.config.setting import Setting
+from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.core.errors import ConfigError
 
 # Sources are written as they end a phrase: "seed in run.yaml", "--seed on the command line".
@@ -105,7 +99,7 @@ def settings_from_tree(tree: Mapping[str, Any], source: str) -> dict[str, Given]
     """The settings in nested mappings; `source` names them in messages."""
     settings: dict[str, Given] = {}
     for name, value in _leaves(tree, source, prefix=""):
-        setting = find_setting(name)
+        setting = SETTINGS.find(name)
         if setting is None:
             raise unknown_name(name, source)
         _add(settings, setting, _read_value(setting, value, name, source, from_text=False))
@@ -119,7 +113,7 @@ def setting_from_text(name: str, texts: list[str]) -> tuple[Setting, Given]:
         ConfigError: there is no such setting, or it does not take this value.
     """
     refuse_if_listed(name, COMMAND_LINE)
-    setting = find_setting(name, on_command_line=True)
+    setting = SETTINGS.find(name, on_command_line=True)
     if setting is None:
         refuse_if_block(name, COMMAND_LINE)
         raise unknown_name(name, COMMAND_LINE)
@@ -136,7 +130,7 @@ def refuse_if_listed(name: str, source: str) -> None:
 
 def refuse_if_block(name: str, source: str) -> None:
     """Raise if `name` is a block of settings where a single one was expected."""
-    if is_block(name):
+    if SETTINGS.is_block(name):
         raise ConfigError(
             f"{name} {source} is a block of settings: give one of them, {_some_keys(name)}."
         )
@@ -150,35 +144,30 @@ def unknown_name(name: str, source: str) -> ConfigError:
         )
     # What only the command line has, beside the settings.
     extra = ("config", "options") if source == COMMAND_LINE else ()
-    nearest = nearest_name(name, extra=extra)
+    nearest = SETTINGS.nearest_name(name, extra=extra)
     return ConfigError(f"Unknown setting {name} {source}: did you mean {nearest}?")
 
 
 def _some_keys(block: str) -> str:
-    return "such as " + ", ".join(block_keys(block)[:3])
-
-
-def default_value(path: str) -> Any:
-    """What a setting is where nobody gives it."""
-    return next(setting.default for setting in SETTINGS if setting.path == path)
+    return "such as " + ", ".join(SETTINGS.block_keys(block)[:3])
 
 
 def _leaves(tree: Mapping[str, Any], source: str, prefix: str) -> Iterator[tuple[str, Any]]:
     """Dotted name and value of every leaf; None means that the key was left empty."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if value is None and (is_block(name) or find_setting(name) or find_refusal(name)):
+        if value is None and (SETTINGS.is_block(name) or SETTINGS.find(name) or find_refusal(name)):
             continue
         refuse_if_listed(name, source)
         # An unknown block is entered too: its first key tells best which block was meant.
-        if isinstance(value, dict) and value and find_setting(name) is None:
+        if isinstance(value, dict) and value and SETTINGS.find(name) is None:
             yield from _leaves(value, source, prefix=f"{name}.")
-        elif is_block(name) and value != {}:
+        elif SETTINGS.is_block(name) and value != {}:
             raise ConfigError(
                 f"{name} {source} must be a block of settings, {_some_keys(name)}, got "
                 f"{_shortened(value)}."
             )
-        elif not is_block(name):
+        elif not SETTINGS.is_block(name):
             yield name, value
 
 

@@ -86,6 +86,11 @@ def _texts_from_yaml(value: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
+def _with_new_lines(text: str) -> str:
+    """As in prompts, \\n stands for a new line, which is hard to type in a shell."""
+    return text.replace("\\n", "\n")
+
+
 def _dtype(value: Any) -> str:
     if not isinstance(value, str) or value not in _DTYPE_NAMES:
         raise ValueError(value)
@@ -130,6 +135,12 @@ def _graph_mode_from_text(text: str) -> Any:
 
 TEXT = ValueType("text", _exactly(str), str)
 TEXTS = ValueType("text, or a list of texts", _texts_from_yaml, str, takes_many=True)
+ESCAPED_TEXTS = ValueType(
+    TEXTS.description,
+    lambda value: tuple(map(_with_new_lines, _texts_from_yaml(value))),
+    _with_new_lines,
+    takes_many=True,
+)
 BOOLEAN = ValueType("True or False", _exactly(bool), _boolean_from_text)
 INTEGER = ValueType("a whole number", _exactly(int), int)
 NUMBER = ValueType("a number", _number_from_yaml, lambda text: _number_from_yaml(float(text)))

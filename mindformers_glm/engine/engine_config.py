@@ -1,7 +1,10 @@
 """The sizes the engine schedules with."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
+from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError
 
 
@@ -27,6 +30,14 @@ class EngineConfig:
     prompt_lookup_num_tokens: int = 0
     enable_prefix_caching: bool = True
 
+    @classmethod
+    def for_runner(
+        cls, settings: RunnerSettings, num_blocks: int, given: Mapping[str, Any]
+    ) -> "EngineConfig":
+        """Limits that a runner is built for, and the engine's own settings (`ENGINE_SETTINGS`)."""
+        shared = {name: value for name, value in vars(settings).items() if name in _FIELDS}
+        return cls(num_blocks=num_blocks, **shared, **given)
+
     def __post_init__(self) -> None:
         for name in (
             "max_num_seqs",
@@ -40,3 +51,8 @@ class EngineConfig:
         for name in ("seed", "prompt_lookup_num_tokens"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
+
+
+_FIELDS = tuple(field.name for field in fields(EngineConfig))
+# What the engine alone is given; the rest a runner must know too.
+ENGINE_SETTINGS = tuple(name for name in _FIELDS if name not in (*SETTING_NAMES, "num_blocks"))

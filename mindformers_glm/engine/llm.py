@@ -11,10 +11,11 @@ import numpy as np
 
 from mindformers_glm.config.environment import launched_rank, packed_cache_folder
 from mindformers_glm.config.num_threads import check_num_threads
+from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
 from mindformers_glm.core.errors import GlmError, PromptError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
-from mindformers_glm.engine.engine_config import EngineConfig
+from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
 from mindformers_glm.engine.generation_defaults import (
     DEFAULT_MAX_NEW_TOKENS,
 )
@@ -64,7 +65,7 @@ class LLM:
         max_num_batched_tokens: most tokens of one step; longer prompts are split. None: 512.
         max_device_memory: cap for weights, KV cache and workspace, bytes or a text such as "59GB"
             (2**30); None: what the machine has.
-        block_size: tokens of one KV-cache block.
+        block_size: tokens of one KV-cache block; None: 32.
         model_parallel: processes that the model is split over; more than 1 in a script that a
             launcher started as often (scripts/msrun_launcher.sh), where every process calls the
             same methods with the same arguments and gets the same answers.
@@ -114,37 +115,24 @@ class LLM:
         tool_call_parser: str = "auto",
         reasoning_parser: str = "auto",
     ) -> None:
-        cap_bytes = read_size(max_device_memory)
+        given = dict(locals())  # the arguments by name; nothing else is named yet
         check_types(seed, apply_chat_template, enable_prefix_caching)
         check_num_threads(num_threads)
         wanted_parsers = ReplyParsers(tool_call_parser, reasoning_parser)
         tensor_parallel = TensorParallel(model_parallel, launched_rank(model_parallel))
         silence_other_ranks(tensor_parallel.rank)
-        cache_settings = PackedCacheSettings(packed_cache, packed_cache_folder())
-        max_draft_len = read_draft_len(prompt_lookup_num_tokens)
+        given["seed"] = int(seed)
+        given["prompt_lookup_num_tokens"] = read_draft_len(prompt_lookup_num_tokens)
+        engine_settings = {name: given[name] for name in ENGINE_SETTINGS}
         model = open_model(
             pretrained_model_dir,
             tensor_parallel,
-            {
-                "params_dtype": params_dtype,
-                "compute_dtype": compute_dtype,
-                "rotary_dtype": rotary_dtype,
-                "quantization": quantization,
-                "quantization_group_size": quantization_group_size,
-                "max_num_seqs": max_num_seqs,
-                "max_num_batched_tokens": max_num_batched_tokens,
-                "max_model_len": max_model_len,
-                "block_size": block_size,
-            },
-            {
-                "seed": int(seed),
-                "prompt_lookup_num_tokens": max_draft_len,
-                "enable_prefix_caching": enable_prefix_caching,
-            },
+            {name: given[name] for name in GIVEN_SETTINGS},
+            engine_settings,
             device_target=device_target,
             num_threads=num_threads,
-            cap_bytes=cap_bytes,
-            cache_settings=cache_settings,
+            cap_bytes=read_size(max_device_memory),
+            cache_settings=PackedCacheSettings(packed_cache, packed_cache_folder()),
         )
         self.config, self.settings = model.config, model.settings
         self.tokenizer: GlmTokenizer = model.tokenizer
@@ -158,16 +146,7 @@ class LLM:
         self._asked: dict[str, tuple[list[int], SamplingParams]] = {}
         self._open_engine: LLMEngine | None = LLMEngine(
             model.runner,
-            EngineConfig(
-                max_num_seqs=self.settings.max_num_seqs,
-                max_num_batched_tokens=self.settings.max_num_batched_tokens,
-                max_model_len=self.settings.max_model_len,
-                block_size=self.settings.block_size,
-                num_blocks=model.num_blocks,
-                seed=seed,
-                prompt_lookup_num_tokens=max_draft_len,
-                enable_prefix_caching=enable_prefix_caching,
-            ),
+            EngineConfig.for_runner(self.settings, model.num_blocks, engine_settings),
             self.tokenizer,
             eos_token_ids=(
                 *self.config.eos_token_ids,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from ipaddress import ip_address
 
-from mindformers_glm.config.command_line import CommandLineError
 from mindformers_glm.config.launch_config import LaunchConfig, load_launch_config
+from mindformers_glm.config.sentence_parser import CommandLineError
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.launcher.background import run_in_background
 from mindformers_glm.launcher.job import Job, run_job

@@ -1,22 +1,30 @@
 """`mindformers-glm cache`: list, verify and remove the packed caches that loading leaves."""
 
+import argparse
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mindformers_glm.config.command_line import CommandLineError
 from mindformers_glm.config.environment import packed_cache_folder
+from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.memory_plan import format_memory
 from mindformers_glm.weights.packed_cache import FOLDER_NAME, list_caches
 from mindformers_glm.weights.packed_file import verify_file
 from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader
 
-USAGE = "mindformers-glm cache list|verify|clear [DIR ...]"
+_USAGE = "mindformers-glm cache list|verify|clear [DIR ...]"
 
 
-def run_cache_command(arguments: Sequence[str]) -> int:
+def add_arguments(parser: SentenceParser) -> None:
+    """Add action and folders."""
+    parser.sentence = f"cache takes an action and folders: {_USAGE}"
+    parser.add_argument("action", choices=_ACTIONS)
+    parser.add_argument("folders", nargs="*", metavar="DIR", help="a checkpoint, or its caches")
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Do what `cache ACTION [DIR ...]` asks for.
 
     A DIR is a checkpoint or a folder of caches; without one it is what MINDFORMERS_GLM_CACHE names.
@@ -24,28 +32,21 @@ def run_cache_command(arguments: Sequence[str]) -> int:
     Returns:
         The exit code: 1 if a file is damaged and was not removed, else 0.
     Raises:
-        CommandLineError: there is no such action.
         ConfigError: no folder is given, or one is not there or cannot be changed.
     """
-    actions = {"list": _list, "verify": _verify, "clear": _clear}
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"usage: {USAGE}")
-        return 0
-    if not arguments or arguments[0] not in actions or any(a.startswith("-") for a in arguments):
-        raise CommandLineError(f"cache takes an action and folders: {USAGE}")
-    folders = [_find_folder(name) for name in arguments[1:]]
+    folders = [_find_folder(name) for name in arguments.folders]
     if not folders:
         if (folder := packed_cache_folder()) is None:
             raise ConfigError(
                 "MINDFORMERS_GLM_CACHE is not set, so caches lie beside their checkpoints: give "
-                f"the checkpoint's folder, {USAGE}."
+                f"the checkpoint's folder, {_USAGE}."
             )
         folders = [folder]
     folders = list(dict.fromkeys(folders))
     caches = [cache for folder in folders for cache in list_caches(folder)]
     if not caches:
         print(f"no packed cache in {', '.join(map(str, folders))}")
-    return actions[arguments[0]](caches)
+    return _ACTIONS[arguments.action](caches)
 
 
 def _find_folder(name: str) -> Path:
@@ -103,3 +104,6 @@ def _clear(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
             raise ConfigError(f"Cannot remove {file}: {problem.strerror}.") from None
         print(f"removed {file} ({format_memory(num_bytes)})")
     return 0
+
+
+_ACTIONS = {"list": _list, "verify": _verify, "clear": _clear}

@@ -6,30 +6,28 @@ that cannot be understood; 130 interrupted; 141 nobody reads the output any more
 
 # Little is imported before `main` can answer Ctrl-C; the functions below import the rest.
 import os
-import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from mindformers_glm.core.errors import GlmError, first_words
-from mindformers_glm.system.log import set_verbose
+from mindformers_glm.system.interrupts import (
+    EXIT_INTERRUPTED,
+    INTERRUPTED,
+    exit_at_once,
+    on_interrupt,
+)
+from mindformers_glm.system.log import is_verbose, set_verbose
 from mindformers_glm.version import __version__
 
-EXIT_INTERRUPTED = 130
-_INTERRUPTED = "interrupted"
-_HELP = """\
-usage: mindformers-glm COMMAND ...
-
-  predict   answer prompts with a GLM model (--help lists its options)
-  inspect   describe and check a checkpoint folder without loading it: inspect DIR
-  cache     packed caches of loaded weights: cache list|verify|clear [DIR ...]
-  download  a published checkpoint: download NAME (--help lists its options)
-  --version versions of this project and of what it runs on
-  --help    this text
-"""
+# Name -> file below mindformers_glm, and what --help says. The file has `add_arguments(parser)` and
+# `run(arguments)`, which returns the exit code; it is imported when its command is called.
+COMMANDS = {
+    "predict": ("serving.predict", "answer prompts with a GLM model"),
+    "inspect": ("serving.inspect", "describe and check a checkpoint folder without loading it"),
+    "cache": ("serving.cache", "list, verify or clear packed caches of loaded weights"),
+    "download": ("serving.download", "download a published checkpoint, ready to run"),
+}
 
 
 def main(
@@ -45,32 +43,22 @@ def main(
         prog: how the command is called in help texts.
         script_folder: where relative --config names are also looked for.
     """
-    _on_interrupt(_exit_at_once)
-    from mindformers_glm.config.command_line import CommandLineError, asks_for_verbose
+    on_interrupt(exit_at_once)
+    from mindformers_glm.config.sentence_parser import CommandLineError, asks_for_verbose
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    is_verbose = asks_for_verbose(arguments)
-
-    def on_verbose(is_asked: bool) -> None:
-        """Follow the setting once it is known: YAML may give it too."""
-        nonlocal is_verbose
-        is_verbose = is_asked
-        set_verbose(is_asked)
-        if not is_asked:
-            # Upstream's deprecation warnings concern its developers.
-            warnings.filterwarnings("ignore")
-
+    words = list(sys.argv[1:] if argv is None else argv)
+    set_verbose(asks_for_verbose(words))  # until the settings are known: YAML may give it too
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        exit_code = _run(arguments, prog, script_folder, on_verbose)
+        exit_code = _run(words, prog, script_folder)
         sys.stdout.flush()  # so that a closed pipe is noticed here
         return exit_code
     except CommandLineError as problem:
-        return _fail(problem, 2, is_verbose)
+        return _fail(problem, 2)
     except GlmError as problem:
-        return _fail(problem, 1, is_verbose)
+        return _fail(problem, 1)
     except KeyboardInterrupt:
-        print(_INTERRUPTED, file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Python flushes stdout again when it exits: give it a place that takes it.
@@ -78,12 +66,12 @@ def main(
         return 141
     except Exception as problem:
         defect = f"internal error, {type(problem).__name__}: {first_words(problem)}"
-        hint = "" if is_verbose else " (run again with --verbose for the whole story)"
-        return _fail(f"{defect}{hint}", 1, is_verbose)
+        hint = "" if is_verbose() else " (run again with --verbose for the whole story)"
+        return _fail(f"{defect}{hint}", 1)
 
 
-def _fail(problem: object, exit_code: int, is_verbose: bool) -> int:
-    if is_verbose:
+def _fail(problem: object, exit_code: int) -> int:
+    if is_verbose():
         import traceback
 
         traceback.print_exc()
@@ -91,103 +79,42 @@ def _fail(problem: object, exit_code: int, is_verbose: bool) -> int:
     return exit_code
 
 
-def _run(
-    arguments: list[str],
-    prog: str,
-    script_folder: Path | None,
-    on_verbose: Callable[[bool], None],
-) -> int:
+def _run(words: list[str], prog: str, script_folder: Path | None) -> int:
     import difflib
+    from importlib import import_module
 
-    from mindformers_glm.config.command_line import CommandLineError
+    from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser
 
-    commands: dict[str, Callable[[], int]] = {
-        "predict": lambda: _predict(arguments[1:], prog, script_folder, on_verbose),
-        "inspect": lambda: _inspect(arguments[1:]),
-        "cache": lambda: _cache(arguments[1:]),
-        "download": lambda: _download(arguments[1:]),
-        "--version": _print_versions,
-        "--help": lambda: _print_help(0),
-        "-h": lambda: _print_help(0),
-    }
-    if not arguments:
-        return _print_help(2)
-    if arguments[0] not in commands:
-        nearest = difflib.get_close_matches(arguments[0], commands, n=1, cutoff=0.0)
-        raise CommandLineError(f"Unknown command {arguments[0]!r}: did you mean {nearest[0]}?")
-    return commands[arguments[0]]()
-
-
-def _predict(
-    arguments: list[str],
-    prog: str,
-    script_folder: Path | None,
-    on_verbose: Callable[[bool], None],
-) -> int:
-    from mindformers_glm.config.run_config import RunConfig, load_run_config
-    from mindformers_glm.serving.predict import TextGenerator, create_llm, predict
-
-    def load(config: RunConfig) -> TextGenerator:
-        _on_interrupt(_exit_at_once)
-        try:
-            return create_llm(config)
-        finally:
-            _on_interrupt(_raise_once)
-
-    _on_interrupt(_raise_once)
-    # run_mindformer.py is this command alone, so its name stands for both words.
-    prog = prog if prog.endswith(".py") else f"{prog} predict"
-    config = load_run_config(
-        arguments, prog=prog, script_folder=script_folder, on_verbose=on_verbose
-    )
-    return predict(config, load)
-
-
-def _on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    # While a graph runs, MindSpore 2.7.1 turns Ctrl-C (SIGINT) into SIGTERM.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
-
-
-def _raise_once(signal_number: int, frame: FrameType | None) -> NoReturn:
-    """Unwind, so that half-written files are removed; a second Ctrl-C must not disturb that."""
-    _on_interrupt(signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
-    """Leave while modules are imported and weights are read, where nothing is written.
-
-    An exception inside the import of a C extension comes out as something else, or as a crash.
-    """
-    # Not sys.stderr: a download may have turned it away from the libraries' bars.
-    print(_INTERRUPTED, file=sys.__stderr__, flush=True)
-    os._exit(EXIT_INTERRUPTED)
-
-
-def _inspect(arguments: list[str]) -> int:
-    from mindformers_glm.config.command_line import CommandLineError
-    from mindformers_glm.serving.inspect import inspect_checkpoint
-
-    if arguments in (["-h"], ["--help"]):
-        print("usage: mindformers-glm inspect DIR")
+    parser = SentenceParser(prog=prog, allow_abbrev=False)
+    version_help = "versions of this project and of what it runs on"
+    parser.add_argument("--version", action="store_true", help=version_help)
+    parser.set_defaults(script_folder=script_folder)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (file, help_text) in COMMANDS.items():
+        # run_mindformer.py is one command alone, so its name stands for both words.
+        full_name = prog if prog.endswith(".py") else f"{prog} {name}"
+        command = commands.add_parser(
+            name, prog=full_name, allow_abbrev=False, help=help_text, description=help_text
+        )
+        if words[:1] == [name]:
+            module = import_module(f"mindformers_glm.{file}")
+            command.set_defaults(run=module.run, reject=command.reject)
+            module.add_arguments(command)
+    if words[:1] in ([], ["-h"], ["--help"]):
+        parser.print_help()
+        return 0 if words else 2
+    if words[0] == "--version":
+        return _print_versions()
+    if words[0] not in COMMANDS:
+        known = [*COMMANDS, "--version", "--help", "-h"]
+        nearest = difflib.get_close_matches(words[0], known, n=1, cutoff=0.0)
+        raise CommandLineError(f"Unknown command {words[0]!r}: did you mean {nearest[0]}?")
+    try:
+        arguments = parser.read(words)
+    except SystemExit:  # --help of the command has been printed
         return 0
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise CommandLineError("inspect takes one checkpoint folder: mindformers-glm inspect DIR")
-    print(inspect_checkpoint(arguments[0]))
-    return 0
-
-
-def _cache(arguments: list[str]) -> int:
-    from mindformers_glm.serving.cache import run_cache_command
-
-    return run_cache_command(arguments)
-
-
-def _download(arguments: list[str]) -> int:
-    from mindformers_glm.serving.download import run_download_command
-
-    return run_download_command(arguments)
+    exit_code: int = arguments.run(arguments)
+    return exit_code
 
 
 def _print_versions() -> int:
@@ -212,8 +139,3 @@ def _describe_backends() -> Iterator[str]:
     for name, backend in BACKENDS.items():
         obstacle = backend.find_obstacle()
         yield f"{name} not usable: {obstacle}" if obstacle else backend.describe()
-
-
-def _print_help(exit_code: int) -> int:
-    print(_HELP, end="")
-    return exit_code

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mindformers_glm.config.command_line import SentenceParser
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.engine.memory_plan import format_memory
@@ -28,23 +27,32 @@ _INDEX = "*.index.json"
 _LOCK = ".lock"
 
 
-def run_download_command(arguments: Sequence[str]) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what to download, and where from and to."""
+    parser.add_argument("name", metavar="NAME", help="GLM-4-9B-0414, ... or OWNER/NAME")
+    parser.add_argument(
+        "--revision", metavar="COMMIT", help="commit, branch or tag; the newest unless given"
+    )
+    parser.add_argument("--source", choices=tuple(HUBS), default="huggingface")
+    parser.add_argument("--output", metavar="DIR", help="folder to make; ./NAME unless given")
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Do what `download NAME` asks for and return the exit code.
 
     Raises:
-        CommandLineError: the arguments cannot be understood.
         ConfigError: there is no such model, or the folder cannot be made.
         DownloadError: the hub, the disk or what the repository holds does not go along.
     """
-    request = _build_parser().parse_args(arguments)
-    repo_id = find_repository(request.name, request.source)
-    target = Path(request.output or repo_id.rpartition("/")[2]).expanduser().resolve()
+    source = arguments.source
+    repo_id = find_repository(arguments.name, source)
+    target = Path(arguments.output or repo_id.rpartition("/")[2]).expanduser().resolve()
     _check_target(target)
-    hub = HUBS[request.source]()
-    listing = hub.list_files(repo_id, request.revision)
+    hub = HUBS[source]()
+    listing = hub.list_files(repo_id, arguments.revision)
     small_files, weights = choose_files(listing)
     # Of its own for each revision: shards of two must never lie in one folder.
-    version = f"{request.source}-{listing.commit[:12]}".replace("/", "-")
+    version = f"{source}-{listing.commit[:12]}".replace("/", "-")
     partial = target.parent / f".{target.name}.{version}.partial"
     with _hold(partial):
         _check_space(listing, small_files + weights, partial)
@@ -92,21 +100,6 @@ def choose_files(listing: Listing) -> tuple[list[str], list[str]]:
 
 def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    parser = SentenceParser(
-        prog="mindformers-glm download",
-        allow_abbrev=False,
-        description="Download a published checkpoint, ready to run.",
-    )
-    parser.add_argument("name", metavar="NAME", help="GLM-4-9B-0414, ... or OWNER/NAME")
-    parser.add_argument(
-        "--revision", metavar="COMMIT", help="commit, branch or tag; the newest unless given"
-    )
-    parser.add_argument("--source", choices=tuple(HUBS), default="huggingface")
-    parser.add_argument("--output", metavar="DIR", help="folder to make; ./NAME unless given")
-    return parser
 
 
 def _check_target(target: Path) -> None:

@@ -1,5 +1,6 @@
 """What `mindformers-glm inspect DIR` says about a checkpoint folder, from headers alone."""
 
+import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from mindformers_glm.backends import find_backend
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.serving.inspect_memory import describe_memory, format_bytes
@@ -28,6 +30,18 @@ from mindformers_glm.weights.rules import (
 )
 
 _GENERATION_BOOKKEEPING = ("_from_model_config", "transformers_version")
+
+
+def add_arguments(parser: SentenceParser) -> None:
+    """Add the one argument."""
+    parser.sentence = "inspect takes one checkpoint folder: mindformers-glm inspect DIR"
+    parser.add_argument("folder", metavar="DIR", help="a Hugging Face folder")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is known of the folder and return the exit code."""
+    print(inspect_checkpoint(arguments.folder))
+    return 0
 
 
 def inspect_checkpoint(folder: str | Path) -> str:

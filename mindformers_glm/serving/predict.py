@@ -1,18 +1,36 @@
-"""`predict`: prompts in, answers on stdout and in a file."""
+"""`mindformers-glm predict`: prompts in, answers on stdout and in a file."""
 
+import argparse
 import os
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol
 
-from mindformers_glm.config.run_config import RunConfig, prepare_environment
+from mindformers_glm.config.command_line import add_options
+from mindformers_glm.config.run_config import RunConfig, load_run_config, prepare_environment
 from mindformers_glm.core.errors import CheckpointError, ConfigError
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.prompts import read_prompts
 from mindformers_glm.serving.result_file import check_place, write_atomically
+from mindformers_glm.system.interrupts import exit_at_once, on_interrupt, raise_once
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.shares import is_share_folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options: every setting is one."""
+    add_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answer the prompts that are asked for and return the exit code."""
+    on_interrupt(raise_once)
+    config = load_run_config(arguments, script_folder=arguments.script_folder)
+    if not config.verbose:
+        # Upstream's deprecation warnings concern its developers.
+        warnings.filterwarnings("ignore")
+    return predict(config, _load)
 
 
 class TextGenerator(Protocol):
@@ -23,30 +41,20 @@ class TextGenerator(Protocol):
         ...
 
 
+def _load(config: RunConfig) -> TextGenerator:
+    """Load the model; nothing is written meanwhile."""
+    on_interrupt(exit_at_once)
+    try:
+        return create_llm(config)
+    finally:
+        on_interrupt(raise_once)
+
+
 def create_llm(config: RunConfig) -> TextGenerator:
     """Load the model; this is where MindSpore is imported."""
     from mindformers_glm import LLM
 
-    llm: TextGenerator = LLM(
-        config.pretrained_model_dir,
-        params_dtype=config.params_dtype,
-        compute_dtype=config.compute_dtype,
-        rotary_dtype=config.rotary_dtype,
-        quantization=config.quantization,
-        quantization_group_size=config.quantization_group_size,
-        max_model_len=config.max_model_len,
-        max_num_seqs=config.predict_batch_size,
-        max_device_memory=config.max_device_memory,
-        block_size=config.block_size,
-        model_parallel=config.model_parallel,
-        seed=config.seed,
-        prompt_lookup_num_tokens=config.prompt_lookup_num_tokens,
-        enable_prefix_caching=config.enable_prefix_caching,
-        num_threads=config.num_threads,
-        device_target=config.device_target,
-        packed_cache=config.packed_cache,
-        apply_chat_template=config.apply_chat_template,
-    )
+    llm: TextGenerator = LLM(config.pretrained_model_dir, **config.llm)
     return llm
 
 
@@ -57,7 +65,7 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
         The exit code: 1 if a prompt failed, else 0.
     """
     prompts = read_prompts(config.predict_data)
-    params = SamplingParams(**asdict(config.generation))
+    params = SamplingParams(**config.sampling)
     is_writer = config.rank == 0  # every rank has the same answers
     if is_writer:
         check_place(config.save_file)
@@ -98,10 +106,11 @@ def _exit_code(outputs: Sequence[RequestOutput]) -> int:
 def _check_folder_is_cut(config: RunConfig) -> None:
     """Without auto_trans_ckpt, ranks do not cut a checkpoint."""
     folder = config.pretrained_model_dir
-    if config.model_parallel > 1 and not config.auto_trans_ckpt and not is_share_folder(folder):
+    ranks = config.llm["model_parallel"]
+    if ranks > 1 and not config.auto_trans_ckpt and not is_share_folder(folder):
         raise ConfigError(
             f"auto_trans_ckpt False needs a folder that scripts/process_weights.py --tp_size "
-            f"{config.model_parallel} has written, and {folder} is none: give --auto_trans_ckpt "
+            f"{ranks} has written, and {folder} is none: give --auto_trans_ckpt "
             "True, and each rank reads its share of the checkpoint as it is."
         )
 

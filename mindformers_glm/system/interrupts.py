@@ -1,12 +1,40 @@
-"""Ctrl-C where an exception in the middle would do harm."""
+"""Ctrl-C: what a command makes of it, and where an exception in the middle would do harm."""
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
+EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted"
+# While a graph runs, MindSpore 2.7.1 turns Ctrl-C (SIGINT) into SIGTERM.
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+def on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Let both signals call a handler, for commands, which own their process."""
+    for number in _INTERRUPTS:
+        signal.signal(number, handler)
+
+
+def raise_once(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """Unwind, so that half-written files are removed; a second Ctrl-C must not disturb that."""
+    on_interrupt(signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """Leave while modules are imported and weights are read, where nothing is written.
+
+    An exception inside the import of a C extension comes out as something else, or as a crash.
+    """
+    # Not sys.stderr: a download may have turned it away from the libraries' bars.
+    print(INTERRUPTED, file=sys.__stderr__, flush=True)
+    os._exit(EXIT_INTERRUPTED)
 
 
 @contextmanager

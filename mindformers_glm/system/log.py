@@ -6,10 +6,15 @@ _is_verbose = False
 _is_silent = False
 
 
-def set_verbose(is_verbose: bool) -> None:
+def set_verbose(is_asked: bool) -> None:
     """Show `detail` lines too (the command line's --verbose)."""
     global _is_verbose
-    _is_verbose = is_verbose
+    _is_verbose = is_asked
+
+
+def is_verbose() -> bool:
+    """Whether details are shown."""
+    return _is_verbose
 
 
 def silence_other_ranks(rank: int) -> None:

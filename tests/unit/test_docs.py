@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mindformers_glm.config.refused_settings import REFUSED
-from mindformers_glm.config.yaml_schema import SETTINGS
+from mindformers_glm.config.settings_table import SETTINGS
+from scripts.write_configuration_docs import tables_by_page, write_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README_CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +40,18 @@ def test_every_setting_is_documented() -> None:
     ]
     names += [f"--{option}" for setting in SETTINGS for option in setting.options]
     assert [name for name in names if name not in quoted] == []
+
+
+@pytest.mark.parametrize(("page", "tables"), tables_by_page().items(), ids=tables_by_page())
+def test_tables_are_what_the_script_writes(page: str, tables: dict[str, str]) -> None:
+    text = _read(ROOT / "docs" / page)
+    assert write_tables(text, tables) == text, "run python scripts/write_configuration_docs.py"
+
+
+def test_a_section_of_settings_without_a_place_in_the_documentation_is_an_error() -> None:
+    text = _read(ROOT / "docs/configuration.md").replace("<!-- table: Memory -->", "")
+    with pytest.raises(ValueError, match="there are What to run, Generation"):
+        write_tables(text, tables_by_page()["configuration.md"])
 
 
 def test_every_refused_setting_is_documented() -> None:

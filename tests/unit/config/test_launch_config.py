@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_glm.config.command_line import CommandLineError
 from mindformers_glm.config.launch_config import LaunchConfig, load_launch_config
+from mindformers_glm.config.sentence_parser import CommandLineError
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.system.processors import count_physical_cores
 

@@ -9,21 +9,23 @@ import yaml
 from mindformers_glm.config.run_config import (
     PREDICT_GLM4,
     RunConfig,
-    check_precision,
     load_run_config,
     prepare_environment,
 )
+from mindformers_glm.config.runner_settings import check_types_together
 from mindformers_glm.core.errors import ConfigError
+from tests.unit.config.predict_arguments import predict_arguments
 
 REPO = Path(__file__).parents[3]
 CONFIGS = sorted((REPO / "configs").glob("*/*.yaml"))
 # ChatGLM2 and ChatGLM3 are float16 checkpoints.
 FLOAT16 = ("predict_chatglm2_6b", "predict_chatglm3_6b")
+NOT_QUANTIZED = {"quantization": None, "quantization_group_size": None}
 ALONE = ["--use_parallel", "False", "--parallel_config.model_parallel", "1"]
 
 
 def load(*argv: str, **kwargs: Any) -> RunConfig:
-    return load_run_config(argv, prog="predict", **{"environ": {}} | kwargs)
+    return load_run_config(predict_arguments(*argv), **{"environ": {}} | kwargs)
 
 
 def yaml_file(folder: Path, tree: Any) -> Path:
@@ -47,21 +49,21 @@ def test_defaults_name_only_keys_of_the_shipped_yaml() -> None:
 def test_every_shipped_config_is_accepted_on_one_process(path: Path) -> None:
     config = load("--config", str(path), *ALONE)
     dtype = "float16" if path.stem in FLOAT16 else "bfloat16"
-    assert config.params_dtype == config.compute_dtype == config.rotary_dtype == dtype
-    assert config.max_device_memory == (29 if "800i" in path.stem else 59) * 2**30
+    assert {config.llm[f"{kind}_dtype"] for kind in ("params", "compute", "rotary")} == {dtype}
+    assert config.llm["max_device_memory"] == (29 if "800i" in path.stem else 59) * 2**30
 
 
 def test_command_line_wins_over_yaml_and_yaml_over_the_default(tmp_path: Path) -> None:
     path = yaml_file(tmp_path, {"seed": 5, "predict_batch_size": 2, "top_k": 7})
     config = load("--config", str(path), "--seed", "6")
-    assert (config.seed, config.predict_batch_size, config.generation.top_k) == (6, 2, 7)
-    assert config.generation.top_p is None
+    assert (config.llm["seed"], config.llm["max_num_seqs"], config.sampling["top_k"]) == (6, 2, 7)
+    assert config.sampling["top_p"] is None
 
 
 def test_an_alias_on_the_command_line_wins_over_the_other_name_in_yaml(tmp_path: Path) -> None:
     path = yaml_file(tmp_path, {"generation_config": {"top_k": 7}, "max_model_len": 100})
     config = load("--config", str(path), "--top_k", "3", "--model.model_config.seq_length", "50")
-    assert (config.generation.top_k, config.max_model_len) == (3, 50)
+    assert (config.sampling["top_k"], config.llm["max_model_len"]) == (3, 50)
 
 
 def test_relative_config_is_found_from_the_working_directory_first(
@@ -72,9 +74,9 @@ def test_relative_config_is_found_from_the_working_directory_first(
         folder.mkdir()
         yaml_file(folder, {"seed": seed})
     monkeypatch.chdir(work)
-    assert load("--config", "run.yaml", script_folder=script).seed == 2
+    assert load("--config", "run.yaml", script_folder=script).llm["seed"] == 2
     (work / "run.yaml").unlink()
-    assert load("--config", "run.yaml", script_folder=script).seed == 1
+    assert load("--config", "run.yaml", script_folder=script).llm["seed"] == 1
 
 
 def test_relative_config_is_found_where_pip_installed_it(
@@ -84,7 +86,7 @@ def test_relative_config_is_found_where_pip_installed_it(
     folder.mkdir(parents=True)
     yaml_file(folder, {"seed": 3})
     monkeypatch.setattr("sysconfig.get_path", {"data": str(tmp_path)}.__getitem__)
-    assert load("--config", "configs/run.yaml").seed == 3
+    assert load("--config", "configs/run.yaml").llm["seed"] == 3
 
 
 @pytest.mark.parametrize("option", ["--save_file", "--config"])
@@ -123,7 +125,9 @@ def test_load_checkpoint_is_another_name_of_the_folder(tmp_path: Path) -> None:
 )
 def test_types_that_cannot_be_computed_are_refused(params_dtype: str, compute_dtype: str) -> None:
     with pytest.raises(ConfigError, match=r"use one of .*float32/float32"):
-        check_precision(params_dtype, compute_dtype)
+        check_types_together(
+            {"params_dtype": params_dtype, "compute_dtype": compute_dtype, **NOT_QUANTIZED}
+        )
     with pytest.raises(ConfigError, match="cannot be computed"):
         load(
             "--model.model_config.params_dtype",
@@ -136,11 +140,11 @@ def test_types_that_cannot_be_computed_are_refused(params_dtype: str, compute_dt
 def test_quantization_is_taken_from_yaml_and_command_line(tmp_path: Path) -> None:
     path = str(yaml_file(tmp_path, {"quantization": "w4a16", "quantization_group_size": 32}))
     config = load("--config", path)
-    assert (config.quantization, config.quantization_group_size) == ("w4a16", 32)
+    assert (config.llm["quantization"], config.llm["quantization_group_size"]) == ("w4a16", 32)
     config = load("--config", path, "--quantization_group_size", "64")
-    assert (config.quantization, config.quantization_group_size) == ("w4a16", 64)
-    assert (load().quantization, load().quantization_group_size) == (None, None)
-    assert load("--quantization", "w8a8_dynamic").quantization == "w8a8_dynamic"
+    assert (config.llm["quantization"], config.llm["quantization_group_size"]) == ("w4a16", 64)
+    assert NOT_QUANTIZED.items() <= load().llm.items()
+    assert load("--quantization", "w8a8_dynamic").llm["quantization"] == "w8a8_dynamic"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +169,8 @@ def test_a_quantization_that_does_not_exist_is_refused(argv: list[str], message:
 
 def test_types_left_out_of_the_yaml_are_left_to_the_checkpoint(tmp_path: Path) -> None:
     config = load("--config", str(yaml_file(tmp_path, {"seed": 0})))
-    assert (config.params_dtype, config.compute_dtype, config.max_device_memory) == (None,) * 3
+    for name in ("params_dtype", "compute_dtype", "max_device_memory"):
+        assert config.llm[name] is None
 
 
 SPLIT = ("--use_parallel", "True", "--parallel_config.model_parallel", "2")
@@ -190,14 +195,14 @@ def test_launched_ranks_must_equal_model_parallel() -> None:
         load(*SPLIT, environ=launched(4))
     with pytest.raises(ConfigError, match="2 processes"):
         load(environ=launched(2))
-    assert load("--use_parallel", "True", environ=launched(1)).seed == 0
+    assert load("--use_parallel", "True", environ=launched(1)).llm["seed"] == 0
 
 
 def test_a_launched_process_knows_its_rank() -> None:
-    assert (load().model_parallel, load().rank) == (1, 0)
+    assert (load().llm["model_parallel"], load().rank) == (1, 0)
     for rank in (0, 1):
         config = load(*SPLIT, environ=launched(2, rank))
-        assert (config.model_parallel, config.rank) == (2, rank)
+        assert (config.llm["model_parallel"], config.rank) == (2, rank)
 
 
 @pytest.mark.parametrize("wrong", ["", "-1", "2", "first"])
@@ -241,26 +246,26 @@ def test_environment_gets_graph_dumps_and_keeps_what_the_user_set() -> None:
 
 def test_the_draft_length_is_left_to_the_engine_unless_given(tmp_path: Path) -> None:
     path = yaml_file(tmp_path, {"generation_config": {"prompt_lookup_num_tokens": 5}})
-    assert load().prompt_lookup_num_tokens is None
-    assert load("--config", str(path)).prompt_lookup_num_tokens == 5
-    assert load("--prompt_lookup_num_tokens", "0").prompt_lookup_num_tokens == 0
+    assert load().llm["prompt_lookup_num_tokens"] is None
+    assert load("--config", str(path)).llm["prompt_lookup_num_tokens"] == 5
+    assert load("--prompt_lookup_num_tokens", "0").llm["prompt_lookup_num_tokens"] == 0
     with pytest.raises(ConfigError, match="prompt_lookup_num_tokens"):
         load("--prompt_lookup_num_tokens", "-1")
 
 
 def test_prefix_caching_is_on_unless_switched_off(tmp_path: Path) -> None:
     path = yaml_file(tmp_path, {"enable_prefix_caching": False})
-    assert load().enable_prefix_caching is True
-    assert load("--config", str(path)).enable_prefix_caching is False
-    assert load("--enable_prefix_caching", "False").enable_prefix_caching is False
+    assert load().llm["enable_prefix_caching"] is True
+    assert load("--config", str(path)).llm["enable_prefix_caching"] is False
+    assert load("--enable_prefix_caching", "False").llm["enable_prefix_caching"] is False
     with pytest.raises(ConfigError, match="enable_prefix_caching"):
         load("--enable_prefix_caching", "1")
 
 
 def test_the_number_of_threads_is_left_to_the_kernels_unless_given(tmp_path: Path) -> None:
     path = yaml_file(tmp_path, {"num_threads": 1})
-    assert load().num_threads is None
-    assert load("--config", str(path)).num_threads == 1
+    assert load().llm["num_threads"] is None
+    assert load("--config", str(path)).llm["num_threads"] == 1
     for wrong in ("0", "100000", "two"):
         with pytest.raises(ConfigError, match="num_threads"):
             load("--num_threads", wrong)

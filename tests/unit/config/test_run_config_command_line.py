@@ -4,12 +4,10 @@ from typing import Any
 
 import pytest
 
-from mindformers_glm.config.command_line import (
-    CommandLineError,
-    asks_for_verbose,
-    parse_command_line,
-)
+from mindformers_glm.config.command_line import given_settings
+from mindformers_glm.config.sentence_parser import CommandLineError, asks_for_verbose
 from mindformers_glm.core.errors import ConfigError
+from tests.unit.config.predict_arguments import predict_arguments
 
 # Options of upstream's run_mindformer.py (mindformers 1.7.0) with a value that is accepted here.
 ACCEPTED = {
@@ -56,7 +54,7 @@ REFUSED = {
 
 
 def values(*argv: str) -> dict[str, Any]:
-    settings = parse_command_line(argv, "predict").settings
+    settings = given_settings(predict_arguments(*argv))
     return {path: given.value for path, given in settings.items()}
 
 

@@ -8,8 +8,8 @@ import yaml
 
 from mindformers_glm.config.refused_settings import REFUSED
 from mindformers_glm.config.settings_reader import read_yaml_settings, settings_from_tree
+from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.config.value_types import parse_size
-from mindformers_glm.config.yaml_schema import SETTINGS, find_setting
 from mindformers_glm.core.errors import ConfigError
 
 # Every key of configs/glm4/predict_glm4.yaml in mindformers 1.7.0.
@@ -32,7 +32,7 @@ def nested(name: str, value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", UPSTREAM_KEYS.split())
 def test_every_key_of_upstreams_file_is_a_setting(name: str) -> None:
-    assert find_setting(name) is not None
+    assert SETTINGS.find(name) is not None
 
 
 def test_names_and_defaults_of_the_table_are_consistent() -> None:

@@ -1,8 +1,12 @@
 """Commands, exit codes and what goes to stdout and stderr."""
 
+import argparse
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -51,6 +55,52 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert cli.main([]) == 2
     assert "inspect" in capsys.readouterr().out
+
+
+def test_help_of_predict_is_called_as_the_program_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: mindformers-glm predict [-h]")
+    assert cli.main(["predict", "-h"], prog="run_mindformer.py") == 0
+    assert capsys.readouterr().out.startswith("usage: run_mindformer.py [-h]")
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_nothing_heavy_is_imported_for(word: str) -> None:
+    code = (
+        "import sys; from mindformers_glm.serving.cli import main; main(sys.argv[1:]);"
+        "print([name for name in sys.modules if name.split('.')[0] in "
+        "('mindspore', 'mindformers', 'transformers', 'yaml')])"
+    )
+    run = subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "[]", run
+
+
+def test_a_command_is_one_file_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--times", type=int, default=1)
+
+    def run(arguments: argparse.Namespace) -> int:
+        print("hello " * arguments.times)
+        return 7
+
+    greet = ModuleType("mindformers_glm.serving.greet")
+    vars(greet).update(add_arguments=add_arguments, run=run)
+    monkeypatch.setitem(sys.modules, greet.__name__, greet)
+    monkeypatch.setitem(cli.COMMANDS, "greet", ("serving.greet", "say hello"))
+    assert cli.main(["greet", "--times", "2"]) == 7
+    assert capsys.readouterr().out == "hello hello \n"
+    assert cli.main(["greet", "--help"]) == 0
+    assert cli.main(["--help"]) == 0
+    assert capsys.readouterr().out.count("say hello") == 2
+    for argv, message in (
+        (["gret"], "error: Unknown command 'gret': did you mean greet?"),
+        (["greet", "--often"], "error: The command line is wrong: unrecognized arguments: --often"),
+        (["greet", "--times", "x"], "argument --times: invalid int value: 'x'"),
+    ):
+        assert cli.main(argv) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

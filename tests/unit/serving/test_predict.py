@@ -13,6 +13,7 @@ from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.predict import predict
 from mindformers_glm.serving.result_file import check_place, write_atomically
+from tests.unit.config.predict_arguments import predict_arguments
 
 
 class Echo:
@@ -35,7 +36,7 @@ class Echo:
 def config_for(folder: Path, *prompts: str, options: Sequence[str] = ()) -> RunConfig:
     argv = ["--pretrained_model_dir", str(folder), "--save_file", str(folder / "result.txt")]
     return load_run_config(
-        [*argv, *options, "--predict_data", *prompts], prog="predict", environ={}
+        predict_arguments(*argv, *options, "--predict_data", *prompts), environ={}
     )
 
 
@@ -102,11 +103,8 @@ def must_not_load(config: RunConfig) -> Echo:
 def test_bad_input_is_found_before_the_model_is_loaded(
     tmp_path: Path, options: list[str], message: str
 ) -> None:
-    config = load_run_config(
-        ["--pretrained_model_dir", str(tmp_path), "--predict_data", "a", *options],
-        prog="predict",
-        environ={},
-    )
+    argv = ["--pretrained_model_dir", str(tmp_path), "--predict_data", "a", *options]
+    config = load_run_config(predict_arguments(*argv), environ={})
     with pytest.raises(ConfigError, match=message):
         predict(config, must_not_load)
     assert list(tmp_path.iterdir()) == []
@@ -119,7 +117,7 @@ def test_shipped_checkpoint_that_is_missing_is_one_sentence(
     monkeypatch.setattr(
         "mindformers_glm.config.run_config.files", lambda package: tmp_path / "nothere"
     )
-    config = load_run_config(["--predict_data", "a"], prog="predict", environ={})
+    config = load_run_config(predict_arguments("--predict_data", "a"), environ={})
     with pytest.raises(CheckpointError, match="give your own with --pretrained_model_dir"):
         predict(config, must_not_load)
 
