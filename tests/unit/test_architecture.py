@@ -306,7 +306,11 @@ def test_device_words_in_prose_in_backends_and_in_tables_of_settings_are_right(
     choice = 'if target == "CPU" or is_ascend() or device_target != "Ascend": pass'
     table = 'ROWS = (Setting("device_target", only=("CPU", "Ascend"), default="CPU"),)'
     files = {"engine/a.py": prose, "backends/__init__.py": choice, "backends/cpu/a.py": choice}
-    assert check_device_words(make_tree({**files, "config/settings.py": table})) == []
+    settings = {
+        "config/settings.py": table,
+        "config/setting.py": "def f(row, device_target): return row.backend == device_target",
+    }
+    assert check_device_words(make_tree(files | settings)) == []
 
 
 _DEVICE_WORDS = {
