@@ -2,18 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 CONTEXT = 64
-_HIDDEN, _FFN, _LAYERS, _HEADS, _KV_HEADS, _HEAD_DIM = 32, 48, 2, 4, 2, 16
 _END = "<|endoftext|>"
 
 
-def write_checkpoint(folder: Path) -> Path:
-    """Write a two-layer Glm4ForCausalLM in float32 as two shards with an index."""
+def write_checkpoint(folder: Path, **sizes: int) -> Path:
+    """Write a two-layer Glm4ForCausalLM in float32 as two shards with an index.
+
+    Args:
+        sizes: other sizes than the small ones here, by their names in config.json.
+    """
     tokenizer = _byte_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     vocab_size = tokenizer.get_vocab_size()
@@ -23,25 +27,26 @@ def write_checkpoint(folder: Path) -> Path:
         "attention_bias": True,
         "eos_token_id": [vocab_size - 1],
         "pad_token_id": vocab_size - 1,
-        "head_dim": _HEAD_DIM,
+        "head_dim": 16,
         "hidden_act": "silu",
-        "hidden_size": _HIDDEN,
-        "intermediate_size": _FFN,
+        "hidden_size": 32,
+        "intermediate_size": 48,
         "max_position_embeddings": CONTEXT,
-        "num_attention_heads": _HEADS,
-        "num_hidden_layers": _LAYERS,
-        "num_key_value_heads": _KV_HEADS,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
         "partial_rotary_factor": 0.5,
         "rms_norm_eps": 1e-05,
         "rope_theta": 10000.0,
         "tie_word_embeddings": False,
         "torch_dtype": "float32",
         "vocab_size": vocab_size,
+        **sizes,
     }
     tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": _END}
     _write_json(folder / "config.json", config)
     _write_json(folder / "tokenizer_config.json", tokenizer_config)
-    tensors = _random_tensors(vocab_size)
+    tensors = _random_tensors(config)
     names = sorted(tensors)
     shards = {
         "model-00001-of-00002.safetensors": names[: len(names) // 2],
@@ -70,29 +75,34 @@ def _byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _random_tensors(vocab_size: int) -> dict[str, np.ndarray]:
-    queries, keys = _HEADS * _HEAD_DIM, _KV_HEADS * _HEAD_DIM
+def _random_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
+    hidden, ffn, vocab_size = (
+        config[f"{name}_size"] for name in ("hidden", "intermediate", "vocab")
+    )
+    queries, keys = (
+        config[f"num_{name}_heads"] * config["head_dim"] for name in ("attention", "key_value")
+    )
     layer = {
-        "input_layernorm.weight": (_HIDDEN,),
-        "post_attention_layernorm.weight": (_HIDDEN,),
-        "post_self_attn_layernorm.weight": (_HIDDEN,),
-        "post_mlp_layernorm.weight": (_HIDDEN,),
-        "self_attn.q_proj.weight": (queries, _HIDDEN),
-        "self_attn.k_proj.weight": (keys, _HIDDEN),
-        "self_attn.v_proj.weight": (keys, _HIDDEN),
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+        "post_self_attn_layernorm.weight": (hidden,),
+        "post_mlp_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (queries, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
         "self_attn.q_proj.bias": (queries,),
         "self_attn.k_proj.bias": (keys,),
         "self_attn.v_proj.bias": (keys,),
-        "self_attn.o_proj.weight": (_HIDDEN, queries),
-        "mlp.gate_up_proj.weight": (2 * _FFN, _HIDDEN),
-        "mlp.down_proj.weight": (_HIDDEN, _FFN),
+        "self_attn.o_proj.weight": (hidden, queries),
+        "mlp.gate_up_proj.weight": (2 * ffn, hidden),
+        "mlp.down_proj.weight": (hidden, ffn),
     }
     shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (vocab_size, _HIDDEN),
-        "model.norm.weight": (_HIDDEN,),
-        "lm_head.weight": (vocab_size, _HIDDEN),
+        "model.embed_tokens.weight": (vocab_size, hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (vocab_size, hidden),
     }
-    for number in range(_LAYERS):
+    for number in range(config["num_hidden_layers"]):
         shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
     rng = np.random.default_rng(0)
     return {name: rng.standard_normal(shape, np.float32) * 0.3 for name, shape in shapes.items()}

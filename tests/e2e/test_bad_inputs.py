@@ -204,7 +204,7 @@ def test_no_prompt(checkpoint: Path, work: Path, start: Starter) -> None:
     check_refused(start, work, ["--pretrained_model_dir", str(checkpoint)], 1, "no prompt")
 
 
-def test_inspect_refuses_what_predict_refuses(checkpoint: Path, work: Path, start: Starter) -> None:
+def test_inspect_refuses_what_predict_refuses(checkpoint: Path, start: Starter) -> None:
     remove_tensor(checkpoint)
     run = finish(start("inspect", str(checkpoint), program=("-m", "mindformers_glm")))
     assert (run.exit_code, run.stdout) == (1, [])

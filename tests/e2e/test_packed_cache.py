@@ -57,7 +57,7 @@ def test_ctrl_c_at_any_time_leaves_no_half_file(checkpoint: Path, start: Starter
     )
     wait_until_mapped(process, "_kernels.")
     process.send_signal(signal.SIGINT)
-    finish(process)
+    assert finish(process).exit_code == 130
     folder = checkpoint / FOLDER_NAME
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     assert all(name.endswith(".glmpack") for name in names)

@@ -103,6 +103,7 @@ def test_isas_are_each_bitwise_equal_with_and_without(tiny: Path, isa: str) -> N
     plain = _Recorded(tiny, enable_prefix_caching=False, **settings)
     shared = _Recorded(tiny, **settings)
     np.testing.assert_array_equal(shared.ask(prompts)[1], plain.ask(prompts)[1])
+    assert shared.num_rows < plain.num_rows
 
 
 def test_network_generate_knows_that_weights_may_have_changed(tiny: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.backends.cpu.footprint import count_weight_bytes
 from mindformers_glm.core.quantization_scheme import SCHEMES
+from mindformers_glm.weights.packed_cache import FOLDER_NAME
 from tests.conftest import MINI, TOLERANCES, relative_error
 from tests.model import hf_oracle, quantized_oracle
 
@@ -84,9 +85,14 @@ def test_each_scheme_has_a_packed_cache_of_its_own(tmp_path: Path) -> None:
 
     names = (None, "w8a16", "w4a16", "w4a8_dynamic")
     expected = [logits(name, "off") for name in names]
+    written = []
     for _ in range(2):  # writes the caches, then reads them
         for name, values in zip(names, expected, strict=True):
             np.testing.assert_array_equal(logits(name, "on"), values)
+        files = (folder / FOLDER_NAME).iterdir()
+        written.append({file.name: file.stat().st_mtime_ns for file in files})
+    assert len(written[0]) == len(names)
+    assert written[1] == written[0]
 
 
 @pytest.mark.weights

@@ -116,9 +116,13 @@ def test_generate_takes_one_prompt_and_upstreams_generation_config(tiny: Path) -
 
     network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
     config = GenerationConfig(do_sample=True, top_k=5, temperature=2.0, max_new_tokens=4)
-    first, again = (network.generate([5, 6, 7], config, seed=3)[0].tolist() for _ in range(2))
-    assert first == again
-    assert len(first) <= 7
+
+    def draw(seed: int) -> list[int]:
+        return network.generate([5, 6, 7], config, seed=seed, ignore_eos=True)[0].tolist()
+
+    assert draw(3) == draw(3)
+    assert draw(3) != draw(4)
+    assert len(draw(3)) == 3 + 4
     # The class's own max_length of 20 is not a wish.
     long = network.generate([5, 6, 7], GenerationConfig(do_sample=False), ignore_eos=True)[0]
     assert len(long) == 64

@@ -83,7 +83,8 @@ def test_ranks_answer_as_one_process_does(
     size: int,
     names: list[str],
 ) -> None:
-    names = [name for name in names if name in folders]
+    if not (names := [name for name in names if name in folders]):
+        pytest.skip("the shipped checkpoint is not here")
     shutil.copy(WORKER, work)
     command = f"split_worker.py {size} {' '.join(str(folders[name]) for name in names)}"
     ended = launch(command, str(size), GLOG_v="3").wait(timeout_s=300)
@@ -180,7 +181,7 @@ def test_what_cannot_be_split_so_is_one_sentence(
 
 
 def test_an_error_of_one_rank_ends_the_job(
-    launch: Launcher, work: Path, folders: dict[str, Path], tmp_path: Path
+    launch: Launcher, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     broken = Path(shutil.copytree(folders["cut"], tmp_path / "broken"))
     (broken / "model-rank-01-of-02.safetensors").unlink()

@@ -192,7 +192,7 @@ def test_the_watcher_of_a_job_in_the_background_ends_it(launch: Launcher, work: 
     wait_until(lambda: not processes_in(work), END_S)
 
 
-def test_nohup_keeps_a_job_alive(launch: Launcher, work: Path) -> None:
+def test_nohup_keeps_a_job_alive(launch: Launcher) -> None:
     job = launch("fake_worker.py wait", "2", prefix=("nohup",))
     job.wait_until_ready(0, 1)
     job.send(signal.SIGHUP)

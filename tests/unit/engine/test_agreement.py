@@ -16,6 +16,7 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.engine import agreement
 from mindformers_glm.engine.agreement import check_model_is_shared, check_requests_are_shared
 from mindformers_glm.engine.generation_defaults import from_generation_config
 from mindformers_glm.engine.sampling_params import SamplingParams
@@ -98,7 +99,12 @@ def test_copies_of_one_checkpoint_agree(folders: list[Path]) -> None:
     assert told_of(folders) == [None, None]
 
 
-def test_a_single_rank_reads_nothing(original: Path) -> None:
+def test_a_single_rank_reads_nothing(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> str:
+        raise AssertionError("a single rank reads for nobody")
+
+    for reader in ("checkpoint_fingerprint", "tokenizer_digest"):
+        monkeypatch.setattr(agreement, reader, refuse)
     checkpoint = Checkpoint(original / "no such folder", {}, {}, "")
     config, defaults = GlmConfig.from_hf(original), from_generation_config(original)
     settings = RunnerSettings.with_defaults("float32", 128)

@@ -230,7 +230,7 @@ def test_a_part_is_not_taken_for_the_whole_when_the_connection_is_lost(hub, caps
 
 
 @pytest.mark.parametrize("revision", [COMMIT, "v1"])
-def test_a_revision_can_be_given(hub, tmp_path, capsys, revision):
+def test_a_revision_can_be_given(hub, capsys, revision):
     assert main(["download", REPO, "--revision", revision]) == 0
     assert COMMIT in capsys.readouterr().out
 

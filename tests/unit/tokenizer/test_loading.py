@@ -157,7 +157,7 @@ def test_a_damaged_file_is_one_sentence(write_folder: Writer, damage: Any, messa
     assert "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_that_is_not_byte_level_is_refused(write_folder: Writer, trained: Any) -> None:
+def test_a_tokenizer_that_is_not_byte_level_is_refused(write_folder: Writer) -> None:
     folder = write_folder()
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     content["decoder"] = json.loads(decoders.Metaspace().__getstate__())

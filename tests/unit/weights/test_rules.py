@@ -33,7 +33,7 @@ def without_biases(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array for name, array in tensors.items() if not name.endswith("bias")}
 
 
-def test_a_complete_checkpoint_passes(tensors, raw_config, write_folder):
+def test_a_complete_checkpoint_passes(tensors, write_folder):
     check(write_folder(tensors, num_shards=2))
 
 

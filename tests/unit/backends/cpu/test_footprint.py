@@ -1,6 +1,9 @@
 """backends/cpu/footprint.py: the bytes of a network from its config alone."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from mindformers_glm.backends.cpu.footprint import (
     count_workspace_bytes,
 )
 from mindformers_glm.config.runner_settings import RunnerSettings
+from tests.e2e.random_checkpoint import write_checkpoint
 from tests.unit.core.glm_9b import GLM_9B
 
 # 151552 x 4096, and the linear layers: per layer (4608 + 4096 + 3 * 13696) x 4096, and the head.
@@ -72,11 +76,63 @@ def test_a_rank_caches_only_the_key_value_heads_it_has(size: int, heads: int) ->
     assert count_kv_block_bytes(GLM_9B, settings) == 32 * 40 * 2 * heads * 128 * 2
 
 
-def test_the_workspace_shrinks_with_the_ranks() -> None:
-    whole, half = (
-        count_workspace_bytes(
-            GLM_9B, RunnerSettings.with_defaults("bfloat16", 8192, model_parallel=size)
-        )
-        for size in (1, 2)
+@pytest.mark.parametrize(("num_rows", "sampled_rows"), [(512, 32), (8, 8)])
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_workspace_is_the_activations_of_a_step_its_logits_and_the_rotary_table(
+    num_rows: int, sampled_rows: int, size: int
+) -> None:
+    settings = RunnerSettings.with_defaults(
+        "bfloat16", 8192, model_parallel=size, max_num_batched_tokens=num_rows
     )
-    assert half < whole
+    # A program keeps three results and makes one (csrc): whole rows on every rank. What lies within
+    # a branch is split: queries, keys and values, gate and up. Everybody gets all logits.
+    row = (3 + 1) * 4096 + (4096 + 2 * 256 + 2 * 13696) // size
+    logits = 2 * sampled_rows * 151552
+    expected = 4 * (num_rows * row + logits + 8192 * 64)
+    assert count_workspace_bytes(GLM_9B, settings) == expected
+
+
+# Sizes of a network whose activations are mostly of one kind, and its weights few.
+_SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+_NETWORKS = {
+    "live hidden states": {**_SMALL, "hidden_size": 16384},
+    "logits": {**_SMALL, "vocab_size": 300_000},
+}
+# The first answer compiles the graph; what the process takes after it belongs to the largest step.
+_MEASURE_LARGEST_STEP = """
+import sys
+from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.backends.cpu.footprint import count_workspace_bytes
+
+def read_status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+num_rows, num_seqs = 496, 31
+params = SamplingParams(max_new_tokens=1, do_sample=False, ignore_eos=True)
+with LLM(sys.argv[1], max_model_len=64, max_num_seqs=32, max_num_batched_tokens=512) as llm:
+    llm.generate([[0]], params)
+    before, earlier_peak = read_status("VmRSS"), read_status("VmHWM")
+    llm.generate([[seq] * (num_rows // num_seqs) for seq in range(num_seqs)], params)
+    peak = read_status("VmHWM")
+    assert peak > earlier_peak
+    print(count_workspace_bytes(llm.config, llm.settings), peak - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", _NETWORKS.values(), ids=_NETWORKS)
+def test_the_workspace_is_what_the_largest_step_takes(
+    sizes: dict[str, int], tmp_path: Path
+) -> None:
+    pytest.importorskip("mindspore")
+    command = [
+        sys.executable,
+        "-c",
+        _MEASURE_LARGEST_STEP,
+        str(write_checkpoint(tmp_path, **sizes)),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    counted, taken = map(int, run.stdout.split())
+    assert taken <= counted <= 2.2 * taken
