@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from mindformers_glm.config.value_types import ValueType
 
-
 _UNSET_MEANS = "CPU"  # of device_target, as long as nothing else is implemented
 
 

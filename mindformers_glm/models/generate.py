@@ -40,14 +40,7 @@ def create_engine(
     defaults = from_generation_config(folder) if folder else GenerationDefaults()
     return LLMEngine(
         opened.runner,
-        EngineConfig(
-            max_num_seqs=settings.max_num_seqs,
-            max_num_batched_tokens=settings.max_num_batched_tokens,
-            max_model_len=settings.max_model_len,
-            block_size=settings.block_size,
-            num_blocks=opened.num_blocks,
-            seed=0,
-        ),
+        EngineConfig.for_runner(settings, opened.num_blocks, {"seed": 0}),
         _load_tokenizer(folder),
         eos_token_ids=(*config.eos_token_ids, *defaults.eos_token_ids),
         defaults=defaults,
