@@ -21,7 +21,7 @@ from mindformers_glm.system.processors import count_physical_cores
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 10
+ABI_VERSION = 11
 HUGE_PAGE = 2 << 20
 TILE_N, TILE_K = 16, 32
 # Columns of a tile of integer weights, by their bits, and the columns that may share an int4 scale.
@@ -131,7 +131,7 @@ def set_num_threads(count: int | None) -> None:
 
 
 def operator_number(symbol: str) -> int:
-    """The number by which a sequence of operators names one (csrc/sequence.cc)."""
+    """The number by which a program names an operator (csrc/program.cc)."""
     number = load().glm_operator_number(symbol.encode())
     if number < 0:
         raise ValueError(f"there is no operator {symbol}")

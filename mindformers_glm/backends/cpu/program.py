@@ -18,7 +18,7 @@ from mindformers_glm.backends.cpu.operators import Operator
 # such a stage adds to the residual stream.
 PREVIOUS = "previous"
 RESIDUAL = "residual"
-_OUTPUT = -1  # in a program: csrc/sequence.cc
+_OUTPUT = -1  # in a program: csrc/program.cc
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _split_into_nodes(
 
 
 class _Node(nn.Cell):
-    """Some stages as one custom operator (csrc/sequence.cc)."""
+    """Some stages as one custom operator (csrc/program.cc)."""
 
     def __init__(self, stages: Sequence[Stage], inputs: Sequence[str]) -> None:
         super().__init__(auto_prefix=False)
@@ -166,7 +166,7 @@ class _Node(nn.Cell):
         self.operands = (*tensors, Tensor(np.array(program, np.int32)))
         width = stages[-1].operator.width
         self.run = ops.Custom(
-            f"{library.library_path()}:glm_sequence",
+            f"{library.library_path()}:glm_program",
             out_shape=lambda *shapes: [shapes[rows_from][0], width],
             out_dtype=lambda *_: ms.float32,
             func_type="aot",
