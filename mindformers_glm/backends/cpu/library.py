@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mindformers_glm.backends.cpu.allocation import HUGE_PAGE, OwnedMemory
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.system.log import note
@@ -22,7 +23,6 @@ from mindformers_glm.system.processors import count_physical_cores
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
 ABI_VERSION = 11
-HUGE_PAGE = 2 << 20
 TILE_N, TILE_K = 16, 32
 # Columns of a tile of integer weights, by their bits, and the columns that may share an int4 scale.
 INT_TILE_K = {8: 64, 4: 128}
@@ -269,21 +269,24 @@ def convert(dst: np.ndarray, src: np.ndarray, dst_dtype: str, src_dtype: str) ->
 
 
 def map_file(array: np.ndarray, file: int, offset: int) -> None:
-    """Let an array of memory.allocate, of 2 MiB or more, be a part of an open file.
+    """Let an array of allocation.allocate, of 2 MiB or more, be a part of an open file.
 
     Writing to it changes only this process's memory. The file must not become shorter meanwhile.
 
     Args:
         file: descriptor, which may be closed afterwards; -1: fresh memory instead of a file.
         offset: a multiple of 2 MiB.
+    Raises:
+        ValueError: the array is not the whole of such memory (`OwnedMemory.of`).
     """
-    _check_result(load().glm_map_file(array.ctypes.data, array.nbytes, file, offset))
+    memory = OwnedMemory.of(array)  # held: the memory must not go meanwhile
+    _check_result(load().glm_map_file(array.ctypes.data, memory.num_bytes, file, offset))
 
 
 def give_back(array: np.ndarray) -> None:
-    """Let the system have the memory of an array of memory.allocate; it holds zeros afterwards.
+    """Let the system have the memory of an array of allocation.allocate; it holds zeros afterwards.
 
-    Arrays below 2 MiB are left alone.
+    Arrays below 2 MiB are left alone; `map_file` says which others are refused.
     """
     if array.nbytes >= HUGE_PAGE:
         map_file(array, -1, 0)
