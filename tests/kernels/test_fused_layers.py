@@ -74,7 +74,9 @@ def numbers(rng: np.random.Generator) -> Callable[..., np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids=str)
-def test_linear(kind: tuple[str | None, int | None], numbers: Callable[..., np.ndarray]) -> None:
+def test_linear_multiplies_by_its_weight_in_every_format(
+    kind: tuple[str | None, int | None], numbers: Callable[..., np.ndarray]
+) -> None:
     settings = _settings(*kind)
     cell = fused_layers.Linear(K, N, settings=settings, name="output_layer")
     weight, x = numbers(N, K), numbers(3, K)
@@ -127,7 +129,7 @@ def test_layers_of_one_network_may_differ(
     assert found == [["weight"], ["weight", "weight_scale"], ["weight"]]
 
 
-def test_sequences_are_told_apart_where_mindspore_runs_them_one_by_one() -> None:
+def test_programs_are_told_apart_where_mindspore_runs_them_one_by_one() -> None:
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
         for width in (50, 49, 50):

@@ -52,7 +52,7 @@ LAST_FC2 = (*FC2[:3], OUTPUT, FC2[4])
 ADD = ("glm_residual_add", 0, HIDDEN, OUTPUT, [kept(1), 0, 5])
 
 
-def test_equals_the_operators_one_after_the_other(inputs: list[np.ndarray]) -> None:
+def test_a_program_equals_its_operators_one_after_the_other(inputs: list[np.ndarray]) -> None:
     x, norm, eps, fc1, fc2, num_rows = inputs
     inner = call(
         "glm_norm_gated_linear_f32", x, norm, eps, fc1, num_rows, out=output(MAX_ROWS, FFN)
@@ -172,7 +172,7 @@ def test_an_error_names_the_operator(
         (program(FC1, LAST_FC2).astype(np.int64), "program has unexpected type"),
     ],
 )
-def test_refusals(
+def test_a_wrong_program_is_refused_with_a_reason(
     stages: np.ndarray,
     words: str,
     inputs: list[np.ndarray],
