@@ -207,9 +207,9 @@ def _print_versions() -> int:
 
 def _describe_operators() -> str:
     try:
-        from mindformers_glm.backends.cpu.library import isa
+        from mindformers_glm.backends.cpu.library import describe_build, isa
 
-        return isa()
+        return f"{isa()}, {describe_build()}"
     except GlmError as problem:
         return f"not usable: {problem}"
 

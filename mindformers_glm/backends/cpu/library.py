@@ -79,8 +79,8 @@ def load() -> ctypes.CDLL:
             this machine cannot run.
     """
     library = ctypes.CDLL(library_path())
-    library.glm_isa.restype = ctypes.c_char_p
-    library.glm_available_isa.restype = ctypes.c_char_p
+    for text in ("glm_isa", "glm_available_isa", "glm_compiler", "glm_left_out"):
+        getattr(library, text).restype = ctypes.c_char_p
     address, code, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     library.glm_pack_rows.argtypes = [address, code, address, code, *[count] * 5]
     library.glm_quantize_rows.argtypes = [address] * 3 + [code, code] + [count] * 6
@@ -92,12 +92,19 @@ def load() -> ctypes.CDLL:
     if forced := os.environ.get(ISA_VARIABLE):
         _select(library, forced)
     _set_num_threads(library, None)
+    if library.glm_left_out():
+        note(f"the CPU kernels are slow, {_describe_build(library)}; g++ 11 or later builds all.")
     return library
 
 
 def isa() -> str:
     """The instruction set in use, by its name in csrc/dispatch.cc's tables ("avx512", "neon")."""
     return load().glm_isa().decode()
+
+
+def describe_build() -> str:
+    """The compiler that built the library, and which instruction sets it could not build."""
+    return _describe_build(load())
 
 
 def available_isas() -> tuple[str, ...]:
@@ -356,6 +363,11 @@ def _select(library: ctypes.CDLL, name: str) -> None:
             f"{ISA_VARIABLE}={name!r} cannot run on this machine: "
             f"available are {', '.join(_available(library))}."
         )
+
+
+def _describe_build(library: ctypes.CDLL) -> str:
+    left_out = library.glm_left_out().decode()
+    return f"built by {library.glm_compiler().decode()}" + (left_out and f" without {left_out}")
 
 
 def _set_num_threads(library: ctypes.CDLL, count: int | None) -> None:
