@@ -93,7 +93,7 @@ def load() -> ctypes.CDLL:
         _select(library, forced)
     _set_num_threads(library, None)
     if library.glm_left_out():
-        note(f"the CPU kernels are slow, {_describe_build(library)}; g++ 11 or later builds all.")
+        note(f"the CPU kernels are slow, {describe_build(library)}; g++ 11 or later builds all.")
     return library
 
 
@@ -102,9 +102,11 @@ def isa() -> str:
     return load().glm_isa().decode()
 
 
-def describe_build() -> str:
+def describe_build(library: ctypes.CDLL | None = None) -> str:
     """The compiler that built the library, and which instruction sets it could not build."""
-    return _describe_build(load())
+    library = library or load()
+    left_out = library.glm_left_out().decode()
+    return f"built by {library.glm_compiler().decode()}" + (left_out and f" without {left_out}")
 
 
 def available_isas() -> tuple[str, ...]:
@@ -363,11 +365,6 @@ def _select(library: ctypes.CDLL, name: str) -> None:
             f"{ISA_VARIABLE}={name!r} cannot run on this machine: "
             f"available are {', '.join(_available(library))}."
         )
-
-
-def _describe_build(library: ctypes.CDLL) -> str:
-    left_out = library.glm_left_out().decode()
-    return f"built by {library.glm_compiler().decode()}" + (left_out and f" without {left_out}")
 
 
 def _set_num_threads(library: ctypes.CDLL, count: int | None) -> None:
