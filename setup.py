@@ -4,9 +4,11 @@ The kernels are one shared library without any Python in it: setuptools builds i
 so that it lands beside the package; it is opened by path (backends/cpu/library.py), never imported.
 """
 
+import ctypes
 import hashlib
 import os
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,6 +54,19 @@ class BuildKernels(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             built = list(pool.map(compile_source, ext.sources))
         self.spawn([compiler, "-shared", *built, *ext.extra_link_args, "-o", str(target)])
+        warn_of_what_is_left_out(target)
+
+
+def warn_of_what_is_left_out(library: Path) -> None:
+    """Say which instruction sets the compiler could not build: without them it is slow."""
+    kernels = ctypes.CDLL(str(library.resolve()))
+    kernels.glm_compiler.restype = kernels.glm_left_out.restype = ctypes.c_char_p
+    if left_out := kernels.glm_left_out().decode():
+        print(
+            f"warning: {kernels.glm_compiler().decode()} builds the kernels without {left_out}: "
+            "they will be many times slower. Set CXX to g++ 11 or later.",
+            file=sys.stderr,
+        )
 
 
 setup(
@@ -89,6 +104,9 @@ setup(
                 # GCC 12 warns about its own AVX-512 headers (GCC bug 105593).
                 "-Wno-uninitialized",
                 "-Wno-maybe-uninitialized",
+                # clang knows not all of these words, and tells of each loop left as it is.
+                "-Wno-unknown-warning-option",
+                "-Wno-pass-failed",
             ],
             extra_link_args=["-fopenmp", "-Wl,-z,defs"],
             language="c++",

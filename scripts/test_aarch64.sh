@@ -58,14 +58,14 @@ find mindformers_glm/backends/cpu/csrc -name '*.cc' -print0 |
 # Threads that wait for one another must not spin: they are emulated on the cores of this machine.
 export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 
-# Runs the tests on the emulated processor `cpu`, which must choose `isa`. Sequences of operators
+# Runs the tests on the emulated processor `cpu`, which must choose `isa`. Programs of operators
 # are left out: MindSpore runs the library of this machine only.
 run_tests() {
     local cpu=$1 isa=$2
     shift 2
     GLM_TEST_EMULATOR="$qemu -cpu $cpu $build/kernel_server" GLM_TEST_EMULATED_ISA=$isa \
         "$PYTHON" -m pytest -q -r fE -p no:cacheprovider tests/kernels "$@" \
-        --ignore tests/kernels/test_graph.py --ignore tests/kernels/test_sequence.py
+        --ignore tests/kernels/test_graph.py --ignore tests/kernels/test_program.py
     echo "aarch64 $isa: equal to the reference (qemu -cpu $cpu)"
 }
 

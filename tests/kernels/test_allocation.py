@@ -1,12 +1,14 @@
 """Memory for weights: where it lies, and that placing it changes nothing."""
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mindformers_glm.backends.cpu import fused_layers, library, loading
-from mindformers_glm.backends.cpu.allocation import allocate, count_numa_nodes
+from mindformers_glm.backends.cpu.allocation import HUGE_PAGE, allocate, count_numa_nodes
+from mindformers_glm.backends.cpu.parameters import as_parameter
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.weights.packed_file import read_file, write_file
 from mindformers_glm.weights.packed_header import lay_out
@@ -72,14 +74,79 @@ def test_an_array_becomes_a_part_of_a_file_and_fresh_memory_again(tmp_path: Path
     memory.fill(3)
 
 
-def test_mapping_refuses_places_that_are_not_huge_pages(tmp_path: Path, capfd):
+def test_an_offset_off_a_huge_page_is_refused(tmp_path: Path, capfd):
     write_pages(tmp_path / "file", 4 * 2**20)
-    array = allocate((2**20,), "float32")
-    with (tmp_path / "file").open("rb") as file:
-        for refused, offset in ((array[1:], 0), (array, 4096)):
-            with pytest.raises(RuntimeError):
-                library.map_file(refused, file.fileno(), offset)
+    with (tmp_path / "file").open("rb") as file, pytest.raises(RuntimeError):
+        library.map_file(allocate((2**20,), "float32"), file.fileno(), 4096)
     assert "huge pages" in capfd.readouterr().err
+
+
+def alias(address: int, num_bytes: int) -> np.ndarray:
+    """Bytes at an address, which keep nothing alive."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(address))
+
+
+def assert_refused(array: np.ndarray) -> None:
+    for call in (lambda: library.map_file(array, -1, 0), lambda: library.give_back(array)):
+        with pytest.raises(ValueError, match="are not the whole of one array"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        (4, 4 * HUGE_PAGE),  # starts off a huge page
+        (HUGE_PAGE, 4 * HUGE_PAGE),  # the second huge page of an array and what follows
+        (0, 3 * HUGE_PAGE),  # ends before the array does
+        (0, 2 * HUGE_PAGE + 4),  # ... and the page that it ends in holds more
+        (0, 4 * HUGE_PAGE + 4096),  # partly owned: goes on behind the array
+        (-HUGE_PAGE, 4 * HUGE_PAGE),  # partly owned: begins before it
+    ],
+)
+def test_only_the_whole_of_an_array_is_mapped_over(start, stop):
+    array = allocate((4 * HUGE_PAGE,), "uint8")
+    array.fill(7)
+    assert_refused(alias(array.ctypes.data + start, stop - start))
+    assert (array == 7).all()
+
+
+def test_memory_of_others_is_not_mapped_over():
+    array = np.ones(4 * HUGE_PAGE, np.uint8)
+    start = -array.ctypes.data % HUGE_PAGE
+    assert_refused(array[start : start + 2 * HUGE_PAGE])
+    assert array.all()
+
+
+def test_memory_that_is_gone_is_not_mapped_over():
+    array = allocate((2 * HUGE_PAGE,), "uint8")
+    gone = alias(array.ctypes.data, array.nbytes)
+    library.map_file(gone, -1, 0)
+    del array
+    assert_refused(gone)
+
+
+def test_an_array_in_another_order_is_not_mapped_over():
+    assert_refused(allocate((1024, 2048), "float32").T)
+
+
+def test_other_views_of_the_whole_are_the_same_memory():
+    array = allocate((1024, 2048), "float32")
+    array.fill(7)
+    library.give_back(as_parameter(array, "float32", "weight").asnumpy())
+    assert not array.any()
+
+
+def test_a_view_keeps_the_memory_and_its_owner():
+    view = allocate((2 * HUGE_PAGE,), "uint8").view(np.float32)
+    view.fill(7)
+    library.give_back(view)
+    assert not view.any()
+
+
+def test_a_small_array_is_not_given_back():
+    array = np.ones(1024, np.float32)
+    library.give_back(array)
+    assert array.all()
 
 
 def test_a_packed_file_gives_the_same_bytes_mapped_or_copied(tmp_path: Path):

@@ -141,7 +141,7 @@ def test_attention_equals_reference(
     check(Case(rng, Shape(dtype=dtype), *mix))
 
 
-def test_the_last_of_a_million_tokens(rng: np.random.Generator) -> None:
+def test_the_last_of_a_million_tokens_attends_to_all_of_them(rng: np.random.Generator) -> None:
     # glm-4-9b-chat-1m's context. Beside it a short sequence, whose blocks lie anywhere among them.
     shape = Shape(num_heads=2, num_kv_heads=1, head_dim=8, block_size=32)
     case = Case(rng, shape, [2**20 - 1, 3], [1, 2], scale=2.0)
@@ -150,30 +150,36 @@ def test_the_last_of_a_million_tokens(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("block_size", [1, 3, 16, 32])
-def test_block_sizes(isa: str, rng: np.random.Generator, block_size: int) -> None:
+def test_any_block_size_equals_reference(
+    isa: str, rng: np.random.Generator, block_size: int
+) -> None:
     check(Case(rng, Shape(block_size=block_size), [0, 47, 5], [34, 1, 2]))
 
 
 @pytest.mark.parametrize("head_dim", [8, 16, 32, 40, 64, 128])
 @pytest.mark.parametrize("is_partial", [True, False], ids=["half rotary", "full rotary"])
-def test_head_sizes(isa: str, rng: np.random.Generator, head_dim: int, is_partial: bool) -> None:
+def test_any_head_size_equals_reference(
+    isa: str, rng: np.random.Generator, head_dim: int, is_partial: bool
+) -> None:
     shape = Shape(head_dim=head_dim, rotary_dim=head_dim // 2 if is_partial else head_dim)
     check(Case(rng, shape, [0, 20], [5, 1]))
 
 
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4, 8])
 @pytest.mark.parametrize("group", [1, 2, 3, 16])
-def test_head_groups(isa: str, rng: np.random.Generator, num_kv_heads: int, group: int) -> None:
+def test_any_group_of_heads_equals_reference(
+    isa: str, rng: np.random.Generator, num_kv_heads: int, group: int
+) -> None:
     shape = Shape(num_heads=num_kv_heads * group, num_kv_heads=num_kv_heads)
     check(Case(rng, shape, [0, 20], [9, 1]))
 
 
-def test_a_group_larger_than_one_pass(isa: str, rng: np.random.Generator) -> None:
+def test_a_group_of_heads_may_be_larger_than_one_pass(isa: str, rng: np.random.Generator) -> None:
     check(Case(rng, Shape(num_heads=80, num_kv_heads=1), [0, 3], [2, 1]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_far_positions(isa: str, rng: np.random.Generator, dtype: str) -> None:
+def test_far_positions_equal_reference(isa: str, rng: np.random.Generator, dtype: str) -> None:
     check(Case(rng, Shape(block_size=32, dtype=dtype), [30000], [2]))
 
 

@@ -78,7 +78,9 @@ def numbers(rng: np.random.Generator) -> Callable[..., np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids=str)
-def test_linear(kind: tuple[str | None, int | None], numbers: Callable[..., np.ndarray]) -> None:
+def test_linear_multiplies_by_its_weight_in_every_format(
+    kind: tuple[str | None, int | None], numbers: Callable[..., np.ndarray]
+) -> None:
     settings = _settings(*kind)
     cell = fused_layers.Linear(K, N, settings=settings, name="output_layer")
     weight, x = numbers(N, K), numbers(3, K)

@@ -1,6 +1,9 @@
 """Finding the library, choosing the instruction set, and its memory."""
 
 import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +57,43 @@ def test_portable_is_always_available() -> None:
 
 def test_default_is_never_the_emulation() -> None:
     assert library.available_isas()[0] != "amx_emulated"
+
+
+def test_the_compiler_is_named() -> None:
+    assert re.fullmatch(r"built by (g\+\+|clang) \d+\.\S+", library.describe_build())
+
+
+# What stands for a compiler that is too old tells so itself: none may be at hand.
+_OLD_COMPILER = '#!/bin/sh\nexec g++ "$@" -U__GNUC__ -D__GNUC__=10 -O0\n'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="has no fast paths")
+def test_what_a_compiler_cannot_build_is_told_at_the_build_and_at_each_start(
+    tmp_path: Path,
+) -> None:
+    compiler = tmp_path / "old-g++"
+    compiler.write_text(_OLD_COMPILER)
+    compiler.chmod(0o755)
+    built = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "-b", tmp_path, "-t", tmp_path],
+        env=os.environ | {"CXX": str(compiler)},
+        cwd=Path(library.__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    left_out = "without (avx2, avx512, amx|neon, neon_dotprod, neon_bf16)"
+    assert re.search(rf"warning: g\+\+ \S+ builds the kernels {left_out}:", built.stderr)
+    (path,) = tmp_path.rglob("_kernels*.so")
+    used = _run(
+        "from mindformers_glm.backends.cpu import library\n"
+        f"library.library_path = lambda: {str(path)!r}\n"
+        "print(library.available_isas(), library.describe_build())"
+    )
+    assert re.search(rf"\('portable',\) built by g\+\+ \S+ {left_out}", used.stdout)
+    assert re.search(rf"the CPU kernels are slow, built by g\+\+ \S+ {left_out};", used.stderr)
 
 
 def test_missing_library_says_how_to_build(

@@ -217,7 +217,7 @@ def test_extreme_integers_do_not_overflow(
 
 @each_format
 @each_activation
-def test_groups_and_rows_of_zeros(
+def test_groups_and_rows_of_zeros_count_as_zeros(
     isa: str, rng: np.random.Generator, bits: int, group: int, activation_bits: int
 ) -> None:
     k, n = 384, 17

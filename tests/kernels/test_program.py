@@ -29,7 +29,7 @@ def inputs(rng: np.random.Generator) -> list[np.ndarray]:
 def program(
     *stages: tuple[str, int, int, int, list[int]], constants: tuple[np.ndarray, ...] = ()
 ) -> np.ndarray:
-    """Stages of symbol, operand that has the rows, width, place, operands: csrc/sequence.cc."""
+    """Stages of symbol, operand that has the rows, width, place, operands: csrc/program.cc."""
     numbers = [len(constants)]
     for constant in constants:
         is_float = int(constant.dtype == np.float32)
@@ -52,7 +52,7 @@ LAST_FC2 = (*FC2[:3], OUTPUT, FC2[4])
 ADD = ("glm_residual_add", 0, HIDDEN, OUTPUT, [kept(1), 0, 5])
 
 
-def test_equals_the_operators_one_after_the_other(inputs: list[np.ndarray]) -> None:
+def test_a_program_equals_its_operators_one_after_the_other(inputs: list[np.ndarray]) -> None:
     x, norm, eps, fc1, fc2, num_rows = inputs
     inner = call(
         "glm_norm_gated_linear_f32", x, norm, eps, fc1, num_rows, out=output(MAX_ROWS, FFN)
@@ -61,7 +61,7 @@ def test_equals_the_operators_one_after_the_other(inputs: list[np.ndarray]) -> N
     expected = call("glm_residual_add", branch, x, num_rows, out=output(MAX_ROWS, HIDDEN))
     for _ in range(2):  # the second one finds the first one's results in the buffers
         out = output(MAX_ROWS, HIDDEN)
-        found = call("glm_sequence", *inputs, program(FC1, FC2, ADD), out=out)
+        found = call("glm_program", *inputs, program(FC1, FC2, ADD), out=out)
         np.testing.assert_array_equal(found, expected)
         assert (found[ROWS:] == UNTOUCHED).all()
 
@@ -73,7 +73,7 @@ def test_constants_are_operands_behind_the_inputs(inputs: list[np.ndarray]) -> N
     )
     stage = ("glm_norm_gated_linear_f32", 0, FFN, OUTPUT, [0, 1, 4, 2, 3])
     stages = program(stage, constants=(num_rows, eps))
-    found = call("glm_sequence", x, norm, fc1, stages, out=output(MAX_ROWS, FFN))
+    found = call("glm_program", x, norm, fc1, stages, out=output(MAX_ROWS, FFN))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -83,7 +83,7 @@ def test_rows_of_the_result_may_be_those_of_another_operand(rng: np.random.Gener
         ("glm_gather_rows", 1, HIDDEN, 2, [0, 1, 2]),
         ("glm_residual_add", 0, HIDDEN, OUTPUT, [kept(2), kept(2), 2]),
     )
-    found = call("glm_sequence", x, np.int32([4, 1]), count(2), stages, out=output(2, HIDDEN))
+    found = call("glm_program", x, np.int32([4, 1]), count(2), stages, out=output(2, HIDDEN))
     np.testing.assert_array_equal(found, 2 * x[[4, 1]])
 
 
@@ -101,7 +101,7 @@ def test_results_stay_in_their_places() -> None:
         ("glm_residual_add", 0, HIDDEN, 2, [kept(0), kept(1), 2]),
         swap(kept(2), OUTPUT),
     )
-    found = call("glm_sequence", x, np.int32([1, 0]), count(2), stages, out=output(2, HIDDEN))
+    found = call("glm_program", x, np.int32([1, 0]), count(2), stages, out=output(2, HIDDEN))
     np.testing.assert_array_equal(found, 3 * x[::-1])
 
 
@@ -115,7 +115,7 @@ def test_two_threads_do_not_share_results() -> None:
             ("glm_residual_add", 0, HIDDEN, OUTPUT, [kept(2), 0, 1]),
         )
         out = output(num_rows, HIDDEN)
-        run = prepare("glm_sequence", x, count(num_rows), stages, out=out)
+        run = prepare("glm_program", x, count(num_rows), stages, out=out)
         for _ in range(300):
             out[:] = 0
             run()
@@ -132,10 +132,10 @@ def test_an_error_names_the_operator(
 ) -> None:
     inputs[-1] = count(MAX_ROWS + 1)
     with pytest.raises(KernelRefusedError):
-        call("glm_sequence", *inputs, program(FC1, LAST_FC2), out=output(MAX_ROWS, HIDDEN))
+        call("glm_program", *inputs, program(FC1, LAST_FC2), out=output(MAX_ROWS, HIDDEN))
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "glm_sequence: glm_norm_gated_linear_f32: num_rows is 6" in lines[0]
+    assert "glm_program: glm_norm_gated_linear_f32: num_rows is 6" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -172,14 +172,14 @@ def test_an_error_names_the_operator(
         (program(FC1, LAST_FC2).astype(np.int64), "program has unexpected type"),
     ],
 )
-def test_refusals(
+def test_a_wrong_program_is_refused_with_a_reason(
     stages: np.ndarray,
     words: str,
     inputs: list[np.ndarray],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(KernelRefusedError):
-        call("glm_sequence", *inputs, stages, out=output(MAX_ROWS, HIDDEN))
+        call("glm_program", *inputs, stages, out=output(MAX_ROWS, HIDDEN))
     assert words in capfd.readouterr().err
 
 

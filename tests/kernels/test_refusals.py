@@ -21,7 +21,7 @@ def refused(capfd: pytest.CaptureFixture[str], words: str, run: Callable[[], obj
     assert words in lines[0]
 
 
-def test_embedding_refusals(capfd: pytest.CaptureFixture[str]) -> None:
+def test_embedding_refuses_wrong_tokens_and_shapes(capfd: pytest.CaptureFixture[str]) -> None:
     table, ids = np.ones((4, 8), F32), np.int32([0, 1, 2])
     out = output(3, 8)
 
@@ -48,7 +48,7 @@ def test_embedding_refusals(capfd: pytest.CaptureFixture[str]) -> None:
     refused(capfd, "begins at token id -1", lambda: run_part(-1, 8))
 
 
-def test_linear_refusals(capfd: pytest.CaptureFixture[str]) -> None:
+def test_linear_layers_refuse_wrong_shapes_and_counts(capfd: pytest.CaptureFixture[str]) -> None:
     tiles = packed(np.ones((20, 40), F32), "float32")
     x, norm, eps = np.ones((2, 40), F32), np.ones(40, F32), scalar(1e-5)
 
@@ -75,7 +75,9 @@ def test_linear_refusals(capfd: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_norm_and_gather_refusals(capfd: pytest.CaptureFixture[str]) -> None:
+def test_norm_sum_and_gather_refuse_wrong_shapes_and_rows(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     x, weight, eps, out = np.ones((2, 8), F32), np.ones(8, F32), scalar(1e-5), output(2, 8)
     refused(
         capfd,
@@ -142,7 +144,7 @@ def _metadata(**changes: list[int]) -> np.ndarray:
     ],
     ids=str,
 )
-def test_metadata_refusals(
+def test_attention_refuses_wrong_metadata_before_it_writes(
     capfd: pytest.CaptureFixture[str], changes: dict[str, list[int]], words: str
 ) -> None:
     keys, values = np.zeros((4, 1, 2, 8), F32), np.zeros((4, 1, 2, 8), F32)
@@ -157,7 +159,7 @@ def test_metadata_refusals(
     assert (keys == 0).all(), "a refused step must not have written"
 
 
-def test_attention_shape_refusals(capfd: pytest.CaptureFixture[str]) -> None:
+def test_attention_refuses_wrong_shapes(capfd: pytest.CaptureFixture[str]) -> None:
     cache, qkv, cos_sin = np.zeros((4, 1, 2, 8), F32), np.ones((2, 24), F32), np.ones((9, 4), F32)
 
     def run(

@@ -2,16 +2,56 @@
 
 import mmap
 from pathlib import Path
+from typing import ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
-_HUGE_PAGE = 2 << 20
+HUGE_PAGE = 2 << 20
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _NUMPY_TYPES = {
     "float32": np.float32,
     "float16": np.float16,
     "bfloat16": np.uint16,
     "uint8": np.uint8,
 }
+
+
+class OwnedMemory(mmap.mmap):
+    """Memory of one array of 2 MiB or more, from a huge page on; gone when nothing refers to it.
+
+    Others reach the same bytes by other arrays (MindSpore's Parameters), so what is ours is known
+    by its address: `of` finds it, and nothing else in the process may be mapped over.
+    """
+
+    _alive: ClassVar[WeakValueDictionary[int, "OwnedMemory"]] = WeakValueDictionary()
+    num_bytes: int
+    start: int  # what lies before the huge page is never touched
+
+    @classmethod
+    def create(cls, num_bytes: int) -> "OwnedMemory":
+        """Zeroed memory that counts as used only once written."""
+        memory = cls(-1, num_bytes + HUGE_PAGE, flags=_PRIVATE)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        address = np.frombuffer(memory, np.uint8, 1).ctypes.data
+        memory.num_bytes, memory.start = num_bytes, -address % HUGE_PAGE
+        cls._alive[address + memory.start] = memory
+        return memory
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> "OwnedMemory":
+        """The memory that is `array` and nothing else; it stays while the result is held.
+
+        Raises:
+            ValueError: it is a part of ours, or more than that, or not ours, or no longer.
+        """
+        memory = cls._alive.get(array.ctypes.data)
+        if memory is None or memory.num_bytes != array.nbytes or not array.flags.c_contiguous:
+            raise ValueError(
+                f"the {array.nbytes} bytes at {array.ctypes.data:#x} are not the whole of one array"
+                " of allocation.allocate of 2 MiB or more: nothing else may be mapped over"
+            )
+        return memory
 
 
 def allocate(shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -23,18 +63,11 @@ def allocate(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     item = np.dtype(_NUMPY_TYPES[dtype])
     count = int(np.prod(shape, dtype=np.int64))
     num_bytes = count * item.itemsize
-    is_large = num_bytes >= _HUGE_PAGE
-    # A large array starts on a huge page; the part of the mapping before it is never touched.
-    mapping = mmap.mmap(
-        -1,
-        max(num_bytes, 1) + (_HUGE_PAGE if is_large else 0),
-        flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
-    )
-    start = 0
-    if is_large:
-        mapping.madvise(mmap.MADV_HUGEPAGE)
-        start = -np.frombuffer(mapping, np.uint8, 1).ctypes.data % _HUGE_PAGE
-    return np.frombuffer(mapping, item, count, start).reshape(shape)
+    if num_bytes >= HUGE_PAGE:
+        memory = OwnedMemory.create(num_bytes)
+        return np.frombuffer(memory, item, count, memory.start).reshape(shape)
+    small = mmap.mmap(-1, max(num_bytes, 1), flags=_PRIVATE)
+    return np.frombuffer(small, item, count).reshape(shape)
 
 
 def count_numa_nodes(root: Path = Path("/")) -> int:

@@ -32,7 +32,7 @@ class CpuBackend:
 
     def describe(self) -> str:
         """One line for --version."""
-        return f"CPU operators {library.isa()}"
+        return f"CPU operators {library.isa()}, {library.describe_build()}"
 
     def connect(
         self, tensor_parallel: TensorParallel, num_threads: int | None = None

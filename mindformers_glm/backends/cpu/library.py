@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mindformers_glm.backends.cpu.allocation import HUGE_PAGE, OwnedMemory
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.system.log import note
@@ -21,8 +22,7 @@ from mindformers_glm.system.processors import count_physical_cores
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 10
-HUGE_PAGE = 2 << 20
+ABI_VERSION = 11
 TILE_N, TILE_K = 16, 32
 # Columns of a tile of integer weights, by their bits, and the columns that may share an int4 scale.
 INT_TILE_K = {8: 64, 4: 128}
@@ -79,8 +79,8 @@ def load() -> ctypes.CDLL:
             this machine cannot run.
     """
     library = ctypes.CDLL(library_path())
-    library.glm_isa.restype = ctypes.c_char_p
-    library.glm_available_isa.restype = ctypes.c_char_p
+    for text in ("glm_isa", "glm_available_isa", "glm_compiler", "glm_left_out"):
+        getattr(library, text).restype = ctypes.c_char_p
     address, code, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     library.glm_pack_rows.argtypes = [address, code, address, code, *[count] * 5]
     library.glm_quantize_rows.argtypes = [address] * 3 + [code, code] + [count] * 6
@@ -92,12 +92,21 @@ def load() -> ctypes.CDLL:
     if forced := os.environ.get(ISA_VARIABLE):
         _select(library, forced)
     _set_num_threads(library, None)
+    if library.glm_left_out():
+        note(f"the CPU kernels are slow, {describe_build(library)}; g++ 11 or later builds all.")
     return library
 
 
 def isa() -> str:
     """The instruction set in use, by its name in csrc/dispatch.cc's tables ("avx512", "neon")."""
     return load().glm_isa().decode()
+
+
+def describe_build(library: ctypes.CDLL | None = None) -> str:
+    """The compiler that built the library, and which instruction sets it could not build."""
+    library = library or load()
+    left_out = library.glm_left_out().decode()
+    return f"built by {library.glm_compiler().decode()}" + (left_out and f" without {left_out}")
 
 
 def available_isas() -> tuple[str, ...]:
@@ -131,7 +140,7 @@ def set_num_threads(count: int | None) -> None:
 
 
 def operator_number(symbol: str) -> int:
-    """The number by which a sequence of operators names one (csrc/sequence.cc)."""
+    """The number by which a program names an operator (csrc/program.cc)."""
     number = load().glm_operator_number(symbol.encode())
     if number < 0:
         raise ValueError(f"there is no operator {symbol}")
@@ -269,21 +278,24 @@ def convert(dst: np.ndarray, src: np.ndarray, dst_dtype: str, src_dtype: str) ->
 
 
 def map_file(array: np.ndarray, file: int, offset: int) -> None:
-    """Let an array of memory.allocate, of 2 MiB or more, be a part of an open file.
+    """Let an array of allocation.allocate, of 2 MiB or more, be a part of an open file.
 
     Writing to it changes only this process's memory. The file must not become shorter meanwhile.
 
     Args:
         file: descriptor, which may be closed afterwards; -1: fresh memory instead of a file.
         offset: a multiple of 2 MiB.
+    Raises:
+        ValueError: the array is not the whole of such memory (`OwnedMemory.of`).
     """
-    _check_result(load().glm_map_file(array.ctypes.data, array.nbytes, file, offset))
+    memory = OwnedMemory.of(array)  # held: the memory must not go meanwhile
+    _check_result(load().glm_map_file(array.ctypes.data, memory.num_bytes, file, offset))
 
 
 def give_back(array: np.ndarray) -> None:
-    """Let the system have the memory of an array of memory.allocate; it holds zeros afterwards.
+    """Let the system have the memory of an array of allocation.allocate; it holds zeros afterwards.
 
-    Arrays below 2 MiB are left alone.
+    Arrays below 2 MiB are left alone; `map_file` says which others are refused.
     """
     if array.nbytes >= HUGE_PAGE:
         map_file(array, -1, 0)

@@ -27,7 +27,7 @@ def as_parameter(array: np.ndarray, dtype: str, name: str) -> Parameter:
     """A Parameter whose storage is the array's own memory, which it keeps alive.
 
     Args:
-        array: contiguous; bfloat16 as uint16 (memory.allocate).
+        array: contiguous; bfloat16 as uint16 (allocation.allocate).
     """
     # Parameter copies a tensor that anything else refers to, and also when it is given keyword
     # arguments: hence the nameless temporary and the attributes set afterwards.

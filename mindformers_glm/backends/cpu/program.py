@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.trace import Exchange, OperatorCall, Value
 
-_OUTPUT = -1  # in a program: csrc/sequence.cc
+_OUTPUT = -1  # in a program: csrc/program.cc
 
 
 class Program(nn.Cell):
@@ -122,7 +122,7 @@ def _make_run(part: Sequence[Value], given: Sequence[Value]) -> nn.Cell:
 
 
 class _OperatorRun(nn.Cell):
-    """Some operators as one custom operator of MindSpore (csrc/sequence.cc)."""
+    """Some operators as one custom operator of MindSpore (csrc/program.cc)."""
 
     def __init__(self, part: Sequence[Value], given: Sequence[Value]) -> None:
         super().__init__(auto_prefix=False)
@@ -161,9 +161,9 @@ class _OperatorRun(nn.Cell):
 def _custom_operator(
     program: Sequence[int], rows_from: int, width: int, writes_operands: bool
 ) -> Callable[..., Tensor]:
-    """glm_sequence with a program; its result has the rows of the input number `rows_from`."""
+    """glm_program with a program; its result has the rows of the input number `rows_from`."""
     run = ops.Custom(
-        f"{library.library_path()}:glm_sequence",
+        f"{library.library_path()}:glm_program",
         out_shape=lambda *shapes: [shapes[rows_from][0], width],
         out_dtype=lambda *_: ms.float32,
         func_type="aot",

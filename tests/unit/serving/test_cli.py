@@ -49,6 +49,7 @@ def test_version_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> 
         "Python",
         "CPU",
     ]
+    assert ", built by " in lines[-1]
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ float AotCall::GetFloat(int index, const char* name) const {
 
 }  // namespace glm
 
-// The number by which a program names an operator (sequence.cc), -1 if there is none.
+// The number by which a program names an operator (program.cc), -1 if there is none.
 GLM_EXPORT int glm_operator_number(const char* symbol) {
   const auto& entries = glm::Entries();
   for (size_t number = 0; number < entries.size(); ++number) {

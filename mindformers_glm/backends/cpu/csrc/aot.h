@@ -69,7 +69,7 @@ inline void Expect(bool ok, const Describe& describe) {
 }
 void ExpectSize(const Tensor& tensor, int axis, int64_t size);
 
-// The body of an operator, and the list of those that a sequence may name (sequence.cc).
+// The body of an operator, and the list of those that a program may name (program.cc).
 using Operator = void (*)(const AotCall& call);
 struct OperatorEntry {
   const char* symbol;
@@ -99,7 +99,7 @@ int RunAot(const char* op, Body&& body) noexcept {
 
 }  // namespace glm
 
-// Exports an operator under its symbol and lets sequences name it. The expression may use `call`.
+// Exports an operator under its symbol and lets programs name it. The expression may use `call`.
 #define GLM_OPERATOR(symbol, ...)                                                        \
   namespace {                                                                            \
   void symbol##_run(const glm::AotCall& call) { __VA_ARGS__; }                           \

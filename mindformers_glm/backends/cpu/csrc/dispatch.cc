@@ -18,7 +18,7 @@ namespace {
 
 // Raised whenever an exported symbol, its parameters or a tensor layout changes; library.py holds
 // the same number.
-constexpr int kAbiVersion = 10;
+constexpr int kAbiVersion = 11;
 
 #if defined(GLM_X86)
 // Which register states the operating system saves (XCR0), read by XGETBV.
@@ -107,6 +107,28 @@ GLM_EXPORT int glm_abi_version() { return glm::kAbiVersion; }
 
 // Hash of the C++ sources this library was built from (setup.py).
 GLM_EXPORT const char* glm_source_hash() { return GLM_SOURCE_HASH; }
+
+// The compiler that built this library, by its name and version.
+GLM_EXPORT const char* glm_compiler() {
+#if defined(__clang__)
+#define GLM_TEXT(...) #__VA_ARGS__
+#define GLM_VERSION(major, minor, patch) GLM_TEXT(major.minor.patch)
+  return "clang " GLM_VERSION(__clang_major__, __clang_minor__, __clang_patchlevel__);
+#else
+  return "g++ " __VERSION__;
+#endif
+}
+
+// The instruction sets of this kind of processor that the compiler could not build, most often "".
+GLM_EXPORT const char* glm_left_out() {
+#if defined(__x86_64__) && !defined(GLM_X86)
+  return "avx2, avx512, amx";
+#elif defined(__aarch64__) && !defined(GLM_AARCH64)
+  return "neon, neon_dotprod, neon_bf16";
+#else
+  return "";
+#endif
+}
 
 GLM_EXPORT const char* glm_isa() { return glm::Kernels().name; }
 

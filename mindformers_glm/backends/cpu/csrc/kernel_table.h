@@ -120,12 +120,19 @@ struct KernelTable {
   void (*quantize_row)(const QuantizeRowArgs&);
 };
 
-// Only GCC lets one file choose its instruction set (`#pragma GCC target`); 11 is the first that
-// knows all of ours. Elsewhere there is the portable table alone.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
-#define GLM_X86
+// One file chooses its instruction set by `#pragma GCC target`, or by an attribute of clang's. GCC
+// 11 is the first that knows all of ours, clang 14 the first that was tried, on x86-64 alone. Where
+// the compiler is another, there is the portable table only; dispatch.cc names what is left out.
+#if defined(__clang__)
+#define GLM_CHOOSES_X86 (__clang_major__ >= 14)
+#define GLM_CHOOSES_AARCH64 0
+#else
+#define GLM_CHOOSES_X86 (__GNUC__ >= 11)
+#define GLM_CHOOSES_AARCH64 (__GNUC__ >= 11)
 #endif
-#if defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 11
+#if defined(__x86_64__) && GLM_CHOOSES_X86
+#define GLM_X86
+#elif defined(__aarch64__) && GLM_CHOOSES_AARCH64
 #define GLM_AARCH64
 #endif
 

@@ -6,7 +6,7 @@
 namespace glm {
 
 // A 64-byte aligned buffer that only grows. Each thread that calls a kernel has its own
-// (`thread_local`), as two may run at once; what sequence.cc keeps between kernels is locked.
+// (`thread_local`), as two may run at once; what program.cc keeps between kernels is locked.
 class Scratch {
  public:
   Scratch() = default;

@@ -16,15 +16,19 @@ std::atomic<int> num_threads{initial_num_threads};
 thread_local char here;  // its address names the thread
 std::atomic<const char*> keeper{nullptr};
 
+// The thread's settings outlast it (OpenMP 5.0, 3.2.43: soft), its number of threads among them.
 void Dissolve() { omp_pause_resource(omp_pause_soft, omp_get_initial_device()); }
 
 }  // namespace
 
-ThreadTeam::ThreadTeam() { omp_set_num_threads(num_threads.load(std::memory_order_relaxed)); }
+ThreadTeam::ThreadTeam() : callers_num_threads_(omp_get_max_threads()) {
+  omp_set_num_threads(num_threads.load(std::memory_order_relaxed));
+}
 
 ThreadTeam::~ThreadTeam() {
   const char* chosen = keeper.load(std::memory_order_relaxed);
   if (chosen != nullptr && chosen != &here) Dissolve();
+  omp_set_num_threads(callers_num_threads_);
 }
 
 }  // namespace glm

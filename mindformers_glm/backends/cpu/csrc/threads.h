@@ -5,7 +5,8 @@ namespace glm {
 
 // Lives as long as the calling thread runs an operator, and gives it the number of threads that was
 // set: OpenMP keeps one for each thread of a program, and MindSpore calls operators on threads of
-// its own.
+// its own. The thread's own number is back afterwards: MindSpore and others in the process have
+// loops of theirs in the same OpenMP library.
 //
 // It also sees to it that only one thread of the process keeps its team of OpenMP threads. With
 // more of these than processors, idle ones are put to sleep after 100 rounds of waiting and not
@@ -17,6 +18,9 @@ class ThreadTeam {
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
   ~ThreadTeam();
+
+ private:
+  int callers_num_threads_;
 };
 
 }  // namespace glm

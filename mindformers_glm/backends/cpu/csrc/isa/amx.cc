@@ -16,7 +16,14 @@
 #include "../dtype.h"
 #include "../scratch.h"
 
+#if defined(__clang__)
+#pragma clang attribute push(                                                               \
+    __attribute__((                                                                         \
+        target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni"))), \
+    apply_to = function)
+#else
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni")
+#endif
 
 #define GLM_ISA amx
 #include "vec_avx512.h"
@@ -65,4 +72,7 @@ const KernelTable kAmxEmulatedTable = {
 
 }  // namespace glm
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif  // GLM_X86

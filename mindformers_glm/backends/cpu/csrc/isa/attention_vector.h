@@ -71,7 +71,7 @@ class VectorProducts {
       const T* const* following = is_last ? next.keys : chunk.keys + t + kScoreKeys;
       const T* const* fetched = next.keys + t;
       float* widened = next_keys_;
-      const auto widen_next = [=, this](int64_t d) {
+      const auto widen_next = [=](int64_t d) {
         WidenKeys(following, d, widened);
         for (int key = 0; key < kScoreKeys; ++key) Prefetch<64>(fetched[key] + d);
       };

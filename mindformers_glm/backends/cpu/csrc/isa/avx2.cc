@@ -15,7 +15,11 @@
 #include "../dtype.h"
 #include "../scratch.h"
 
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
 #pragma GCC target("avx2,fma,f16c")
+#endif
 
 #define GLM_ISA avx2
 #include "vec_avx2.h"
@@ -56,4 +60,7 @@ const KernelTable kAvx2Table = {
 
 }  // namespace glm
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif  // GLM_X86

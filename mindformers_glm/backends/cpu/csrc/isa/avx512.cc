@@ -15,7 +15,14 @@
 #include "../dtype.h"
 #include "../scratch.h"
 
+#if defined(__clang__)
+#pragma clang attribute push(                                                               \
+    __attribute__((                                                                         \
+        target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni"))), \
+    apply_to = function)
+#else
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni")
+#endif
 
 #define GLM_ISA avx512
 #include "vec_avx512.h"
@@ -58,4 +65,7 @@ const KernelTable kAvx512Table = {
 
 }  // namespace glm
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif  // GLM_X86

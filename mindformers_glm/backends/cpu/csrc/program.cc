@@ -125,7 +125,7 @@ void RunStage(const OperatorEntry& entry, const AotCall& call) {
 // many rows as its result, the result's width, the place that keeps the result (-1 for the output,
 // which the last stage makes), the number of operands, and of each operand the number of the input,
 // behind the inputs that of the constant, or -1 - p for what is kept in place p.
-void RunSequence(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes) {
+void RunProgram(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes) {
   const AotCall call(nparam, params, ndims, shapes, dtypes);
   Expect(nparam >= 2, "called without a program");
   const int num_inputs = nparam - 2;
@@ -178,6 +178,6 @@ void RunSequence(int nparam, void** params, int* ndims, int64_t** shapes, const 
 }  // namespace
 }  // namespace glm
 
-GLM_EXPORT int glm_sequence(GLM_AOT_SIGNATURE) {
-  return glm::RunAot("glm_sequence", [&] { glm::RunSequence(GLM_AOT_ARGUMENTS); });
+GLM_EXPORT int glm_program(GLM_AOT_SIGNATURE) {
+  return glm::RunAot("glm_program", [&] { glm::RunProgram(GLM_AOT_ARGUMENTS); });
 }
