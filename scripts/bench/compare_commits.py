@@ -108,7 +108,7 @@ def compare_logits(old: np.ndarray, new: np.ndarray) -> str:
 
 
 def compare_runs(old: Path, new: Path, name: str, ranks: int) -> tuple[bool, str]:
-    """Whether two folders hold the same bits for a checkpoint in a format, and a line about it."""
+    """Whether two folders hold the same bits for a checkpoint in a format, and what to print."""
     differences: dict[str, str] = {}
     num_logits, are_finite, isas = 0, True, set()
     for rank in range(ranks):
@@ -122,7 +122,7 @@ def compare_runs(old: Path, new: Path, name: str, ranks: int) -> tuple[bool, str
     if len(isas) > 1:
         return False, f"instruction sets {' and '.join(sorted(isas))}"
     if differences:
-        return False, "; ".join(differences.values())
+        return False, "\n    ".join(["DIFFERENT", *differences.values()])
     note = "" if are_finite else ", not all of them finite"
     return True, f"same ({num_logits:,} logits{note}, {isas.pop()})"
 
