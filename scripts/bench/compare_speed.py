@@ -88,14 +88,14 @@ class Figure:
         new = float(np.median(self.values["new"]))
         low, middle, high = self.own_ratios
         return (
-            f"{self.name:>34} {len(self.values['new']):>6} {old:>10.4g} {new:>10.4g} "
+            f"{self.name:>38} {len(self.values['new']):>6} {old:>10.4g} {new:>10.4g} "
             f"{self.ratio:>7.4f}   {middle:>7.4f} ({low:.3f} to {high:.3f}) {self.allowed:>8.1%}  "
             f"{self.verdict}"
         )
 
 
 TITLES = (
-    f"{'':>34} {'rounds':>6} {'old':>10} {'new':>10} {'new/old':>7}   "
+    f"{'':>38} {'rounds':>6} {'old':>10} {'new':>10} {'new/old':>7}   "
     f"{'old/old (its quartiles)':>24} {'allowed':>8}"
 )
 
