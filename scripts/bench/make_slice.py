@@ -12,7 +12,9 @@ import argparse
 import json
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import positive, run_main
@@ -24,6 +26,12 @@ from mindformers_glm.weights.rules import build_rules
 
 _WEIGHT_DEVIATION = 0.02
 _ROWS_AT_A_TIME = 8192
+# Truncation to bfloat16 is as random as the values are.
+_STORED_AS: dict[str, tuple[str, int, Callable[[np.ndarray], np.ndarray]]] = {
+    "float32": ("F32", 4, lambda values: values),
+    "float16": ("F16", 2, lambda values: values.astype(np.float16)),
+    "bfloat16": ("BF16", 2, lambda values: (values.view(np.uint32) >> 16).astype(np.uint16)),
+}
 
 
 def write_slice(folder: Path, model: str, num_layers: int, seed: int) -> None:
@@ -33,24 +41,37 @@ def write_slice(folder: Path, model: str, num_layers: int, seed: int) -> None:
     # New ChatGLM folders say it twice.
     for key in {names.get("num_hidden_layers"), "num_hidden_layers"} & keys.keys():
         keys[key] = num_layers
-    config = GlmConfig.from_dict(keys, source=model)
+    write_random_checkpoint(folder, model, keys, _WEIGHT_DEVIATION, seed)
+
+
+def write_random_checkpoint(
+    folder: Path, name: str, keys: dict[str, Any], deviation: float, seed: int
+) -> None:
+    """The same for any config.json, in the type that it names; `name` is for messages."""
+    config = GlmConfig.from_dict(keys, source=name)
     shapes = {source.name: source.shape for rule in build_rules(config) for source in rule.sources}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(keys, indent=2))
     generation = {"do_sample": False, "eos_token_id": keys["eos_token_id"]}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2))
     unfinished = folder / "model.safetensors.tmp"
-    _write_safetensors(unfinished, shapes, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    _write_safetensors(unfinished, shapes, keys["torch_dtype"], deviation, rng)
     unfinished.rename(folder / "model.safetensors")
 
 
 def _write_safetensors(
-    path: Path, shapes: dict[str, tuple[int, ...]], rng: np.random.Generator
+    path: Path,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: str,
+    deviation: float,
+    rng: np.random.Generator,
 ) -> None:
+    dtype_name, item_bytes, encode = _STORED_AS[dtype]
     header, end = {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        begin, end = end, end + item_bytes * int(np.prod(shape))
+        header[name] = {"dtype": dtype_name, "shape": shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header).encode()
     with path.open("wb") as file, Progress("Writing weights", end, "B") as bar:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
@@ -58,12 +79,11 @@ def _write_safetensors(
             for start in range(0, shape[0], _ROWS_AT_A_TIME):
                 rows = min(_ROWS_AT_A_TIME, shape[0] - start)
                 values = rng.standard_normal((rows, *shape[1:]), np.float32)
-                values *= np.float32(_WEIGHT_DEVIATION)
+                values *= np.float32(deviation)
                 if "norm" in name:
                     values += 1
-                # Truncation to bfloat16 is as random as the values are.
-                file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
-                bar.advance(2 * values.size)
+                file.write(encode(values).tobytes())
+                bar.advance(item_bytes * values.size)
 
 
 def main() -> int:
