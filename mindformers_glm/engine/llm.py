@@ -313,7 +313,7 @@ class LLM:
             token_ids, is_chat = self._encode(prompt, tools)
             self._engine.add_request(request_id, token_ids, params)
         except PromptError as problem:
-            output = RequestOutput(request_id, token_ids, [], "", "", "error", str(problem))
+            output = RequestOutput.refused(request_id, token_ids, str(problem))
             self._undelivered[request_id].append(output)
         else:
             self._note_default_length(params)

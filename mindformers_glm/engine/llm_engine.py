@@ -8,6 +8,7 @@ import numpy as np
 
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.core.errors import PromptError
+from mindformers_glm.engine.answer import Answer, Prefix
 from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
@@ -247,39 +248,42 @@ class _Request:
         self.matcher = StopStringMatcher(sequence.settings.stop)
         self._prompt_token_ids = sequence.token_ids.tolist()
         self._detokenizer = detokenizer
-        self._text = ""
-        self._num_taken = 0  # characters of _text that earlier outputs carried
+        self._new_text = ""  # not in an output yet
         self._num_fed = 0  # characters given to the matcher, which may hold some of them
-        self._turn_starts: tuple[int, ...] = ()
+        # What outputs had; they share these lists, which only grow.
+        self._token_ids: list[int] = []
+        self._pieces: list[str] = []
+        self._turn_starts: list[int] = []
 
     def add_text(self, token_id: int) -> None:
         text = self._detokenizer.feed(token_id)
         self._num_fed += len(text)
-        self._text += self.matcher.feed(text)
+        self._new_text += self.matcher.feed(text)
 
     def start_turn(self) -> None:
-        self._turn_starts += (self._num_fed,)
+        self._turn_starts.append(self._num_fed)
 
     def flush_text(self) -> None:
-        self._text += self.matcher.feed(self._detokenizer.flush())
-        self._text += self.matcher.flush()
+        self._new_text += self.matcher.feed(self._detokenizer.flush())
+        self._new_text += self.matcher.flush()
 
     def take_output(
         self, reason: FinishReason | None = None, error: str | None = None
     ) -> RequestOutput:
-        delta_text = self._text[self._num_taken :]
-        self._num_taken = len(self._text)
         sequence = self.sequence
+        token_ids = sequence.generated_token_ids[len(self._token_ids) :].tolist()
+        text, self._new_text = self._new_text, ""
+        self._token_ids += token_ids
+        self._pieces.append(text)
         return RequestOutput(
             request_id=sequence.request_id,
             prompt_token_ids=self._prompt_token_ids,
-            token_ids=sequence.generated_token_ids.tolist(),
-            text=self._text,
-            delta_text=delta_text,
+            answer=Answer(Prefix(self._token_ids), Prefix(self._pieces), Prefix(self._turn_starts)),
+            delta_token_ids=token_ids,
+            delta_text=text,
             finish_reason=reason,
             error=error,
             num_cached_tokens=sequence.num_cached_tokens or 0,
-            turn_starts=self._turn_starts,
         )
 
 
