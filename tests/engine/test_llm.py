@@ -212,8 +212,8 @@ def test_leaving_a_stream_ends_its_request(folder: Path) -> None:
     stream = llm.stream("abc", SHORT)
     next(stream)
     stream.close()
-    assert not llm._engine.has_unfinished()
-    assert llm._engine.pool.num_free == llm._engine.pool.num_blocks
+    assert not llm.engine.has_unfinished()
+    assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
 
 
 def test_a_bad_prompt_streams_its_error(folder: Path) -> None:
@@ -231,10 +231,10 @@ def test_an_interrupted_run_leaves_nothing_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(llm._engine.runner, "execute", interrupt)
+        patch.setattr(llm.engine.runner, "execute", interrupt)
         with pytest.raises(KeyboardInterrupt):
             llm.generate(["abc", "de"], SHORT)
-    assert not llm._engine.has_unfinished()
+    assert not llm.engine.has_unfinished()
     assert llm.generate("abc", SHORT)[0].token_ids == expected
 
 
@@ -263,7 +263,7 @@ def test_logits_are_those_of_every_row_whatever_the_chunks(folder: Path) -> None
         found = llm.logits(token_ids)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
-        assert llm._engine.pool.num_free == llm._engine.pool.num_blocks
+        assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
 
 
 def test_logits_do_not_disturb_a_stream(folder: Path) -> None:
@@ -308,7 +308,7 @@ def test_the_draft_length_reaches_the_engine(
     folder: Path, given: int | None, expected: int
 ) -> None:
     llm = LLM(folder, prompt_lookup_num_tokens=given)
-    assert llm._engine.config.prompt_lookup_num_tokens == expected
+    assert llm.engine.config.prompt_lookup_num_tokens == expected
 
 
 def test_the_number_of_threads_reaches_the_backend(folder: Path, backend: _Backend) -> None:
@@ -347,7 +347,7 @@ def test_too_small_a_cap_fails_before_loading(folder: Path, backend: _Backend) -
 def test_the_cap_limits_the_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeRunner, "__init__", _init_with_large_blocks)
     llm = LLM(folder, max_device_memory="64MB", max_num_seqs=32)
-    assert llm._engine.pool.num_blocks == 64
+    assert llm.engine.pool.num_blocks == 64
 
 
 def _init_with_large_blocks(self: FakeRunner, vocab_size: int, block_size: int) -> None:
@@ -506,7 +506,7 @@ def test_the_answer_to_a_conversation_is_told_apart(
 
     _write_answer(monkeypatch, llm, text)
     assert llm.generate([1, 2], params)[0].reply is None  # nobody knows what the prompt is
-    assert not llm._reply_readers
+    assert not llm._requests
 
 
 def test_thoughts_that_the_prompt_opened_are_told_apart(
@@ -605,7 +605,7 @@ def test_ranks_compare_once_a_call_and_never_in_a_step(
     other_rank.num_gathers = 0
     _calls(llm)[call]()
     assert other_rank.num_gathers == 1
-    assert not llm._asked
+    assert not llm._requests
 
 
 @pytest.mark.parametrize("call", ["generate", "stream", "logits"])
@@ -616,8 +616,8 @@ def test_ranks_that_are_asked_different_things_are_told_before_the_first_step(
     other_rank.is_different = True
     with pytest.raises(ConfigError, match=r"rank 1 has other prompts.*than rank 0"):
         _calls(llm)[call]()
-    assert llm._engine.runner.rows_per_step == []
-    assert not llm._engine.has_unfinished()
+    assert llm.engine.runner.rows_per_step == []
+    assert not llm.engine.has_unfinished()
     other_rank.is_different = False
     assert llm.generate("abc", SHORT)[0].finish_reason == "length"
 
