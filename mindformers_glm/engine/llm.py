@@ -1,8 +1,9 @@
 """The Python API: a checkpoint folder in, answers out."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as Items
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from mindformers_glm.engine.open_model import open_model
 from mindformers_glm.engine.reply_reader import ReplyParsers
 from mindformers_glm.engine.request_frontend import Request, RequestFrontend, Tools
 from mindformers_glm.engine.request_output import RequestOutput
-from mindformers_glm.engine.row_logits import compute_row_logits
+from mindformers_glm.engine.row_logits import compute_row_logits, iter_row_logits
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.system.log import silence_other_ranks
 from mindformers_glm.system.progress import Progress
@@ -256,6 +257,21 @@ class LLM:
         """
         self._check_logits_agree(token_ids)
         return compute_row_logits(self.engine, token_ids)
+
+    def logits_chunks(self, token_ids: Items[int]) -> Generator[np.ndarray, None, None]:
+        """Yield what `logits` returns in pieces of at most max_num_batched_tokens rows.
+
+        So the memory of one piece is enough: 512 rows of 151,552 float32 are 310 MB. Until the last
+        piece, or the iterator's close(), it holds KV-cache blocks that requests then lack.
+
+        Raises:
+            PromptError: as `logits`, with the first piece.
+        """
+        self._check_logits_agree(token_ids)
+        with closing(iter_row_logits(self.engine, token_ids)) as chunks:
+            for chunk in chunks:
+                yield chunk
+                _ = self.engine  # says so where it was closed meanwhile
 
     @property
     def weights_bytes(self) -> int:

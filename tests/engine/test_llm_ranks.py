@@ -49,10 +49,11 @@ def _calls(llm: LLM) -> dict[str, Callable[[], Any]]:
         "generate": lambda: llm.generate(["abc", "de", [5, 6], ""], SHORT),
         "stream": lambda: list(llm.stream("abc", SHORT)),
         "logits": lambda: llm.logits([5, 6]),
+        "logits_chunks": lambda: list(llm.logits_chunks([5, 6])),
     }
 
 
-@pytest.mark.parametrize("call", ["generate", "stream", "logits"])
+@pytest.mark.parametrize("call", ["generate", "stream", "logits", "logits_chunks"])
 def test_ranks_compare_once_a_call_and_never_in_a_step(
     folder: Path, other_rank: _OtherRank, call: str
 ) -> None:
@@ -63,7 +64,7 @@ def test_ranks_compare_once_a_call_and_never_in_a_step(
     assert not llm._requests
 
 
-@pytest.mark.parametrize("call", ["generate", "stream", "logits"])
+@pytest.mark.parametrize("call", ["generate", "stream", "logits", "logits_chunks"])
 def test_ranks_that_are_asked_different_things_are_told_before_the_first_step(
     folder: Path, other_rank: _OtherRank, call: str
 ) -> None:
@@ -94,3 +95,19 @@ def test_what_ranks_compare_depends_on_streams_under_way_alone(
     stream.close()
     llm.generate("abc", SHORT)
     assert other_rank.last == idle
+
+
+def test_what_ranks_compare_tells_how_far_chunks_of_logits_were_read(
+    folder: Path, other_rank: _OtherRank
+) -> None:
+    llm = LLM(folder, max_num_batched_tokens=2)
+    said = []
+    chunks = llm.logits_chunks([5, 6, 7, 8, 9])
+    for _ in range(3):
+        llm.generate("abc", SHORT)
+        said.append(tuple(other_rank.last))
+        next(chunks)
+    assert len(set(said)) == 3
+    chunks.close()
+    llm.generate("abc", SHORT)
+    assert tuple(other_rank.last) == said[0]
