@@ -47,25 +47,20 @@ class FakeBackend:
         return FakeRunner(config.vocab_size, settings.block_size)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
+    """What `LLM` takes for the device in all tests of this folder."""
     backend = FakeBackend()
     monkeypatch.setattr(open_model_module, "select_backend", lambda device_target: backend)
     return backend
 
 
 @pytest.fixture
-def folder(checkpoint: Path, backend: FakeBackend) -> Path:
-    """A checkpoint that `LLM` opens on the fake runner, the test's own to change."""
-    return checkpoint
-
-
-@pytest.fixture
-def edit(folder: Path) -> Callable[..., None]:
-    """Change entries of a JSON file of the folder, or write a new one."""
+def edit(checkpoint: Path) -> Callable[..., None]:
+    """Change entries of a JSON file of the checkpoint, or write a new one."""
 
     def edit(name: str, **entries: Any) -> None:
-        path = folder / name
+        path = checkpoint / name
         content = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps(content | entries))
 

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from mindformers_glm.core.errors import (
-    ConfigError,
-    GlmError,
-    PromptError,
-)
+from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
 from tests.e2e.random_checkpoint import CONTEXT
@@ -20,95 +16,97 @@ from tests.engine.conftest import SHORT, VOCAB, ids_of
 from tests.engine.fake_runner import answer
 
 
-def test_one_prompt_gives_a_list_of_one(folder: Path) -> None:
-    llm = LLM(folder)
+def test_one_prompt_gives_a_list_of_one(checkpoint: Path) -> None:
+    llm = LLM(checkpoint)
     (output,) = llm.generate("abc", SHORT)
     assert output.prompt_token_ids == ids_of("abc", llm)
     assert output.token_ids == answer(ids_of("abc", llm), 6, VOCAB, stop=(256,))
     assert output.text == llm.tokenizer.decode(output.token_ids)
 
 
-def test_prompts_keep_their_order_and_run_as_alone(folder: Path) -> None:
+def test_prompts_keep_their_order_and_run_as_alone(checkpoint: Path) -> None:
     prompts = ["a" * n for n in (1, 30, 4, 33, 32)]
-    llm = LLM(folder, max_num_seqs=2, max_num_batched_tokens=8)
+    llm = LLM(checkpoint, max_num_seqs=2, max_num_batched_tokens=8)
     together = llm.generate(prompts, SHORT)
-    alone = [LLM(folder).generate(prompt, SHORT)[0] for prompt in prompts]
+    alone = [LLM(checkpoint).generate(prompt, SHORT)[0] for prompt in prompts]
     assert [output.token_ids for output in together] == [output.token_ids for output in alone]
 
 
-def test_token_ids_are_taken_as_they_are(folder: Path) -> None:
-    llm = LLM(folder)
+def test_token_ids_are_taken_as_they_are(checkpoint: Path) -> None:
+    llm = LLM(checkpoint)
     assert llm.generate([5, 6], SHORT)[0].prompt_token_ids == [5, 6]
     assert [o.prompt_token_ids for o in llm.generate([[5], [6, 7]], SHORT)] == [[5], [6, 7]]
 
 
-def test_arrays_of_token_ids_are_prompts(folder: Path) -> None:
-    outputs = LLM(folder).generate(np.array([[5, 6], [7, 8]]), SHORT)  # type: ignore[arg-type]
+def test_arrays_of_token_ids_are_prompts(checkpoint: Path) -> None:
+    outputs = LLM(checkpoint).generate(np.array([[5, 6], [7, 8]]), SHORT)  # type: ignore[arg-type]
     assert [output.prompt_token_ids for output in outputs] == [[5, 6], [7, 8]]
 
 
 @pytest.mark.parametrize("prompt", [None, 1.5, {1, 2}, b"abc"])
-def test_a_prompt_of_another_type_is_refused(folder: Path, prompt: Any) -> None:
-    bad, good = LLM(folder).generate([prompt, "a"], SHORT)
+def test_a_prompt_of_another_type_is_refused(checkpoint: Path, prompt: Any) -> None:
+    bad, good = LLM(checkpoint).generate([prompt, "a"], SHORT)
     assert "A prompt must be a text, token ids or messages" in (bad.error or "")
     assert good.error is None
 
 
-def test_no_prompts_no_outputs(folder: Path) -> None:
-    assert LLM(folder).generate([]) == []
+def test_no_prompts_no_outputs(checkpoint: Path) -> None:
+    assert LLM(checkpoint).generate([]) == []
 
 
-def test_a_bad_prompt_keeps_its_place_and_the_others_run(folder: Path) -> None:
-    outputs = LLM(folder).generate(["a", "b" * CONTEXT, "", "c"], SHORT)
+def test_a_bad_prompt_keeps_its_place_and_the_others_run(checkpoint: Path) -> None:
+    outputs = LLM(checkpoint).generate(["a", "b" * CONTEXT, "", "c"], SHORT)
     assert [output.finish_reason == "error" for output in outputs] == [False, True, True, False]
     assert "The prompt has 64 tokens and the limit is max_model_len=64" in (outputs[1].error or "")
     assert "The prompt is empty" in (outputs[2].error or "")
     assert outputs[1].text == ""
 
 
-def test_each_prompt_can_have_its_own_params(folder: Path) -> None:
+def test_each_prompt_can_have_its_own_params(checkpoint: Path) -> None:
     params = [SamplingParams(max_new_tokens=count) for count in (1, 3)]
-    outputs = LLM(folder).generate(["a", "b"], params)
+    outputs = LLM(checkpoint).generate(["a", "b"], params)
     assert [len(output.token_ids) for output in outputs] == [1, 3]
     with pytest.raises(ConfigError, match="2 sampling_params were given for 3 prompts"):
-        LLM(folder).generate(["a", "b", "c"], params)
+        LLM(checkpoint).generate(["a", "b", "c"], params)
 
 
-def test_a_run_can_be_repeated(folder: Path) -> None:
+def test_a_run_can_be_repeated(checkpoint: Path) -> None:
     params = SamplingParams(temperature=2.0, max_new_tokens=8)
 
     def run(seed: int) -> list[list[int]]:
-        return [output.token_ids for output in LLM(folder, seed=seed).generate(["a", "a"], params)]
+        return [
+            output.token_ids for output in LLM(checkpoint, seed=seed).generate(["a", "a"], params)
+        ]
 
     assert run(0) == run(0)
     assert run(0) != run(1)
 
 
-def test_generation_config_is_respected(folder: Path, edit: Callable[..., None]) -> None:
+def test_generation_config_is_respected(checkpoint: Path, edit: Callable[..., None]) -> None:
     edit("generation_config.json", max_new_tokens=2)
-    llm = LLM(folder)
+    llm = LLM(checkpoint)
     assert len(llm.generate("a")[0].token_ids) == 2
     assert len(llm.generate("a", SHORT)[0].token_ids) == 6
 
 
 def test_end_of_text_is_the_union_of_what_three_files_say(
-    folder: Path, edit: Callable[..., None]
+    checkpoint: Path, edit: Callable[..., None]
 ) -> None:
-    llm = LLM(folder)
+    llm = LLM(checkpoint)
     first, second, third = (answer(ids_of(text, llm), 1, VOCAB)[0] for text in "abc")
     edit("config.json", eos_token_id=first)
     edit("generation_config.json", eos_token_id=[second])
-    vocabulary = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocabulary = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     edit("tokenizer_config.json", eos_token=vocabulary.id_to_token(third))
-    outputs = LLM(folder).generate(["a", "b", "c"], SHORT)
+    outputs = LLM(checkpoint).generate(["a", "b", "c"], SHORT)
     assert [output.finish_reason for output in outputs] == ["stop"] * 3
     assert [output.token_ids for output in outputs] == [[first], [second], [third]]
 
 
 def test_512_new_tokens_are_noted_once(
-    folder: Path, edit: Callable[..., None], capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, edit: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    llm = LLM(folder)
+    llm = LLM(checkpoint)
     llm.generate("a", SHORT)
     assert capsys.readouterr().err == ""
     llm.generate(["a", "b"])
@@ -116,8 +114,8 @@ def test_512_new_tokens_are_noted_once(
     assert capsys.readouterr().err.count("answers end after 512 tokens") == 1
 
 
-def test_a_stream_adds_up_to_the_answer(folder: Path) -> None:
-    llm = LLM(folder)
+def test_a_stream_adds_up_to_the_answer(checkpoint: Path) -> None:
+    llm = LLM(checkpoint)
     outputs = list(llm.stream("abc", SHORT))
     (whole,) = llm.generate("abc", SHORT)
     assert "".join(output.delta_text for output in outputs) == outputs[-1].text == whole.text
@@ -125,8 +123,8 @@ def test_a_stream_adds_up_to_the_answer(folder: Path) -> None:
     assert [output.finished for output in outputs] == [False] * (len(outputs) - 1) + [True]
 
 
-def test_streams_can_be_read_in_turns(folder: Path) -> None:
-    llm = LLM(folder)
+def test_streams_can_be_read_in_turns(checkpoint: Path) -> None:
+    llm = LLM(checkpoint)
     alone = [list(llm.stream(text, SHORT)) for text in ("ab", "cde")]
     first, second = llm.stream("ab", SHORT), llm.stream("cde", SHORT)
     turns: list[list[Any]] = [[next(first), next(first)], []]
@@ -139,8 +137,8 @@ def test_streams_can_be_read_in_turns(folder: Path) -> None:
     assert whole[0].token_ids == alone[0][-1].token_ids
 
 
-def test_leaving_a_stream_ends_its_request(folder: Path) -> None:
-    llm = LLM(folder)
+def test_leaving_a_stream_ends_its_request(checkpoint: Path) -> None:
+    llm = LLM(checkpoint)
     stream = llm.stream("abc", SHORT)
     next(stream)
     stream.close()
@@ -148,15 +146,15 @@ def test_leaving_a_stream_ends_its_request(folder: Path) -> None:
     assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
 
 
-def test_a_bad_prompt_streams_its_error(folder: Path) -> None:
-    (output,) = LLM(folder).stream("", SHORT)
+def test_a_bad_prompt_streams_its_error(checkpoint: Path) -> None:
+    (output,) = LLM(checkpoint).stream("", SHORT)
     assert (output.finish_reason, output.delta_text) == ("error", "")
 
 
 def test_an_interrupted_run_leaves_nothing_behind(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    llm = LLM(folder)
+    llm = LLM(checkpoint)
     expected = llm.generate("abc", SHORT)[0].token_ids
 
     def interrupt(batch: Any) -> None:
@@ -170,8 +168,8 @@ def test_an_interrupted_run_leaves_nothing_behind(
     assert llm.generate("abc", SHORT)[0].token_ids == expected
 
 
-def test_a_closed_llm_says_so(folder: Path) -> None:
-    with LLM(folder) as llm:
+def test_a_closed_llm_says_so(checkpoint: Path) -> None:
+    with LLM(checkpoint) as llm:
         llm.generate("a", SHORT)
         stream = llm.stream("a", SHORT)
         next(stream)
@@ -182,12 +180,12 @@ def test_a_closed_llm_says_so(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("prompts", [None, 5, {"a"}, (text for text in "ab"), b"abc"])
-def test_prompts_that_are_no_list_are_refused(folder: Path, prompts: Any) -> None:
+def test_prompts_that_are_no_list_are_refused(checkpoint: Path, prompts: Any) -> None:
     with pytest.raises(PromptError, match=r"generate\(\) takes a text, token ids, messages"):
-        LLM(folder).generate(prompts)
+        LLM(checkpoint).generate(prompts)
 
 
 @pytest.mark.parametrize("params", [{"temperature": 1}, [{"temperature": 1}], 5])
-def test_sampling_params_of_another_type_are_refused(folder: Path, params: Any) -> None:
+def test_sampling_params_of_another_type_are_refused(checkpoint: Path, params: Any) -> None:
     with pytest.raises(ConfigError, match="sampling_params must be SamplingParams"):
-        LLM(folder).generate(["a"], params)
+        LLM(checkpoint).generate(["a"], params)

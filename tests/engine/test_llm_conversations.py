@@ -11,34 +11,34 @@ from mindformers_glm.tokenizer.replies import ParsedReply, ToolCall
 from tests.engine.conftest import SHORT, ids_of
 
 
-def test_chat_writes_the_conversation_by_the_template(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text(
+def test_chat_writes_the_conversation_by_the_template(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(
         "{{ tools | length if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
         "{% endfor %}>"
     )
-    llm = LLM(folder)
+    llm = LLM(checkpoint)
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     assert llm.chat(messages, SHORT).prompt_token_ids == ids_of("[user]x[assistant]y>", llm)
     tools = [{"name": "f"}]
     assert llm.chat(messages, SHORT, tools).prompt_token_ids == ids_of("1[user]x[assistant]y>", llm)
     assert llm.generate("x", SHORT)[0].prompt_token_ids == ids_of("[user]x>", llm)
     assert llm.generate([messages, "x"], SHORT)[0].prompt_token_ids[:6] == ids_of("[user]", llm)
-    raw = LLM(folder, apply_chat_template=False)
+    raw = LLM(checkpoint, apply_chat_template=False)
     assert raw.generate("x", SHORT)[0].prompt_token_ids == ids_of("x", llm)
 
 
-def test_tools_make_a_text_a_users_message(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text(
+def test_tools_make_a_text_a_users_message(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(
         "{{ tools | length if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
         "{% endfor %}>"
     )
     tools = [{"name": "f"}]
-    llm = LLM(folder)
+    llm = LLM(checkpoint)
     outputs = list(llm.stream("x", SHORT, tools))
     assert outputs[0].prompt_token_ids == ids_of("1[user]x>", llm)
     (as_ids,) = llm.stream([5], SHORT, tools)
     assert "tools are written by the chat template" in (as_ids.error or "")
-    (as_text,) = LLM(folder, apply_chat_template=False).stream("x", SHORT, tools)
+    (as_text,) = LLM(checkpoint, apply_chat_template=False).stream("x", SHORT, tools)
     assert "tools are written by the chat template" in (as_text.error or "")
 
 
@@ -55,10 +55,10 @@ def _write_answer(monkeypatch: pytest.MonkeyPatch, llm: LLM, text: str) -> None:
 
 
 def test_the_answer_to_a_conversation_is_told_apart(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
-    llm = LLM(folder, prompt_lookup_num_tokens=0)
+    (checkpoint / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    llm = LLM(checkpoint, prompt_lookup_num_tokens=0)
     text = 'ab\nf\n{"x": 1}'
     params = SamplingParams(max_new_tokens=len(text))
     tools = [{"type": "function", "function": {"name": "f"}}]
@@ -86,24 +86,24 @@ def test_the_answer_to_a_conversation_is_told_apart(
 
 
 def test_thoughts_that_the_prompt_opened_are_told_apart(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     template = "{{ messages[0].content.split('</think>')[-1] }}<|endoftext|><think>"
-    (folder / "chat_template.jinja").write_text(template)
-    llm = LLM(folder, prompt_lookup_num_tokens=0)
+    (checkpoint / "chat_template.jinja").write_text(template)
+    llm = LLM(checkpoint, prompt_lookup_num_tokens=0)
     _write_answer(monkeypatch, llm, "a</think>b")
     output = llm.chat([{"role": "user", "content": "x"}], SamplingParams(max_new_tokens=10))
     assert output.reply == ParsedReply("b", "a")
 
-    llm = LLM(folder, prompt_lookup_num_tokens=0, reasoning_parser="none")
+    llm = LLM(checkpoint, prompt_lookup_num_tokens=0, reasoning_parser="none")
     _write_answer(monkeypatch, llm, "a</think>b")
     output = llm.chat([{"role": "user", "content": "x"}], SamplingParams(max_new_tokens=10))
     assert output.reply == ParsedReply("a</think>b")
 
 
-def test_messages_in_openais_form_fit_a_template_of_the_family(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
-    llm = LLM(folder)
+def test_messages_in_openais_form_fit_a_template_of_the_family(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    llm = LLM(checkpoint)
     call = {"type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
     messages = [
         {"role": "assistant", "content": None, "tool_calls": [call]},

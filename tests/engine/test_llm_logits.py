@@ -13,20 +13,20 @@ from tests.engine.conftest import SHORT, VOCAB
 from tests.engine.fake_runner import FakeRunner
 
 
-def test_logits_are_those_of_every_row_whatever_the_chunks(folder: Path) -> None:
+def test_logits_are_those_of_every_row_whatever_the_chunks(checkpoint: Path) -> None:
     token_ids = list(range(50))
     runner = FakeRunner(VOCAB)
     expected = np.array([runner._hash(np.arange(n + 1)) for n in range(50)], np.float32)
     for budget in (512, 7, 50):
-        llm = LLM(folder, max_num_batched_tokens=budget)
+        llm = LLM(checkpoint, max_num_batched_tokens=budget)
         found = llm.logits(token_ids)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
         assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
 
 
-def test_logits_do_not_disturb_a_stream(folder: Path) -> None:
-    llm = LLM(folder)
+def test_logits_do_not_disturb_a_stream(checkpoint: Path) -> None:
+    llm = LLM(checkpoint)
     expected = list(llm.stream("abc", SHORT))[-1].token_ids
     stream = llm.stream("abc", SHORT)
     next(stream)
@@ -38,24 +38,26 @@ def test_logits_do_not_disturb_a_stream(folder: Path) -> None:
     ("token_ids", "message"),
     [([], "empty"), ([VOCAB], "outside the vocabulary"), ([1] * (CONTEXT + 1), "65 tokens")],
 )
-def test_logits_of_bad_tokens_are_refused(folder: Path, token_ids: list[int], message: str) -> None:
-    llm = LLM(folder)
+def test_logits_of_bad_tokens_are_refused(
+    checkpoint: Path, token_ids: list[int], message: str
+) -> None:
+    llm = LLM(checkpoint)
     for call in (llm.logits, lambda token_ids: next(llm.logits_chunks(token_ids))):
         with pytest.raises(PromptError, match=message):
             call(token_ids)
 
 
-def test_logits_of_a_full_context_are_possible(folder: Path) -> None:
-    assert LLM(folder).logits([1] * CONTEXT).shape == (CONTEXT, VOCAB)
+def test_logits_of_a_full_context_are_possible(checkpoint: Path) -> None:
+    assert LLM(checkpoint).logits([1] * CONTEXT).shape == (CONTEXT, VOCAB)
 
 
-def test_logits_of_no_list_are_refused(folder: Path) -> None:
+def test_logits_of_no_list_are_refused(checkpoint: Path) -> None:
     with pytest.raises(PromptError, match="Token ids must be a list of whole numbers, got a None"):
-        LLM(folder).logits(None)  # type: ignore[arg-type]
+        LLM(checkpoint).logits(None)  # type: ignore[arg-type]
 
 
-def test_chunks_are_the_rows_of_logits_one_step_each(folder: Path) -> None:
-    llm = LLM(folder, max_num_batched_tokens=7)
+def test_chunks_are_the_rows_of_logits_one_step_each(checkpoint: Path) -> None:
+    llm = LLM(checkpoint, max_num_batched_tokens=7)
     token_ids = list(range(50))
     chunks = list(llm.logits_chunks(token_ids))
     assert [len(chunk) for chunk in chunks] == [7] * 7 + [1]
@@ -64,8 +66,8 @@ def test_chunks_are_the_rows_of_logits_one_step_each(folder: Path) -> None:
     assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
 
 
-def test_a_chunk_is_computed_when_it_is_wanted(folder: Path) -> None:
-    llm = LLM(folder, max_num_batched_tokens=7)
+def test_a_chunk_is_computed_when_it_is_wanted(checkpoint: Path) -> None:
+    llm = LLM(checkpoint, max_num_batched_tokens=7)
     chunks = llm.logits_chunks(range(50))
     assert llm.engine.runner.rows_per_step == []
     next(chunks)
@@ -75,9 +77,9 @@ def test_a_chunk_is_computed_when_it_is_wanted(folder: Path) -> None:
 
 @pytest.mark.parametrize("how", ["closed", "dropped", "failed"])
 def test_chunks_left_early_give_their_blocks_back(
-    folder: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    llm = LLM(folder, max_num_batched_tokens=7)
+    llm = LLM(checkpoint, max_num_batched_tokens=7)
     chunks = llm.logits_chunks(range(50))
     next(chunks)
     if how == "closed":
@@ -92,8 +94,8 @@ def test_chunks_left_early_give_their_blocks_back(
     assert llm.engine.num_tokens_under_way == {}
 
 
-def test_requests_may_run_between_chunks(folder: Path) -> None:
-    llm = LLM(folder, max_num_batched_tokens=7)
+def test_requests_may_run_between_chunks(checkpoint: Path) -> None:
+    llm = LLM(checkpoint, max_num_batched_tokens=7)
     expected = llm.logits(range(30))
     alone = llm.generate("abc", SHORT)[0].token_ids
     found = []
@@ -105,9 +107,9 @@ def test_requests_may_run_between_chunks(folder: Path) -> None:
 
 @pytest.mark.parametrize("num_measured", [CONTEXT, CONTEXT - 8])
 def test_requests_that_lack_the_blocks_of_chunks_end_instead_of_waiting(
-    folder: Path, num_measured: int
+    checkpoint: Path, num_measured: int
 ) -> None:
-    llm = LLM(folder, max_num_seqs=1, max_num_batched_tokens=32, block_size=4)
+    llm = LLM(checkpoint, max_num_seqs=1, max_num_batched_tokens=32, block_size=4)
     chunks = llm.logits_chunks([1] * num_measured)
     next(chunks)
     if num_measured == CONTEXT:  # nothing is left
@@ -121,8 +123,8 @@ def test_requests_that_lack_the_blocks_of_chunks_end_instead_of_waiting(
     assert llm.generate("abc", SHORT)[0].error is None
 
 
-def test_chunks_of_a_closed_llm_say_so(folder: Path) -> None:
-    with LLM(folder, max_num_batched_tokens=7) as llm:
+def test_chunks_of_a_closed_llm_say_so(checkpoint: Path) -> None:
+    with LLM(checkpoint, max_num_batched_tokens=7) as llm:
         chunks = llm.logits_chunks(range(50))
         next(chunks)
     with pytest.raises(GlmError, match="This LLM is closed"):

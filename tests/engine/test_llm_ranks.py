@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindformers_glm.core.errors import (
-    ConfigError,
-)
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.llm import LLM
 from tests.engine.conftest import SHORT, FakeBackend
 
@@ -36,11 +34,11 @@ def other_rank(backend: FakeBackend) -> _OtherRank:
 
 
 def test_ranks_that_differ_are_told_before_loading(
-    folder: Path, backend: FakeBackend, other_rank: _OtherRank
+    checkpoint: Path, backend: FakeBackend, other_rank: _OtherRank
 ) -> None:
     other_rank.is_different = True
     with pytest.raises(ConfigError, match=r"rank 1 has other .*weights.*seed.* than rank 0"):
-        LLM(folder)
+        LLM(checkpoint)
     assert backend.settings == []
 
 
@@ -55,9 +53,9 @@ def _calls(llm: LLM) -> dict[str, Callable[[], Any]]:
 
 @pytest.mark.parametrize("call", ["generate", "stream", "logits", "logits_chunks"])
 def test_ranks_compare_once_a_call_and_never_in_a_step(
-    folder: Path, other_rank: _OtherRank, call: str
+    checkpoint: Path, other_rank: _OtherRank, call: str
 ) -> None:
-    llm = LLM(folder)
+    llm = LLM(checkpoint)
     other_rank.num_gathers = 0
     _calls(llm)[call]()
     assert other_rank.num_gathers == 1
@@ -66,9 +64,9 @@ def test_ranks_compare_once_a_call_and_never_in_a_step(
 
 @pytest.mark.parametrize("call", ["generate", "stream", "logits", "logits_chunks"])
 def test_ranks_that_are_asked_different_things_are_told_before_the_first_step(
-    folder: Path, other_rank: _OtherRank, call: str
+    checkpoint: Path, other_rank: _OtherRank, call: str
 ) -> None:
-    llm = LLM(folder)
+    llm = LLM(checkpoint)
     other_rank.is_different = True
     with pytest.raises(ConfigError, match=r"rank 1 has other prompts.*than rank 0"):
         _calls(llm)[call]()
@@ -79,9 +77,9 @@ def test_ranks_that_are_asked_different_things_are_told_before_the_first_step(
 
 
 def test_what_ranks_compare_depends_on_streams_under_way_alone(
-    folder: Path, other_rank: _OtherRank
+    checkpoint: Path, other_rank: _OtherRank
 ) -> None:
-    llm = LLM(folder)
+    llm = LLM(checkpoint)
     llm.generate("abc", SHORT)
     idle = other_rank.last
     stream = llm.stream("x", SHORT)
@@ -98,9 +96,9 @@ def test_what_ranks_compare_depends_on_streams_under_way_alone(
 
 
 def test_what_ranks_compare_tells_how_far_chunks_of_logits_were_read(
-    folder: Path, other_rank: _OtherRank
+    checkpoint: Path, other_rank: _OtherRank
 ) -> None:
-    llm = LLM(folder, max_num_batched_tokens=2)
+    llm = LLM(checkpoint, max_num_batched_tokens=2)
     said = []
     chunks = llm.logits_chunks([5, 6, 7, 8, 9])
     for _ in range(3):
