@@ -93,7 +93,7 @@ def test_a_variable_that_names_a_file_is_refused(cached_folder, capsys, monkeypa
 @pytest.mark.parametrize(
     "arguments", [["cache", "--help"], ["cache", "list", "-h"], ["inspect", "-h"]]
 )
-def test_help_of_a_subcommand(arguments, capsys):
+def test_help_of_a_subcommand_is_its_own(arguments, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith(f"usage: mindformers-glm {arguments[0]} ")
 

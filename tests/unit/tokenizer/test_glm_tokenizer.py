@@ -181,14 +181,14 @@ def test_decode_leaves_special_tokens_out(write_folder: Writer) -> None:
     assert tokenizer.decode(tokenizer.encode("<|user|>Hello 你好<|endoftext|>")) == "Hello 你好"
 
 
-def test_ids_that_the_engine_asks_for(write_folder: Writer) -> None:
+def test_the_tokenizer_knows_its_special_and_last_ids(write_folder: Writer) -> None:
     tokenizer = load_tokenizer(write_folder())
     assert tokenizer.eos_token_ids == tuple(tokenizer.encode("<|user|>"))
     assert tokenizer.num_token_ids == max(tokenizer.special_token_ids) + 1
     assert len(tokenizer.special_token_ids) == len(SPECIAL_TOKENS)
 
 
-def test_asking_for_a_template_that_is_not_there(write_folder: Writer) -> None:
+def test_a_template_that_is_not_there_cannot_be_asked_for(write_folder: Writer) -> None:
     tokenizer = load_tokenizer(write_folder(chat_template=None))
     with pytest.raises(ConfigError, match=r"has no chat template .*--apply_chat_template False"):
         tokenizer.encode_prompt("Hello", True)
@@ -229,7 +229,9 @@ def test_a_template_that_refuses_the_messages_says_why(
         ([{"role": "endoftext", "content": "Hello"}], "one of system, developer, user, assistant,"),
     ],
 )
-def test_messages_of_the_wrong_form(write_folder: Writer, messages: Any, reason: str) -> None:
+def test_messages_of_the_wrong_form_are_refused(
+    write_folder: Writer, messages: Any, reason: str
+) -> None:
     with pytest.raises(PromptError) as caught:
         load_tokenizer(write_folder()).encode_chat(messages)
     assert reason in str(caught.value)

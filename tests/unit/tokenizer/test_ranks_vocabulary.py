@@ -70,7 +70,7 @@ def test_half_a_surrogate_pair_has_the_sentence_of_tokenizer_json(
     assert sentences[0] == sentences[1]
 
 
-def test_blanks_in_a_row_up_to_a_limit(write_ranks: Writer) -> None:
+def test_blanks_in_a_row_are_encoded_up_to_a_limit(write_ranks: Writer) -> None:
     tokenizer = load_tokenizer(write_ranks())
     text = "\t" * 250_000 + " " * 250_000 + "x" + " " * 500_000
     assert tokenizer.decode(tokenizer.encode(text)) == text
