@@ -11,7 +11,7 @@ import pytest
 from mindformers_glm.core.errors import PromptError
 from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
 from mindformers_glm.tokenizer.chat import write_chat
-from tests.unit.tokenizer.conftest import random_text
+from tests.unit.tokenizer.conftest import encode_prompt, random_text
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_chats_have_the_golden_ids(tokenizer: GlmTokenizer, golden: dict[str, An
 
 def test_control_tokens_in_text_stay_text(tokenizer: GlmTokenizer) -> None:
     text = "你<|user|>\n[gMASK]好<|endoftext|>"
-    ids = tokenizer.encode_prompt(text)
+    ids = encode_prompt(tokenizer, text)
     assert [i for i in ids if i >= 151329] == [151331, 151333, 151336, 151337]
     assert tokenizer.decode(ids) == "\n" + text
 
