@@ -67,8 +67,6 @@ class Answer:
     def __eq__(self, other: object) -> bool:
         return self._whole() == other._whole() if isinstance(other, Answer) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # it holds lists
-
     def __repr__(self) -> str:
         names = ("token_ids", "text", "turn_starts", "reply")
         values = zip(names, self._whole(), strict=True)

@@ -45,6 +45,7 @@ class LLM:
             print(llm.generate("请介绍一下北京")[0].text)
 
     Not thread-safe. Several `stream`s may be read in turns; their requests run together.
+    A program that steps the engine itself finds its parts in `frontend` and `engine`.
 
     Args:
         pretrained_model_dir: a Hugging Face folder as downloaded.
