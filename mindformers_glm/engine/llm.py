@@ -336,7 +336,8 @@ class LLM:
 
     def _check_logits_agree(self, token_ids: Items[int]) -> None:
         asked = token_ids if is_list(token_ids) else [token_ids]
-        under_way = self.engine.num_tokens_under_way
+        # The entry tells it from a prompt: ranks that call generate() compute other batches.
+        under_way = self.engine.num_tokens_under_way | {"logits": len(asked)}
         check_requests_are_shared(self._group, [(asked, SamplingParams())], under_way)
 
     def _collect(self, request_ids: Items[str]) -> Iterator[RequestOutput]:

@@ -9,6 +9,7 @@ import pytest
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.llm import LLM
+from mindformers_glm.engine.sampling_params import SamplingParams
 from tests.engine.conftest import SHORT, FakeBackend
 
 
@@ -109,3 +110,14 @@ def test_what_ranks_compare_tells_how_far_chunks_of_logits_were_read(
     chunks.close()
     llm.generate("abc", SHORT)
     assert tuple(other_rank.last) == said[0]
+
+
+def test_a_rank_that_asks_for_logits_differs_from_one_that_asks_for_an_answer(
+    checkpoint: Path, other_rank: _OtherRank
+) -> None:
+    llm = LLM(checkpoint)
+    llm.generate([5, 6], SamplingParams())
+    answer = other_rank.last
+    llm.logits([5, 6])
+    assert other_rank.last[:2] == answer[:2]  # prompts and sampling settings
+    assert other_rank.last != answer
