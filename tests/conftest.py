@@ -1,6 +1,7 @@
 """What all tests share: tolerances, fixtures from outside, and Hugging Face as the oracle."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -44,3 +45,17 @@ def shared_fixtures() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no fixtures at {folder} (set GLM_FIXTURES)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def written_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole Hugging Face folder with two shards, for all tests: not to be changed."""
+    from tests.e2e.random_checkpoint import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def checkpoint(written_checkpoint: Path, tmp_path: Path) -> Path:
+    """The same folder, the test's own to break."""
+    return Path(shutil.copytree(written_checkpoint, tmp_path / "checkpoint"))

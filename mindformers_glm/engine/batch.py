@@ -67,5 +67,8 @@ def build_slot_mapping(
     if end > len(block_table) * block_size:
         raise ValueError(f"{end} tokens do not fit into {len(block_table)} blocks of {block_size}")
     positions = np.arange(start, end, dtype=np.int32)
-    blocks = np.asarray(block_table, np.int32)[positions // block_size]
-    return blocks * np.int32(block_size) + positions % np.int32(block_size)
+    first = start // block_size  # blocks before it would be read in every step of a long answer
+    blocks = np.asarray(block_table[first : -(-end // block_size)], np.int32)
+    return blocks[positions // block_size - first] * np.int32(block_size) + positions % np.int32(
+        block_size
+    )

@@ -1,8 +1,9 @@
 """The Python API: a checkpoint folder in, answers out."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as Items
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -12,16 +13,12 @@ import numpy as np
 from mindformers_glm.config.environment import launched_rank, packed_cache_folder
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
-from mindformers_glm.core.errors import GlmError, PromptError
+from mindformers_glm.core.errors import GlmError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
-from mindformers_glm.engine.generation_defaults import (
-    DEFAULT_MAX_NEW_TOKENS,
-)
 from mindformers_glm.engine.llm_arguments import (
     Prompt,
-    check_params,
     check_types,
     is_list,
     is_single_prompt,
@@ -31,11 +28,12 @@ from mindformers_glm.engine.llm_arguments import (
 )
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.open_model import open_model
-from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
+from mindformers_glm.engine.reply_reader import ReplyParsers
+from mindformers_glm.engine.request_frontend import Request, RequestFrontend, Tools
 from mindformers_glm.engine.request_output import RequestOutput
-from mindformers_glm.engine.row_logits import compute_row_logits
+from mindformers_glm.engine.row_logits import compute_row_logits, iter_row_logits
 from mindformers_glm.engine.sampling_params import SamplingParams
-from mindformers_glm.system.log import note, silence_other_ranks
+from mindformers_glm.system.log import silence_other_ranks
 from mindformers_glm.system.progress import Progress
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
@@ -48,6 +46,7 @@ class LLM:
             print(llm.generate("请介绍一下北京")[0].text)
 
     Not thread-safe. Several `stream`s may be read in turns; their requests run together.
+    A program that steps the engine itself finds its parts in `frontend` and `engine`.
 
     Args:
         pretrained_model_dir: a Hugging Face folder as downloaded.
@@ -136,14 +135,12 @@ class LLM:
         )
         self.config, self.settings = model.config, model.settings
         self.tokenizer: GlmTokenizer = model.tokenizer
-        self._reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
-        self._apply_chat_template = apply_chat_template
-        self._is_length_noted = False
+        reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
+        self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template)
         self._num_requests = 0
         self._group = model.group
         self._undelivered: defaultdict[str, deque[RequestOutput]] = defaultdict(deque)
-        self._reply_readers: dict[str, ReplyReader] = {}
-        self._asked: dict[str, tuple[list[int], SamplingParams]] = {}
+        self._requests: dict[str, Request] = {}
         self._open_engine: LLMEngine | None = LLMEngine(
             model.runner,
             EngineConfig.for_runner(self.settings, model.num_blocks, engine_settings),
@@ -196,7 +193,7 @@ class LLM:
         self,
         prompt: Prompt,
         sampling_params: SamplingParams | None = None,
-        tools: Items[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
     ) -> Iterator[RequestOutput]:
         """Answer one prompt; yields an output for each step, the last one has a finish_reason.
 
@@ -217,7 +214,7 @@ class LLM:
         self,
         messages: Items[Mapping[str, Any]],
         sampling_params: SamplingParams | None = None,
-        tools: Items[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
     ) -> RequestOutput:
         """Answer a conversation, written by the checkpoint's chat template.
 
@@ -238,20 +235,33 @@ class LLM:
         Raises:
             PromptError: no tokens, more than max_model_len, or ids outside the vocabulary.
         """
-        asked = token_ids if is_list(token_ids) else [token_ids]
-        under_way = self._engine.num_tokens_under_way
-        check_requests_are_shared(self._group, [(asked, SamplingParams())], under_way)
-        return compute_row_logits(self._engine, token_ids)
+        self._check_logits_agree(token_ids)
+        return compute_row_logits(self.engine, token_ids)
+
+    def logits_chunks(self, token_ids: Items[int]) -> Generator[np.ndarray, None, None]:
+        """Yield what `logits` returns in pieces of at most max_num_batched_tokens rows.
+
+        So the memory of one piece is enough: 512 rows of 151,552 float32 are 310 MB. Until the last
+        piece, or the iterator's close(), it holds KV-cache blocks that requests then lack.
+
+        Raises:
+            PromptError: as `logits`, with the first piece.
+        """
+        self._check_logits_agree(token_ids)
+        with closing(iter_row_logits(self.engine, token_ids)) as chunks:
+            for chunk in chunks:
+                yield chunk
+                _ = self.engine  # says so where it was closed meanwhile
 
     @property
     def weights_bytes(self) -> int:
         """Memory of the weights."""
-        return self._engine.runner.weights_bytes
+        return self.engine.runner.weights_bytes
 
     @property
     def kv_cache_bytes(self) -> int:
         """Memory of the KV cache, as far as it will be used."""
-        return self._engine.config.num_blocks * self._engine.runner.kv_block_bytes
+        return self.engine.config.num_blocks * self.engine.runner.kv_block_bytes
 
     def close(self) -> None:
         """Give the memory of weights and KV cache back; the object cannot be used any more."""
@@ -271,82 +281,43 @@ class LLM:
         self.close()
 
     @property
-    def _engine(self) -> LLMEngine:
+    def engine(self) -> LLMEngine:
+        """What runs the requests, for programs that add and step themselves.
+
+        Raises:
+            GlmError: this LLM is closed.
+        """
         if self._open_engine is None:
             raise GlmError("This LLM is closed: create a new one.")
         return self._open_engine
 
     def _add(
-        self,
-        prompt: Prompt,
-        params: SamplingParams | None,
-        tools: Items[Mapping[str, Any]] | None = None,
+        self, prompt: Prompt, params: SamplingParams | None, tools: Tools | None = None
     ) -> str:
         """Queue a prompt; what is wrong with it becomes its only output."""
-        check_params(params)
         request_id = str(self._num_requests)
         self._num_requests += 1
-        params = params or SamplingParams()
-        token_ids: list[int] = []
-        try:
-            token_ids, is_chat = self._encode(prompt, tools)
-            self._engine.add_request(request_id, token_ids, params)
-        except PromptError as problem:
-            output = RequestOutput(request_id, token_ids, [], "", "", "error", str(problem))
-            self._undelivered[request_id].append(output)
-        else:
-            self._note_default_length(params)
-            if is_chat:
-                self._reply_readers[request_id] = self._reply_parsers.new_reader(
-                    self.tokenizer, token_ids, prompt, tools
-                )
-        self._asked[request_id] = (token_ids, params)
+        request = self.frontend.new_request(request_id, prompt, params, tools)
+        refusal = self.frontend.submit(request, self.engine)
+        if refusal is not None:
+            self._undelivered[request_id].append(refusal)
+        self._requests[request_id] = request
         return request_id
 
     def _check_ranks_agree(self, request_ids: Items[str]) -> None:
         if self._group.size == 1:
             return
-        earlier = self._engine.num_tokens_under_way
+        earlier = self.engine.num_tokens_under_way
         for request_id in request_ids:
             earlier.pop(request_id, None)
-        check_requests_are_shared(self._group, [self._asked[i] for i in request_ids], earlier)
+        asked = [(self._requests[i].token_ids, self._requests[i].params) for i in request_ids]
+        check_requests_are_shared(self._group, asked, earlier)
 
-    def _encode(
-        self, prompt: Prompt, tools: Items[Mapping[str, Any]] | None
-    ) -> tuple[list[int], bool]:
-        """Return the token ids, and whether the chat template wrote them."""
-        if isinstance(prompt, str) and not tools:
-            token_ids = self.tokenizer.encode_prompt(prompt, self._apply_chat_template)
-            return token_ids, self._writes_text_as_message
-        if isinstance(prompt, str) and self._writes_text_as_message:
-            return self.tokenizer.encode_chat([{"role": "user", "content": prompt}], tools), True
-        if not isinstance(prompt, str) and not is_list(prompt):
-            raise PromptError(
-                f"A prompt must be a text, token ids or messages, got a {type(prompt).__name__}."
-            )
-        if len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            return self.tokenizer.encode_chat(prompt, tools), True  # type: ignore[arg-type]
-        if tools:
-            raise PromptError(
-                "tools are written by the chat template, and this prompt is taken as it is: give "
-                "messages, or a text with apply_chat_template."
-            )
-        return list(prompt), False  # type: ignore[arg-type]
-
-    @property
-    def _writes_text_as_message(self) -> bool:
-        if self._apply_chat_template == "auto":
-            return self.tokenizer.has_chat_template
-        return self._apply_chat_template
-
-    def _note_default_length(self, params: SamplingParams) -> None:
-        if self._is_length_noted or self._engine.defaults.has_length_limit(params):
-            return
-        self._is_length_noted = True
-        note(
-            f"no length limit is set: answers end after {DEFAULT_MAX_NEW_TOKENS} tokens "
-            "(max_new_tokens changes it)"
-        )
+    def _check_logits_agree(self, token_ids: Items[int]) -> None:
+        asked = token_ids if is_list(token_ids) else [token_ids]
+        # The entry tells it from a prompt: ranks that call generate() compute other batches.
+        under_way = self.engine.num_tokens_under_way | {"logits": len(asked)}
+        check_requests_are_shared(self._group, [(asked, SamplingParams())], under_way)
 
     def _collect(self, request_ids: Items[str]) -> Iterator[RequestOutput]:
         """Step until these requests are done and yield their outputs; others' are kept for them."""
@@ -356,18 +327,16 @@ class LLM:
                 for output in self._undelivered.pop(request_id):
                     if output.finished:
                         open_ids.remove(request_id)
-                    reader = self._reply_readers.get(request_id)
-                    yield output if reader is None else reader.read(output)
+                    yield self._requests[request_id].read(output)
             if not open_ids:
                 return
-            for output in self._engine.step():
+            for output in self.engine.step():
                 self._undelivered[output.request_id].append(output)
 
     def _discard(self, request_ids: Items[str]) -> None:
         """End what is left of requests that nobody waits for any more."""
         for request_id in request_ids:
             self._undelivered.pop(request_id, None)
-            self._reply_readers.pop(request_id, None)
-            self._asked.pop(request_id, None)
+            self._requests.pop(request_id, None)
             if self._open_engine is not None:
                 self._open_engine.abort(request_id)

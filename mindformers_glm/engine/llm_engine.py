@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from mindformers_glm.backends.runner import ModelRunner
-from mindformers_glm.core.errors import PromptError
+from mindformers_glm.core.errors import MemoryBudgetError, PromptError
+from mindformers_glm.engine.answer import Answer, Prefix
 from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
@@ -75,6 +76,7 @@ class LLMEngine:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._special_token_ids = frozenset(special_token_ids)
         self._requests: dict[str, _Request] = {}
+        self.measured: list[Sequence] = []  # texts whose logits somebody reads (row_logits.py)
         self._num_requests_seen = 0
         self._outputs: list[
             RequestOutput
@@ -89,8 +91,13 @@ class LLMEngine:
 
     @property
     def num_tokens_under_way(self) -> dict[str, int]:
-        """Tokens of prompt and answer of each unfinished request, by its id."""
-        return {name: request.sequence.num_tokens for name, request in self._requests.items()}
+        """Tokens of prompt and answer of each unfinished request, by its id.
+
+        Also the tokens that are done of each text in `measured`.
+        """
+        return {name: request.sequence.num_tokens for name, request in self._requests.items()} | {
+            f"logits {index}": text.num_computed for index, text in enumerate(self.measured)
+        }
 
     def add_request(
         self,
@@ -127,7 +134,11 @@ class LLMEngine:
         self.scheduler.add(sequence)
 
     def step(self) -> list[RequestOutput]:
-        """Run one batch and return an output for each request that got tokens or ended."""
+        """Run one batch and return an output for each request that got tokens or ended.
+
+        Raises:
+            MemoryBudgetError: no request can run while logits are read that hold too many blocks.
+        """
         schedule = self.scheduler.schedule()
         self._outputs += [self._fail_for_blocks(sequence) for sequence in schedule.unschedulable]
         if schedule.chunks:
@@ -135,6 +146,12 @@ class LLMEngine:
             # Ctrl-C in the middle would lose tokens of requests that others wait for.
             with delay_interrupts():
                 self._take_step(schedule, logits)
+        elif self._requests and not self._outputs:
+            raise MemoryBudgetError(
+                f"The logits being read hold {self._num_measured_blocks} of the "
+                f"{self.pool.num_blocks} KV-cache blocks and no request can run: read them to "
+                "their end or close them first."
+            )
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -215,13 +232,17 @@ class LLMEngine:
     def _fail_for_blocks(self, sequence: Sequence) -> RequestOutput:
         """End a request that the scheduler removed because the KV cache is too small for it."""
         request = self._requests.pop(sequence.request_id)
-        room = self.pool.num_blocks * self.config.block_size
+        room = (self.pool.num_blocks - self._num_measured_blocks) * self.config.block_size
         request.flush_text()
         return request.take_output(
             "error",
             f"The request has {sequence.num_tokens} tokens, the whole KV cache has room for "
             f"{room}: raise max_device_memory, or lower max_model_len to refuse it earlier.",
         )
+
+    @property
+    def _num_measured_blocks(self) -> int:
+        return sum(len(text.block_table) for text in self.measured)
 
     def _limit_tokens(self, num_prompt_tokens: int, settings: SamplingSettings) -> int:
         """Return the number of prompt and generated tokens at which generation ends."""
@@ -247,39 +268,42 @@ class _Request:
         self.matcher = StopStringMatcher(sequence.settings.stop)
         self._prompt_token_ids = sequence.token_ids.tolist()
         self._detokenizer = detokenizer
-        self._text = ""
-        self._num_taken = 0  # characters of _text that earlier outputs carried
+        self._new_text = ""  # not in an output yet
         self._num_fed = 0  # characters given to the matcher, which may hold some of them
-        self._turn_starts: tuple[int, ...] = ()
+        # What outputs had; they share these lists, which only grow.
+        self._token_ids: list[int] = []
+        self._pieces: list[str] = []
+        self._turn_starts: list[int] = []
 
     def add_text(self, token_id: int) -> None:
         text = self._detokenizer.feed(token_id)
         self._num_fed += len(text)
-        self._text += self.matcher.feed(text)
+        self._new_text += self.matcher.feed(text)
 
     def start_turn(self) -> None:
-        self._turn_starts += (self._num_fed,)
+        self._turn_starts.append(self._num_fed)
 
     def flush_text(self) -> None:
-        self._text += self.matcher.feed(self._detokenizer.flush())
-        self._text += self.matcher.flush()
+        self._new_text += self.matcher.feed(self._detokenizer.flush())
+        self._new_text += self.matcher.flush()
 
     def take_output(
         self, reason: FinishReason | None = None, error: str | None = None
     ) -> RequestOutput:
-        delta_text = self._text[self._num_taken :]
-        self._num_taken = len(self._text)
         sequence = self.sequence
+        token_ids = sequence.generated_token_ids[len(self._token_ids) :].tolist()
+        text, self._new_text = self._new_text, ""
+        self._token_ids += token_ids
+        self._pieces.append(text)
         return RequestOutput(
             request_id=sequence.request_id,
             prompt_token_ids=self._prompt_token_ids,
-            token_ids=sequence.generated_token_ids.tolist(),
-            text=self._text,
-            delta_text=delta_text,
+            answer=Answer(Prefix(self._token_ids), Prefix(self._pieces), Prefix(self._turn_starts)),
+            delta_token_ids=token_ids,
+            delta_text=text,
             finish_reason=reason,
             error=error,
             num_cached_tokens=sequence.num_cached_tokens or 0,
-            turn_starts=self._turn_starts,
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mindformers_glm.engine.answer import Prefix
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.chat import offered_tools
@@ -71,27 +72,33 @@ class ReplyReader:
 
     def __init__(self, parser: ReplyParser) -> None:
         self._parser = parser
-        self._reply = ParsedReply()
-        self._num_read = 0  # characters of the text
+        self._reply_pieces: list[ParsedReply] = []
+        # Read so far:
+        self._num_pieces = 0
+        self._num_chars = 0
         self._num_turns = 0
 
     def read(self, output: RequestOutput) -> RequestOutput:
         """Return the output with what is told apart of it; outputs in their order, any skipped."""
+        answer = output.answer
+        text = "".join(answer.pieces.since(self._num_pieces))
+        self._num_pieces = len(answer.pieces)
+        end = self._num_chars + len(text)
         delta = ParsedReply()
-        for place in output.turn_starts[self._num_turns :]:
-            if place > len(output.text):
+        for place in answer.turns.since(self._num_turns):
+            if place > end:
                 break  # text before it is held back, or was cut off by a stop string
-            delta += self._read_text(output.text[:place]) + self._parser.start_turn()
+            cut = len(text) - (end - place)
+            delta += self._parser.feed(text[:cut]) + self._parser.start_turn()
+            text = text[cut:]
             self._num_turns += 1
-        delta += self._read_text(output.text)
+        self._num_chars = end
+        delta += self._parser.feed(text)
         if output.finished:
             delta += self._parser.flush()
-        self._reply += delta
-        return replace(output, reply=self._reply, delta_reply=delta)
-
-    def _read_text(self, text: str) -> ParsedReply:
-        piece, self._num_read = text[self._num_read :], len(text)
-        return self._parser.feed(piece)
+        self._reply_pieces.append(delta)
+        answer = replace(answer, reply_pieces=Prefix(self._reply_pieces))
+        return replace(output, answer=answer, delta_reply=delta)
 
 
 def _ends_in_think(tokenizer: GlmTokenizer, token_ids: Items[int]) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mindformers_glm.engine.answer import Answer, Prefix
 from mindformers_glm.tokenizer.replies import ParsedReply
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -12,36 +13,66 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 class RequestOutput:
     """The state of one request after a step.
 
+    Whoever follows an answer by the deltas pays nothing for its length; `token_ids`, `text` and
+    `reply` are put together when they are asked for.
+
     Attributes:
         request_id: the caller's name for the request.
         prompt_token_ids: the prompt as the network saw it.
-        token_ids: tokens generated so far, the one that ended the answer included.
-        text: the answer so far, without special tokens and without the stop string.
-        delta_text: what this step added to `text`.
+        answer: what was generated so far: `token_ids`, `text`, `turn_starts`, `reply`.
+        delta_token_ids: what this step added to `token_ids`.
+        delta_text: what this step added to `text`; may be empty.
         finish_reason: None while running; "stop" (end-of-text token, stop token or stop string),
             "length" (max_new_tokens, max_length or max_model_len), "abort" or "error".
         error: one sentence when `finish_reason` is "error".
         num_cached_tokens: leading tokens of the prompt whose keys and values were taken over from
             an earlier request with the same beginning.
-        turn_starts: places in `text`, ascending, at which the model wrote a special token that did
-            not end the answer: mostly <|assistant|>, with which it begins another message, such as
-            the next tool call. One may lie behind what there is of `text` so far.
-        reply: the answer so far told apart into content, reasoning and tool calls, where the prompt
-            was a conversation (see `LLM`); what is not yet certain is in none of them. Else None.
         delta_reply: what this output adds to `reply`.
     """
 
     request_id: str
     prompt_token_ids: list[int]
-    token_ids: list[int]
-    text: str
+    answer: Answer
+    delta_token_ids: list[int]
     delta_text: str
     finish_reason: FinishReason | None = None
     error: str | None = None
     num_cached_tokens: int = 0
-    turn_starts: tuple[int, ...] = ()
-    reply: ParsedReply | None = None
     delta_reply: ParsedReply | None = None
+
+    @classmethod
+    def refused(cls, request_id: str, prompt_token_ids: list[int], error: str) -> "RequestOutput":
+        """Return the only output of a request that never ran."""
+        nothing = Answer(Prefix([]), Prefix([]), Prefix([]))
+        return cls(request_id, prompt_token_ids, nothing, [], "", "error", error)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Tokens generated so far, the one that ended the answer included."""
+        return self.answer.token_ids
+
+    @property
+    def text(self) -> str:
+        """The answer so far, without special tokens and without the stop string."""
+        return self.answer.text
+
+    @property
+    def turn_starts(self) -> tuple[int, ...]:
+        """Places in `text`, ascending, at which the model wrote a special token within the answer.
+
+        Mostly <|assistant|>, with which it begins another message, such as the next tool call. One
+        may lie behind what there is of `text` so far.
+        """
+        return self.answer.turn_starts
+
+    @property
+    def reply(self) -> ParsedReply | None:
+        """The answer so far told apart into content, reasoning and tool calls.
+
+        None unless the prompt was a conversation (see `LLM`). What is not yet certain is in none of
+        them.
+        """
+        return self.answer.reply
 
     @property
     def finished(self) -> bool:

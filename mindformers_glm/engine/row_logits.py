@@ -1,5 +1,6 @@
 """The logits of every token of a text, as evaluation and parity tests need them."""
 
+from collections.abc import Generator
 from collections.abc import Sequence as Items
 
 import numpy as np
@@ -14,23 +15,43 @@ from mindformers_glm.engine.sequence import Sequence
 
 
 def compute_row_logits(engine: LLMEngine, token_ids: Items[int]) -> np.ndarray:
-    """Run the tokens through the network in chunks of the token budget.
+    """Return all that `iter_row_logits` gives as one array, float32 [len(token_ids), vocab_size].
 
-    Uses KV-cache blocks of the engine's pool that no request holds, and gives them back.
-
-    Returns:
-        float32 [len(token_ids), vocab_size].
     Raises:
-        PromptError: no tokens, more than max_model_len, or ids outside the vocabulary.
-        MemoryBudgetError: requests under way hold too many blocks.
+        PromptError, MemoryBudgetError: as there.
     """
-    config = engine.config
+    chunks = iter_row_logits(engine, token_ids)
+    logits = np.empty((len(token_ids), engine.runner.vocab_size), np.float32)
+    start = 0
+    for chunk in chunks:
+        logits[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    return logits
+
+
+def iter_row_logits(engine: LLMEngine, token_ids: Items[int]) -> Generator[np.ndarray, None, None]:
+    """Run the tokens through the network in chunks of the token budget; a chunk when it is wanted.
+
+    From the first chunk on it holds KV-cache blocks of the engine's pool that no request holds; it
+    gives them back at its end, or when the iterator is closed. Requests may run in between.
+
+    Yields:
+        float32 [at most max_num_batched_tokens, vocab_size]; each an array of its own.
+    Raises:
+        PromptError: at once: no tokens, more than max_model_len, or ids outside the vocabulary.
+        MemoryBudgetError: with the first chunk: requests under way hold too many blocks.
+    """
     check_token_ids(token_ids, engine.runner.vocab_size)
-    if len(token_ids) > config.max_model_len:
+    if len(token_ids) > engine.config.max_model_len:
         raise PromptError(
             f"{len(token_ids)} tokens were given and the limit is max_model_len="
-            f"{config.max_model_len}: shorten the text or raise --max_model_len."
+            f"{engine.config.max_model_len}: shorten the text or raise --max_model_len."
         )
+    return _run_chunks(engine, token_ids)
+
+
+def _run_chunks(engine: LLMEngine, token_ids: Items[int]) -> Generator[np.ndarray, None, None]:
+    config = engine.config
     num_blocks = -(-len(token_ids) // config.block_size)
     if num_blocks > engine.pool.num_free:
         raise MemoryBudgetError(
@@ -47,13 +68,16 @@ def compute_row_logits(engine: LLMEngine, token_ids: Items[int]) -> np.ndarray:
         rng=np.random.default_rng(0),
     )
     sequence.block_table = engine.pool.allocate(num_blocks)
+    engine.measured.append(sequence)
     try:
-        logits = np.empty((len(token_ids), engine.runner.vocab_size), np.float32)
-        for start in range(0, len(token_ids), config.max_num_batched_tokens):
-            end = min(start + config.max_num_batched_tokens, len(token_ids))
+        while sequence.num_pending:
+            start = sequence.num_computed
+            end = min(start + config.max_num_batched_tokens, sequence.num_tokens)
             chunk = Chunk(sequence, start, end, is_sampled=True)
             batch = build_batch([chunk], config.block_size, sample_all_rows=True)
-            logits[start:end] = engine.runner.execute(batch)
-        return logits
+            logits = engine.runner.execute(batch)
+            sequence.num_computed = end
+            yield logits
     finally:
+        engine.measured.remove(sequence)
         engine.pool.free(sequence.block_table)

@@ -67,7 +67,8 @@ def sample_token(logits: np.ndarray, sequence: Sequence) -> int:
         raise NonFiniteLogitsError("the network's output is not finite")
     scores = logits
     if settings.repetition_penalty != 1.0:
-        scores = penalize_repetition(scores, sequence.token_ids, settings.repetition_penalty)
+        seen = sequence.distinct_token_ids  # all of them would cost more with each token
+        scores = penalize_repetition(scores, seen, settings.repetition_penalty)
     if sequence.num_generated < settings.min_new_tokens and sequence.stop_token_ids:
         scores = scores.copy()
         scores[list(sequence.stop_token_ids)] = -np.inf

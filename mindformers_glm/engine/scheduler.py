@@ -178,8 +178,8 @@ class Scheduler:
         """
         if self._config.enable_prefix_caching:
             num_full = (sequence.num_tokens - 1) // self._config.block_size
-            keys = self._block_keys(sequence, num_full)
-            sequence.block_table = self._pool.take_cached(keys)
+            self._extend_keys(sequence, num_full)
+            sequence.block_table = self._pool.take_cached(sequence.block_keys[:num_full])
         num_shared_blocks = len(sequence.block_table)
         # One spare block for each running sequence: without it a newcomer could be preempted in
         # the very next step, and its prompt computed for nothing.
@@ -205,19 +205,18 @@ class Scheduler:
         if not self._config.enable_prefix_caching:
             return []
         first, last = start // self._config.block_size, end // self._config.block_size
-        keys = self._block_keys(sequence, last)[first:last]
-        blocks = sequence.block_table[first:last]
+        self._extend_keys(sequence, last)
+        keys, blocks = sequence.block_keys[first:last], sequence.block_table[first:last]
         return [
             block
             for block, key in zip(blocks, keys, strict=True)
             if self._pool.register(block, key)
         ]
 
-    def _block_keys(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
-        """Keys of the sequence's first full blocks."""
+    def _extend_keys(self, sequence: Sequence, num_blocks: int) -> None:
+        """Make sure of the keys of the sequence's first full blocks."""
         block_size = self._config.block_size
         extend_block_keys(sequence.block_keys, sequence.token_ids, num_blocks, block_size)
-        return sequence.block_keys[:num_blocks]
 
     def _undo_interrupted(self) -> None:
         """Withdraw the blocks that a step was to fill which never came to its end.

@@ -50,6 +50,9 @@ class Sequence:
         self.block_table: list[int] = []
         self.block_keys: list[bytes] = []
         self._token_ids = np.array(prompt_token_ids, np.int32)
+        self._distinct_token_ids = np.empty(0, np.int32)
+        self._seen: set[int] = set()  # the same ones
+        self._num_seen = 0  # leading tokens that were looked at for them
 
     @property
     def token_ids(self) -> np.ndarray:
@@ -60,6 +63,18 @@ class Sequence:
     def generated_token_ids(self) -> np.ndarray:
         """Generated tokens so far, int32."""
         return self._token_ids[self.num_prompt_tokens : self.num_tokens]
+
+    @property
+    def distinct_token_ids(self) -> np.ndarray:
+        """The different ones of `token_ids`, int32; only tokens that are new since cost time."""
+        new = set(self.token_ids[self._num_seen :].tolist()) - self._seen
+        self._num_seen = self.num_tokens
+        if new:
+            self._seen |= new
+            self._distinct_token_ids = np.append(
+                self._distinct_token_ids, np.array([*new], np.int32)
+            )
+        return self._distinct_token_ids
 
     @property
     def num_generated(self) -> int:

@@ -1,7 +1,7 @@
 """Prompts and conversations to token ids, and token ids to text."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from mindformers_glm.core.errors import ConfigError, PromptError
 from mindformers_glm.tokenizer.chat import read_role
@@ -77,23 +77,6 @@ class GlmTokenizer:
             CheckpointError: the vocabulary does not have one of the special tokens.
         """
         return self.vocabulary.encode_segments(segments)
-
-    def encode_prompt(
-        self, text: str, apply_chat_template: bool | Literal["auto"] = "auto"
-    ) -> list[int]:
-        """Tokenize one prompt.
-
-        Args:
-            apply_chat_template: True makes it the one user message of a conversation, False takes
-                it as it is, "auto" is True where it is known how the checkpoint writes one.
-        Raises:
-            ConfigError: True, and the checkpoint has no chat template.
-        """
-        if apply_chat_template is False or (
-            apply_chat_template == "auto" and not self.has_chat_template
-        ):
-            return self.encode(text)
-        return self.encode_chat([{"role": "user", "content": text}])
 
     def encode_chat(
         self,

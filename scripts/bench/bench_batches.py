@@ -41,7 +41,7 @@ def main() -> None:
         prompt_lookup_num_tokens=0,
         enable_prefix_caching=False,
     )
-    bench = BatchBench(llm._engine, llm.config.vocab_size, longest)
+    bench = BatchBench(llm.engine, llm.config.vocab_size, longest)
     print(describe_machine())
     print(f"{library.isa()}, {args.quantization or llm.settings.params_dtype}")
     print(f"\n{'sequences':>9} {'ms a step':>10} {'p90':>7} {'tokens/s':>9} {'of one':>7}")

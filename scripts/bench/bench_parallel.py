@@ -56,7 +56,7 @@ def run_rank(folder: str, size: int, num_threads: int, steps: int, prompt: int) 
         packed_cache="off",
     )
     load_s = time.perf_counter() - begin
-    engine = llm._engine
+    engine = llm.engine
     token_ids = np.random.default_rng(0).integers(0, llm.config.vocab_size, prompt).tolist()
     params = SamplingParams(do_sample=False, ignore_eos=True, max_new_tokens=steps + 3)
     prefill_s = []

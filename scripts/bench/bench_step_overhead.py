@@ -70,7 +70,7 @@ class Stopwatch:
 def watched(llm: LLM) -> Iterator[Stopwatch]:
     """Times the stages of the engine's step."""
     watch = Stopwatch()
-    engine = llm._engine
+    engine = llm.engine
     runner, scheduler = engine.runner, engine.scheduler
     run, schedule = runner._run, scheduler.schedule
     build_batch, sample_token = llm_engine.build_batch, llm_engine.sample_token
@@ -100,7 +100,7 @@ def measure(llm: LLM, context: int, num_steps: int, settings: dict[str, Any]) ->
     params = SamplingParams(
         max_new_tokens=num_steps + 5, ignore_eos=True, **({"seed": 1} | settings)
     )
-    engine = llm._engine
+    engine = llm.engine
     engine.add_request("x", prompt, params)
     while not any(output.token_ids for output in engine.step()):
         pass

@@ -1,26 +1,13 @@
-"""A checkpoint folder and an empty folder for each test, and processes that run there."""
+"""An empty folder for each test, and processes that run there."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.random_checkpoint import write_checkpoint
 from tests.e2e.run_process import REPO, Starter
-
-
-@pytest.fixture(scope="session")
-def _checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture
-def checkpoint(_checkpoint: Path, tmp_path: Path) -> Path:
-    """A Hugging Face folder with two shards, the test's own to break."""
-    return Path(shutil.copytree(_checkpoint, tmp_path / "checkpoint"))
 
 
 @pytest.fixture

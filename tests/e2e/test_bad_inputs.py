@@ -133,7 +133,9 @@ def check_refused(
 
 
 @pytest.mark.parametrize("case", BROKEN_FOLDERS)
-def test_broken_checkpoint_folder(case: str, checkpoint: Path, work: Path, start: Starter) -> None:
+def test_a_broken_checkpoint_folder_is_one_sentence(
+    case: str, checkpoint: Path, work: Path, start: Starter
+) -> None:
     break_folder, message = BROKEN_FOLDERS[case]
     break_folder(checkpoint)
     argv = ["--pretrained_model_dir", str(checkpoint), "--predict_data", "hello"]
@@ -164,7 +166,7 @@ def test_broken_checkpoint_folder(case: str, checkpoint: Path, work: Path, start
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_option(
+def test_a_bad_option_is_one_sentence(
     argv: list[str], exit_code: int, message: str, checkpoint: Path, work: Path, start: Starter
 ) -> None:
     given = ["--pretrained_model_dir", str(checkpoint), "--predict_data", "hello"]
@@ -183,7 +185,9 @@ def test_bad_option(
         ("seed: 1\nseed: 2", "seed stands twice, first in line 1 (line 2)"),
     ],
 )
-def test_bad_yaml(content: str, message: str, checkpoint: Path, work: Path, start: Starter) -> None:
+def test_a_bad_yaml_file_is_one_sentence(
+    content: str, message: str, checkpoint: Path, work: Path, start: Starter
+) -> None:
     (work / "run.yaml").write_text(content)
     argv = ["--config", "run.yaml", "--pretrained_model_dir", str(checkpoint)]
     check_refused(start, work, [*argv, "--predict_data", "hello"], 1, message)
@@ -192,7 +196,7 @@ def test_bad_yaml(content: str, message: str, checkpoint: Path, work: Path, star
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "is empty"), (b"\n\n", "is empty"), (b"\xff", "not UTF-8")]
 )
-def test_bad_prompt_file(
+def test_a_bad_prompt_file_is_one_sentence(
     content: bytes, message: str, checkpoint: Path, work: Path, start: Starter
 ) -> None:
     (work / "questions.txt").write_bytes(content)
@@ -200,7 +204,7 @@ def test_bad_prompt_file(
     check_refused(start, work, argv, 1, message)
 
 
-def test_no_prompt(checkpoint: Path, work: Path, start: Starter) -> None:
+def test_a_run_without_a_prompt_is_refused(checkpoint: Path, work: Path, start: Starter) -> None:
     check_refused(start, work, ["--pretrained_model_dir", str(checkpoint)], 1, "no prompt")
 
 

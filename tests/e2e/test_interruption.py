@@ -41,14 +41,16 @@ def check_interrupted(process: subprocess.Popen[str], work: Path) -> None:
 
 # Inside the import of a C extension an exception would come out as something else or crash.
 @pytest.mark.parametrize("library", ["numpy", "libmindspore", "mindspore_ops_cpu"])
-def test_ctrl_c_while_loading(library: str, checkpoint: Path, work: Path, start: Starter) -> None:
+def test_ctrl_c_while_loading_is_one_word_and_keeps_the_old_result(
+    library: str, checkpoint: Path, work: Path, start: Starter
+) -> None:
     process = start_long_run(checkpoint, work, start)
     wait_until_mapped(process, library)
     process.send_signal(signal.SIGINT)
     check_interrupted(process, work)
 
 
-def test_ctrl_c_during_the_first_imports(work: Path, start: Starter) -> None:
+def test_ctrl_c_during_the_first_imports_is_one_word(work: Path, start: Starter) -> None:
     # A package that takes the place of ours and is interrupted while it is imported.
     shutil.copy(REPO / "run_mindformer.py", work)
     (work / "mindformers_glm").mkdir()
@@ -61,7 +63,7 @@ def test_ctrl_c_during_the_first_imports(work: Path, start: Starter) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("delay_s", "number_of_signals"), [(0.5, 1), (1, 1), (2, 1), (2, 2)])
-def test_ctrl_c_while_generating(
+def test_ctrl_c_while_generating_is_one_word_and_keeps_the_old_result(
     delay_s: float, number_of_signals: int, checkpoint: Path, work: Path, start: Starter
 ) -> None:
     process = start_long_run(checkpoint, work, start)
@@ -74,7 +76,9 @@ def test_ctrl_c_while_generating(
 
 
 @pytest.mark.slow
-def test_two_runs_in_one_folder(checkpoint: Path, work: Path, start: Starter) -> None:
+def test_two_runs_in_one_folder_leave_one_whole_result(
+    checkpoint: Path, work: Path, start: Starter
+) -> None:
     argv = ["--pretrained_model_dir", str(checkpoint), "--max_new_tokens", "4", "--predict_data"]
     processes = [start(*argv, prompt) for prompt in ("hello", "bye")]
     runs = [finish(process) for process in processes]

@@ -23,7 +23,9 @@ def read_results(work: Path) -> list[dict[str, list[str]]]:
     return results
 
 
-def test_single_prompt_command(checkpoint: Path, work: Path, start: Starter) -> None:
+def test_one_prompt_is_answered_in_print_and_in_the_result_file(
+    checkpoint: Path, work: Path, start: Starter
+) -> None:
     argv = [*CARD, "--pretrained_model_dir", str(checkpoint), "--predict_data", "请介绍一下北京"]
     run = finish(start(*argv, "--max_new_tokens", "8"))
     assert (run.exit_code, run.errors) == (0, [])

@@ -101,4 +101,4 @@ def test_each_choice_has_a_packed_cache_that_the_next_start_reads(tmp_path: Path
         for _ in range(2):  # writes the cache, then reads it
             np.testing.assert_array_equal(logits(folder, "w8a16", "on"), expected)
         with LLM(folder, quantization="w8a16", packed_cache="on") as llm:
-            assert llm._engine.runner.read_weight_bytes == 0
+            assert llm.engine.runner.read_weight_bytes == 0

@@ -102,7 +102,7 @@ def test_a_network_of_several_graphs_equals_hugging_face(
     folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=num_layers)
     prompt = _prompt(3, 515)
     with LLM(str(folder), params_dtype="float32") as llm:
-        assert len(llm._engine.runner._graphs.hidden_states) == num_graphs
+        assert len(llm.engine.runner._graphs.hidden_states) == num_graphs
         found = llm.logits(prompt)
         tokens = _greedy(llm, prompt)
     assert relative_error(found, hf_oracle.logits(folder, prompt)) < TOLERANCES["logits_float32"]

@@ -24,7 +24,7 @@ class _Recorded:
         self.llm = LLM(folder, **(sizes | settings))  # type: ignore[arg-type]
         self.num_rows = 0
         self.logits: list[np.ndarray] = []
-        runner = self.llm._engine.runner
+        runner = self.llm.engine.runner
         execute = runner.execute
 
         def recorded(batch: ModelBatch) -> np.ndarray:
@@ -89,7 +89,7 @@ def test_tokens_together_in_few_blocks_equal_hugging_face(
 def test_preempted_sequences_equal_hugging_face(tiny: Path, expected: list[list[int]]) -> None:
     prompts = _prompts(515)[5:13]
     llm = LLM(tiny, block_size=_BLOCK_SIZE, max_model_len=96, max_num_seqs=2)
-    engine = llm._engine
+    engine = llm.engine
     held = engine.pool.allocate(engine.pool.num_free - 7)  # room for little more than one
     outputs = llm.generate([prompt[::-1] for prompt in prompts] + prompts, _GREEDY)
     engine.pool.free(held)

@@ -41,7 +41,7 @@ def test_logits_are_those_of_the_safetensors_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logits(folder), expected)
 
 
-def test_shards_with_an_index_and_a_packed_cache(tmp_path: Path) -> None:
+def test_shards_with_an_index_load_with_and_without_a_packed_cache(tmp_path: Path) -> None:
     folder = hf_oracle.save_random_checkpoint(tmp_path, "bfloat16")
     expected = hf_oracle.logits(folder, PROMPT)
     as_pytorch_folder(folder, max_shard_size="100KB")
@@ -56,7 +56,7 @@ def test_shards_with_an_index_and_a_packed_cache(tmp_path: Path) -> None:
     assert len(list((folder / FOLDER_NAME).iterdir())) == 1
 
 
-def test_the_format_before_1_6(tiny: Path, tmp_path: Path) -> None:
+def test_the_format_before_1_6_loads_too(tiny: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny, tmp_path / "copy"))
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -73,7 +73,7 @@ def test_a_tied_head_shares_its_storage(tmp_path: Path) -> None:
     assert relative_error(logits(folder), expected) < TOLERANCES["logits_float32"]
 
 
-def test_a_chatglm_folder_as_downloaded(tmp_path: Path) -> None:
+def test_a_chatglm_folder_as_downloaded_gives_the_same_logits(tmp_path: Path) -> None:
     glm = hf_oracle.save_random_checkpoint(tmp_path / "glm", "float16", model_type="glm")
     folder = to_chatglm(glm, tmp_path / "chatglm")
     expected = logits(folder)

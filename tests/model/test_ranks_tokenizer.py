@@ -17,7 +17,7 @@ pytestmark = pytest.mark.weights
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ranks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks") / "glm4-mini"
     shutil.copytree(MINI, folder, ignore=shutil.ignore_patterns("tokenizer.json"))
     vocabulary = json.loads((MINI / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
@@ -30,11 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_answers_are_the_same(folder: Path, questions: list[dict[str, Any]]) -> None:
+def test_the_answers_are_the_same(ranks_folder: Path, questions: list[dict[str, Any]]) -> None:
     params = SamplingParams(do_sample=False, max_new_tokens=40)
     asked = [question["messages"] for question in questions if "tools" not in question][::20]
     found = []
-    for checkpoint in (folder, MINI):
+    for checkpoint in (ranks_folder, MINI):
         with LLM(checkpoint, max_model_len=512, apply_chat_template=True) as llm:
             outputs = llm.generate(asked, params)
             streamed = "".join(output.delta_text for output in llm.stream(asked[0], params))
@@ -44,5 +44,5 @@ def test_the_answers_are_the_same(folder: Path, questions: list[dict[str, Any]])
     assert all(text for _, _, text in found[0])
 
 
-def test_the_folder_is_described(folder: Path) -> None:
-    assert "tokenizer.model (ranks)" in inspect_checkpoint(folder)
+def test_the_folder_is_described(ranks_folder: Path) -> None:
+    assert "tokenizer.model (ranks)" in inspect_checkpoint(ranks_folder)

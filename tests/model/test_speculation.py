@@ -21,7 +21,7 @@ class _Counted:
     def __init__(self, prompt_lookup_num_tokens: int) -> None:
         self.llm = LLM(MINI, max_model_len=512, prompt_lookup_num_tokens=prompt_lookup_num_tokens)
         self.rows_per_step: list[int] = []
-        runner = self.llm._engine.runner
+        runner = self.llm.engine.runner
         execute = runner.execute
 
         def counted(batch: ModelBatch) -> np.ndarray:

@@ -57,12 +57,12 @@ def run(folder: Path, size: int, rank: int) -> tuple[dict[str, object], np.ndarr
             "batch": [output.token_ids for output in llm.generate(PROMPTS, _GREEDY)],
             "sampled": [output.token_ids for output in llm.generate(PROMPTS, _SAMPLED)],
         }
-        runner = llm._engine.runner
+        runner = llm.engine.runner
         told = tell_differences(llm, folder, size, rank) if size > 1 else []
         numbers = {
             "weights_bytes": llm.weights_bytes,
             "kv_block_bytes": runner.kv_block_bytes,
-            "num_blocks": llm._engine.config.num_blocks,
+            "num_blocks": llm.engine.config.num_blocks,
             "read_weight_bytes": runner.read_weight_bytes,
         }
         token_ids = np.random.default_rng(0).integers(0, llm.config.vocab_size, 41).tolist()

@@ -69,7 +69,7 @@ def test_ranks_add_up(launch: Launcher, work: Path) -> None:
     ("role", "rank", "exit_code", "name"),
     [("MS_WORKER", 1, 137, "Rank 1"), ("MS_SCHED", 0, 1, "The scheduler")],
 )
-def test_kill_9_while_ranks_compute(
+def test_kill_9_while_ranks_compute_ends_the_job(
     role: str, rank: int, exit_code: int, name: str, launch: Launcher
 ) -> None:
     job = launch("all_reduce_worker.py 1000000", "2")

@@ -120,19 +120,19 @@ def test_bad_arguments_are_one_sentence(
     assert sorted(path.name for path in work.iterdir()) == ["fake_worker.py"]
 
 
-def test_help(launch: Launcher) -> None:
+def test_help_names_the_arguments(launch: Launcher) -> None:
     ended = launch("--help").wait()
     assert (ended.exit_code, ended.stderr) == (0, "")
     assert "WORKER_NUM MASTER_PORT LOG_DIR JOIN CLUSTER_TIME_OUT" in ended.stdout
 
 
-def test_an_interpreter_that_is_not_there(launch: Launcher) -> None:
+def test_an_interpreter_that_is_not_there_is_one_sentence(launch: Launcher) -> None:
     ended = launch("fake_worker.py tell", "2", PYTHON="no-python").wait()
     assert ended.exit_code == 1
     assert ended.stderr.startswith("error: There is no interpreter no-python")
 
 
-def test_an_interpreter_without_mindspore(launch: Launcher, tmp_path: Path) -> None:
+def test_an_interpreter_without_mindspore_is_one_sentence(launch: Launcher, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # -S: no installed packages
     python.chmod(0o755)

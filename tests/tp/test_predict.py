@@ -63,7 +63,9 @@ def wait_until_loading(job: Job, rank: int) -> None:
         ("decode", "--min_new_tokens 1900 --max_new_tokens 1900"),
     ],
 )
-def test_kill_9_of_a_rank(phase: str, settings: str, launch: Launcher, work: Path) -> None:
+def test_kill_9_of_a_rank_ends_the_job_and_keeps_the_old_result(
+    phase: str, settings: str, launch: Launcher, work: Path
+) -> None:
     # Minutes of one kind of step: long prompts with one token each, or short ones with many.
     length = 300 if phase == "prefill" else 1
     (work / "questions.txt").write_text("".join(f"{n} {'hello ' * length}\n" for n in range(2000)))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.tp
 LOGS = "output/msrun_log"
 
 
-def test_output_and_exit_code_of_rank_0(launch: Launcher, work: Path) -> None:
+def test_a_job_prints_and_returns_what_rank_0_does(launch: Launcher, work: Path) -> None:
     ended = launch("fake_worker.py tell 'a  b' \"it's\" 请介绍一下北京", "2").wait()
     assert ended.exit_code == 0
     assert ended.stdout.splitlines() == [
@@ -74,7 +74,7 @@ def test_a_worker_that_ends_badly_ends_the_job(
 
 
 @pytest.mark.parametrize("role", ["MS_SCHED", "MS_WORKER"])
-def test_kill_9_at_the_start(role: str, launch: Launcher) -> None:
+def test_kill_9_at_the_start_ends_the_job(role: str, launch: Launcher) -> None:
     job = launch("fake_worker.py wait", "2")
     job.kill(role, 0)
     ended = job.wait(END_S)
@@ -148,7 +148,9 @@ def test_a_taken_port_is_told_before_anything_starts(launch: Launcher, work: Pat
     assert not (work / "output").exists()
 
 
-def test_two_jobs_at_once_in_one_folder(launch: Launcher, work: Path) -> None:
+def test_two_jobs_at_once_in_one_folder_have_ports_and_logs_of_their_own(
+    launch: Launcher, work: Path
+) -> None:
     jobs = [launch("fake_worker.py wait", "2") for _ in range(2)]
     wait_until(lambda: len(list((work / "output").glob("msrun_log*/worker_1.log"))) == 2)
     for job in jobs:
@@ -160,7 +162,7 @@ def test_two_jobs_at_once_in_one_folder(launch: Launcher, work: Path) -> None:
     assert folders in [{LOGS, f"{LOGS}_{port}"} for port in ports]
 
 
-def test_two_jobs_at_one_port(launch: Launcher) -> None:
+def test_a_second_job_at_the_same_port_is_refused(launch: Launcher) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
     first = launch("fake_worker.py wait", "2", port, "logs", "True", "60")
@@ -202,7 +204,7 @@ def test_nohup_keeps_a_job_alive(launch: Launcher) -> None:
     assert job.wait(END_S).exit_code == 143
 
 
-def test_paths_with_spaces(launch: Launcher, work: Path) -> None:
+def test_paths_may_have_spaces(launch: Launcher, work: Path) -> None:
     logs = work / "my logs"
     ended = launch(f"'{work}/fake_worker.py' tell", "2", "auto", str(logs), "True", "60").wait()
     assert ended.exit_code == 0

@@ -126,7 +126,7 @@ def test_a_host_that_does_not_come(launch_on: LaunchOn) -> None:
     assert "RuntimeError" not in ended.stderr
 
 
-def test_two_hosts_of_one_number(launch_on: LaunchOn, work: Path) -> None:
+def test_a_second_host_of_the_same_number_is_refused(launch_on: LaunchOn, work: Path) -> None:
     host_0 = launch_on(0, "connect_worker.py 2")
     log = work / "logs" / "scheduler.log"
     wait_until(lambda: log.exists() and "registered successfully" in log.read_text())

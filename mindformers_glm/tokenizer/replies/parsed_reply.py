@@ -1,5 +1,6 @@
 """What a model's answer consists of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mindformers_glm.tokenizer.tool_call import ToolCall
@@ -24,6 +25,15 @@ class ParsedReply:
             self.content + piece.content,
             self.reasoning + piece.reasoning,
             self.tool_calls + piece.tool_calls,
+        )
+
+    @classmethod
+    def join(cls, pieces: Sequence["ParsedReply"]) -> "ParsedReply":
+        """Return the sum of pieces, each copied once."""
+        return cls(
+            "".join(piece.content for piece in pieces),
+            "".join(piece.reasoning for piece in pieces),
+            tuple(call for piece in pieces for call in piece.tool_calls),
         )
 
     def __bool__(self) -> bool:

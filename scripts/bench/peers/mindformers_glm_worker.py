@@ -25,7 +25,7 @@ class OurRunner:
             num_threads=arguments.threads,
             **quantization,
         )
-        self._engine = self._llm._engine
+        self._engine = self._llm.engine
         self._request_ids: list[str] = []
         self._greedy = SamplingParams(
             do_sample=False, ignore_eos=True, max_new_tokens=arguments.max_model_len

@@ -111,7 +111,7 @@ def config() -> GlmConfig:
     return GlmConfig.from_dict(keys, source="test")
 
 
-def test_prefill_operations_of_a_small_network(config: GlmConfig) -> None:
+def test_prefill_operations_are_those_counted_by_hand(config: GlmConfig) -> None:
     # A token's multiplications in a layer: q and o 8x16 each, k and v 8x8 each, three of 8x16.
     # Attention over 10 tokens: 16 products for q k and for p v, with half of 10 tokens each.
     per_layer = 2 * 10 * (2 * 128 + 2 * 64 + 3 * 128 + 2 * 16 * 5)

@@ -243,7 +243,7 @@ def test_harmless_keys_change_nothing(changes: dict[str, Any]):
 @pytest.mark.parametrize(
     ("raw", "ids"), [(7, (7,)), ([7, 8], (7, 8)), (None, ()), ([], ())], ids=str
 )
-def test_eos_token_id_forms(raw: Any, ids: tuple[int, ...]):
+def test_eos_token_id_may_be_one_several_or_none(raw: Any, ids: tuple[int, ...]):
     assert read(eos_token_id=raw).eos_token_ids == ids
 
 

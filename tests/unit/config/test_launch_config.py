@@ -34,7 +34,7 @@ def test_defaults_are_those_of_upstreams_script() -> None:
     assert config.is_joined
 
 
-def test_ranks_of_each_host() -> None:
+def test_each_host_has_the_next_ranks() -> None:
     hosts = [
         load("--worker_num=6", "--local_worker_num=2", f"--node_rank={rank}", "ask.py")
         for rank in range(3)
@@ -74,12 +74,16 @@ def test_quotes_inside_the_command_count(text: str, arguments: list[str]) -> Non
         ("env true", ("/usr/bin/env", "true")),
     ],
 )
-def test_programs(text: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_runs_scripts_and_path_finds_programs(
+    text: str, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     assert load(text).command == command
 
 
-def test_programs_beside_the_interpreter(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_beside_the_interpreter_are_found(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = work / "bin" / "mindformers-glm"
     program.parent.mkdir()
     program.touch(mode=0o755)
@@ -116,7 +120,7 @@ def test_this_projects_script_is_found_from_any_folder() -> None:
         ([], "command"),
     ],
 )
-def test_arguments_that_cannot_be_understood(argv: list[str], named: str) -> None:
+def test_arguments_that_cannot_be_understood_are_one_sentence(argv: list[str], named: str) -> None:
     with pytest.raises(CommandLineError) as problem:
         load(*argv)
     assert named in str(problem.value)
@@ -135,7 +139,7 @@ def test_arguments_that_cannot_be_understood(argv: list[str], named: str) -> Non
         (["'my folder'"], "my folder"),
     ],
 )
-def test_arguments_that_cannot_work(argv: list[str], named: str) -> None:
+def test_arguments_that_cannot_work_are_one_sentence(argv: list[str], named: str) -> None:
     with pytest.raises(ConfigError, match=named) as problem:
         load(*argv)
     assert not isinstance(problem.value, CommandLineError)
@@ -150,7 +154,7 @@ def test_port_of_the_argument_wins_over_the_environments() -> None:
         load("ask.py", MASTER_PORT="tcp://10.0.0.1:80")
 
 
-def test_suffix_of_logs(work: Path) -> None:
+def test_the_suffix_ends_the_names_of_all_log_folders(work: Path) -> None:
     config = load("ask.py", MF_LOG_SUFFIX="b", PLOG_REDIRECT_TO_OUTPUT="True")
     assert config.log_dir == Path("output/msrun_log_b")
     assert config.environment["LOG_MF_PATH"] == str(work / "output/log_b")

@@ -118,7 +118,7 @@ def test_norms_are_whole_on_every_rank(size: int) -> None:
         np.testing.assert_array_equal(_slice(tensor, ((HIDDEN,),), size, rank), tensor)
 
 
-def test_sizes_of_the_released_9b_on_four_ranks() -> None:
+def test_the_released_9b_has_its_quarter_on_each_of_four_ranks() -> None:
     sizes = partition(GLM_9B, TensorParallel(4, 3))
     assert sizes.num_attention_heads_per_partition == 8
     assert sizes.num_key_value_heads_per_partition == 1
@@ -137,7 +137,7 @@ def test_a_share_that_is_stored_alone_is_taken_whole() -> None:
     assert gate.columns == range(0, 6)
 
 
-def test_the_values_of_model_parallel_that_work_for_the_released_models() -> None:
+def test_the_released_models_split_over_these_numbers_of_ranks() -> None:
     # 9B and 32B: 32 and 48 heads, 2 key-value heads; 151552 = 2**12 * 37.
     glm_32b = replace(GLM_9B, hidden_size=6144, intermediate_size=23040, num_attention_heads=48)
     assert [n for n in range(1, 65) if can_split(GLM_9B, n)] == [1, 2, 4, 8, 16, 32]

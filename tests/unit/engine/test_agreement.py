@@ -22,22 +22,18 @@ from mindformers_glm.engine.generation_defaults import from_generation_config
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.share_writer import write_shares
-from tests.e2e.random_checkpoint import write_checkpoint
 from tests.unit.engine.run_ranks import run_ranks
 
 SETTINGS: dict[str, Any] = {"seed": 0, "prompt_lookup_num_tokens": 7, "enable_prefix_caching": True}
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("original"))
-
-
 @pytest.fixture
-def folders(original: Path, tmp_path: Path) -> list[Path]:
+def folders(written_checkpoint: Path, tmp_path: Path) -> list[Path]:
     """Copies on two machines, with times of change of their own."""
-    return [Path(shutil.copytree(original, tmp_path / f"host{n}", copy_function=shutil.copyfile))
-            for n in range(2)]  # fmt: skip
+    copies = [tmp_path / f"host{number}" for number in range(2)]
+    for copy in copies:
+        shutil.copytree(written_checkpoint, copy, copy_function=shutil.copyfile)
+    return copies
 
 
 def told(work: Callable[[ProcessGroup], None]) -> list[str | None]:
@@ -99,14 +95,19 @@ def test_copies_of_one_checkpoint_agree(folders: list[Path]) -> None:
     assert told_of(folders) == [None, None]
 
 
-def test_a_single_rank_reads_nothing(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_rank_reads_nothing(
+    written_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_: object) -> str:
         raise AssertionError("a single rank reads for nobody")
 
     for reader in ("checkpoint_fingerprint", "tokenizer_digest"):
         monkeypatch.setattr(agreement, reader, refuse)
-    checkpoint = Checkpoint(original / "no such folder", {}, {}, "")
-    config, defaults = GlmConfig.from_hf(original), from_generation_config(original)
+    checkpoint = Checkpoint(written_checkpoint / "no such folder", {}, {}, "")
+    config, defaults = (
+        GlmConfig.from_hf(written_checkpoint),
+        from_generation_config(written_checkpoint),
+    )
     settings = RunnerSettings.with_defaults("float32", 128)
     group = ProcessGroup(TensorParallel())
     check_model_is_shared(group, checkpoint, config, defaults, settings, SETTINGS)
@@ -168,21 +169,23 @@ def test_shares_of_different_cuts_are_told(folders: list[Path], tmp_path: Path) 
         ("enable_prefix_caching", False),
     ],
 )
-def test_another_setting_is_told_by_its_name(original: Path, name: str, value: Any) -> None:
+def test_another_setting_is_told_by_its_name(
+    written_checkpoint: Path, name: str, value: Any
+) -> None:
     def work(group: ProcessGroup) -> None:
         given = {name: value} if group.rank else {}
         engine = SETTINGS | {key: given.pop(key) for key in list(given) if key in SETTINGS}
-        open_on(group, original, engine, **given)
+        open_on(group, written_checkpoint, engine, **given)
 
     for message in told(work):
         assert message is not None
         assert f"rank 1 has other {name} than rank 0" in message
 
 
-def test_every_rank_that_differs_is_named(original: Path) -> None:
+def test_every_rank_that_differs_is_named(written_checkpoint: Path) -> None:
     def work(group: ProcessGroup) -> None:
         with pytest.raises(ConfigError, match="rank 1 has other seed; rank 3 has other seed than"):
-            open_on(group, original, SETTINGS | {"seed": group.rank % 2})
+            open_on(group, written_checkpoint, SETTINGS | {"seed": group.rank % 2})
 
     run_ranks(4, work)
 

@@ -41,7 +41,7 @@ def test_prefill_and_decode_rows_are_packed_in_one_step() -> None:
     }
 
 
-def test_a_prompt_that_fills_its_block_exactly() -> None:
+def test_a_prompt_that_fills_its_block_stays_in_it() -> None:
     batch = build_batch([_chunk(_holding([2], prompt=4), 0, 4)], block_size=4)
     assert batch.slot_mapping.tolist() == [8, 9, 10, 11]
 
@@ -51,7 +51,7 @@ def test_one_token_over_the_block_goes_to_the_next() -> None:
     assert batch.slot_mapping.tolist() == [8, 9, 10, 11, 0]
 
 
-def test_a_one_token_prompt() -> None:
+def test_a_one_token_prompt_is_one_sampled_row() -> None:
     batch = build_batch([_chunk(_holding([1], prompt=1), 0, 1)], block_size=4)
     assert _arrays(batch) == {
         "token_ids": [1],

@@ -108,7 +108,7 @@ def test_temperature_zero_is_greedy(tmp_path: Path) -> None:
     assert _resolve(_read(tmp_path, do_sample=True, temperature=0.0)).is_greedy
 
 
-def test_512_new_tokens_where_nothing_sets_a_length(tmp_path: Path) -> None:
+def test_512_new_tokens_are_the_limit_where_nothing_sets_one(tmp_path: Path) -> None:
     defaults = _read(tmp_path)
     assert not defaults.has_length_limit(SamplingParams())
     assert _resolve(defaults).max_new_tokens == 512

@@ -19,3 +19,12 @@ def test_pending_are_the_tokens_the_cache_lacks() -> None:
     sequence.num_computed = 5
     sequence.append(1)
     assert sequence.num_pending == 1
+
+
+def test_distinct_tokens_are_those_of_prompt_and_answer_each_once() -> None:
+    sequence = make_sequence([5, 6, 5], generated=[7, 6])
+    assert sorted(sequence.distinct_token_ids.tolist()) == [5, 6, 7]
+    sequence.append(8)
+    sequence.append(5)
+    assert sorted(sequence.distinct_token_ids.tolist()) == [5, 6, 7, 8]
+    assert sequence.distinct_token_ids.dtype == "int32"

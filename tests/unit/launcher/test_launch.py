@@ -15,5 +15,5 @@ from mindformers_glm.launcher.launch import name_ranks
         (range(4, 8), "ranks 4 to 7"),
     ],
 )
-def test_names_of_ranks(ranks: range, text: str) -> None:
+def test_ranks_are_named_as_one_two_or_a_range(ranks: range, text: str) -> None:
     assert name_ranks(ranks) == text

@@ -50,13 +50,15 @@ mindspore/ccsrc/cluster/topology/meta_server_node.cc:549 UpdateTopoState
         ("x" * 600, ["x" * 500]),
     ],
 )
-def test_last_error_lines(text: str, expected: list[str], tmp_path: Path) -> None:
+def test_the_lines_that_tell_an_error_are_found(
+    text: str, expected: list[str], tmp_path: Path
+) -> None:
     log = tmp_path / "worker_0.log"
     log.write_text(text)
     assert last_error_lines(log) == expected
 
 
-def test_a_log_that_is_gone_or_not_text(tmp_path: Path) -> None:
+def test_a_log_that_is_gone_or_not_text_does_no_harm(tmp_path: Path) -> None:
     assert last_error_lines(tmp_path / "worker_0.log") == []
     (tmp_path / "worker_1.log").write_bytes(b"\xff\xfe error\n")
     assert last_error_lines(tmp_path / "worker_1.log") == ["\ufffd\ufffd error"]

@@ -77,7 +77,7 @@ def test_free_ports_lie_where_the_guide_says() -> None:
         assert {first.port, second.port} <= set(range(50_000, 65_536))
 
 
-def test_addresses() -> None:
+def test_an_address_is_resolved_and_known_as_local_or_not() -> None:
     assert resolve_address("localhost") == "127.0.0.1"
     assert is_local_address("127.0.0.1")
     assert not is_local_address("192.0.2.1")  # kept for documentation, RFC 5737

@@ -15,7 +15,7 @@ KEY = {"identity": "1234", "format": {"params_dtype": "bfloat16", "layout": "tes
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cached_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint folder with one cache beside it."""
     monkeypatch.delenv("MINDFORMERS_GLM_CACHE", raising=False)
     (tmp_path / FOLDER_NAME).mkdir()
@@ -34,58 +34,58 @@ def damage(folder: Path, position: int) -> None:
 
 
 @pytest.mark.parametrize("place", [".", FOLDER_NAME])
-def test_list_describes_each_file(folder, capsys, place):
-    assert main(["cache", "list", str(folder / place)]) == 0
+def test_list_describes_each_file(cached_folder, capsys, place):
+    assert main(["cache", "list", str(cached_folder / place)]) == 0
     output = capsys.readouterr().out
-    assert output.splitlines()[0] == str(cache_file(folder))
+    assert output.splitlines()[0] == str(cache_file(cached_folder))
     for text in ("/models/GLM", "params_dtype bfloat16, layout test", "2.0 MB"):
         assert text in output
 
 
-def test_the_environment_names_the_folder(folder, capsys, monkeypatch):
-    monkeypatch.setenv("MINDFORMERS_GLM_CACHE", str(folder / FOLDER_NAME))
+def test_the_environment_names_the_folder(cached_folder, capsys, monkeypatch):
+    monkeypatch.setenv("MINDFORMERS_GLM_CACHE", str(cached_folder / FOLDER_NAME))
     assert main(["cache", "list"]) == 0
     assert "/models/GLM" in capsys.readouterr().out
 
 
-def test_clear_removes_the_files_and_nothing_else(folder, capsys):
-    (folder / FOLDER_NAME / "notes.txt").write_text("mine")
-    assert main(["cache", "clear", str(folder)]) == 0
+def test_clear_removes_the_files_and_nothing_else(cached_folder, capsys):
+    (cached_folder / FOLDER_NAME / "notes.txt").write_text("mine")
+    assert main(["cache", "clear", str(cached_folder)]) == 0
     assert "removed" in capsys.readouterr().out
-    assert [path.name for path in (folder / FOLDER_NAME).iterdir()] == ["notes.txt"]
-    assert main(["cache", "clear", str(folder)]) == 0
+    assert [path.name for path in (cached_folder / FOLDER_NAME).iterdir()] == ["notes.txt"]
+    assert main(["cache", "clear", str(cached_folder)]) == 0
     assert "no packed cache" in capsys.readouterr().out
 
 
-def test_verify_tells_sound_from_damaged(folder, capsys):
-    assert main(["cache", "verify", str(folder)]) == 0
+def test_verify_tells_sound_from_damaged(cached_folder, capsys):
+    assert main(["cache", "verify", str(cached_folder)]) == 0
     assert "sound" in capsys.readouterr().out
-    damage(folder, -20_000)
-    assert main(["cache", "verify", str(folder)]) == 1
+    damage(cached_folder, -20_000)
+    assert main(["cache", "verify", str(cached_folder)]) == 1
     assert "decoder.weight" in capsys.readouterr().out
 
 
-def test_a_damaged_header_is_listed(folder, capsys):
-    damage(folder, 60)
-    assert main(["cache", "list", str(folder)]) == 1
+def test_a_damaged_header_is_listed(cached_folder, capsys):
+    damage(cached_folder, 60)
+    assert main(["cache", "list", str(cached_folder)]) == 1
     assert "damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [[], ["empty"], ["list", "--all"]])
-def test_a_wrong_command_line_says_how(folder, capsys, arguments):
+def test_a_wrong_command_line_says_how(cached_folder, capsys, arguments):
     assert main(["cache", *arguments]) == 2
     assert "list|verify|clear" in capsys.readouterr().err
 
 
-def test_a_folder_is_needed(folder, capsys):
+def test_a_folder_is_needed(cached_folder, capsys):
     assert main(["cache", "list"]) == 1
     assert "MINDFORMERS_GLM_CACHE is not set" in capsys.readouterr().err
-    assert main(["cache", "list", str(folder / "missing")]) == 1
+    assert main(["cache", "list", str(cached_folder / "missing")]) == 1
     assert "is not a folder" in capsys.readouterr().err
 
 
-def test_a_variable_that_names_a_file_is_refused(folder, capsys, monkeypatch):
-    monkeypatch.setenv("MINDFORMERS_GLM_CACHE", str(cache_file(folder)))
+def test_a_variable_that_names_a_file_is_refused(cached_folder, capsys, monkeypatch):
+    monkeypatch.setenv("MINDFORMERS_GLM_CACHE", str(cache_file(cached_folder)))
     assert main(["cache", "list"]) == 1
     assert "MINDFORMERS_GLM_CACHE must name a folder" in capsys.readouterr().err
 
@@ -93,7 +93,7 @@ def test_a_variable_that_names_a_file_is_refused(folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments", [["cache", "--help"], ["cache", "list", "-h"], ["inspect", "-h"]]
 )
-def test_help_of_a_subcommand(arguments, capsys):
+def test_help_of_a_subcommand_is_its_own(arguments, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith(f"usage: mindformers-glm {arguments[0]} ")
 

@@ -21,7 +21,7 @@ NUM_PARAMETERS = 33 * 24 + 24 + 2 * (4 * 24 + (64 + 32 + 32 + 64 + 80 + 40) * 24
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def tiny_folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(TINY_CONFIG))
     shapes = {
         source.name: source.shape
@@ -49,9 +49,9 @@ def values(folder: Path) -> dict[str, str]:
     return {name: value.strip() for name, value in lines}
 
 
-def test_architecture_and_sizes_are_reported(folder: Path):
-    found = values(folder)
-    assert found["checkpoint"] == str(folder)
+def test_architecture_and_sizes_are_reported(tiny_folder: Path):
+    found = values(tiny_folder)
+    assert found["checkpoint"] == str(tiny_folder)
     assert found["architecture"] == "Glm4ForCausalLM (model_type glm4)"
     assert found["layers"] == "2"
     assert found["norms"] == "before and after attention and MLP"
@@ -62,16 +62,16 @@ def test_architecture_and_sizes_are_reported(folder: Path):
     assert found["vocabulary"] == "33, tied output"
 
 
-def test_yarn_is_reported_with_its_longer_context(folder: Path):
+def test_yarn_is_reported_with_its_longer_context(tiny_folder: Path):
     scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"rope_scaling": scaling}))
-    found = values(folder)
+    (tiny_folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"rope_scaling": scaling}))
+    found = values(tiny_folder)
     assert found["RoPE"].endswith("YaRN 4 times 128 tokens, attention factor 1.139")
     assert found["context"] == "512 tokens"
 
 
-def test_parameters_bytes_and_files_are_counted(folder: Path):
-    found = values(folder)
+def test_parameters_bytes_and_files_are_counted(tiny_folder: Path):
+    found = values(tiny_folder)
     assert found["parameters"] == f"{NUM_PARAMETERS:,}"
     norm_bytes = (1 + 2 * 4) * 24 * 4
     matrix_bytes = (NUM_PARAMETERS - (1 + 2 * 4) * 24) * 2
@@ -101,8 +101,8 @@ def _weights(bytes_per_weight: float, scale_bytes: int, ranks: int, vocab: int =
     return kept + int(weights * bytes_per_weight) + scales
 
 
-def test_weights_in_memory_are_counted_for_each_format(folder: Path):
-    found = values(folder)
+def test_weights_in_memory_are_counted_for_each_format(tiny_folder: Path):
+    found = values(tiny_folder)
     assert found["model_parallel"] == "1"  # 33 tokens cannot be split
     assert found["weights in float16"] == _kib(_weights(2, 0, 1))
     assert found["weights in w8a16"] == _kib(_weights(1, 4, 1))
@@ -112,22 +112,24 @@ def test_weights_in_memory_are_counted_for_each_format(folder: Path):
     assert found["KV cache a token in float16"] == "256 bytes"
 
 
-def test_layers_that_no_quantization_touches_are_named_and_counted(folder: Path):
-    assert "never quantized" not in values(folder)
-    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"float_layers_id": [1]}))
-    found = values(folder)
+def test_layers_that_no_quantization_touches_are_named_and_counted(tiny_folder: Path):
+    assert "never quantized" not in values(tiny_folder)
+    (tiny_folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"float_layers_id": [1]}))
+    found = values(tiny_folder)
     assert found["never quantized"] == "layers 1"
     # A byte more than int8 for each of the layer's weights, and no scale for its rows.
     num_weights, num_rows = (64 + 32 + 32 + 64 + 80 + 40) * 24, 128 + 24 + 80 + 24
     assert found["weights in w8a16"] == _kib(_weights(1, 4, 1) + num_weights - 4 * num_rows)
 
 
-def test_weights_and_cache_are_counted_for_each_split(folder: Path):
-    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"vocab_size": 32}))
-    config = GlmConfig.from_hf(folder)
+def test_weights_and_cache_are_counted_for_each_split(tiny_folder: Path):
+    (tiny_folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"vocab_size": 32}))
+    config = GlmConfig.from_hf(tiny_folder)
     shapes = {s.name: s.shape for rule in build_rules(config) for s in rule.sources}
-    save_file({n: np.zeros(s, np.float16) for n, s in shapes.items()}, folder / "model.safetensors")
-    found = values(folder)
+    save_file(
+        {n: np.zeros(s, np.float16) for n, s in shapes.items()}, tiny_folder / "model.safetensors"
+    )
+    found = values(tiny_folder)
     assert _columns(found["model_parallel"]) == ["1", "2", "4"]  # four heads: not 8
     for name, size, scale in (("float16", 2, 0), ("w8a16", 1, 4), ("w4a16", 0.5, 4)):
         expected = [_kib(_weights(size, scale, ranks, 32)) for ranks in (1, 2, 4)]
@@ -136,102 +138,105 @@ def test_weights_and_cache_are_counted_for_each_split(folder: Path):
     assert caches == ["256 bytes", "128 bytes", "128 bytes"]
 
 
-def test_whether_it_fits_here_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_whether_it_fits_here_is_said(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
     where = "mindformers_glm.backends.cpu.host_share.read_available_memory"
     monkeypatch.setattr(where, lambda: 2**30)
-    assert values(folder)["this machine"].startswith("runs it in float16: ")
-    assert "of 1.00 GiB available, for one sequence of 128 tokens" in values(folder)["this machine"]
+    assert values(tiny_folder)["this machine"].startswith("runs it in float16: ")
+    assert (
+        "of 1.00 GiB available, for one sequence of 128 tokens"
+        in values(tiny_folder)["this machine"]
+    )
     monkeypatch.setattr(where, lambda: 20000)
-    refusal = values(folder)["this machine"]
+    refusal = values(tiny_folder)["this machine"]
     assert refusal.startswith("cannot run it as it is: The model needs")
     assert "20 KB of memory is available" in refusal
     monkeypatch.setattr(where, lambda: None)
-    assert "an unknown amount" in values(folder)["this machine"]
+    assert "an unknown amount" in values(tiny_folder)["this machine"]
 
 
-def test_kv_cache_is_in_the_type_it_will_have(folder: Path):
+def test_kv_cache_is_in_the_type_it_will_have(tiny_folder: Path):
     # 2 layers * keys and values * 2 KV heads * 16 * 2 bytes = 256
-    assert values(folder)["KV cache"].startswith("256 bytes a token in float16, 32.00 KiB for")
+    assert values(tiny_folder)["KV cache"].startswith("256 bytes a token in float16, 32.00 KiB for")
 
 
-def test_saved_constants_are_no_parameters(folder: Path):
+def test_saved_constants_are_no_parameters(tiny_folder: Path):
     constants = {"model.rotary_emb.inv_freq": np.zeros(4, np.float32)}
-    tensors = load_file(folder / "model.safetensors")
-    save_file(tensors | constants, folder / "model.safetensors")
-    assert values(folder)["parameters"] == f"{NUM_PARAMETERS:,}"
+    tensors = load_file(tiny_folder / "model.safetensors")
+    save_file(tensors | constants, tiny_folder / "model.safetensors")
+    assert values(tiny_folder)["parameters"] == f"{NUM_PARAMETERS:,}"
 
 
-def test_type_as_stored_when_the_config_states_none(folder: Path):
+def test_type_as_stored_when_the_config_states_none(tiny_folder: Path):
     raw = {key: value for key, value in TINY_CONFIG.items() if key != "torch_dtype"}
-    (folder / "config.json").write_text(json.dumps(raw))
-    assert values(folder)["runs as"].startswith("float16 ")
+    (tiny_folder / "config.json").write_text(json.dumps(raw))
+    assert values(tiny_folder)["runs as"].startswith("float16 ")
 
 
-def test_what_a_folder_lacks_for_prompts_is_said(folder: Path):
-    found = values(folder)
+def test_what_a_folder_lacks_for_prompts_is_said(tiny_folder: Path):
+    found = values(tiny_folder)
     assert found["end of text"] == "token ids [3, 4] (config.json)"
     assert found["generation"] == "no generation_config.json"
     assert found["tokenizer"].startswith("none")
     assert "chat template" not in found
-    save_byte_tokenizer(folder, 33)
-    assert values(folder)["chat template"].startswith("none")
+    save_byte_tokenizer(tiny_folder, 33)
+    assert values(tiny_folder)["chat template"].startswith("none")
 
 
-def test_generation_settings_and_tokenizer_files_are_reported(folder: Path):
+def test_generation_settings_and_tokenizer_files_are_reported(tiny_folder: Path):
     generation = {"do_sample": True, "temperature": 0.6, "transformers_version": "4.51.3"}
-    (folder / "generation_config.json").write_text(json.dumps(generation))
-    save_byte_tokenizer(folder, 33)
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ x }}"}))
-    found = values(folder)
+    (tiny_folder / "generation_config.json").write_text(json.dumps(generation))
+    save_byte_tokenizer(tiny_folder, 33)
+    (tiny_folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ x }}"}))
+    found = values(tiny_folder)
     assert found["generation"] == "do_sample=True, temperature=0.6"
     assert found["tokenizer"] == "tokenizer.json"
     assert found["chat template"] == "in tokenizer_config.json"
-    (folder / "chat_template.jinja").write_text("{{ x }}")
-    assert values(folder)["chat template"] == "chat_template.jinja"
+    (tiny_folder / "chat_template.jinja").write_text("{{ x }}")
+    assert values(tiny_folder)["chat template"] == "chat_template.jinja"
 
 
-def test_the_ends_of_text_are_those_a_run_stops_at(folder: Path):
-    save_byte_tokenizer(folder, 33)
+def test_the_ends_of_text_are_those_a_run_stops_at(tiny_folder: Path):
+    save_byte_tokenizer(tiny_folder, 33)
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": letters[12]}))
-    assert values(folder)["end of text"] == "token ids [3, 4, 12] (config.json, tokenizer)"
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [20, 4, 2]}))
-    assert values(folder)["end of text"] == (
+    (tiny_folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": letters[12]}))
+    assert values(tiny_folder)["end of text"] == "token ids [3, 4, 12] (config.json, tokenizer)"
+    (tiny_folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [20, 4, 2]}))
+    assert values(tiny_folder)["end of text"] == (
         "token ids [2, 3, 4, 12, 20] (config.json, generation_config.json, tokenizer)"
     )
-    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"eos_token_id": None}))
-    (folder / "tokenizer.json").unlink()
-    (folder / "generation_config.json").unlink()
-    assert values(folder)["end of text"] == "no token ids: answers end by their length alone"
+    (tiny_folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"eos_token_id": None}))
+    (tiny_folder / "tokenizer.json").unlink()
+    (tiny_folder / "generation_config.json").unlink()
+    assert values(tiny_folder)["end of text"] == "no token ids: answers end by their length alone"
 
 
-def test_a_tokenizer_model_is_reported_and_checked_too(folder: Path):
+def test_a_tokenizer_model_is_reported_and_checked_too(tiny_folder: Path):
     ranks = [base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256)]
-    (folder / "tokenizer.model").write_bytes(b"".join(ranks))
+    (tiny_folder / "tokenizer.model").write_bytes(b"".join(ranks))
     names = {256: "[gMASK]", 257: "<sop>"}
     added = {token_id: {"content": name, "special": True} for token_id, name in names.items()}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    (tiny_folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
     with pytest.raises(CheckpointError, match="token ids up to 257, the network only vocab_size"):
-        inspect_checkpoint(folder)
+        inspect_checkpoint(tiny_folder)
 
 
-def test_a_folder_that_cannot_be_loaded_is_refused_with_its_sentence(folder: Path):
-    (folder / "generation_config.json").write_text("{")
+def test_a_folder_that_cannot_be_loaded_is_refused_with_its_sentence(tiny_folder: Path):
+    (tiny_folder / "generation_config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"generation_config\.json is not valid JSON"):
-        inspect_checkpoint(folder)
-    (folder / "generation_config.json").write_text(json.dumps({"num_beams": 4}))
+        inspect_checkpoint(tiny_folder)
+    (tiny_folder / "generation_config.json").write_text(json.dumps({"num_beams": 4}))
     with pytest.raises(UnsupportedError, match="num_beams=4"):
-        inspect_checkpoint(folder)
-    (folder / "generation_config.json").unlink()
-    (folder / "tokenizer.json").write_text("{}")
+        inspect_checkpoint(tiny_folder)
+    (tiny_folder / "generation_config.json").unlink()
+    (tiny_folder / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="tokenizer"):
-        inspect_checkpoint(folder)
-    save_byte_tokenizer(folder, 34)
+        inspect_checkpoint(tiny_folder)
+    save_byte_tokenizer(tiny_folder, 34)
     with pytest.raises(CheckpointError, match="token ids up to 33, the network only vocab_size=33"):
-        inspect_checkpoint(folder)
-    (folder / "tokenizer.json").unlink()
-    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"vocab_size": 40}))
+        inspect_checkpoint(tiny_folder)
+    (tiny_folder / "tokenizer.json").unlink()
+    (tiny_folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"vocab_size": 40}))
     with pytest.raises(CheckpointError, match="by vocab_size"):
-        inspect_checkpoint(folder)
+        inspect_checkpoint(tiny_folder)
     with pytest.raises(ConfigError, match="does not exist"):
-        inspect_checkpoint(folder / "nowhere")
+        inspect_checkpoint(tiny_folder / "nowhere")

@@ -9,7 +9,8 @@ import pytest
 
 from mindformers_glm.config.run_config import RunConfig, load_run_config
 from mindformers_glm.core.errors import CheckpointError, ConfigError, GlmError
-from mindformers_glm.engine.request_output import RequestOutput
+from mindformers_glm.engine.answer import Answer, Prefix
+from mindformers_glm.engine.request_output import FinishReason, RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.predict import predict
 from mindformers_glm.serving.result_file import check_place, write_atomically
@@ -28,9 +29,10 @@ class Echo:
 
     def _answer(self, request_id: str, prompt: str) -> RequestOutput:
         if prompt == "bad":
-            return RequestOutput(request_id, [], [], "", "", "error", "too long")
-        reason = "length" if prompt == "long" else "stop"
-        return RequestOutput(request_id, [1], [2], prompt.upper(), "", reason)
+            return RequestOutput.refused(request_id, [], "too long")
+        reason: FinishReason = "length" if prompt == "long" else "stop"
+        answer = Answer(Prefix([2]), Prefix([prompt.upper()]), Prefix([]))
+        return RequestOutput(request_id, [1], answer, [], "", reason)
 
 
 def config_for(folder: Path, *prompts: str, options: Sequence[str] = ()) -> RunConfig:

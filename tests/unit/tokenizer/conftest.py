@@ -6,12 +6,15 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from mindformers_glm.engine.reply_reader import ReplyParsers
+from mindformers_glm.engine.request_frontend import RequestFrontend
+from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.detokenizer import byte_level_alphabet
 
 SPECIAL_TOKENS = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -181,3 +184,11 @@ def write_pieces(pieces: SentencePieceProcessor, tmp_path: Path) -> Writer:
         return folder
 
     return write
+
+
+def encode_prompt(
+    tokenizer: GlmTokenizer, text: str, apply_chat_template: bool | Literal["auto"] = "auto"
+) -> list[int]:
+    """The token ids of a text that is asked of a model."""
+    parsers = ReplyParsers("none", "none")
+    return RequestFrontend(tokenizer, parsers, apply_chat_template).encode(text)[0]

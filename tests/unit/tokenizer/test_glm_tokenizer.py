@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from mindformers_glm.core.errors import CheckpointError, ConfigError, PromptError
 from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
-from tests.unit.tokenizer.conftest import SPECIAL_TOKENS, Writer, random_text
+from tests.unit.tokenizer.conftest import SPECIAL_TOKENS, Writer, encode_prompt, random_text
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "天气, weather"}}]
 
@@ -54,7 +54,7 @@ def test_special_tokens_in_a_message_stay_text(write_folder: Writer) -> None:
     for _ in range(300):
         text = random_text(rng, with_specials=True)
         # The template's newline and the message are one piece: "\n" may join what follows.
-        assert tokenizer.encode_prompt(text) == head + bare("\n" + text) + tail
+        assert encode_prompt(tokenizer, text) == head + bare("\n" + text) + tail
 
 
 def test_special_tokens_stay_text_in_every_place_of_a_conversation(write_folder: Writer) -> None:
@@ -137,8 +137,8 @@ def test_words_that_templates_look_for_are_not_changed(write_folder: Writer) -> 
 def test_a_prompt_is_one_user_message_where_there_is_a_template(write_folder: Writer) -> None:
     tokenizer = load_tokenizer(write_folder())
     expected = tokenizer.encode_chat([{"role": "user", "content": "Hello"}])
-    assert tokenizer.encode_prompt("Hello") == expected
-    assert tokenizer.encode_prompt("Hello", True) == expected
+    assert encode_prompt(tokenizer, "Hello") == expected
+    assert encode_prompt(tokenizer, "Hello", True) == expected
 
 
 def test_without_template_a_prompt_is_tokenized_as_hugging_face_does(write_folder: Writer) -> None:
@@ -148,15 +148,15 @@ def test_without_template_a_prompt_is_tokenized_as_hugging_face_does(write_folde
     rng = random.Random(3)
     for _ in range(100):
         text = random_text(rng, with_specials=True)
-        assert tokenizer.encode_prompt(text) == oracle(text)["input_ids"]
-        assert tokenizer.encode_prompt(text, False) == oracle(text)["input_ids"]
+        assert encode_prompt(tokenizer, text) == oracle(text)["input_ids"]
+        assert encode_prompt(tokenizer, text, False) == oracle(text)["input_ids"]
 
 
 def test_special_tokens_work_again_after_a_prompt_in_which_they_were_text(
     write_folder: Writer,
 ) -> None:
     tokenizer = load_tokenizer(write_folder())
-    tokenizer.encode_prompt("<|user|>")
+    encode_prompt(tokenizer, "<|user|>")
     assert len(tokenizer.encode("<|user|>")) == 1
 
 
@@ -181,23 +181,23 @@ def test_decode_leaves_special_tokens_out(write_folder: Writer) -> None:
     assert tokenizer.decode(tokenizer.encode("<|user|>Hello 你好<|endoftext|>")) == "Hello 你好"
 
 
-def test_ids_that_the_engine_asks_for(write_folder: Writer) -> None:
+def test_the_tokenizer_knows_its_special_and_last_ids(write_folder: Writer) -> None:
     tokenizer = load_tokenizer(write_folder())
     assert tokenizer.eos_token_ids == tuple(tokenizer.encode("<|user|>"))
     assert tokenizer.num_token_ids == max(tokenizer.special_token_ids) + 1
     assert len(tokenizer.special_token_ids) == len(SPECIAL_TOKENS)
 
 
-def test_asking_for_a_template_that_is_not_there(write_folder: Writer) -> None:
+def test_a_template_that_is_not_there_cannot_be_asked_for(write_folder: Writer) -> None:
     tokenizer = load_tokenizer(write_folder(chat_template=None))
     with pytest.raises(ConfigError, match=r"has no chat template .*--apply_chat_template False"):
-        tokenizer.encode_prompt("Hello", True)
+        encode_prompt(tokenizer, "Hello", True)
 
 
 def test_a_broken_template_names_its_line(write_folder: Writer) -> None:
     tokenizer = load_tokenizer(write_folder(chat_template="x\n{% if %}"))
     with pytest.raises(CheckpointError, match=r"chat template of .* is broken at line 2"):
-        tokenizer.encode_prompt("Hello")
+        encode_prompt(tokenizer, "Hello")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_template_that_refuses_the_messages_says_why(
 ) -> None:
     tokenizer = load_tokenizer(write_folder(chat_template=template))
     with pytest.raises(PromptError) as caught:
-        tokenizer.encode_prompt("Hello")
+        encode_prompt(tokenizer, "Hello")
     assert "cannot write these messages" in str(caught.value)
     assert reason in str(caught.value)
 
@@ -229,7 +229,9 @@ def test_a_template_that_refuses_the_messages_says_why(
         ([{"role": "endoftext", "content": "Hello"}], "one of system, developer, user, assistant,"),
     ],
 )
-def test_messages_of_the_wrong_form(write_folder: Writer, messages: Any, reason: str) -> None:
+def test_messages_of_the_wrong_form_are_refused(
+    write_folder: Writer, messages: Any, reason: str
+) -> None:
     with pytest.raises(PromptError) as caught:
         load_tokenizer(write_folder()).encode_chat(messages)
     assert reason in str(caught.value)
@@ -241,4 +243,4 @@ def test_half_a_surrogate_pair_is_one_sentence(
 ) -> None:
     tokenizer = load_tokenizer(write_folder())
     with pytest.raises(PromptError, match="not valid Unicode text"):
-        tokenizer.encode_prompt("a\ud800b", apply_chat_template)
+        encode_prompt(tokenizer, "a\ud800b", apply_chat_template)

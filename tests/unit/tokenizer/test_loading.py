@@ -10,7 +10,7 @@ from tokenizers import decoders
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.tokenizer import Segment, SpecialToken, load_tokenizer, loading
-from tests.unit.tokenizer.conftest import CHAT_TEMPLATE, SPECIAL_TOKENS, Writer
+from tests.unit.tokenizer.conftest import CHAT_TEMPLATE, SPECIAL_TOKENS, Writer, encode_prompt
 
 # What transformers 5 writes beside tokenizer.json and chat_template.jinja.
 TRANSFORMERS_5 = {
@@ -45,7 +45,7 @@ def test_files_of_transformers_5_and_4_give_the_same_tokenizer(write_folder: Wri
             chat_template=CHAT_TEMPLATE,
         )
     )
-    assert new.encode_prompt("Hello <sop>") == old.encode_prompt("Hello <sop>")
+    assert encode_prompt(new, "Hello <sop>") == encode_prompt(old, "Hello <sop>")
     assert new.eos_token_ids == old.eos_token_ids != ()
 
 
@@ -70,7 +70,7 @@ def test_the_template_file_beats_the_config(write_folder: Writer) -> None:
         config["chat_template"] = template
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
         tokenizer = load_tokenizer(folder)
-        assert tokenizer.encode_prompt("Hello") == tokenizer.encode("<|user|>")
+        assert encode_prompt(tokenizer, "Hello") == tokenizer.encode("<|user|>")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_the_template_may_stand_in_the_config(write_folder: Writer, template: An
     folder = write_folder(chat_template=None)
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     tokenizer = load_tokenizer(folder)
-    assert tokenizer.encode_prompt("Hello") == tokenizer.encode("<sop>")
+    assert encode_prompt(tokenizer, "Hello") == tokenizer.encode("<sop>")
 
 
 def test_a_saved_truncation_is_not_applied(write_folder: Writer) -> None:
@@ -172,7 +172,8 @@ def test_loading_says_nothing(write_folder: Writer) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from mindformers_glm.tokenizer import load_tokenizer\n"
-        f"print(len(load_tokenizer({str(write_folder())!r}).encode_prompt('Hello')))"
+        "messages = [{'role': 'user', 'content': 'Hello'}]\n"
+        f"print(len(load_tokenizer({str(write_folder())!r}).encode_chat(messages)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 3
@@ -239,7 +240,7 @@ def test_the_files_choose_the_format_that_is_built_in(
         tokenizer = load_tokenizer(folder)
         assert tokenizer.chat_format == f"{name}, built in"
         expected = tokenizer.encode_segments([SpecialToken("[gMASK]"), name, "sop[gMASK]"])
-        assert tokenizer.encode_prompt("sop[gMASK]") == expected
+        assert encode_prompt(tokenizer, "sop[gMASK]") == expected
 
 
 def test_the_checkpoints_template_wins_over_the_format_that_is_built_in(
@@ -250,7 +251,9 @@ def test_the_checkpoints_template_wins_over_the_format_that_is_built_in(
 
     monkeypatch.setattr(loading, "write_chat", refuse)
     tokenizer = load_tokenizer(write_ranks(chat_template="<|user|>"))
-    assert tokenizer.encode_prompt("Hello") == tokenizer.encode_segments([SpecialToken("<|user|>")])
+    assert encode_prompt(tokenizer, "Hello") == tokenizer.encode_segments(
+        [SpecialToken("<|user|>")]
+    )
 
 
 def test_a_format_with_a_token_of_another_model_is_refused(write_pieces: Writer) -> None:

@@ -11,11 +11,11 @@ import pytest
 from mindformers_glm.core.errors import PromptError
 from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
 from mindformers_glm.tokenizer.chat import write_chat
-from tests.unit.tokenizer.conftest import random_text
+from tests.unit.tokenizer.conftest import encode_prompt, random_text
 
 
 @pytest.fixture(scope="module")
-def folder(shared_fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def glm4_folder(shared_fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("glm-4")
     tokenizers = shared_fixtures / "tokenizers"
     (folder / "tokenizer.json").symlink_to(tokenizers / "glm-4-hf" / "tokenizer.json")
@@ -26,8 +26,8 @@ def folder(shared_fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> GlmTokenizer:
-    return load_tokenizer(folder)
+def tokenizer(glm4_folder: Path) -> GlmTokenizer:
+    return load_tokenizer(glm4_folder)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +49,18 @@ def test_chats_have_the_golden_ids(tokenizer: GlmTokenizer, golden: dict[str, An
 
 def test_control_tokens_in_text_stay_text(tokenizer: GlmTokenizer) -> None:
     text = "你<|user|>\n[gMASK]好<|endoftext|>"
-    ids = tokenizer.encode_prompt(text)
+    ids = encode_prompt(tokenizer, text)
     assert [i for i in ids if i >= 151329] == [151331, 151333, 151336, 151337]
     assert tokenizer.decode(ids) == "\n" + text
 
 
 @pytest.mark.slow
-def test_random_conversations_have_hugging_faces_ids(tokenizer: GlmTokenizer, folder: Path) -> None:
+def test_random_conversations_have_hugging_faces_ids(
+    tokenizer: GlmTokenizer, glm4_folder: Path
+) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    oracle = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    oracle = PreTrainedTokenizerFast.from_pretrained(str(glm4_folder))
     rng = random.Random(0)
     for _ in range(300):
         messages = [

@@ -11,7 +11,7 @@ from sentencepiece import SentencePieceProcessor
 
 from mindformers_glm.core.errors import CheckpointError, PromptError, UnsupportedError
 from mindformers_glm.tokenizer import GlmTokenizer, SpecialToken, load_tokenizer
-from tests.unit.tokenizer.conftest import Writer, random_text, train_sentencepiece
+from tests.unit.tokenizer.conftest import Writer, encode_prompt, random_text, train_sentencepiece
 
 CHATGLM2 = ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"]
 CHATGLM3 = [*CHATGLM2, "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
@@ -118,7 +118,7 @@ def test_a_template_writes_the_chat_where_there_is_one(
     text = "<|assistant|> philosophy sop"
     names = ("[gMASK]", "sop", "<|user|>", "eop")
     gmask, sop, user, eop = (tokenizer.encode_segments([SpecialToken(name)])[0] for name in names)
-    assert tokenizer.encode_prompt(text) == [gmask, sop, user, *pieces.encode("\n" + text), eop]
+    assert encode_prompt(tokenizer, text) == [gmask, sop, user, *pieces.encode("\n" + text), eop]
 
 
 @pytest.mark.parametrize(("line_end", "is_used"), [(" \n ", False), ("\n ", False), ("\n", True)])

@@ -122,3 +122,9 @@ def write_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def folder(tensors: dict[str, np.ndarray], write_folder: Callable[..., Path]) -> Path:
+    """A folder with `tensors` in one file."""
+    return write_folder(tensors)

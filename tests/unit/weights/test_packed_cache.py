@@ -47,11 +47,6 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PIECE_BYTES", 10_000)
 
 
-@pytest.fixture
-def folder(tensors, write_folder) -> Path:
-    return write_folder(tensors)
-
-
 def make_cache(
     folder: Path,
     arrays: dict[str, np.ndarray],

@@ -41,7 +41,7 @@ def load_share(folder: Path, rank: TensorParallel) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def folder(tensors, raw_config, write_folder) -> Path:
+def whole_folder(tensors, raw_config, write_folder) -> Path:
     rng = np.random.default_rng(1)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         tensors[name] = rng.standard_normal((32, 24), np.float32)
@@ -53,20 +53,20 @@ def folder(tensors, raw_config, write_folder) -> Path:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_a_folder_of_shares_loads_as_the_whole_checkpoint_does(folder, tmp_path, size):
+def test_a_folder_of_shares_loads_as_the_whole_checkpoint_does(whole_folder, tmp_path, size):
     output = tmp_path / "cut"
-    write_shares(folder, output, size)
+    write_shares(whole_folder, output, size)
     for rank in range(size):
         mine = TensorParallel(size, rank)
-        expected, found = load_share(folder, mine), load_share(output, mine)
+        expected, found = load_share(whole_folder, mine), load_share(output, mine)
         assert found.keys() == expected.keys()
         for name, array in expected.items():
             assert found[name].dtype == array.dtype
             np.testing.assert_array_equal(found[name], array)
 
 
-def test_the_files_are_safetensors_to_the_library_too(folder, tmp_path, tensors):
-    write_shares(folder, tmp_path / "cut", 2)
+def test_the_files_are_safetensors_to_the_library_too(whole_folder, tmp_path, tensors):
+    write_shares(whole_folder, tmp_path / "cut", 2)
     parts = [
         load_file(tmp_path / "cut" / f"model-rank-0{rank}-of-02.safetensors") for rank in (0, 1)
     ]
@@ -76,8 +76,8 @@ def test_the_files_are_safetensors_to_the_library_too(folder, tmp_path, tensors)
     np.testing.assert_array_equal(np.hstack([part[name] for part in parts]), tensors[name])
 
 
-def test_configuration_and_tokenizer_come_along_and_the_index_stays(folder, tmp_path):
-    write_shares(folder, tmp_path / "cut", 2)
+def test_configuration_and_tokenizer_come_along_and_the_index_stays(whole_folder, tmp_path):
+    write_shares(whole_folder, tmp_path / "cut", 2)
     names = sorted(path.name for path in (tmp_path / "cut").iterdir())
     assert names == [
         "config.json",
@@ -107,29 +107,31 @@ def refusal(folder: Path, rank: TensorParallel) -> str:
     return str(caught.value)
 
 
-def test_another_number_of_ranks_is_refused(folder, tmp_path):
-    write_shares(folder, tmp_path / "cut", 2)
+def test_another_number_of_ranks_is_refused(whole_folder, tmp_path):
+    write_shares(whole_folder, tmp_path / "cut", 2)
     for wrong in (TensorParallel(), TensorParallel(4, 1)):
         message = refusal(tmp_path / "cut", wrong)
         assert f"was cut for model_parallel 2, not {wrong.size}" in message
 
 
-def test_a_file_of_another_rank_or_folder_is_refused(folder, tmp_path):
+def test_a_file_of_another_rank_or_folder_is_refused(whole_folder, tmp_path):
     cut = tmp_path / "cut"
-    write_shares(folder, cut, 2)
+    write_shares(whole_folder, cut, 2)
     first, second = (cut / f"model-rank-0{rank}-of-02.safetensors" for rank in (0, 1))
     shutil.copyfile(second, first)
     assert "another checkpoint or another rank" in refusal(cut, TensorParallel(2, 0))
-    os.utime(folder / "model-00001-of-00002.safetensors", ns=(1, 1))  # other files, same shapes
-    write_shares(folder, tmp_path / "other", 2)
+    os.utime(
+        whole_folder / "model-00001-of-00002.safetensors", ns=(1, 1)
+    )  # other files, same shapes
+    write_shares(whole_folder, tmp_path / "other", 2)
     shutil.copyfile(tmp_path / "other" / first.name, first)
     assert "another checkpoint or another rank" in refusal(cut, TensorParallel(2, 0))
     Checkpoint.open(cut, TensorParallel(2, 1))
 
 
-def test_damaged_and_missing_files_are_refused(folder, tmp_path):
+def test_damaged_and_missing_files_are_refused(whole_folder, tmp_path):
     cut = tmp_path / "cut"
-    write_shares(folder, cut, 2)
+    write_shares(whole_folder, cut, 2)
     file = cut / "model-rank-01-of-02.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
@@ -148,9 +150,9 @@ def test_damaged_and_missing_files_are_refused(folder, tmp_path):
         (None, "is not valid JSON"),
     ],
 )
-def test_a_broken_manifest_is_refused(folder, tmp_path, change, words):
+def test_a_broken_manifest_is_refused(whole_folder, tmp_path, change, words):
     cut = tmp_path / "cut"
-    write_shares(folder, cut, 2)
+    write_shares(whole_folder, cut, 2)
     manifest = json.loads((cut / MANIFEST_NAME).read_text())
     changed = "{" if change is None else json.dumps(manifest | change)
     (cut / MANIFEST_NAME).write_text(changed)
@@ -164,30 +166,32 @@ def test_a_broken_manifest_is_refused(folder, tmp_path, change, words):
     ("size", "words"),
     [(3, "model_parallel 3 cannot split this model"), (0, "at least 1 part, got 0")],
 )
-def test_a_split_that_does_not_work_is_refused_before_writing(folder, tmp_path, size, words):
+def test_a_split_that_does_not_work_is_refused_before_writing(whole_folder, tmp_path, size, words):
     with pytest.raises(ConfigError, match=words):
-        write_shares(folder, tmp_path / "cut", size)
+        write_shares(whole_folder, tmp_path / "cut", size)
     assert not (tmp_path / "cut").exists()
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_a_folder_of_shares_is_not_cut_again(folder, tmp_path, size):
-    write_shares(folder, tmp_path / "cut", 2)
+def test_a_folder_of_shares_is_not_cut_again(whole_folder, tmp_path, size):
+    write_shares(whole_folder, tmp_path / "cut", 2)
     with pytest.raises(CheckpointError, match="holds shares already: give the original checkpoint"):
         write_shares(tmp_path / "cut", tmp_path / "again", size)
     assert not (tmp_path / "again").exists()
 
 
-def test_an_existing_folder_and_a_full_disk_are_refused(folder, tmp_path, monkeypatch):
+def test_an_existing_folder_and_a_full_disk_are_refused(whole_folder, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="exists: remove it"):
-        write_shares(folder, folder, 2)
+        write_shares(whole_folder, whole_folder, 2)
     monkeypatch.setattr(share_writer, "_SPARE_BYTES", 2**60)
     with pytest.raises(CheckpointError, match="GB are free"):
-        write_shares(folder, tmp_path / "cut", 2)
+        write_shares(whole_folder, tmp_path / "cut", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
 
 
-def test_nothing_is_left_behind_by_an_error_or_a_killed_process(folder, tmp_path, monkeypatch):
+def test_nothing_is_left_behind_by_an_error_or_a_killed_process(
+    whole_folder, tmp_path, monkeypatch
+):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
@@ -195,12 +199,12 @@ def test_nothing_is_left_behind_by_an_error_or_a_killed_process(folder, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(share_writer, "_write_manifest", fail)
         with pytest.raises(CheckpointError, match=r"Cannot write .*cut: No space left on device"):
-            write_shares(folder, tmp_path / "cut", 2)
+            write_shares(whole_folder, tmp_path / "cut", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
-    write_shares(folder, tmp_path / "cut", 2)
+    write_shares(whole_folder, tmp_path / "cut", 2)
 
 
-def test_the_script_writes_beside_the_checkpoint_and_says_what_is_wrong(folder, tmp_path):
+def test_the_script_writes_beside_the_checkpoint_and_says_what_is_wrong(whole_folder, tmp_path):
     def run(*arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(REPO / "scripts" / "process_weights.py"), *arguments],
@@ -210,17 +214,17 @@ def test_the_script_writes_beside_the_checkpoint_and_says_what_is_wrong(folder, 
             text=True,
         )
 
-    done = run("--model_path", str(folder), "--tp_size", "2")
+    done = run("--model_path", str(whole_folder), "--tp_size", "2")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "checkpoint-tp2 (0.0 GB) is ready for 2 ranks" in done.stderr
     load_share(tmp_path / "checkpoint-tp2", TensorParallel(2, 1))
-    failed = run("--model_path", str(folder), "--tp_size", "2")
+    failed = run("--model_path", str(whole_folder), "--tp_size", "2")
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.count("\n") == 1
 
-    (folder / "inner").mkdir()
-    above = run("--model_path", "..", "--tp_size", "1", cwd=folder / "inner")
+    (whole_folder / "inner").mkdir()
+    above = run("--model_path", "..", "--tp_size", "1", cwd=whole_folder / "inner")
     assert f"{tmp_path / 'checkpoint-tp1'} (0.0 GB) is ready" in above.stderr
     root = run("--model_path", "/", "--tp_size", "2")
     assert root.returncode == 1

@@ -1,7 +1,9 @@
 """Answers told apart as the engine's outputs come."""
 
 import random
+from collections.abc import Sequence
 
+from mindformers_glm.engine.answer import Answer, Prefix
 from mindformers_glm.engine.reply_reader import ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer.replies import ParsedReply, ReplyParser, ToolCall
@@ -12,9 +14,18 @@ PLACES = (3, 13)  # where <|assistant|> stood
 EXPECTED = ParsedReply("ok", tool_calls=(ToolCall("f", '{"a": 1}'), ToolCall("g", "{}")))
 
 
-def _output(length: int, places: tuple[int, ...], *, is_last: bool) -> RequestOutput:
-    reason = "stop" if is_last else None
-    return RequestOutput("a", [], [], TEXT[:length], "", reason, turn_starts=places)
+class _Request:
+    """Makes the outputs of one answer, which share what is known of it."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._places: list[int] = []
+
+    def output(self, length: int, places: Sequence[int], *, is_last: bool) -> RequestOutput:
+        self._pieces.append(TEXT[len("".join(self._pieces)) : length])
+        self._places += places[len(self._places) :]
+        answer = Answer(Prefix([]), Prefix(self._pieces), Prefix(self._places))
+        return RequestOutput("a", [], answer, [], "", "stop" if is_last else None)
 
 
 def _new_reader() -> ReplyReader:
@@ -22,21 +33,24 @@ def _new_reader() -> ReplyReader:
 
 
 def test_the_last_output_alone_is_enough() -> None:
-    output = _new_reader().read(_output(len(TEXT), PLACES, is_last=True))
+    request = _Request()
+    request.output(5, (), is_last=False)
+    output = _new_reader().read(request.output(len(TEXT), PLACES, is_last=True))
     assert output.reply == output.delta_reply == EXPECTED
 
 
 def test_outputs_add_up_wherever_the_steps_end() -> None:
     rng = random.Random(0)
     for _ in range(300):
-        reader = _new_reader()
+        reader, request = _new_reader(), _Request()
         total = ParsedReply()
         lengths = sorted(rng.choices(range(len(TEXT)), k=rng.randint(0, 8)))
         for length in [*lengths, len(TEXT)]:
             is_last = length == len(TEXT)
             # A place may be known before the text up to it is shown.
             known = tuple(place for place in PLACES if place <= length + rng.randint(0, 3))
-            output = reader.read(_output(length, PLACES if is_last else known, is_last=is_last))
+            made = request.output(length, PLACES if is_last else known, is_last=is_last)
+            output = reader.read(made)
             assert output.delta_reply is not None
             total += output.delta_reply
             assert output.reply == total
@@ -44,5 +58,5 @@ def test_outputs_add_up_wherever_the_steps_end() -> None:
 
 
 def test_a_place_behind_a_stop_string_is_not_reached() -> None:
-    output = _new_reader().read(_output(12, PLACES, is_last=True))
+    output = _new_reader().read(_Request().output(12, PLACES, is_last=True))
     assert output.reply == ParsedReply('ok\nf\n{"a": 1')

@@ -1,0 +1,73 @@
+"""What a request has generated: kept once, and shared by all of its outputs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from mindformers_glm.tokenizer.replies import ParsedReply
+
+T = TypeVar("T")
+
+
+class Prefix(Generic[T]):
+    """The items that a list has now. The list may only grow: so nothing has to be copied."""
+
+    def __init__(self, items: list[T]) -> None:
+        self._items = items
+        self._length = len(items)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def since(self, start: int) -> list[T]:
+        """Return the items from the index `start` on; costs what it returns."""
+        return self._items[start : self._length]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Prefix, (self.since(0),)  # a copy takes none of the items that came later
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Answer:
+    """An answer as it stood after one step; making it costs the same however long it is.
+
+    A whole (`token_ids`, `text`, `turn_starts`, `reply`) is built when it is first asked for.
+
+    Attributes:
+        tokens, pieces, turns: what RequestOutput calls token_ids, text and turn_starts; each output
+            of a request adds one piece of text.
+        reply_pieces: their sum is the reply; None where the answer is not told apart.
+    """
+
+    tokens: Prefix[int]
+    pieces: Prefix[str]
+    turns: Prefix[int]
+    reply_pieces: Prefix[ParsedReply] | None = None
+
+    @cached_property
+    def token_ids(self) -> list[int]:
+        return self.tokens.since(0)
+
+    @cached_property
+    def text(self) -> str:
+        return "".join(self.pieces.since(0))
+
+    @cached_property
+    def turn_starts(self) -> tuple[int, ...]:
+        return tuple(self.turns.since(0))
+
+    @cached_property
+    def reply(self) -> ParsedReply | None:
+        return None if self.reply_pieces is None else ParsedReply.join(self.reply_pieces.since(0))
+
+    def _whole(self) -> tuple[list[int], str, tuple[int, ...], ParsedReply | None]:
+        return self.token_ids, self.text, self.turn_starts, self.reply
+
+    def __eq__(self, other: object) -> bool:
+        return self._whole() == other._whole() if isinstance(other, Answer) else NotImplemented
+
+    def __repr__(self) -> str:
+        names = ("token_ids", "text", "turn_starts", "reply")
+        values = zip(names, self._whole(), strict=True)
+        return f"Answer({', '.join(f'{name}={value!r}' for name, value in values)})"

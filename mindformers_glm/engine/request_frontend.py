@@ -1,0 +1,142 @@
+"""From what a caller asks to a request for the engine, and from the engine's outputs to replies.
+
+`LLM` does both ends in its caller's thread. A server makes requests in any thread, submits them in
+the one that steps the engine, and reads the outputs of each request in one thread.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mindformers_glm.core.errors import PromptError
+from mindformers_glm.engine.generation_defaults import DEFAULT_MAX_NEW_TOKENS
+from mindformers_glm.engine.llm_arguments import Prompt, check_params, is_list
+from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
+from mindformers_glm.engine.request_output import RequestOutput
+from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.system.log import note
+from mindformers_glm.tokenizer import GlmTokenizer
+
+Tools = Items[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt made ready for the engine, or the reason why it cannot be.
+
+    Attributes:
+        request_id: names it among all that are under way.
+        token_ids: the prompt as the network will see it; empty where there is an `error`.
+        error: one sentence that says what is wrong with the prompt.
+        reply_reader: reads the answer to a conversation; None for any other prompt.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    params: SamplingParams
+    error: str | None = None
+    reply_reader: ReplyReader | None = None
+
+    def read(self, output: RequestOutput) -> RequestOutput:
+        """Return one of the request's outputs with its `reply`, in the order they came."""
+        return output if self.reply_reader is None else self.reply_reader.read(output)
+
+
+class RequestFrontend:
+    """Encodes prompts as one checkpoint wants them, and hands them to an engine.
+
+    Args:
+        reply_parsers: what reads answers to conversations; resolved, none is "auto".
+        apply_chat_template: whether a text is a user's message; "auto": where there is a template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: GlmTokenizer,
+        reply_parsers: ReplyParsers,
+        apply_chat_template: bool | Literal["auto"] = "auto",
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._reply_parsers = reply_parsers
+        self._writes_text_as_message = (
+            tokenizer.has_chat_template if apply_chat_template == "auto" else apply_chat_template
+        )
+        self._is_length_noted = False
+
+    def new_request(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        tools: Tools | None = None,
+    ) -> Request:
+        """Encode a prompt; what is wrong with it becomes the request's `error`.
+
+        Args:
+            params: None: as the checkpoint says.
+            tools: descriptions of functions that the model may call.
+        Raises:
+            ConfigError: `params` is of another type, or the checkpoint has no chat template.
+            CheckpointError: its chat template is broken.
+        """
+        check_params(params)
+        params = params or SamplingParams()
+        try:
+            token_ids, is_chat = self.encode(prompt, tools)
+        except PromptError as problem:
+            return Request(request_id, [], params, str(problem))
+        if not is_chat:
+            return Request(request_id, token_ids, params)
+        reader = self._reply_parsers.new_reader(self._tokenizer, token_ids, prompt, tools)
+        return Request(request_id, token_ids, params, reply_reader=reader)
+
+    def submit(self, request: Request, engine: LLMEngine) -> RequestOutput | None:
+        """Queue a request; return its only output where it cannot run.
+
+        Raises:
+            ValueError: the id belongs to an unfinished request.
+        """
+        try:
+            if request.error is not None:
+                raise PromptError(request.error)
+            engine.add_request(request.request_id, request.token_ids, request.params)
+        except PromptError as problem:
+            return RequestOutput.refused(request.request_id, request.token_ids, str(problem))
+        if not self._is_length_noted and not engine.defaults.has_length_limit(request.params):
+            self._is_length_noted = True
+            note(
+                f"no length limit is set: answers end after {DEFAULT_MAX_NEW_TOKENS} tokens "
+                "(max_new_tokens changes it)"
+            )
+        return None
+
+    def encode(self, prompt: Prompt, tools: Tools | None = None) -> tuple[list[int], bool]:
+        """Return a prompt's token ids, and whether the chat template wrote them.
+
+        Raises:
+            PromptError: it is none, or cannot be written.
+            ConfigError, CheckpointError: as `new_request`.
+        """
+        if isinstance(prompt, str) and self._writes_text_as_message:
+            prompt, tools = [{"role": "user", "content": prompt}], tools or None
+        if isinstance(prompt, str):
+            _refuse_tools(tools)
+            return self._tokenizer.encode(prompt), False
+        if not is_list(prompt):
+            raise PromptError(
+                f"A prompt must be a text, token ids or messages, got a {type(prompt).__name__}."
+            )
+        if len(prompt) > 0 and isinstance(prompt[0], Mapping):
+            return self._tokenizer.encode_chat(prompt, tools), True  # type: ignore[arg-type]
+        _refuse_tools(tools)
+        return list(prompt), False  # type: ignore[arg-type]
+
+
+def _refuse_tools(tools: Tools | None) -> None:
+    if tools:
+        raise PromptError(
+            "tools are written by the chat template, and this prompt is taken as it is: give "
+            "messages, or a text with apply_chat_template."
+        )
