@@ -117,10 +117,11 @@ class Scheduler:
             chunk.sequence.num_computed = chunk.end
 
     def settle_draft(self, chunk: Chunk, num_accepted: int) -> None:
-        """Count the draft's right tokens as computed, take back the blocks only others needed.
+        """Count the draft's right tokens as computed, free the blocks that only wrong ones needed.
 
-        The sequence has the right tokens by now. The K and V of wrong ones stay where the next
-        tokens overwrite them, in blocks that are not registered as they are not full without them.
+        The sequence holds the right tokens by now. K and V of the wrong ones stay in the cache
+        until the next tokens overwrite them. No other sequence reads them: only blocks that are
+        full of right tokens are registered.
         """
         sequence = chunk.sequence
         sequence.num_computed = chunk.end + num_accepted
