@@ -33,7 +33,7 @@ class NetworkGraphs:
 
 def _split_layers(model: GPTModel) -> list[list[nn.Cell]]:
     layers = list(model.decoder.layers)
-    nodes_per_layer = _trace(model, layers[1:2] or layers).num_nodes
+    nodes_per_layer = len(_trace(model, layers[1:2] or layers).nodes)
     layers_per_graph = (MAX_NODES_PER_GRAPH - _MAX_OTHER_NODES) // nodes_per_layer
     num_graphs = -(-len(layers) // layers_per_graph)
     bounds = [len(layers) * part // num_graphs for part in range(num_graphs + 1)]

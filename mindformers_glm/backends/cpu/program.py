@@ -27,59 +27,37 @@ class Program(nn.Cell):
 
     Attributes:
         input_names: the inputs that `construct` takes, in order: those that the result depends on.
-        num_nodes: nodes of MindSpore's graph.
+        nodes: the nodes of MindSpore's graph. Each is given what the one before has made, one
+            earlier result, and the inputs. These are alike for all, because MindSpore compiles
+            twice as long where every node is given another choice of Tensors.
     """
 
     def __init__(self, inputs: Mapping[str, Value], result: Value) -> None:
         # Without prefixes: the Parameters have their names.
         super().__init__(auto_prefix=False)
         parts = _split_into_nodes(result.history())
-        self.num_nodes = len(parts)
-        needed = [_given_to(part) for part in parts]
-        self.input_names = [
-            name for name, value in inputs.items() if any(value in values for values in needed)
-        ]
-        nodes: list[nn.Cell] = []
+        needed = {value for part in parts for value in _given_to(part)}
+        self.input_names = [name for name, value in inputs.items() if value in needed]
         there_are = [inputs[name] for name in self.input_names]
+        saved = previous = there_are[0]
+        nodes: list[nn.Cell] = []
         for number, part in enumerate(parts):
-            made = part[-1]
-            later = {value for values in needed[number + 1 :] for value in values}
-            kept = [position for position, value in enumerate(there_are) if value in later]
-            taken = [there_are.index(value) for value in needed[number]]
-            nodes.append(_Node(_make_run(part, needed[number]), taken, kept))
-            there_are = [*(there_are[position] for position in kept), made]
+            given = [previous, saved, *there_are]
+            previous = part[-1]
+            # The node behind it is given it anyway.
+            is_saved = any(previous in _given_to(later) for later in parts[number + 2 :])
+            nodes.append(_make_node(part, given, is_saved))
+            saved = previous if is_saved else saved
         self.nodes = nn.CellList(nodes, auto_prefix=False)
 
-    def construct(self, *values: Tensor) -> Tensor:
+    def construct(self, *inputs: Tensor) -> Tensor:
         """The inputs that `input_names` names -> the result."""
+        previous = saved = inputs[0]
         for node in self.nodes:
-            values = node(*values)
-        return values[-1]
-
-
-class _Node(nn.Cell):
-    """One node, and which of the Tensors that there are it takes and leaves for later ones.
-
-    It hands on no more than that: behind an operator that writes its operands, MindSpore copies
-    every Parameter that a node is given, such as the rotary table.
-    """
-
-    def __init__(self, run: nn.Cell, taken: Sequence[int], kept: Sequence[int]) -> None:
-        super().__init__(auto_prefix=False)
-        self.run = run
-        self.taken = tuple(taken)
-        self.kept = tuple(kept)
-
-    def construct(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """What there is -> what is still needed of it, and the result."""
-        taken: tuple[Tensor, ...] = ()
-        for position in self.taken:
-            taken += (values[position],)
-        kept: tuple[Tensor, ...] = ()
-        for position in self.kept:
-            kept += (values[position],)
-        kept += (self.run(*taken),)
-        return kept
+            previous = node(previous, saved, *inputs)
+            if node.is_saved:
+                saved = previous
+        return previous
 
 
 def _split_into_nodes(history: Sequence[Value]) -> list[list[Value]]:
@@ -116,16 +94,39 @@ def _given_to(part: Sequence[Value]) -> list[Value]:
     return list(dict.fromkeys(operand for operand in operands if operand not in part))
 
 
-def _make_run(part: Sequence[Value], given: Sequence[Value]) -> nn.Cell:
-    first = part[0].made_by
-    return first.cell if isinstance(first, Exchange) else _OperatorRun(part, given)
+def _make_node(part: Sequence[Value], given: Sequence[Value], is_saved: bool) -> nn.Cell:
+    made_by = part[0].made_by
+    if isinstance(made_by, Exchange):
+        assert made_by.operand is given[0], "an exchange is of what has just been made"
+        return _ExchangeNode(made_by.cell, is_saved)
+    return _OperatorNode(part, given, is_saved)
 
 
-class _OperatorRun(nn.Cell):
-    """Some operators as one custom operator of MindSpore (csrc/program.cc)."""
+class _ExchangeNode(nn.Cell):
+    """What the ranks make together of what the node before has made."""
 
-    def __init__(self, part: Sequence[Value], given: Sequence[Value]) -> None:
+    def __init__(self, cell: nn.Cell, is_saved: bool) -> None:
         super().__init__(auto_prefix=False)
+        self.cell = cell
+        self.is_saved = is_saved
+
+    def construct(self, previous: Tensor, *_: Tensor) -> Tensor:
+        """What is given to it -> what was exchanged."""
+        return self.cell(previous)
+
+
+class _OperatorNode(nn.Cell):
+    """Some operators as one custom operator of MindSpore (csrc/program.cc).
+
+    Args:
+        part: their results.
+        given: what `construct` will be given.
+        is_saved: whether the last one's result is for later nodes than the next.
+    """
+
+    def __init__(self, part: Sequence[Value], given: Sequence[Value], is_saved: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.is_saved = is_saved
         calls = [made.made_by for made in part if isinstance(made.made_by, OperatorCall)]
         operands = [operand for call in calls for operand in call.operands]
         # The same Parameter, such as the rotary table, is handed on once.
@@ -134,7 +135,8 @@ class _OperatorRun(nn.Cell):
         places = _choose_places(part)
         # How the program names an operand: -1 - p for what is kept in place p, else by number.
         names: dict[Any, int] = {value: -1 - place for value, place in places.items()}
-        names |= {key: number for number, key in enumerate([*given, *parameters, *constants])}
+        for number, key in enumerate([*given, *parameters, *constants]):
+            names.setdefault(key, number)
         program = [len(constants)]
         for constant in constants.values():
             program += [int(constant.dtype == np.float32), len(constant)]
