@@ -12,10 +12,10 @@ from collections.abc import Callable
 from itertools import product
 
 import numpy as np
+from aot_call import call
 from machine import describe_machine, positive, run_main
 
 from mindformers_glm.backends.cpu import allocation, library
-from mindformers_glm.backends.cpu.aot_call import call
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 
 

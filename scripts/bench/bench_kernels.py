@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from aot_call import prepare
 from machine import describe_machine, positive, run_main
 
 from mindformers_glm.backends.cpu import allocation, library
-from mindformers_glm.backends.cpu.aot_call import prepare
 
 # Weights and what activations are rounded to; float formats with the suffix of their symbol.
 FLOAT_FORMATS = {"bfloat16": "bf16", "bfloat16_f32": "f32"}

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from aot_call import call
 
 from mindformers_glm.backends.cpu import library, reference
-from mindformers_glm.backends.cpu.aot_call import call
 from tests.conftest import TOLERANCES, relative_error
 from tests.kernels.kernel_calls import UNTOUCHED, loaded, metadata, output, stored
 

@@ -9,19 +9,21 @@ ms = pytest.importorskip("mindspore")
 
 from mindspore import Tensor, nn  # noqa: E402  (mindspore may be missing)
 
-from mindformers_glm.backends.cpu import library, operators, reference  # noqa: E402
+from mindformers_glm.backends.cpu import library, reference  # noqa: E402
 from mindformers_glm.backends.cpu.allocation import allocate  # noqa: E402
 from mindformers_glm.backends.cpu.parameters import as_parameter, replace_array  # noqa: E402
 from mindformers_glm.backends.cpu.program import Program  # noqa: E402
-from mindformers_glm.backends.cpu.trace import Value, call, exchange  # noqa: E402
+from mindformers_glm.backends.cpu.trace import Operator, Value, call, exchange  # noqa: E402
 from tests.conftest import relative_error  # noqa: E402
-from tests.kernels.kernel_calls import count, loaded, metadata, scalar, stored  # noqa: E402
+from tests.kernels.kernel_calls import SUFFIX, count, loaded, metadata, scalar, stored  # noqa: E402
 
 EPS = 1e-5
 HIDDEN, FFN, VOCAB = 48, 40, 50
 HEADS, KV_HEADS, HEAD_DIM, ROTARY = 4, 2, 16, 8
 BLOCKS, BLOCK_SIZE = 8, 4
 WIDTH = (HEADS + 2 * KV_HEADS) * HEAD_DIM
+ATTENTION = Operator("glm_attention", HEADS * HEAD_DIM, writes_operands=True)
+GATHER = Operator("glm_gather_rows", HIDDEN, rows_operand=1)
 
 
 class Weights:
@@ -50,6 +52,7 @@ class Network:
 
     def __init__(self, weights: Weights) -> None:
         dtype = weights.dtype
+        suffix = SUFFIX[dtype]
 
         def tiles(name: str, matrix: np.ndarray, is_gated: bool = False) -> ms.Parameter:
             rows = len(matrix) // (2 if is_gated else 1)
@@ -77,19 +80,19 @@ class Network:
         n, num_samples = inputs.num_rows, inputs.num_samples
 
         def add_branch(branch: Value, residual: Value) -> Value:
-            return call(operators.rms_norm_add(HIDDEN), branch, norm, eps, residual, n)
+            return call(Operator("glm_rms_norm_add", HIDDEN), branch, norm, eps, residual, n)
 
-        x = call(operators.embedding(HIDDEN), inputs.first, table, n)
+        x = call(Operator("glm_embedding", HIDDEN), inputs.first, table, n)
         for layer, matrix in enumerate(weights.qkv):
             qkv = tiles(f"qkv_{layer}", matrix)
-            h = call(operators.norm_linear(dtype, WIDTH), x, norm, eps, qkv, n, bias)
+            h = call(Operator(f"glm_norm_linear_{suffix}", WIDTH), x, norm, eps, qkv, n, bias)
             caches = cache(f"k{layer}"), cache(f"v{layer}")
-            h = call(operators.attention(HEADS, HEAD_DIM), h, cos_sin, *caches, inputs.metadata)
-            x = add_branch(call(operators.linear(dtype, HIDDEN), h, proj, n), x)
-            h = call(operators.norm_gated_linear(dtype, FFN), x, norm, eps, fc1, n)
-            x = add_branch(call(operators.linear(dtype, HIDDEN), h, fc2, n), x)
-        x = call(operators.gather_rows(HIDDEN), x, inputs.rows, num_samples)
-        x = call(operators.rms_norm(HIDDEN), x, norm, eps, num_samples)
+            h = call(ATTENTION, h, cos_sin, *caches, inputs.metadata)
+            x = add_branch(call(Operator(f"glm_linear_{suffix}", HIDDEN), h, proj, n), x)
+            h = call(Operator(f"glm_norm_gated_linear_{suffix}", FFN), x, norm, eps, fc1, n)
+            x = add_branch(call(Operator(f"glm_linear_{suffix}", HIDDEN), h, fc2, n), x)
+        x = call(GATHER, x, inputs.rows, num_samples)
+        x = call(Operator("glm_rms_norm", HIDDEN), x, norm, eps, num_samples)
         self.program = inputs.program(x)
 
     def __call__(
@@ -198,11 +201,11 @@ class Double(nn.Cell):
 
 
 def add(x: Value, residual: Value) -> Value:
-    return call(operators.residual_add(HIDDEN), x, residual, x.num_rows)
+    return call(Operator("glm_residual_add", HIDDEN), x, residual, x.num_rows)
 
 
 def swap(x: Value, rows: Value) -> Value:
-    return call(operators.gather_rows(HIDDEN), x, rows, x.num_rows)
+    return call(GATHER, x, rows, x.num_rows)
 
 
 def names_of(program: Program) -> list[str]:
@@ -261,7 +264,7 @@ def test_a_sum_over_ranks_behind_the_embedding_is_the_residual_stream() -> None:
 
     def network(sum_over_ranks: Callable[[Value], Value]) -> Program:
         inputs = Inputs()
-        x = call(operators.embedding(HIDDEN), inputs.first, table, inputs.num_rows)
+        x = call(Operator("glm_embedding", HIDDEN), inputs.first, table, inputs.num_rows)
         x = sum_over_ranks(x)
         return inputs.program(add(sum_over_ranks(add(x, x)), residual=x))
 
@@ -279,7 +282,7 @@ class WriteOnly(nn.Cell):
         super().__init__()
         inputs = Inputs()
         caches = (cos_sin, keys, values)
-        attend = call(operators.attention(HEADS, HEAD_DIM), inputs.first, *caches, inputs.metadata)
+        attend = call(ATTENTION, inputs.first, *caches, inputs.metadata)
         self.attend = inputs.program(attend)
 
     def construct(self, qkv: Tensor, metadata: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from aot_call import KernelRefusedError, call
 
 from mindformers_glm.backends.cpu import library, reference
-from mindformers_glm.backends.cpu.aot_call import KernelRefusedError, call
 from tests.conftest import TOLERANCES, relative_error
 from tests.kernels.kernel_calls import UNTOUCHED, count, output, packed_ints, scalar, unpacked_ints
 

@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from aot_call import KernelRefusedError, call, prepare
 
 from mindformers_glm.backends.cpu import library
-from mindformers_glm.backends.cpu.aot_call import KernelRefusedError, call, prepare
 from tests.kernels.kernel_calls import UNTOUCHED, count, output, packed, scalar
 
 HIDDEN, FFN, MAX_ROWS, ROWS = 40, 70, 5, 3

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from aot_call import KernelRefusedError, call
 
-from mindformers_glm.backends.cpu.aot_call import KernelRefusedError, call
 from mindformers_glm.backends.cpu.attn_metadata import HEADER_SIZE
 from tests.kernels.kernel_calls import count, output, packed, scalar
 

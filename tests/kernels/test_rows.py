@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from aot_call import call
 
 from mindformers_glm.backends.cpu import reference
-from mindformers_glm.backends.cpu.aot_call import call
 from tests.conftest import TOLERANCES, relative_error
 from tests.kernels.kernel_calls import UNTOUCHED, count, loaded, output, scalar, stored
 

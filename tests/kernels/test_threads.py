@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from aot_call import KernelRefusedError, call
 
 from mindformers_glm.backends.cpu import library
-from mindformers_glm.backends.cpu.aot_call import KernelRefusedError, call
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.system.processors import count_physical_cores
 
@@ -150,7 +150,7 @@ def test_omp_num_threads_counts_where_nothing_is_set(variable: str, expected: st
 _IN_A_PROCESS_OF_ITS_OWN = """
 import numpy as np
 from mindformers_glm.backends.cpu import library
-from mindformers_glm.backends.cpu.aot_call import call
+from aot_call import call
 from tests.kernels.kernel_calls import count, output, packed, packed_ints
 
 rng = np.random.default_rng(0)

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 
 from mindformers_glm.backends.backend import MemoryNeed
-from mindformers_glm.backends.cpu.row_buckets import MAX_SAMPLES
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import PartitionSizes, partition
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 
+# Rows of logits at a time: 32 x 151,552 float32 are 19 MB. So many are computed in the graph of the
+# last layers, which saves a call, more of them in a graph of their own.
+MAX_SAMPLES = 32
 # Activations of one layer that are alive at once besides qkv and the MLP's inner one: the residual
 # before the layer, between its branches and after it, and a branch's output.
 _LIVE_HIDDEN_STATES = 4

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter
 
-from mindformers_glm.backends.cpu import library, operators
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.allocation import allocate, count_numa_nodes
 from mindformers_glm.backends.cpu.linear_methods import LinearWeight, choose_linear_method
 from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter, replace_array
-from mindformers_glm.backends.cpu.trace import Module, Value, call
+from mindformers_glm.backends.cpu.trace import Module, Operator, Value, call
 from mindformers_glm.config.runner_settings import RunnerSettings
 
 
@@ -72,7 +72,7 @@ class Embedding(WeightedModule):
         self._add_rows("weight", (num_rows, hidden_size), dtype)
         is_part = num_rows < vocab_size
         self.vocabulary = (np.array([first_id, vocab_size], np.int32),) if is_part else ()
-        self.operator = operators.embedding(hidden_size)
+        self.operator = Operator("glm_embedding", hidden_size)
 
     def construct(self, token_ids: Value) -> Value:
         """int32 [max_rows] -> float32 [max_rows, hidden_size]; zeros for what others hold."""
@@ -86,7 +86,7 @@ class RmsNorm(WeightedModule):
         super().__init__()
         self._add_rows("weight", (size,), "float32")
         self.eps = np.array([eps], np.float32)
-        self.operator = operators.rms_norm(size)
+        self.operator = Operator("glm_rms_norm", size)
 
     def construct(self, x: Value) -> Value:
         """float32 [max_rows, size] -> the same shape."""
@@ -100,7 +100,7 @@ class RmsNormAdd(WeightedModule):
         super().__init__()
         self._add_rows("weight", (size,), "float32")
         self.eps = np.array([eps], np.float32)
-        self.operator = operators.rms_norm_add(size)
+        self.operator = Operator("glm_rms_norm_add", size)
 
     def construct(self, x: Value, residual: Value) -> Value:
         """residual + norm(x), all float32 [max_rows, size]."""
@@ -112,7 +112,7 @@ class ResidualAdd(Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.operator = operators.residual_add(size)
+        self.operator = Operator("glm_residual_add", size)
 
     def construct(self, x: Value, residual: Value) -> Value:
         """residual + x, all float32 [max_rows, size]."""
@@ -201,7 +201,7 @@ class PagedAttention(Module):
         super().__init__()
         self._block_shape = (num_kv_heads, settings.block_size, head_dim)
         self._cache_dtype = settings.kv_cache_dtype
-        self.operator = operators.attention(num_heads, head_dim)
+        self.operator = Operator("glm_attention", num_heads * head_dim, writes_operands=True)
         for name in ("key_cache", "value_cache"):
             empty = allocate((0, *self._block_shape), self._cache_dtype)
             setattr(self, name, as_parameter(empty, self._cache_dtype, name))
@@ -222,7 +222,7 @@ class GatherRows(Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.operator = operators.gather_rows(size)
+        self.operator = Operator("glm_gather_rows", size, rows_operand=1)
 
     def construct(self, x: Value, rows: Value) -> Value:
         """float32 [max_rows, size], int32 [max_samples] -> [max_samples, size]."""

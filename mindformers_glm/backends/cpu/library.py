@@ -1,7 +1,7 @@
 """The C++ library of the kernels: where it is, which instruction set it uses, its helpers.
 
-MindSpore opens the same file by the path that `library_path` returns (ops.py), so what is chosen
-here holds for its operators too. Nothing here imports MindSpore.
+MindSpore opens the same file by the path that `library_path` returns, so what is chosen here holds
+for its operators too. Nothing here imports MindSpore.
 """
 
 import ctypes

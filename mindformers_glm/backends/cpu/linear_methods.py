@@ -10,12 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 from mindspore import Parameter
 
-from mindformers_glm.backends.cpu import library, operators
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.allocation import allocate
-from mindformers_glm.backends.cpu.operators import Operator
 from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter
+from mindformers_glm.backends.cpu.trace import Operator
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.quantization_scheme import QuantizationScheme
+
+# What an operator is called by that rounds activations to a type before each product.
+_SUFFIXES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 @dataclass(frozen=True)
@@ -97,18 +100,17 @@ class FloatMethod:
 
     def linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return operators.linear(self.compute_dtype, width)
+        return Operator(f"glm_linear_{_SUFFIXES[self.compute_dtype]}", width)
 
     def norm_linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        compute_dtype = (
-            operators.SPLIT_BFLOAT16 if self.can_split_activations else self.compute_dtype
-        )
-        return operators.norm_linear(compute_dtype, width)
+        # Activations as the sum of two bfloat16 values: twice the products, 16 digits instead of 8.
+        suffix = "bf16x2" if self.can_split_activations else _SUFFIXES[self.compute_dtype]
+        return Operator(f"glm_norm_linear_{suffix}", width)
 
     def norm_gated_linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return operators.norm_gated_linear(self.compute_dtype, width)
+        return Operator(f"glm_norm_gated_linear_{_SUFFIXES[self.compute_dtype]}", width)
 
 
 @dataclass(frozen=True)
@@ -151,19 +153,19 @@ class QuantizedMethod:
 
     def linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return operators.quantized_linear(*self._bits, width)
+        return Operator(f"glm_linear_{self._suffix}", width)
 
     def norm_linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return operators.quantized_norm_linear(*self._bits, width)
+        return Operator(f"glm_norm_linear_{self._suffix}", width)
 
     def norm_gated_linear(self, width: int) -> Operator:
         """See LinearMethod."""
-        return operators.quantized_norm_gated_linear(*self._bits, width)
+        return Operator(f"glm_norm_gated_linear_{self._suffix}", width)
 
     @property
-    def _bits(self) -> tuple[int, int]:
-        return self.scheme.weight_bits, self.scheme.activation_bits
+    def _suffix(self) -> str:
+        return f"w{self.scheme.weight_bits}a{self.scheme.activation_bits}"
 
 
 @dataclass(frozen=True)

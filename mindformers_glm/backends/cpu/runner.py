@@ -1,18 +1,18 @@
 """The runner on static graphs: one for each row bucket, compiled on first use."""
 
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 from mindspore import Tensor
 
 from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
-from mindformers_glm.backends.cpu.footprint import count_memory
+from mindformers_glm.backends.cpu.footprint import MAX_SAMPLES, count_memory
 from mindformers_glm.backends.cpu.graphs import NetworkGraphs
 from mindformers_glm.backends.cpu.loading import kv_cache_arrays, load_network, weight_arrays
 from mindformers_glm.backends.cpu.network import GPTModel
 from mindformers_glm.backends.cpu.program import Program
-from mindformers_glm.backends.cpu.row_buckets import MAX_SAMPLES, row_buckets, smallest_bucket
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -20,6 +20,12 @@ from mindformers_glm.system.interrupts import delay_interrupts, interrupts_raise
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
+# Rows a graph is compiled for; a step takes the smallest that holds it. Operators touch only the
+# real rows, so a larger bucket costs addresses and not time, and one for all steps up to 512 rows
+# is compiled once: 40 layers take seconds.
+_ROW_BUCKETS: tuple[int, ...] = (512, 2048, 8192)
+# Ranks of a split model send each other every row of the bucket: half of them for a graph more.
+_SPLIT_ROW_BUCKETS: tuple[int, ...] = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 # MindSpore 2.7.1 waits for ever where two threads run graphs at the same time.
 _ONE_AT_A_TIME = threading.Lock()
 _PHASE = "increment"  # one of the two in which MindSpore runs compiled graphs directly
@@ -51,7 +57,9 @@ class CpuModelRunner:
         self._graphs = NetworkGraphs(self.network)
         # MindSpore's names for the graphs compiled so far, by cell and shapes of the inputs.
         self._compiled: dict[tuple[object, ...], str] = {}
-        buckets = row_buckets(settings.max_num_batched_tokens, self._num_ranks)
+        largest = settings.max_num_batched_tokens
+        all_buckets = _ROW_BUCKETS if self._num_ranks == 1 else _SPLIT_ROW_BUCKETS
+        buckets = [*(size for size in all_buckets if size < largest), largest]
         self._row_inputs = {rows: _RowInputs(rows, settings) for rows in buckets}
         sample_buckets = {min(rows, MAX_SAMPLES) for rows in buckets}
         self._sample_inputs = {samples: _SampleInputs(samples) for samples in sample_buckets}
@@ -77,7 +85,7 @@ class CpuModelRunner:
 
     def _execute(self, batch: ModelBatch) -> np.ndarray:
         library.keep_team()
-        bucket = smallest_bucket(self._row_inputs, len(batch.token_ids))
+        bucket = _smallest_bucket(self._row_inputs, len(batch.token_ids))
         inputs = self._row_inputs[bucket].fill(batch)
         *graphs, last = self._graphs.hidden_states
         for graph in graphs:
@@ -96,7 +104,7 @@ class CpuModelRunner:
         logits = np.empty((len(sample_rows), self.vocab_size), np.float32)
         for start in range(0, len(sample_rows), MAX_SAMPLES):
             rows = sample_rows[start : start + MAX_SAMPLES]
-            samples = self._sample_inputs[smallest_bucket(self._sample_inputs, len(rows))]
+            samples = self._sample_inputs[_smallest_bucket(self._sample_inputs, len(rows))]
             inputs = {"hidden_states": hidden_states, **samples.fill(rows)}
             part = self._run(self._graphs.logits, inputs)
             logits[start : start + len(rows)] = part.asnumpy()[: len(rows)]
@@ -166,3 +174,7 @@ class _SampleInputs:
         self._rows[: len(rows)] = rows
         self._num_samples[0] = len(rows)
         return self._tensors
+
+
+def _smallest_bucket(buckets: Iterable[int], size: int) -> int:
+    return min(bucket for bucket in buckets if bucket >= size)

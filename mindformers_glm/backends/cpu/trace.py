@@ -10,9 +10,27 @@ from typing import Any
 
 from mindspore import nn
 
-from mindformers_glm.backends.cpu.operators import Operator
-
 _NUMBERS = count()
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator, a function of the library that MindSpore can call.
+
+    Of its M rows those are real that an operand `num_rows` (int32 [1]) or the metadata says; the
+    others are neither read nor written. reference.py defines what each computes.
+
+    Attributes:
+        symbol: its name in the library.
+        width: axis 1 of its result.
+        rows_operand: which operand has as many rows as the result.
+        writes_operands: whether it changes what it is given.
+    """
+
+    symbol: str
+    width: int
+    rows_operand: int = 0
+    writes_operands: bool = False
 
 
 @dataclass(frozen=True, eq=False, repr=False)

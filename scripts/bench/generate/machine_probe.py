@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from aot_call import call
 from machine import describe_machine
 
 from mindformers_glm.backends.cpu import allocation, library
-from mindformers_glm.backends.cpu.aot_call import call
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
 # fc1 of GLM-4-9B at a prefill of 512 tokens.
