@@ -207,3 +207,74 @@ def test_generate_without_a_tokenizer_refuses_stop_strings(tiny: Path, tmp_path:
     assert len(network.generate([5], max_new_tokens=2, ignore_eos=True)[0]) == 3
     with pytest.raises(ConfigError, match="this network has no tokenizer"):
         network.generate([5], stop_strings=["x"])
+
+
+def test_construct_runs_steps_with_upstreams_arrays_and_equals_hugging_face(tiny: Path) -> None:
+    from mindspore import Tensor
+
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64, block_size=4)
+    prompts, blocks = [[5, 6, 7, 8, 9], [10]], [[3, 0], [2, 1]]
+    answers = [hf_oracle.greedy_tokens(tiny, prompt, 3) for prompt in prompts]
+    cached = [0, 0]
+    rows = prompts
+    for step in range(3):  # both prompts, then a token of each
+        positions = [
+            np.arange(start, start + len(r)) for start, r in zip(cached, rows, strict=True)
+        ]
+        slots = [np.array(b)[p // 4] * 4 + p % 4 for b, p in zip(blocks, positions, strict=True)]
+        cached = [start + len(new) for start, new in zip(cached, rows, strict=True)]
+        inputs = {
+            "input_ids": np.concatenate(rows),
+            "positions": np.concatenate(positions),
+            "batch_valid_length": cached,
+            "q_seq_lens": [len(new) for new in rows],
+            "block_tables": blocks,
+            "slot_mapping": np.concatenate(slots),
+        }
+        logits = network(**{name: Tensor(np.int32(array)) for name, array in inputs.items()})
+        assert logits.asnumpy().argmax(axis=1).tolist() == [answer[step] for answer in answers]
+        rows = [[answer[step]] for answer in answers]
+
+
+def test_construct_needs_weights(tiny: Path) -> None:
+    from mindformers import AutoConfig
+    from mindspore import Tensor
+
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM(AutoConfig.from_pretrained(str(tiny)))
+    with pytest.raises(GlmError, match="call load_weights"):
+        network(*[Tensor(np.int32([1]))] * 6)
+
+
+def test_the_device_is_chosen_for_the_registered_classes_too(tiny: Path) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    with pytest.raises(UnsupportedError, match="device_target Ascend is not implemented"):
+        Glm4ForCausalLM.from_pretrained(str(tiny), device_target="Ascend")
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), device_target="CPU")
+    assert network.backend.name == "CPU"
+
+
+def test_a_config_of_another_dialect_is_refused(tiny: Path) -> None:
+    from mindformers_glm import Glm4Config
+
+    with pytest.raises(ConfigError, match=r"Glm4Config is for model_type 'glm4', .* 'chatglm'"):
+        Glm4Config(model_type="chatglm")
+    with pytest.raises(ConfigError, match="sandwich_norm must be true for glm4"):
+        Glm4Config(sandwich_norm=False)
+
+
+def test_a_network_has_its_parameters_by_their_names_and_takes_other_weights(tiny: Path) -> None:
+    from mindformers_glm import Glm4ForCausalLM
+
+    network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
+    names = set(network.parameters_dict())
+    assert {"decoder.final_layernorm.weight", "output_layer.weight"} <= names
+    assert "decoder.layers.0.self_attention.linear_qkv.layer_norm_weight" in names
+    before = network.generate([5], do_sample=False, max_new_tokens=4, ignore_eos=True)[0]
+    network.load_weights(str(tiny))
+    after = network.generate([5], do_sample=False, max_new_tokens=4, ignore_eos=True)[0]
+    assert before.tolist() == after.tolist()
