@@ -14,11 +14,7 @@ from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.request_output import FinishReason, RequestOutput
-from mindformers_glm.engine.sampler import (
-    NonFiniteLogitsError,
-    keep_freed_memory,
-    sample_token,
-)
+from mindformers_glm.engine.sampler import NonFiniteLogitsError, keep_freed_memory, sample_token
 from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings
 from mindformers_glm.engine.scheduler import Chunk, Schedule, Scheduler
 from mindformers_glm.engine.sequence import Sequence
@@ -100,10 +96,7 @@ class LLMEngine:
         }
 
     def add_request(
-        self,
-        request_id: str,
-        prompt_token_ids: Items[int],
-        params: SamplingParams | None = None,
+        self, request_id: str, prompt_token_ids: Items[int], params: SamplingParams | None = None
     ) -> None:
         """Queue a request.
 

@@ -33,10 +33,7 @@ _CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_templ
 
 _RANKS_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s")
 _FIRST_PIECE = b"\n"  # field 1 of the protobuf, with a length
-_CHATGLM_SPECIAL_TOKENS = {
-    "chatglm2": CHATGLM2_SPECIAL_TOKENS,
-    "chatglm3": CHATGLM3_SPECIAL_TOKENS,
-}
+_CHATGLM_SPECIAL_TOKENS = {"chatglm2": CHATGLM2_SPECIAL_TOKENS, "chatglm3": CHATGLM3_SPECIAL_TOKENS}
 
 
 def load_tokenizer(folder: str | Path) -> GlmTokenizer:
