@@ -2,14 +2,13 @@
 
 import re
 import threading
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.core.errors import CheckpointError, PromptError, UnsupportedError
-from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer, byte_level_alphabet
+from mindformers_glm.tokenizer.detokenizer import byte_level_alphabet
 from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
-from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig
+from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig, added_tokens_error
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ class FastVocabulary(Vocabulary):
             eos_token_ids=() if eos_token_id is None else (eos_token_id,),
             num_token_ids=max(self._backend.get_vocab(True).values(), default=-1) + 1,
         )
-        self._token_bytes = lru_cache(maxsize=None)(self._look_up_bytes)
 
     def encode(self, text: str) -> list[int]:
         """Tokenize text as `tokenizer(text)` does; special tokens in it are special."""
@@ -52,10 +50,6 @@ class FastVocabulary(Vocabulary):
     def encode_text(self, text: str) -> list[int]:
         """Tokenize text as it is."""
         return self._encode(text, add_special_tokens=False, encode_special_tokens=True)
-
-    def new_detokenizer(self) -> IncrementalDetokenizer:
-        """Return a detokenizer for one answer."""
-        return IncrementalDetokenizer(self._token_bytes)
 
     def _encode(
         self, text: str, *, add_special_tokens: bool, encode_special_tokens: bool
@@ -122,7 +116,7 @@ def _read_added_tokens(config: TokenizerConfig) -> dict[int, Any]:
     try:
         return {token_id: AddedToken(**token) for token_id, token in config.added_tokens.items()}
     except TypeError:
-        raise config.added_tokens_error() from None
+        raise added_tokens_error(config.path) from None
 
 
 def _write_pattern(token: "AddedToken") -> str:
