@@ -5,11 +5,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.core.errors import CheckpointError, PromptError, UnsupportedError
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.tokenizer.detokenizer import byte_level_alphabet
 from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
 from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig, added_tokens_error
-from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary
+from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary, require_unicode
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -54,16 +54,12 @@ class FastVocabulary(Vocabulary):
     def _encode(
         self, text: str, *, add_special_tokens: bool, encode_special_tokens: bool
     ) -> list[int]:
-        try:
-            with self._lock:
-                self._backend.encode_special_tokens = encode_special_tokens
-                # encode_batch_fast is 1.2 to 1.9 times as fast, but starts threads of its own, for
-                # which the library then warns whoever forks.
-                return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except (TypeError, UnicodeError):
-            raise PromptError(
-                "The prompt is not valid Unicode text (it has half of a surrogate pair)."
-            ) from None
+        require_unicode(text)
+        with self._lock:
+            self._backend.encode_special_tokens = encode_special_tokens
+            # encode_batch_fast is 1.2 to 1.9 times as fast, but starts threads of its own, for
+            # which the library then warns whoever forks.
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def _look_up_bytes(self, token_id: int) -> bytes:
         token = self._backend.id_to_token(token_id)
