@@ -17,11 +17,9 @@ from typing import Any
 from mindformers_glm.config.json_keys import (
     SIZE_FIELDS,
     read_bool,
-    read_dtype,
     read_float,
     read_int,
-    read_layer_numbers,
-    read_special_tokens,
+    read_shared_keys,
 )
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 
@@ -102,9 +100,7 @@ def read_chatglm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
         "attention_bias": "add_qkv_bias" in raw and read_bool(raw, "add_qkv_bias"),
         "tie_word_embeddings": False,
         "hidden_act": "silu",  # in modeling_chatglm.py
-        "torch_dtype": read_dtype(raw),
-        "float_layers_id": read_layer_numbers(raw, "float_layers_id"),
-        **read_special_tokens(raw),
+        **read_shared_keys(raw),
     }
 
 

@@ -12,11 +12,9 @@ from typing import Any
 from mindformers_glm.config.json_keys import (
     SIZE_FIELDS,
     read_bool,
-    read_dtype,
     read_float,
     read_int,
-    read_layer_numbers,
-    read_special_tokens,
+    read_shared_keys,
     read_text,
 )
 from mindformers_glm.config.rope_scaling import RopeScaling, read_rope_scaling
@@ -47,9 +45,7 @@ def read_glm_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": "tie_word_embeddings" in raw
         and read_bool(raw, "tie_word_embeddings"),
         "hidden_act": read_text(raw, "hidden_act"),
-        "torch_dtype": read_dtype(raw),
-        "float_layers_id": read_layer_numbers(raw, "float_layers_id"),
-        **read_special_tokens(raw),
+        **read_shared_keys(raw),
     }
 
 

@@ -67,9 +67,11 @@ def read_layer_numbers(raw: Mapping[str, Any], key: str) -> tuple[int, ...]:
     return tuple(sorted(set(numbers)))
 
 
-def read_special_tokens(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of GlmConfig that name special tokens; every dialect has the same keys."""
+def read_shared_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of GlmConfig for which every dialect has the same keys."""
     return {
+        "torch_dtype": read_dtype(raw),
+        "float_layers_id": read_layer_numbers(raw, "float_layers_id"),
         "eos_token_ids": read_token_ids(raw, "eos_token_id"),
         "bos_token_id": next(iter(read_token_ids(raw, "bos_token_id")), None),
         "pad_token_id": next(iter(read_token_ids(raw, "pad_token_id")), None),

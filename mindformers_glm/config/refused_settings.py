@@ -32,11 +32,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
         "profile_stop_step profile_rank_ids profile_pipeline profile_level mstx",
     ),
     (NO_CKPT, "", "strategy_load_checkpoint"),
-    (
-        NO_CKPT,
-        "parallel",
-        "strategy_ckpt_save_file strategy_ckpt_load_file strategy_ckpt_config",
-    ),
+    (NO_CKPT, "parallel", "strategy_ckpt_save_file strategy_ckpt_load_file strategy_ckpt_config"),
     (
         _ARCHITECTURE,
         "model.model_config",

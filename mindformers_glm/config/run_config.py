@@ -16,11 +16,7 @@ from typing import Any
 from mindformers_glm.config.command_line import given_settings
 from mindformers_glm.config.launched import check_parallel
 from mindformers_glm.config.runner_settings import check_types_together
-from mindformers_glm.config.settings_reader import (
-    Given,
-    read_yaml_settings,
-    settings_from_tree,
-)
+from mindformers_glm.config.settings_reader import Given, read_yaml_settings, settings_from_tree
 from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.system.log import detail, note, set_verbose, silence_other_ranks

@@ -12,17 +12,14 @@ from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantization_scheme import QuantizationScheme, read_scheme
 from mindformers_glm.core.sharding import TensorParallel
 
-# (params_dtype, compute_dtype) -> how products are taken. Accumulation is float32 in every case.
-PRECISIONS: dict[tuple[str, str], str] = {
-    ("float32", "float32"): "exact float32",
-    ("bfloat16", "bfloat16"): "activations rounded to bfloat16 before each product",
-    ("bfloat16", "float32"): "weights widened to float32, activations float32",
-    (
-        "float16",
-        "float16",
-    ): "activations rounded to float16 before each product, saturating at 65504",
-    ("float16", "float32"): "weights widened to float32, activations float32",
-}
+# (params_dtype, compute_dtype), and how products are taken. Accumulation is always float32.
+PRECISIONS = (
+    ("float32", "float32"),  # exact float32
+    ("bfloat16", "bfloat16"),  # activations rounded to bfloat16 before each product
+    ("bfloat16", "float32"),  # weights widened to float32, activations float32
+    ("float16", "float16"),  # activations rounded to float16 before each, saturating at 65504
+    ("float16", "float32"),  # weights widened to float32, activations float32
+)
 
 # A context of 131072 tokens would reserve gigabytes of KV cache that few prompts need.
 DEFAULT_MAX_MODEL_LEN = 8192

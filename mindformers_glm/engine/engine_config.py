@@ -7,6 +7,9 @@ from typing import Any
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError
 
+# The last is a switch: False is 0.
+_MAY_BE_ZERO = ("seed", "prompt_lookup_num_tokens", "enable_prefix_caching")
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -39,18 +42,10 @@ class EngineConfig:
         return cls(num_blocks=num_blocks, **shared, **given)
 
     def __post_init__(self) -> None:
-        for name in (
-            "max_num_seqs",
-            "max_num_batched_tokens",
-            "max_model_len",
-            "block_size",
-            "num_blocks",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("seed", "prompt_lookup_num_tokens"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        for name, value in vars(self).items():
+            least = 0 if name in _MAY_BE_ZERO else 1
+            if value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}.")
 
 
 _FIELDS = tuple(field.name for field in fields(EngineConfig))

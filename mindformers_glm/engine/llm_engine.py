@@ -14,28 +14,13 @@ from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.request_output import FinishReason, RequestOutput
-from mindformers_glm.engine.sampler import (
-    NonFiniteLogitsError,
-    keep_freed_memory,
-    sample_token,
-)
+from mindformers_glm.engine.sampler import NonFiniteLogitsError, keep_freed_memory, sample_token
 from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings
 from mindformers_glm.engine.scheduler import Chunk, Schedule, Scheduler
 from mindformers_glm.engine.sequence import Sequence
 from mindformers_glm.engine.stop_strings import StopStringMatcher
 from mindformers_glm.system.interrupts import delay_interrupts
-
-
-class Detokenizer(Protocol):
-    """Turns the tokens of one answer into text, one by one."""
-
-    def feed(self, token_id: int) -> str:
-        """Return the text that this token completes."""
-        ...
-
-    def flush(self) -> str:
-        """Return the text of what is left, when no more tokens come."""
-        ...
+from mindformers_glm.tokenizer.vocabulary import Detokenizer
 
 
 class Detokenizing(Protocol):
@@ -78,9 +63,8 @@ class LLMEngine:
         self._requests: dict[str, _Request] = {}
         self.measured: list[Sequence] = []  # texts whose logits somebody reads (row_logits.py)
         self._num_requests_seen = 0
-        self._outputs: list[
-            RequestOutput
-        ] = []  # of the step under way, or one that was interrupted
+        # Of the step under way, or one that was interrupted.
+        self._outputs: list[RequestOutput] = []
         self.num_drafted = 0  # tokens guessed by prompt lookup
         self.num_accepted = 0  # those of them that were right
         keep_freed_memory()
@@ -100,10 +84,7 @@ class LLMEngine:
         }
 
     def add_request(
-        self,
-        request_id: str,
-        prompt_token_ids: Items[int],
-        params: SamplingParams | None = None,
+        self, request_id: str, prompt_token_ids: Items[int], params: SamplingParams | None = None
     ) -> None:
         """Queue a request.
 

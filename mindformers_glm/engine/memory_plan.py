@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from mindformers_glm.backends import Backend, ModelRunner
+from mindformers_glm.backends import Backend, MemoryNeed, ModelRunner
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import can_split
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -18,37 +18,31 @@ _MODEL_PARALLEL = (2, 4, 8, 16)  # what is advised where one rank's cap is too l
 class MemoryDemand:
     """What a model needs, and the settings it follows from.
 
-    kv_block_bytes: one block of `block_size` tokens in all layers.
-    params_dtype: type of the weights in memory unless they are quantized; it and the following
-        are for the advice only.
-    quantization: scheme of the weights, or None.
-    weights_bytes_by_scheme: what weights_bytes would be with each scheme, the mildest first.
-    model_parallel: ranks, of which this is the demand of one; larger_model_parallel: other numbers
-        of ranks that can split the model, ascending.
+    need: of one of the ranks.
+    weights_bytes_by_scheme: what need.weights_bytes would be with each scheme, the mildest first;
+        it and the following are for the advice only.
+    larger_model_parallel: other numbers of ranks that can split the model, ascending.
     """
 
-    weights_bytes: int
-    workspace_bytes: int
-    kv_block_bytes: int
-    block_size: int
-    max_model_len: int
-    max_num_seqs: int
-    params_dtype: str
-    quantization: str | None = None
+    need: MemoryNeed
+    settings: RunnerSettings
     weights_bytes_by_scheme: Mapping[str, int] = field(default_factory=dict)
-    model_parallel: int = 1
     larger_model_parallel: tuple[int, ...] = ()
 
     @property
-    def blocks_per_sequence(self) -> int:
-        """Blocks that one sequence of max_model_len needs."""
-        return -(-self.max_model_len // self.block_size)
+    def kv_bytes(self) -> int:
+        """KV cache of one sequence of max_model_len."""
+        return self.settings.max_blocks_per_seq * self.need.kv_block_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What is needed besides the KV cache."""
+        return self.need.weights_bytes + self.need.workspace_bytes
 
     @property
     def least_bytes(self) -> int:
         """Memory without which not even one sequence of max_model_len runs."""
-        kv_bytes = self.blocks_per_sequence * self.kv_block_bytes
-        return self.weights_bytes + self.workspace_bytes + kv_bytes
+        return self.fixed_bytes + self.kv_bytes
 
 
 @dataclass(frozen=True)
@@ -100,16 +94,17 @@ def plan_kv_blocks_of(
         MemoryBudgetError: not even one sequence of max_model_len fits.
     """
     # The weights are loaded: advice to quantize or split them came before, if at all.
-    demand = _demand(settings, runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes)
+    need = MemoryNeed(runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes)
     # The weights are in memory now, those of a mapped file not for good.
     own_bytes = runner.weights_bytes - runner.mapped_weight_bytes
     available = backend.available_memory(group, own_bytes)
-    return group.least(plan_kv_blocks(demand, MemorySupply(cap_bytes, available)))
+    return group.least(
+        plan_kv_blocks(MemoryDemand(need, settings), MemorySupply(cap_bytes, available))
+    )
 
 
 def predict_demand(backend: Backend, config: GlmConfig, settings: RunnerSettings) -> MemoryDemand:
     """What a model will need, and what it would need otherwise, from its config alone."""
-    need = backend.memory_need(config, settings)
     by_scheme = {
         name: backend.memory_need(
             config, replace(settings, quantization=name, quantization_group_size=None)
@@ -117,27 +112,8 @@ def predict_demand(backend: Backend, config: GlmConfig, settings: RunnerSettings
         for name in SCHEMES
     }
     sizes = (size for size in _MODEL_PARALLEL if size > settings.model_parallel)
-    return replace(
-        _demand(settings, need.weights_bytes, need.workspace_bytes, need.kv_block_bytes),
-        weights_bytes_by_scheme=by_scheme,
-        larger_model_parallel=tuple(size for size in sizes if can_split(config, size)),
-    )
-
-
-def _demand(
-    settings: RunnerSettings, weights_bytes: int, workspace_bytes: int, kv_block_bytes: int
-) -> MemoryDemand:
-    return MemoryDemand(
-        weights_bytes=weights_bytes,
-        workspace_bytes=workspace_bytes,
-        kv_block_bytes=kv_block_bytes,
-        block_size=settings.block_size,
-        max_model_len=settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-        params_dtype=settings.params_dtype,
-        quantization=settings.quantization,
-        model_parallel=settings.model_parallel,
-    )
+    larger = tuple(size for size in sizes if can_split(config, size))
+    return MemoryDemand(backend.memory_need(config, settings), settings, by_scheme, larger)
 
 
 def plan_kv_blocks(demand: MemoryDemand, supply: MemorySupply) -> int:
@@ -148,13 +124,12 @@ def plan_kv_blocks(demand: MemoryDemand, supply: MemorySupply) -> int:
     Raises:
         MemoryBudgetError: not even one sequence of max_model_len fits.
     """
-    usable_blocks = demand.max_num_seqs * demand.blocks_per_sequence
+    usable_blocks = demand.settings.max_num_seqs * demand.settings.max_blocks_per_seq
     if supply.bytes is None:
         return usable_blocks
     if demand.least_bytes > supply.bytes:
         raise MemoryBudgetError(_explain_shortage(demand, supply))
-    kv_bytes = supply.bytes - demand.weights_bytes - demand.workspace_bytes
-    return min(usable_blocks, kv_bytes // demand.kv_block_bytes)
+    return min(usable_blocks, (supply.bytes - demand.fixed_bytes) // demand.need.kv_block_bytes)
 
 
 def format_memory(num_bytes: int) -> str:
@@ -166,38 +141,39 @@ def format_memory(num_bytes: int) -> str:
 
 
 def _explain_shortage(demand: MemoryDemand, supply: MemorySupply) -> str:
-    kv_bytes = demand.blocks_per_sequence * demand.kv_block_bytes
+    need, settings = demand.need, demand.settings
     is_capped = supply.bytes == supply.cap_bytes
     limit = (
         f"max_device_memory allows {format_memory(supply.bytes or 0)}"
         if is_capped
         else f"{format_memory(supply.bytes or 0)} of memory is available"
     )
-    weights_type = demand.quantization or demand.params_dtype
+    weights_type = settings.quantization or settings.params_dtype
     return (
         f"The model needs {format_memory(demand.least_bytes)} "
-        f"(weights {format_memory(demand.weights_bytes)} in {weights_type}, workspace "
-        f"{format_memory(demand.workspace_bytes)}, KV cache {format_memory(kv_bytes)} for one "
-        f"sequence of {demand.max_model_len} tokens), but {limit}: "
+        f"(weights {format_memory(need.weights_bytes)} in {weights_type}, workspace "
+        f"{format_memory(need.workspace_bytes)}, KV cache {format_memory(demand.kv_bytes)} for one "
+        f"sequence of {settings.max_model_len} tokens), but {limit}: "
         f"{' or '.join(_list_remedies(demand, supply))}."
     )
 
 
 def _list_remedies(demand: MemoryDemand, supply: MemorySupply) -> list[str]:
     """Return the settings that would fit, the mildest first."""
+    need, settings = demand.need, demand.settings
     limit = supply.bytes or 0
     remedies = []
-    blocks = (limit - demand.weights_bytes - demand.workspace_bytes) // demand.kv_block_bytes
+    blocks = (limit - demand.fixed_bytes) // need.kv_block_bytes
     if blocks > 0:
-        remedies.append(f"set max_model_len to {blocks * demand.block_size} or less")
-    is_float32 = demand.params_dtype == "float32" and demand.quantization is None
-    if is_float32 and demand.least_bytes - demand.weights_bytes // 2 <= limit:
+        remedies.append(f"set max_model_len to {blocks * settings.block_size} or less")
+    is_float32 = settings.params_dtype == "float32" and settings.quantization is None
+    if is_float32 and demand.least_bytes - need.weights_bytes // 2 <= limit:
         remedies.append("set params_dtype to bfloat16")
-    room = limit - demand.least_bytes + demand.weights_bytes
+    room = limit - demand.least_bytes + need.weights_bytes
     schemes = [
         name
         for name, size in demand.weights_bytes_by_scheme.items()
-        if size <= room and name != demand.quantization
+        if size <= room and name != settings.quantization
     ]
     if schemes:
         remedies.append(f"set quantization to {schemes[0]}")
@@ -206,7 +182,7 @@ def _list_remedies(demand: MemoryDemand, supply: MemorySupply) -> list[str]:
         remedies.append(f"raise max_device_memory to {least_mib}MB or more")
     # The cap holds for each rank; what the machine has is shared by its ranks.
     sizes = demand.larger_model_parallel if supply.cap_bytes == limit else ()
-    needed = demand.least_bytes * demand.model_parallel  # of all ranks, about
+    needed = demand.least_bytes * settings.model_parallel  # of all ranks, about
     if fitting := [size for size in sizes if needed <= size * limit]:
         remedies.append(
             f"set model_parallel to {fitting[0]} (scripts/msrun_launcher.sh starts the processes)"

@@ -33,16 +33,13 @@ class OpenRunner:
 
 
 @dataclass(frozen=True)
-class OpenModel:
-    """What an engine needs of a checkpoint folder; the last three as in OpenRunner."""
+class OpenModel(OpenRunner):
+    """What an engine needs of a checkpoint folder."""
 
     config: GlmConfig
     settings: RunnerSettings
     tokenizer: GlmTokenizer
     defaults: GenerationDefaults
-    runner: ModelRunner
-    num_blocks: int
-    group: ProcessGroup
 
 
 def open_model(
@@ -88,7 +85,7 @@ def open_model(
             backend, group, config, checkpoint, settings, cap_bytes, cache_settings
         )
     return OpenModel(
-        config, settings, tokenizer, defaults, opened.runner, opened.num_blocks, opened.group
+        **vars(opened), config=config, settings=settings, tokenizer=tokenizer, defaults=defaults
     )
 
 

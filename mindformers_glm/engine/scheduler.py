@@ -79,10 +79,6 @@ class Scheduler:
         self._unfilled: set[int] = set()  # registered blocks that the step under way fills
         self.num_preemptions = 0
 
-    def has_unfinished(self) -> bool:
-        """Whether any sequence waits or runs."""
-        return bool(self._waiting or self._running)
-
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
         self._waiting.append(sequence)
@@ -148,7 +144,8 @@ class Scheduler:
                 self.remove(sequence)
                 schedule.unschedulable.append(sequence)
                 return False
-            self._preempt(victim)
+            self._requeue(victim)
+            self.num_preemptions += 1
             if victim is sequence:
                 return False
         return True
@@ -270,10 +267,6 @@ class Scheduler:
             return False
         sequence.block_table += self._pool.allocate(missing)
         return True
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self._requeue(sequence)
-        self.num_preemptions += 1
 
     def _requeue(self, sequence: Sequence) -> None:
         self._running.remove(sequence)

@@ -48,10 +48,7 @@ class Job:
     ) -> None:
         """Starts nothing yet; `address` and `port` are the scheduler's."""
         self._config = config
-        self._environment = {
-            **config.environment,
-            **cluster_environment(config, address, port),
-        }
+        self._environment = {**config.environment, **cluster_environment(config, address, port)}
         self._log_dir = log_dir
         self._has_scheduler = has_scheduler
         self._scheduler: Child | None = None

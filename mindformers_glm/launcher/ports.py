@@ -3,7 +3,6 @@
 import random
 import socket
 from collections.abc import Iterable
-from types import TracebackType
 
 from mindformers_glm.config.launch_config import AUTO_PORTS
 from mindformers_glm.core.errors import ConfigError
@@ -51,12 +50,7 @@ class ReservedPort:
     def __enter__(self) -> "ReservedPort":
         return self
 
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 

@@ -7,7 +7,7 @@ that cannot be understood; 130 interrupted; 141 nobody reads the output any more
 # Little is imported before `main` can answer Ctrl-C; the functions below import the rest.
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mindformers_glm.core.errors import GlmError, first_words
@@ -121,6 +121,8 @@ def _print_versions() -> int:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
+    from mindformers_glm.backends import BACKENDS
+
     print(f"mindformers_glm {__version__}")
     for package in ("mindspore", "mindformers"):
         try:
@@ -128,14 +130,7 @@ def _print_versions() -> int:
         except PackageNotFoundError:
             print(package, "not installed")
     print(f"Python {platform.python_version()} on {platform.machine()}")
-    for line in _describe_backends():
-        print(line)
-    return 0
-
-
-def _describe_backends() -> Iterator[str]:
-    from mindformers_glm.backends import BACKENDS
-
     for name, backend in BACKENDS.items():
         obstacle = backend.find_obstacle()
-        yield f"{name} not usable: {obstacle}" if obstacle else backend.describe()
+        print(f"{name} not usable: {obstacle}" if obstacle else backend.describe())
+    return 0

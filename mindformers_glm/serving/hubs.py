@@ -116,10 +116,7 @@ class HuggingFace:
                 errors.HFValidationError,
                 f"{repo_id!r} is no repository of Hugging Face: give OWNER/NAME.",
             ),
-            (
-                errors.OfflineModeIsEnabled,
-                "HF_HUB_OFFLINE forbids downloads: unset it.",
-            ),
+            (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE forbids downloads: unset it."),
         )
         unreachable = (errors.LocalEntryNotFoundError, requests.ConnectionError, requests.Timeout)
         try:

@@ -4,7 +4,6 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mindformers_glm.backends import find_backend
 from mindformers_glm.config.glm_config import GlmConfig
@@ -14,7 +13,7 @@ from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.serving.inspect_memory import describe_memory, format_bytes
-from mindformers_glm.system.files import read_json_object
+from mindformers_glm.system.files import read_json_if_present
 from mindformers_glm.tokenizer import (
     GlmTokenizer,
     check_vocabulary,
@@ -162,7 +161,7 @@ def _describe_ends(
 
 
 def _describe_generation(folder: Path) -> tuple[str, str]:
-    generation = _read_if_present(folder / "generation_config.json")
+    generation = read_json_if_present(folder / "generation_config.json", ConfigError)
     settings = [
         f"{key}={value}"
         for key, value in generation.items()
@@ -183,7 +182,3 @@ def _describe_tokenizer(tokenizer: GlmTokenizer | None) -> list[tuple[str, str]]
             else "none: prompts are taken as they are",
         ),
     ]
-
-
-def _read_if_present(path: Path) -> dict[str, Any]:
-    return read_json_object(path, ConfigError) if path.is_file() else {}

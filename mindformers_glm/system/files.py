@@ -35,6 +35,28 @@ def require_folder(folder: str | Path, error: type[Exception]) -> Path:
     return path
 
 
+def read_file(path: Path, error: type[Exception]) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        error: it is missing, unreadable, or a Git-LFS pointer.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise error(f"{path} does not exist: download the complete model folder again.") from None
+    except OSError as problem:
+        raise error(f"Cannot read {path}: {problem.strerror}.") from None
+    if content.startswith(LFS_MAGIC):
+        raise error(lfs_pointer_message(path))
+    return content
+
+
+def read_json_if_present(path: Path, error: type[Exception]) -> dict[str, Any]:
+    """As `read_json_object`; nothing where there is no such file."""
+    return read_json_object(path, error) if path.exists() else {}
+
+
 def read_json_object(
     path: Path, error: type[Exception], advice: str = "download the file again"
 ) -> dict[str, Any]:
@@ -45,14 +67,7 @@ def read_json_object(
     Raises:
         error: the file is missing, unreadable, a Git-LFS pointer, not JSON, or not an object.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise error(f"{path} does not exist: download the complete model folder again.") from None
-    except OSError as problem:
-        raise error(f"Cannot read {path}: {problem.strerror}.") from None
-    if content.startswith(LFS_MAGIC):
-        raise error(lfs_pointer_message(path))
+    content = read_file(path, error)
     try:
         parsed = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as problem:  # a bad UTF-8 byte is a ValueError too

@@ -1,7 +1,6 @@
 """One progress bar for all long work; only a terminal sees it."""
 
 import sys
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -31,12 +30,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._bar.close()
 
     def advance(self, amount: int) -> None:

@@ -6,12 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.system.files import (
-    LFS_MAGIC,
-    lfs_pointer_message,
-    read_json_object,
-    require_folder,
-)
+from mindformers_glm.system.files import read_file, read_json_if_present, require_folder
 from mindformers_glm.tokenizer.chat import CHAT_FORMATS, write_chat
 from mindformers_glm.tokenizer.chat_template import ChatTemplate
 from mindformers_glm.tokenizer.fast_vocabulary import load_fast_vocabulary
@@ -33,10 +28,7 @@ _CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_templ
 
 _RANKS_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s")
 _FIRST_PIECE = b"\n"  # field 1 of the protobuf, with a length
-_CHATGLM_SPECIAL_TOKENS = {
-    "chatglm2": CHATGLM2_SPECIAL_TOKENS,
-    "chatglm3": CHATGLM3_SPECIAL_TOKENS,
-}
+_CHATGLM_SPECIAL_TOKENS = {"chatglm2": CHATGLM2_SPECIAL_TOKENS, "chatglm3": CHATGLM3_SPECIAL_TOKENS}
 
 
 def load_tokenizer(folder: str | Path) -> GlmTokenizer:
@@ -69,7 +61,7 @@ def tokenizer_digest(folder: Path) -> str:
     """
     vocabulary = find_tokenizer_file(folder)
     paths = [folder / name for name in _CONFIG_FILES] + ([vocabulary] if vocabulary else [])
-    contents = {path.name: _read(path) for path in paths if path.exists()}
+    contents = {path.name: read_file(path, CheckpointError) for path in paths if path.exists()}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return repr(digests)
 
@@ -95,7 +87,7 @@ def _load_vocabulary(folder: Path, config: TokenizerConfig) -> tuple[Vocabulary,
             f"{folder} has no tokenizer.json and no tokenizer.model: download the complete model "
             "folder."
         )
-    content = _read(path)
+    content = read_file(path, CheckpointError)
     if path.name == "tokenizer.json":
         return load_fast_vocabulary(path, config), None  # its library reads the file itself
     if content.startswith(_FIRST_PIECE):
@@ -109,16 +101,6 @@ def _load_vocabulary(folder: Path, config: TokenizerConfig) -> tuple[Vocabulary,
     )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as problem:
-        raise CheckpointError(f"Cannot read {path}: {problem.strerror}.") from None
-    if content.startswith(LFS_MAGIC):
-        raise CheckpointError(lfs_pointer_message(path))
-    return content
-
-
 def _tell_chatglm(folder: Path, config: TokenizerConfig) -> str:
     """Tell ChatGLM2 from ChatGLM3: the sentencepiece model is the same, the special tokens not.
 
@@ -130,9 +112,8 @@ def _tell_chatglm(folder: Path, config: TokenizerConfig) -> str:
         return "chatglm3"
     code = folder / "tokenization_chatglm.py"  # read, not run
     if code.exists():
-        return "chatglm3" if b"<|user|>" in _read(code) else "chatglm2"
-    model_config = folder / "config.json"
-    raw = read_json_object(model_config, CheckpointError) if model_config.exists() else {}
+        return "chatglm3" if b"<|user|>" in read_file(code, CheckpointError) else "chatglm2"
+    raw = read_json_if_present(folder / "config.json", CheckpointError)
     for name in (config.name, str(raw.get("_name_or_path", ""))):
         for model in _CHATGLM_SPECIAL_TOKENS:
             if model in name.lower():

@@ -3,12 +3,10 @@
 import base64
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindformers_glm.core.errors import CheckpointError, PromptError, UnsupportedError
-from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer
 from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary, require_unicode
 
@@ -51,7 +49,6 @@ class RanksVocabulary(Vocabulary):
         )
         self._encoding = encoding
         self._prefix_ids = [special_tokens[name] for name in _PREFIX]
-        self._token_bytes = lru_cache(maxsize=None)(self._look_up_bytes)
 
     def encode(self, text: str) -> list[int]:
         """Tokenize text after the prefix [gMASK] <sop>; special tokens in it are special."""
@@ -66,10 +63,6 @@ class RanksVocabulary(Vocabulary):
                 "this tokenizer cannot take: remove some."
             )
         return self._encoding.encode_ordinary(text)
-
-    def new_detokenizer(self) -> IncrementalDetokenizer:
-        """Return a detokenizer for one answer."""
-        return IncrementalDetokenizer(self._token_bytes)
 
     def _look_up_bytes(self, token_id: int) -> bytes:
         try:

@@ -1,7 +1,6 @@
 """ChatGLM2's and ChatGLM3's `tokenizer.model`: sentencepiece, and special ids after its pieces."""
 
 import codecs
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +58,6 @@ class SentencePieceVocabulary(Vocabulary):
         self._processor = processor
         self._num_pieces = num_pieces
         self._prefix_ids = [ids[name] for name in _PREFIX]
-        self._token_bytes = lru_cache(maxsize=None)(self._look_up_bytes)
 
     def encode(self, text: str) -> list[int]:
         """Tokenize text after the prefix [gMASK] sop."""
@@ -73,10 +71,6 @@ class SentencePieceVocabulary(Vocabulary):
     def new_detokenizer(self) -> "SentencePieceDetokenizer":
         """Return a detokenizer for one answer."""
         return SentencePieceDetokenizer(self)
-
-    def bytes_of(self, token_id: int) -> bytes:
-        """Return the bytes of a token; none for special and unknown ids."""
-        return self._token_bytes(token_id)
 
     def _look_up_bytes(self, token_id: int) -> bytes:
         if not 0 <= token_id < self._num_pieces or token_id in self.special_token_ids:

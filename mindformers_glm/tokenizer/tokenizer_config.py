@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message, read_json_object
+from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message, read_json_if_present
 
 # Entries that name one token; a text, or an object with "content".
 _TOKEN_KEYS = (
@@ -51,9 +51,9 @@ class TokenizerConfig:
             CheckpointError: one of them is broken.
         """
         path = folder / "tokenizer_config.json"
-        raw = _read_if_present(path)
+        raw = read_json_if_present(path, CheckpointError)
         if "added_tokens_decoder" not in raw:  # older files; Hugging Face lets the map win then
-            raw |= _read_if_present(folder / "special_tokens_map.json")
+            raw |= read_json_if_present(folder / "special_tokens_map.json", CheckpointError)
         template = _read_template_file(folder / _TEMPLATE_FILE)
         return cls(
             path=path,
@@ -64,14 +64,6 @@ class TokenizerConfig:
             template_place="in tokenizer_config.json" if template is None else _TEMPLATE_FILE,
             name=str(raw.get("name_or_path", "")),
         )
-
-    def added_tokens_error(self) -> CheckpointError:
-        """Say that added_tokens_decoder is not what it should be."""
-        return _added_tokens_error(self.path)
-
-
-def _read_if_present(path: Path) -> dict[str, Any]:
-    return read_json_object(path, CheckpointError) if path.exists() else {}
 
 
 def _read_named_tokens(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -101,14 +93,15 @@ def _read_added_tokens(raw: Mapping[str, Any], path: Path) -> dict[int, Mapping[
     try:
         tokens = {int(token_id): token for token_id, token in added.items()}
     except (AttributeError, ValueError):
-        raise _added_tokens_error(path) from None
+        raise added_tokens_error(path) from None
     for token in tokens.values():
         if not isinstance(token, Mapping) or not isinstance(token.get("content"), str):
-            raise _added_tokens_error(path)
+            raise added_tokens_error(path)
     return tokens
 
 
-def _added_tokens_error(path: Path) -> CheckpointError:
+def added_tokens_error(path: Path) -> CheckpointError:
+    """Say that added_tokens_decoder is not what it should be."""
     return CheckpointError(f"{path}: added_tokens_decoder must map ids to tokens.")
 
 

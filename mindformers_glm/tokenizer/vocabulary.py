@@ -2,11 +2,13 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Protocol
 
 from mindformers_glm.core.errors import CheckpointError, PromptError
+from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer
 from mindformers_glm.tokenizer.segments import Segment, SpecialToken
 
 
@@ -76,6 +78,8 @@ class Vocabulary(ABC):
         self.special_token_ids = frozenset(special_token_ids)
         self.eos_token_ids = eos_token_ids
         self.num_token_ids = num_token_ids
+        # The bytes of a token; none for special and unknown ids.
+        self.bytes_of: Callable[[int], bytes] = lru_cache(maxsize=None)(self._look_up_bytes)
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -94,8 +98,11 @@ class Vocabulary(ABC):
         """
 
     @abstractmethod
+    def _look_up_bytes(self, token_id: int) -> bytes: ...
+
     def new_detokenizer(self) -> Detokenizer:
         """Return a detokenizer for one answer."""
+        return IncrementalDetokenizer(self.bytes_of)
 
     def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
         """Tokenize each text on its own, between the ids of the special tokens.

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
 from mindformers_glm.weights.packed_cache import PackedCache
-from mindformers_glm.weights.rules import SourceTensor, WeightRule, check_rules
+from mindformers_glm.weights.rules import WeightRule, check_rules, count_bytes
 
 
 class WeightTarget(Protocol):
@@ -52,7 +51,7 @@ def load_weights(
         entry = checkpoint.entries[rule.sources[0].name]
         return str(entry.file), entry.begin
 
-    total = sum(_count_bytes(source, checkpoint) for rule in rules for source in rule.sources)
+    total = sum(count_bytes(source, checkpoint) for rule in rules for source in rule.sources)
     with Progress(label, total, "B") as bar:
         for rule in sorted(rules, key=position):
             views = [
@@ -67,9 +66,3 @@ def load_weights(
     if cache is not None:
         cache.write()
     return total
-
-
-def _count_bytes(source: SourceTensor, checkpoint: Checkpoint) -> int:
-    """Bytes of the pieces that are read of a tensor."""
-    num_elements = sum(piece.num_elements for piece in source.pieces)
-    return num_elements * DTYPE_BYTES[checkpoint.entries[source.name].dtype]

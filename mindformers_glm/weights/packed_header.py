@@ -15,6 +15,7 @@ _MAGIC = b"GLMPACK1"  # the last character is the version of this layout
 _PREFIX_BYTES = 8 + 8 + 32
 _MAX_HEADER_BYTES = 100_000_000
 _PAGE = 4096
+_TUPLES = ("shape", "checksums", "page_checksums")  # of a PackedEntry; JSON has lists
 
 
 class PackedFileError(Exception):
@@ -96,15 +97,7 @@ def decode_header(file: int) -> PackedHeader:
         raise PackedFileError("its header is damaged")
     content = json.loads(encoded)  # as it was written, so it has every field
     entries = tuple(
-        PackedEntry(
-            fields["name"],
-            fields["dtype"],
-            tuple(fields["shape"]),
-            fields["begin"],
-            fields["num_bytes"],
-            tuple(fields["checksums"]),
-            tuple(fields["page_checksums"]),
-        )
+        PackedEntry(**(fields | {name: tuple(fields[name]) for name in _TUPLES}))
         for fields in content["parameters"]
     )
     begin = _PREFIX_BYTES + header_bytes

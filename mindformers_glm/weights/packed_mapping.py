@@ -15,10 +15,7 @@ _HUGE_SHARE = 0.9  # of a mapped Parameter that must lie in huge pages
 
 
 def map_large(
-    file: int,
-    header: PackedHeader,
-    arrays: Mapping[str, np.ndarray],
-    map_file: MapFile,
+    file: int, header: PackedHeader, arrays: Mapping[str, np.ndarray], map_file: MapFile
 ) -> set[str]:
     """Map the large Parameters that the system maps in huge pages; return their names.
 

@@ -14,7 +14,6 @@ import os
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -41,14 +40,6 @@ _NOT_TORCH = (
 )
 
 
-@dataclass(frozen=True)
-class _Region:
-    """Bytes [begin, end) of the file."""
-
-    begin: int
-    end: int
-
-
 def read_pytorch_file(path: Path) -> list[TensorEntry]:
     """List the tensors of a state dict in the order they lie in the file; some may share bytes.
 
@@ -70,7 +61,7 @@ def read_pytorch_file(path: Path) -> list[TensorEntry]:
     return sorted(entries, key=lambda entry: (entry.begin, entry.end))
 
 
-def _read_layout(file: BinaryIO, path: Path) -> tuple[dict[str, StoredTensor], dict[str, _Region]]:
+def _read_layout(file: BinaryIO, path: Path) -> tuple[dict[str, StoredTensor], dict[str, range]]:
     """Return the tensors by name, and where each storage lies, by its key."""
     start = file.read(len(LFS_MAGIC))
     if start == LFS_MAGIC:
@@ -82,10 +73,10 @@ def _read_layout(file: BinaryIO, path: Path) -> tuple[dict[str, StoredTensor], d
     raise StateDictError(_NOT_TORCH.format("it begins otherwise"))
 
 
-def _locate(name: str, tensor: StoredTensor, path: Path, region: _Region) -> TensorEntry:
-    begin = region.begin + tensor.offset * tensor.storage.element_bytes
+def _locate(name: str, tensor: StoredTensor, path: Path, region: range) -> TensorEntry:
+    begin = region.start + tensor.offset * tensor.storage.element_bytes
     end = begin + math.prod(tensor.shape) * tensor.storage.element_bytes
-    if end > region.end:
+    if end > region.stop:
         raise StateDictError(f"has fewer bytes than its tensor {name[:100]!r} needs: it is corrupt")
     return TensorEntry(name, tensor.storage.dtype, tensor.shape, path, begin, end)
 
@@ -98,7 +89,7 @@ def _check_size(storage: Storage, num_bytes: int) -> None:
         )
 
 
-def _read_zip(file: BinaryIO) -> tuple[dict[str, StoredTensor], dict[str, _Region]]:
+def _read_zip(file: BinaryIO) -> tuple[dict[str, StoredTensor], dict[str, range]]:
     members, directory_begin = _read_directory(file)
     regions = {name: _find_data(file, member) for name, member in members.items()}
     _check_overlaps(members, regions, directory_begin)
@@ -115,7 +106,7 @@ def _read_zip(file: BinaryIO) -> tuple[dict[str, StoredTensor], dict[str, _Regio
         name = f"{roots[0]}/data/{key}"
         if name not in members:
             raise StateDictError(f"lacks its storage {key[:100]!r}: it is corrupt")
-        _check_size(storage, regions[name].end - regions[name].begin)
+        _check_size(storage, len(regions[name]))
         found[key] = regions[name]
     return require_state_dict(value), found
 
@@ -144,7 +135,7 @@ def _read_directory(file: BinaryIO) -> tuple[dict[str, zipfile.ZipInfo], int]:
     return members, directory_begin
 
 
-def _find_data(file: BinaryIO, member: zipfile.ZipInfo) -> _Region:
+def _find_data(file: BinaryIO, member: zipfile.ZipInfo) -> range:
     """Where a member's bytes lie: behind its local header, whose length only that header tells."""
     file.seek(member.header_offset)
     header = file.read(_LOCAL_HEADER.size)
@@ -155,13 +146,13 @@ def _find_data(file: BinaryIO, member: zipfile.ZipInfo) -> _Region:
     if magic != _ZIP_MAGIC or file.read(name_bytes) != member.orig_filename.encode(encoding):
         raise StateDictError(_NOT_TORCH.format("its zip headers contradict each other"))
     begin = member.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
-    return _Region(begin, begin + member.file_size)
+    return range(begin, begin + member.file_size)
 
 
 def _check_overlaps(
-    members: dict[str, zipfile.ZipInfo], regions: dict[str, _Region], directory_begin: int
+    members: dict[str, zipfile.ZipInfo], regions: dict[str, range], directory_begin: int
 ) -> None:
-    begins_and_ends = sorted((members[name].header_offset, regions[name].end) for name in members)
+    begins_and_ends = sorted((members[name].header_offset, regions[name].stop) for name in members)
     begins_and_ends.append((directory_begin, directory_begin))
     if any(end > begin for (_, end), (begin, _) in pairwise(begins_and_ends)):
         raise StateDictError("has members that overlap: it is corrupt, download it again")
@@ -170,7 +161,7 @@ def _check_overlaps(
 def _read_member(
     file: BinaryIO,
     members: dict[str, zipfile.ZipInfo],
-    regions: dict[str, _Region],
+    regions: dict[str, range],
     name: str,
     default: bytes = b"",
 ) -> bytes:
@@ -180,14 +171,14 @@ def _read_member(
         raise StateDictError(
             f"has {members[name].file_size} bytes of {name[:100]!r}, more than any state dict needs"
         )
-    file.seek(regions[name].begin)
+    file.seek(regions[name].start)
     content = file.read(members[name].file_size)
     if zlib.crc32(content) != members[name].CRC:
         raise StateDictError(f"is damaged ({name[:100]!r} has another checksum): download it again")
     return content
 
 
-def _read_legacy(file: BinaryIO) -> tuple[dict[str, StoredTensor], dict[str, _Region]]:
+def _read_legacy(file: BinaryIO) -> tuple[dict[str, StoredTensor], dict[str, range]]:
     file.seek(0)
     stream = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
     read_pickle(stream)  # the magic number
@@ -207,8 +198,8 @@ def _read_legacy(file: BinaryIO) -> tuple[dict[str, StoredTensor], dict[str, _Re
         file.seek(position)
         num_elements = int.from_bytes(file.read(8), "little")
         _check_size(storages[key], num_elements * storages[key].element_bytes)
-        regions[key] = _Region(position + 8, position + 8 + storages[key].num_bytes)
-        position = regions[key].end
+        regions[key] = range(position + 8, position + 8 + storages[key].num_bytes)
+        position = regions[key].stop
         if position > file_bytes:
             break
     if position != file_bytes:

@@ -21,6 +21,7 @@ from mindformers_glm.core.sharding import (
 )
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
+from mindformers_glm.weights.shards import list_names
 from mindformers_glm.weights.tensor_names import QKV, TENSOR_NAMES, NamedTensor
 
 _LAYER_NUMBER = re.compile(r"[a-z.]+\.layers\.(\d+)\.")
@@ -167,11 +168,16 @@ def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"The tensors in {checkpoint.folder} do not fit its config: {found}.")
 
 
+def count_bytes(source: SourceTensor, checkpoint: Checkpoint) -> int:
+    """Bytes of the pieces that are read of a tensor."""
+    num_elements = sum(piece.num_elements for piece in source.pieces)
+    return num_elements * DTYPE_BYTES[checkpoint.entries[source.name].dtype]
+
+
 def _list_names(what: str, names: list[str], hint: str) -> str:
     if not names:
         return ""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{what}: {', '.join(names[:5])}{more}" + (f" ({hint})" if hint else "")
+    return f"{what}: {list_names(names)}" + (f" ({hint})" if hint else "")
 
 
 def _describe_shape(source: SourceTensor, entry: TensorEntry) -> str:

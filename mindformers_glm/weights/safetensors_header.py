@@ -106,11 +106,8 @@ def _parse(header_bytes: bytes, path: Path) -> dict[str, Any]:
 
 def _read_entry(name: str, description: Any, path: Path, data_begin: int) -> TensorEntry:
     try:
-        code, shape, (begin, end) = (
-            description["dtype"],
-            description["shape"],
-            description["data_offsets"],
-        )
+        code, shape = description["dtype"], description["shape"]
+        begin, end = description["data_offsets"]
         is_sound = (
             isinstance(code, str)
             and isinstance(shape, list)

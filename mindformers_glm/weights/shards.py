@@ -92,7 +92,7 @@ def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(
-            f"{indexes[0]} names {_list_names(missing)}, which the folder does not hold: "
+            f"{indexes[0]} names {list_names(missing)}, which the folder does not hold: "
             "download the missing files."
         )
     single = folder / kind.single_file
@@ -118,7 +118,7 @@ def _find_without_index(kind: WeightFormat, folder: Path) -> list[Path]:
             }
     if missing := sorted(expected - present):
         raise CheckpointError(
-            f"{folder} lacks {_list_names(missing)}: download the missing files "
+            f"{folder} lacks {list_names(missing)}: download the missing files "
             f"(and {kind.single_file}.index.json)."
         )
     return files
@@ -138,6 +138,7 @@ def _read_index(path: Path) -> dict[str, Path]:
     return {name: path.parent / file for name, file in weight_map.items()}
 
 
-def _list_names(names: list[str]) -> str:
+def list_names(names: list[str]) -> str:
+    """The first five of them, and how many more there are."""
     shown = ", ".join(names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

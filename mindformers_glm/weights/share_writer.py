@@ -16,7 +16,6 @@ import numpy as np
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import check_split, cut_blocks
-from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.new_folder import new_folder
@@ -26,6 +25,7 @@ from mindformers_glm.weights.rules import (
     SourceTensor,
     build_rules,
     check_rules,
+    count_bytes,
     resolve_attention_bias,
 )
 from mindformers_glm.weights.shares import (
@@ -62,7 +62,7 @@ def write_shares(folder: str | Path, output: Path, size: int) -> int:
         ranks = [TensorParallel(size, rank) for rank in range(size)]
         shares = [_list_sources(config, checkpoint, rank) for rank in ranks]
         num_bytes = sum(
-            _count_bytes(source, checkpoint) for share in shares for source in share.values()
+            count_bytes(source, checkpoint) for share in shares for source in share.values()
         )
         _check_place(output, num_bytes)
         try:
@@ -156,18 +156,13 @@ def _describe_tensors(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     begin = 0
     for name, source in share.items():
-        end = begin + _count_bytes(source, checkpoint)
+        end = begin + count_bytes(source, checkpoint)
         shape = [sum(len(piece.rows) for piece in source.pieces)]
         if (columns := source.pieces[0].columns) is not None:
             shape.append(len(columns))
         code = _CODES[checkpoint.entries[name].dtype]
         yield name, {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
         begin = end
-
-
-def _count_bytes(source: SourceTensor, checkpoint: Checkpoint) -> int:
-    num_elements = sum(piece.num_elements for piece in source.pieces)
-    return num_elements * DTYPE_BYTES[checkpoint.entries[source.name].dtype]
 
 
 def _write_manifest(checkpoint: Checkpoint, ranks: Sequence[TensorParallel], folder: Path) -> None:

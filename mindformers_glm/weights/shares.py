@@ -16,6 +16,7 @@ from mindformers_glm.system.files import read_json_object
 
 MANIFEST_NAME = "model.shares.json"
 FORMAT_VERSION = 1
+_AGAIN = "cut the original checkpoint anew with scripts/process_weights.py"
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,17 @@ def find_share(folder: Path, tensor_parallel: TensorParallel) -> Path | None:
         )
     expected = manifest.files[tensor_parallel.rank]
     path = folder / expected.name
-    again = "cut the original checkpoint anew with scripts/process_weights.py"
     if not path.is_file():
-        raise CheckpointError(f"{folder} lacks {expected.name}: copy it too, or {again}.")
+        raise CheckpointError(f"{folder} lacks {expected.name}: copy it too, or {_AGAIN}.")
     if path.stat().st_size != expected.num_bytes:
         raise CheckpointError(
             f"{path} has {path.stat().st_size} bytes, {MANIFEST_NAME} says {expected.num_bytes}: "
-            f"copy it again, or {again}."
+            f"copy it again, or {_AGAIN}."
         )
     if header_digest(path) != expected.header_sha256:
         raise CheckpointError(
             f"{path} is not the file that {MANIFEST_NAME} describes: it is of another checkpoint "
-            f"or another rank; {again}."
+            f"or another rank; {_AGAIN}."
         )
     return path
 
@@ -95,13 +95,12 @@ def read_manifest(folder: Path) -> ShareManifest:
         CheckpointError: it is broken or of another version.
     """
     path = folder / MANIFEST_NAME
-    again = "cut the original checkpoint anew with scripts/process_weights.py"
-    content = read_json_object(path, CheckpointError, again)
+    content = read_json_object(path, CheckpointError, _AGAIN)
     try:
         if content["format_version"] != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path} has format version {content['format_version']}, this version reads "
-                f"{FORMAT_VERSION}: {again}."
+                f"{FORMAT_VERSION}: {_AGAIN}."
             )
         files = tuple(
             ShareFile(str(file["name"]), int(file["num_bytes"]), str(file["header_sha256"]))
@@ -111,11 +110,11 @@ def read_manifest(folder: Path) -> ShareManifest:
             FORMAT_VERSION, int(content["model_parallel"]), str(content["source"]), files
         )
     except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{path} is damaged: {again}.") from None
+        raise CheckpointError(f"{path} is damaged: {_AGAIN}.") from None
     size = manifest.model_parallel
     names = [share_name(TensorParallel(size, rank)) for rank in range(size)]
     if [file.name for file in files] != names:
-        raise CheckpointError(f"{path} does not list one file for each of {size} ranks: {again}.")
+        raise CheckpointError(f"{path} does not list one file for each of {size} ranks: {_AGAIN}.")
     return manifest
 
 

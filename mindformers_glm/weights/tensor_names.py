@@ -6,7 +6,7 @@ transformers 4.51.3; ChatGLM by the index of chatglm3-6b-32k. An axis is a row o
 (core/sharding.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mindformers_glm.core.sharding import FFN, HIDDEN, KEY_VALUE, QUERY, VOCAB, Axis
 
@@ -20,11 +20,8 @@ _QUERY, _KEY_VALUE, _FUSED_QKV = (QUERY,), (KEY_VALUE,), (QUERY, KEY_VALUE, KEY_
 QKV_NORM = "self_attention.linear_qkv.layer_norm_weight"
 QKV, QKV_BIAS = "self_attention.linear_qkv.weight", "self_attention.linear_qkv.bias"
 PROJ = "self_attention.linear_proj.weight"
-FC1_NORM, FC1, FC2 = (
-    "mlp.linear_fc1.layer_norm_weight",
-    "mlp.linear_fc1.weight",
-    "mlp.linear_fc2.weight",
-)
+FC1_NORM = "mlp.linear_fc1.layer_norm_weight"
+FC1, FC2 = "mlp.linear_fc1.weight", "mlp.linear_fc2.weight"
 
 
 @dataclass(frozen=True)
@@ -74,17 +71,13 @@ _GLM = TensorNames(
         ),
     ),
 )
-_GLM4 = TensorNames(
-    embedding=_GLM.embedding,
-    final_norm=_GLM.final_norm,
-    output=_GLM.output,
-    layers=_GLM.layers,
+_GLM4 = replace(
+    _GLM,
     layer=(
         *_GLM.layer,
         ("post_self_attn_layernorm.weight", (("post_self_attn_layernorm.weight", (_HIDDEN,)),)),
         ("post_mlp_layernorm.weight", (("post_mlp_layernorm.weight", (_HIDDEN,)),)),
     ),
-    attention_bias=_GLM.attention_bias,
 )
 _CHATGLM = TensorNames(
     embedding=("transformer.embedding.word_embeddings.weight", (_VOCAB, _HIDDEN)),

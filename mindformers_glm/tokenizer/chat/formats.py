@@ -41,9 +41,7 @@ CHAT_FORMATS = {
 
 
 def write_chat(
-    format_name: str,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Tool] | None = None,
+    format_name: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] | None = None
 ) -> list[Segment]:
     """Write a conversation, up to where the answer begins.
 

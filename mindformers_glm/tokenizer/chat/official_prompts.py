@@ -92,9 +92,7 @@ RUMINATION_TOOLS = [
     _rumination_tool(
         "open",
         "Open a specific website. Get content from any website with its URL.",
-        {
-            "url": {"type": "string", "description": "The target website URL or domain"},
-        },
+        {"url": {"type": "string", "description": "The target website URL or domain"}},
     ),
     _rumination_tool(
         "finish",

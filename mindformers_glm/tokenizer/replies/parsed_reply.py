@@ -21,11 +21,7 @@ class ParsedReply:
     tool_calls: tuple[ToolCall, ...] = ()
 
     def __add__(self, piece: "ParsedReply") -> "ParsedReply":
-        return ParsedReply(
-            self.content + piece.content,
-            self.reasoning + piece.reasoning,
-            self.tool_calls + piece.tool_calls,
-        )
+        return self.join((self, piece))
 
     @classmethod
     def join(cls, pieces: Sequence["ParsedReply"]) -> "ParsedReply":

@@ -1,18 +1,9 @@
 """Telling what a model thinks from what it says: `<think>...</think>` before the answer."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 _OPEN = "<think>"
 _CLOSE = "</think>"
-
-
-@dataclass(frozen=True)
-class Split:
-    """A piece of text, told apart."""
-
-    reasoning: str = ""
-    answer: str = ""
 
 
 class ReasoningSplitter:
@@ -31,8 +22,8 @@ class ReasoningSplitter:
         self._state: Literal["start", "opened", "reasoning", "closed", "answer"] = "start"
         self._held = ""  # may be the beginning of a tag, or blanks before one
 
-    def feed(self, text: str) -> Split:
-        """Take the next piece of text and return what is certain of it."""
+    def feed(self, text: str) -> tuple[str, str]:
+        """Take the next piece of text and return what is certain of it: (thoughts, answer)."""
         self._held += text
         if self._state == "start":
             self._leave_start()
@@ -44,17 +35,17 @@ class ReasoningSplitter:
         answer = ""
         if self._state == "answer":
             answer, self._held = self._held, ""
-        return Split(reasoning, answer)
+        return reasoning, answer
 
-    def flush(self) -> Split:
-        """Return what is held back: no more text comes, or another message begins."""
+    def flush(self) -> tuple[str, str]:
+        """Return what is held back, as `feed`: no more text comes, or another message begins."""
         held, self._held = self._held, ""
         is_reasoning = self._state in ("opened", "reasoning") or (
             self._state == "start" and self._starts_inside
         )
         self._state = "answer"
         # Half a closing tag is part of the thoughts, blanks at their end are not.
-        return Split(reasoning=held.rstrip()) if is_reasoning else Split(answer=held)
+        return (held.rstrip(), "") if is_reasoning else ("", held)
 
     def _leave_start(self) -> None:
         text = self._held.lstrip()

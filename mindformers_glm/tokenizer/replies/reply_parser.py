@@ -105,9 +105,8 @@ class ReplyParser:
         """Take the next piece of text."""
         if self._reasoning is None:
             return self._fill(self._calls.feed(text))
-        split = self._reasoning.feed(text)
-        piece = ParsedReply(reasoning=split.reasoning) + self._calls.feed(split.answer)
-        return self._fill(piece)
+        reasoning, answer = self._reasoning.feed(text)
+        return self._fill(ParsedReply(reasoning=reasoning) + self._calls.feed(answer))
 
     def start_turn(self) -> ParsedReply:
         """Another assistant message begins: the model wrote <|assistant|>, which is no text."""
@@ -122,8 +121,8 @@ class ReplyParser:
     def _flush_reasoning(self) -> ParsedReply:
         if self._reasoning is None:
             return ParsedReply()
-        split = self._reasoning.flush()
-        return ParsedReply(reasoning=split.reasoning) + self._calls.feed(split.answer)
+        reasoning, answer = self._reasoning.flush()
+        return ParsedReply(reasoning=reasoning) + self._calls.feed(answer)
 
     def _fill(self, piece: ParsedReply) -> ParsedReply:
         if self._placeholder is None:

@@ -1,7 +1,10 @@
-import dataclasses
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from mindformers_glm.backends import MemoryNeed
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import MemoryBudgetError
 from mindformers_glm.engine.memory_plan import (
     MemoryDemand,
@@ -12,16 +15,21 @@ from mindformers_glm.engine.memory_plan import (
 
 GIB = 2**30
 # 16 GiB of weights, 1 GiB of workspace, 4 sequences of 4 GiB each: 32 blocks of 128 MiB.
-DEMAND = MemoryDemand(
-    weights_bytes=16 * GIB,
-    workspace_bytes=GIB,
-    kv_block_bytes=GIB // 8,
-    block_size=32,
-    max_model_len=1024,
-    max_num_seqs=4,
+NEED = MemoryNeed(weights_bytes=16 * GIB, workspace_bytes=GIB, kv_block_bytes=GIB // 8)
+SETTINGS = RunnerSettings(
     params_dtype="bfloat16",
-    larger_model_parallel=(2, 4, 8),
+    compute_dtype="bfloat16",
+    rotary_dtype="bfloat16",
+    max_num_seqs=4,
+    max_num_batched_tokens=512,
+    max_model_len=1024,
+    block_size=32,
 )
+DEMAND = MemoryDemand(NEED, SETTINGS, larger_model_parallel=(2, 4, 8))
+
+
+def _with_settings(**changes: Any) -> MemoryDemand:
+    return replace(DEMAND, settings=replace(SETTINGS, **changes))
 
 
 def _supply(cap_gib: float | None = None, available_gib: float | None = None) -> MemorySupply:
@@ -51,7 +59,7 @@ def test_blocks_are_limited_by_cap_memory_and_use(supply: MemorySupply, blocks: 
 
 
 def test_a_length_that_ends_inside_a_block_needs_the_whole_block() -> None:
-    demand = dataclasses.replace(DEMAND, max_model_len=33)
+    demand = _with_settings(max_model_len=33)
     assert plan_kv_blocks(demand, _supply()) == 4 * 2
 
 
@@ -65,12 +73,12 @@ def test_the_refusal_says_what_is_needed_what_there_is_and_what_would_fit() -> N
 
 
 def test_the_advised_length_fits() -> None:
-    demand = dataclasses.replace(DEMAND, max_model_len=768)
+    demand = _with_settings(max_model_len=768)
     assert plan_kv_blocks(demand, _supply(cap_gib=20)) == 24
 
 
 def test_a_smaller_dtype_is_advised_only_where_it_fits() -> None:
-    demand = dataclasses.replace(DEMAND, params_dtype="float32")
+    demand = _with_settings(params_dtype="float32", compute_dtype="float32")
     assert "set params_dtype to bfloat16" in _refusal(demand, _supply(cap_gib=14))
     assert "params_dtype to" not in _refusal(demand, _supply(cap_gib=12))
     assert "params_dtype to" not in _refusal(DEMAND, _supply(cap_gib=14))
@@ -78,7 +86,7 @@ def test_a_smaller_dtype_is_advised_only_where_it_fits() -> None:
 
 def test_the_mildest_quantization_that_fits_is_advised() -> None:
     schemes = {"w8a16": 9 * GIB, "w8a8_dynamic": 9 * GIB, "w4a16": 5 * GIB}
-    demand = dataclasses.replace(DEMAND, weights_bytes_by_scheme=schemes)
+    demand = replace(DEMAND, weights_bytes_by_scheme=schemes)
     assert "or set quantization to w8a16 or raise" in _refusal(demand, _supply(cap_gib=20))
     assert "set quantization to w8a16" in _refusal(demand, _supply(cap_gib=14))
     assert "set quantization to w4a16" in _refusal(demand, _supply(cap_gib=13))
@@ -86,11 +94,9 @@ def test_the_mildest_quantization_that_fits_is_advised() -> None:
 
 
 def test_a_quantized_model_is_called_so_and_may_be_quantized_further() -> None:
-    demand = dataclasses.replace(
-        DEMAND,
-        params_dtype="float32",
-        weights_bytes=9 * GIB,
-        quantization="w8a16",
+    demand = replace(
+        _with_settings(params_dtype="float32", compute_dtype="float32", quantization="w8a16"),
+        need=replace(NEED, weights_bytes=9 * GIB),
         weights_bytes_by_scheme={"w8a16": 9 * GIB, "w4a16": 5 * GIB},
     )
     refusal = _refusal(demand, _supply(cap_gib=10))
@@ -108,9 +114,9 @@ def test_a_higher_cap_is_not_advised_where_the_machine_has_too_little() -> None:
 def test_more_ranks_are_advised_under_a_cap_only() -> None:
     assert "set model_parallel to 4" in _refusal(DEMAND, _supply(cap_gib=10, available_gib=100))
     assert "model_parallel" not in _refusal(DEMAND, _supply(cap_gib=59, available_gib=10))
-    of_four = dataclasses.replace(DEMAND, model_parallel=4, larger_model_parallel=(8,))
+    of_four = replace(_with_settings(model_parallel=4), larger_model_parallel=(8,))
     assert "set model_parallel to 8" in _refusal(of_four, _supply(cap_gib=12, available_gib=100))
-    cannot = dataclasses.replace(DEMAND, larger_model_parallel=())
+    cannot = replace(DEMAND, larger_model_parallel=())
     assert "model_parallel" not in _refusal(cannot, _supply(cap_gib=20, available_gib=100))
 
 
