@@ -80,7 +80,10 @@ def count_workspace_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     inner = sizes.qkv_size_per_partition + 2 * sizes.intermediate_size_per_partition
     row = _LIVE_HIDDEN_STATES * config.hidden_size + inner
     sampled_rows = min(MAX_SAMPLES, settings.max_num_batched_tokens)
-    logits = _LIVE_LOGITS * sampled_rows * config.vocab_size
+    # More rows than that are computed part by part and joined.
+    all_rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
+    joined_rows = all_rows if all_rows > sampled_rows else 0
+    logits = (_LIVE_LOGITS * sampled_rows + joined_rows) * config.vocab_size
     rotary_table = settings.max_model_len * config.rotary_dim
     floats = settings.max_num_batched_tokens * row + logits + rotary_table
     return floats * DTYPE_BYTES["float32"]

@@ -92,6 +92,16 @@ def test_the_workspace_is_the_activations_of_a_step_its_logits_and_the_rotary_ta
     assert count_workspace_bytes(GLM_9B, settings) == expected
 
 
+def test_logits_of_more_sequences_than_a_graph_samples_are_counted_once_more() -> None:
+    few, many = (
+        count_workspace_bytes(
+            GLM_9B, RunnerSettings.with_defaults("bfloat16", 8192, max_num_seqs=num_seqs)
+        )
+        for num_seqs in (32, 96)
+    )
+    assert many - few == 4 * 96 * 151552
+
+
 # Sizes of a network whose activations are mostly of one kind, and its weights few.
 _SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
 _NETWORKS = {
