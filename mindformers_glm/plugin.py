@@ -5,6 +5,7 @@ Upstream has no plugin discovery, so importing `mindformers_glm` is the hook. Re
 whichever order they are imported.
 """
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -32,23 +33,12 @@ def register() -> None:
     from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM
     from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
-    from mindformers_glm.models import chatglm, glm, glm4
+    from mindformers_glm.config.glm_config import DIALECTS
 
-    # (configuration, its second name, networks; the first is what AutoModel builds)
-    dialects = (
-        (glm4.Glm4Config, "Glm4Config", (glm4.Glm4ForCausalLM, glm4.InferenceGlm4ForCausalLM)),
-        (glm.GlmModelConfig, "GlmConfig", (glm.GlmForCausalLM, glm.InferenceGlmForCausalLM)),
-        (
-            chatglm.ChatGLMConfig,
-            "ChatGLMConfig",
-            (
-                chatglm.ChatGLMForConditionalGeneration,
-                chatglm.ChatGLMModel,
-                chatglm.InferenceChatGLMForConditionalGeneration,
-            ),
-        ),
-    )
-    for config, config_name, networks in dialects:
+    for model_type in DIALECTS:
+        # The configuration, its name for Hugging Face, and networks; AutoModel builds the first.
+        dialect = importlib.import_module(f"mindformers_glm.models.{model_type}")
+        config, config_name, networks = dialect.REGISTERED
         classes: list[tuple[str, type, tuple[str, ...]]] = [
             (MindFormerModuleType.CONFIG, config, (config.model_type, config_name))
         ]

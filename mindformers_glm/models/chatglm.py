@@ -34,3 +34,11 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel):
 
 class ChatGLMModel(ChatGLMForConditionalGeneration):
     """The same network under the name that the official folders give it."""
+
+
+_NETWORKS = (
+    ChatGLMForConditionalGeneration,
+    ChatGLMModel,
+    InferenceChatGLMForConditionalGeneration,
+)
+REGISTERED = (ChatGLMConfig, "ChatGLMConfig", _NETWORKS)  # plugin.py

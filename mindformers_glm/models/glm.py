@@ -33,3 +33,6 @@ class GlmForCausalLM(GlmPreTrainedModel):
     def __new__(cls, config: GlmModelConfig) -> InferenceGlmForCausalLM:
         """Build the inference class without weights (see `from_pretrained`)."""
         return InferenceGlmForCausalLM(config)
+
+
+REGISTERED = (GlmModelConfig, "GlmConfig", (GlmForCausalLM, InferenceGlmForCausalLM))  # plugin.py

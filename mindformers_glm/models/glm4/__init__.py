@@ -4,4 +4,6 @@ from mindformers_glm.models.glm4.configuration_glm4 import Glm4Config
 from mindformers_glm.models.glm4.modeling_glm4 import Glm4ForCausalLM
 from mindformers_glm.models.glm4.modeling_glm4_infer import InferenceGlm4ForCausalLM
 
-__all__ = ["Glm4Config", "Glm4ForCausalLM", "InferenceGlm4ForCausalLM"]
+__all__ = ["REGISTERED", "Glm4Config", "Glm4ForCausalLM", "InferenceGlm4ForCausalLM"]
+
+REGISTERED = (Glm4Config, "Glm4Config", (Glm4ForCausalLM, InferenceGlm4ForCausalLM))  # plugin.py
