@@ -59,7 +59,10 @@ class BuildKernels(build_ext):
 
 def warn_of_what_is_left_out(library: Path) -> None:
     """Say which instruction sets the compiler could not build: without them it is slow."""
-    kernels = ctypes.CDLL(str(library.resolve()))
+    try:
+        kernels = ctypes.CDLL(str(library.resolve()))
+    except OSError:  # built for another machine
+        return
     kernels.glm_compiler.restype = kernels.glm_left_out.restype = ctypes.c_char_p
     if left_out := kernels.glm_left_out().decode():
         print(

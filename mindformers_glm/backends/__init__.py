@@ -20,7 +20,6 @@ __all__ = [
     "MemoryNeed",
     "ModelBatch",
     "ModelRunner",
-    "find_backend",
     "select_backend",
 ]
 
@@ -42,26 +41,18 @@ def select_backend(
     Raises:
         UnsupportedError: no such backend, or it cannot be used here.
     """
-    backend = find_backend(device_target, has_ascend)
-    if device_target is None:
-        note(f"device_target is not set: running on {backend.name}")
-    if obstacle := backend.find_obstacle():
-        raise UnsupportedError(obstacle)
-    return backend
-
-
-def find_backend(
-    device_target: str | None, has_ascend: Callable[[], bool] | None = None
-) -> Backend:
-    """The backend that `select_backend` chooses, whether it can be used here or not."""
     if device_target is None:
         device_target = "Ascend" if (has_ascend or _has_ascend)() else "CPU"
+        note(f"device_target is not set: running on {device_target}")
     if device_target in _MISSING:
         raise UnsupportedError(_MISSING[device_target])
     if device_target not in BACKENDS:
         names = ", ".join((*BACKENDS, *_MISSING))
         raise UnsupportedError(f"device_target must be one of {names}, got {device_target!r}.")
-    return BACKENDS[device_target]
+    backend = BACKENDS[device_target]
+    if obstacle := backend.find_obstacle():
+        raise UnsupportedError(obstacle)
+    return backend
 
 
 def _has_ascend() -> bool:

@@ -44,15 +44,18 @@ class Backend(Protocol):
         """What of it is in use here, in one line."""
         ...
 
-    def connect(
-        self, tensor_parallel: TensorParallel, num_threads: int | None = None
-    ) -> ProcessGroup:
+    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
         """Set MindSpore's context up and find the other ranks of a launched job; waits for them.
 
-        Args:
-            num_threads: of the host for the operators; None: as many as is best.
         Raises:
             ConfigError: ranks are missing, or there are others than expected.
+        """
+        ...
+
+    def set_num_threads(self, group: ProcessGroup, count: int | None) -> None:
+        """Let the operators of this process use `count` threads of the host; None: what is best.
+
+        All ranks ask together: those of one host share its cores.
         """
         ...
 

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mindformers_glm.weights.checkpoint import Checkpoint
+
 
 @dataclass(frozen=True)
 class ModelBatch:
@@ -57,6 +59,10 @@ class ModelRunner(Protocol):
     workspace_bytes: int
     kv_block_bytes: int
 
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Take other weights of the same network; all names and shapes are checked first."""
+        ...
+
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Make room for `num_blocks` blocks; called once, before the first `execute`."""
         ...
@@ -67,8 +73,8 @@ class ModelRunner(Protocol):
         Args:
             batch: at most max_num_batched_tokens rows; up to all of them are sample rows.
         Returns:
-            float32 [len(sample_rows), vocab_size], valid until the next call; [0, vocab_size] when
-            no row is sampled.
+            float32 [len(sample_rows), vocab_size], the caller's own; [0, vocab_size] when no row is
+            sampled.
         """
         ...
 

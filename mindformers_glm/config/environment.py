@@ -1,6 +1,6 @@
 """What the environment says: the launcher's variables and the package's own.
 
-With run_config.py and launch_config.py the only file that reads it.
+run_config.py and launch_config.py read it too; so does backends/cpu/library.py, as OpenMP does.
 """
 
 import os
@@ -41,5 +41,5 @@ def failed_meeting(problem: RuntimeError) -> ConfigError:
 
 
 def has_own_num_threads() -> bool:
-    """Whether OMP_NUM_THREADS says something: MindSpore's msrun sets it to 1 for every process."""
-    return os.environ.get("OMP_NUM_THREADS", "1") != "1"
+    """Whether somebody chose OMP_NUM_THREADS: MindSpore's msrun sets it to 1 for every process."""
+    return os.environ.get("OMP_NUM_THREADS", "") not in ("", "1")

@@ -1,6 +1,6 @@
 """What msrun tells the processes it starts, held against the settings.
 
-Only run_config.py reads the environment; here it is a mapping.
+environment.py reads the environment; here it is a mapping.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
 """What one run of `predict` does: YAML, command line and environment settled into one RunConfig.
 
-This is the only file that reads the environment.
+environment.py says which other files read the environment.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from mindformers_glm.tokenizer.replies import ParsedReply
 T = TypeVar("T")
 
 
-class Prefix(Generic[T]):
+class ListView(Generic[T]):
     """The items that a list has now. The list may only grow: so nothing has to be copied."""
 
     def __init__(self, items: list[T]) -> None:
@@ -25,7 +25,7 @@ class Prefix(Generic[T]):
         return self._items[start : self._length]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Prefix, (self.since(0),)  # a copy takes none of the items that came later
+        return ListView, (self.since(0),)  # a copy takes none of the items that came later
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,10 +40,10 @@ class Answer:
         reply_pieces: their sum is the reply; None where the answer is not told apart.
     """
 
-    tokens: Prefix[int]
-    pieces: Prefix[str]
-    turns: Prefix[int]
-    reply_pieces: Prefix[ParsedReply] | None = None
+    tokens: ListView[int]
+    pieces: ListView[str]
+    turns: ListView[int]
+    reply_pieces: ListView[ParsedReply] | None = None
 
     @cached_property
     def token_ids(self) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.core.errors import MemoryBudgetError, PromptError
-from mindformers_glm.engine.answer import Answer, Prefix
+from mindformers_glm.engine.answer import Answer, ListView
 from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
@@ -60,7 +60,7 @@ class LLMEngine:
         self.tokenizer = tokenizer
         self._eos_token_ids = frozenset(eos_token_ids)
         self._special_token_ids = frozenset(special_token_ids)
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, _RunningRequest] = {}
         self.measured: list[Sequence] = []  # texts whose logits somebody reads (row_logits.py)
         self._num_requests_seen = 0
         # Of the step under way, or one that was interrupted.
@@ -111,7 +111,7 @@ class LLMEngine:
             rng=np.random.default_rng(seed),
             max_draft_len=self.config.prompt_lookup_num_tokens,
         )
-        self._requests[request_id] = _Request(sequence, self.tokenizer.new_detokenizer())
+        self._requests[request_id] = _RunningRequest(sequence, self.tokenizer.new_detokenizer())
         self.scheduler.add(sequence)
 
     def step(self) -> list[RequestOutput]:
@@ -174,7 +174,7 @@ class LLMEngine:
             self.scheduler.settle_draft(chunk, num_accepted)
         return request.take_output()
 
-    def _take_token(self, request: "_Request", logits: np.ndarray) -> RequestOutput | None:
+    def _take_token(self, request: "_RunningRequest", logits: np.ndarray) -> RequestOutput | None:
         """Sample, and return the last output if that was the request's last token."""
         sequence = request.sequence
         try:
@@ -200,7 +200,7 @@ class LLMEngine:
         return None
 
     def _finish(
-        self, request: "_Request", reason: FinishReason, error: str | None = None
+        self, request: "_RunningRequest", reason: FinishReason, error: str | None = None
     ) -> RequestOutput:
         del self._requests[request.sequence.request_id]
         self.scheduler.remove(request.sequence)
@@ -215,10 +215,11 @@ class LLMEngine:
         request = self._requests.pop(sequence.request_id)
         room = (self.pool.num_blocks - self._num_measured_blocks) * self.config.block_size
         request.flush_text()
+        place = "what unfinished logits_chunks leave of the" if self.measured else "the whole"
         return request.take_output(
             "error",
-            f"The request has {sequence.num_tokens} tokens, the whole KV cache has room for "
-            f"{room}: raise max_device_memory, or lower max_model_len to refuse it earlier.",
+            f"The request has {sequence.num_tokens} tokens, {place} KV cache has room for {room}: "
+            "raise max_device_memory, or lower max_model_len to refuse it earlier.",
         )
 
     @property
@@ -241,7 +242,7 @@ class LLMEngine:
         return limit
 
 
-class _Request:
+class _RunningRequest:
     """A sequence with the text made of it."""
 
     def __init__(self, sequence: Sequence, detokenizer: Detokenizer) -> None:
@@ -279,7 +280,9 @@ class _Request:
         return RequestOutput(
             request_id=sequence.request_id,
             prompt_token_ids=self._prompt_token_ids,
-            answer=Answer(Prefix(self._token_ids), Prefix(self._pieces), Prefix(self._turn_starts)),
+            answer=Answer(
+                ListView(self._token_ids), ListView(self._pieces), ListView(self._turn_starts)
+            ),
             delta_token_ids=token_ids,
             delta_text=text,
             finish_reason=reason,

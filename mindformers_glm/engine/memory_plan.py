@@ -97,10 +97,15 @@ def plan_kv_blocks_of(
     need = MemoryNeed(runner.weights_bytes, runner.workspace_bytes, runner.kv_block_bytes)
     # The weights are in memory now, those of a mapped file not for good.
     own_bytes = runner.weights_bytes - runner.mapped_weight_bytes
-    available = backend.available_memory(group, own_bytes)
-    return group.least(
-        plan_kv_blocks(MemoryDemand(need, settings), MemorySupply(cap_bytes, available))
-    )
+    supply = MemorySupply(cap_bytes, backend.available_memory(group, own_bytes))
+    try:
+        num_blocks = plan_kv_blocks(MemoryDemand(need, settings), supply)
+    except MemoryBudgetError:
+        group.least(0)  # the others wait for an answer
+        raise
+    if (least := group.least(num_blocks)) == 0:
+        raise MemoryBudgetError("Another rank of this job has too little memory; its log says why.")
+    return least
 
 
 def predict_demand(backend: Backend, config: GlmConfig, settings: RunnerSettings) -> MemoryDemand:

@@ -79,7 +79,8 @@ def open_model(
         tokenizer = load_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
         backend = select_backend(device_target)
-        group = backend.connect(tensor_parallel, num_threads)
+        group = backend.connect(tensor_parallel)
+        backend.set_num_threads(group, num_threads)
         check_model_is_shared(group, checkpoint, config, defaults, settings, engine_settings)
         opened = open_runner(
             backend, group, config, checkpoint, settings, cap_bytes, cache_settings
@@ -110,6 +111,10 @@ def open_runner(
     # From the sizes in the headers; again below with the real ones.
     check_memory_before_loading(backend, config, settings, cap_bytes, group)
     runner = backend.create_runner(config, checkpoint, settings, packed_cache)
-    num_blocks = plan_kv_blocks_of(backend, runner, settings, cap_bytes, group)
-    runner.allocate_kv_cache(num_blocks)
+    try:
+        num_blocks = plan_kv_blocks_of(backend, runner, settings, cap_bytes, group)
+        runner.allocate_kv_cache(num_blocks)
+    except BaseException:
+        runner.close()
+        raise
     return OpenRunner(runner, num_blocks, group)

@@ -5,7 +5,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mindformers_glm.engine.answer import Prefix
+from mindformers_glm.engine.answer import ListView
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.chat import offered_tools
@@ -97,7 +97,7 @@ class ReplyReader:
         if output.finished:
             delta += self._parser.flush()
         self._reply_pieces.append(delta)
-        answer = replace(answer, reply_pieces=Prefix(self._reply_pieces))
+        answer = replace(answer, reply_pieces=ListView(self._reply_pieces))
         return replace(output, answer=answer, delta_reply=delta)
 
 

@@ -98,12 +98,14 @@ class RequestFrontend:
         Raises:
             ValueError: the id belongs to an unfinished request.
         """
-        try:
-            if request.error is not None:
-                raise PromptError(request.error)
-            engine.add_request(request.request_id, request.token_ids, request.params)
-        except PromptError as problem:
-            return RequestOutput.refused(request.request_id, request.token_ids, str(problem))
+        error = request.error
+        if error is None:
+            try:
+                engine.add_request(request.request_id, request.token_ids, request.params)
+            except PromptError as problem:
+                error = str(problem)
+        if error is not None:
+            return RequestOutput.refused(request.request_id, request.token_ids, error)
         if not self._is_length_noted and not engine.defaults.has_length_limit(request.params):
             self._is_length_noted = True
             note(

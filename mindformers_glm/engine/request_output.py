@@ -1,9 +1,9 @@
 """What the caller gets back for a request."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
-from mindformers_glm.engine.answer import Answer, Prefix
+from mindformers_glm.engine.answer import Answer, ListView
 from mindformers_glm.tokenizer.replies import ParsedReply
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -43,7 +43,7 @@ class RequestOutput:
     @classmethod
     def refused(cls, request_id: str, prompt_token_ids: list[int], error: str) -> "RequestOutput":
         """Return the only output of a request that never ran."""
-        nothing = Answer(Prefix([]), Prefix([]), Prefix([]))
+        nothing = Answer(ListView([]), ListView([]), ListView([]))
         return cls(request_id, prompt_token_ids, nothing, [], "", "error", error)
 
     @property
@@ -73,6 +73,13 @@ class RequestOutput:
         them.
         """
         return self.answer.reply
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data, the answer whole, for JSON and the like."""
+        plain = asdict(replace(self, answer=self.refused("", [], "").answer))
+        del plain["answer"]
+        whole = {name: getattr(self, name) for name in ("token_ids", "text", "turn_starts")}
+        return plain | whole | {"reply": None if self.reply is None else asdict(self.reply)}
 
     @property
     def finished(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from collections.abc import Sequence as Items
+from contextlib import closing
 
 import numpy as np
 
@@ -20,12 +21,12 @@ def compute_row_logits(engine: LLMEngine, token_ids: Items[int]) -> np.ndarray:
     Raises:
         PromptError, MemoryBudgetError: as there.
     """
-    chunks = iter_row_logits(engine, token_ids)
-    logits = np.empty((len(token_ids), engine.runner.vocab_size), np.float32)
-    start = 0
-    for chunk in chunks:
-        logits[start : start + len(chunk)] = chunk
-        start += len(chunk)
+    with closing(iter_row_logits(engine, token_ids)) as chunks:  # also where Ctrl-C comes between
+        logits = np.empty((len(token_ids), engine.runner.vocab_size), np.float32)
+        start = 0
+        for chunk in chunks:
+            logits[start : start + len(chunk)] = chunk
+            start += len(chunk)
     return logits
 
 

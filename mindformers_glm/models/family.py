@@ -1,5 +1,6 @@
 """What the registered classes of every dialect share."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindspore import Tensor
 
-from mindformers_glm.backends import ModelBatch, select_backend
+from mindformers_glm.backends import select_backend
 from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.agreement import check_model_is_shared
+from mindformers_glm.engine.generation_defaults import GenerationDefaults
+from mindformers_glm.engine.llm_engine import LLMEngine, check_token_ids
 from mindformers_glm.engine.open_model import OpenRunner, open_runner
 from mindformers_glm.models.generate import create_engine, generate
+from mindformers_glm.models.step_inputs import read_step
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import resolve_attention_bias
 
@@ -69,10 +73,13 @@ class GlmFamilyConfig(PretrainedConfig):
         )
 
     def to_runner_settings(self) -> RunnerSettings:
-        """The run's types and sizes; what is not set follows the checkpoint."""
-        config = self.to_glm_config()
+        """The run's types and sizes, on this process's rank.
+
+        Weights whose type neither the run nor config.json names are float32 in memory.
+        """
         given = {key: self.__dict__.get(key) for key in SETTING_NAMES}
-        return RunnerSettings.for_config(config, "float32", **given)
+        given["model_parallel_rank"] = launched_rank(given["model_parallel"] or 1)
+        return RunnerSettings.for_config(self.to_glm_config(), "float32", **given)
 
 
 class GlmFamilyPreTrainedModel(PreTrainedModel):
@@ -95,6 +102,8 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
         """
         kwargs.pop("config", None)  # AutoModel passes the one it read from the same folder
         device_target = kwargs.pop("device_target", None)
+        if "model_parallel_rank" in kwargs:
+            raise ConfigError("model_parallel_rank is the launcher's to choose: leave it out.")
         size = kwargs.get("model_parallel", 1)
         rank = launched_rank(size)
         folder = str(pretrained_model_name_or_dir)
@@ -118,7 +127,7 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
 
 
 class GlmInferenceModel(GlmFamilyPreTrainedModel):
-    """A GLM for inference on the chosen device, as MindSpore Transformers uses one.
+    """A GLM for inference on the chosen device, behind MindSpore Transformers' own calls.
 
     The network is the backend's, behind the engine's runner. It is built and filled by
     `load_weights`, which also makes the KV cache; from then on the Cell has its Parameters.
@@ -140,18 +149,27 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
     def load_weights(self, weights: str | Path | Checkpoint) -> None:
         """Fill the network from a Hugging Face folder; all names and shapes are checked first.
 
+        A network that has weights keeps them where the check fails.
+
         Raises:
             CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
             MemoryBudgetError: weights, workspace and one sequence's KV cache do not fit.
+            ConfigError: ranks of a split model were given other checkpoints or settings.
         """
-        if self.opened is not None:
-            self.opened.runner.close()
-            self.opened = self.engine = None
-        rank = self.settings.tensor_parallel
-        checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.open(weights, rank)
-        group = self.backend.connect(rank)
-        self.opened = open_runner(self.backend, group, self.glm_config, checkpoint, self.settings)
-        self.network = self.opened.runner.network
+        rank, settings = self.settings.tensor_parallel, self.settings
+        with ExitStack() as stack:
+            if not isinstance(weights, Checkpoint):
+                weights = stack.enter_context(Checkpoint.open(weights, rank))
+            group = self.backend.connect(rank)
+            if self.opened is None:
+                self.glm_config = resolve_attention_bias(self.glm_config, weights)
+            config, defaults = self.glm_config, GenerationDefaults()
+            check_model_is_shared(group, weights, config, defaults, settings, {})
+            if self.opened is None:
+                self.opened = open_runner(self.backend, group, config, weights, settings)
+                self.network = self.opened.runner.network
+            else:
+                self.opened.runner.load_weights(weights)
 
     def num_weight_bytes(self) -> int:
         """Bytes of all weights in memory, or what they will be."""
@@ -159,41 +177,20 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
             return self.opened.runner.weights_bytes
         return self.backend.memory_need(self.glm_config, self.settings).weights_bytes
 
-    def construct(
-        self,
-        input_ids: Tensor,
-        positions: Tensor,
-        batch_valid_length: Tensor,
-        q_seq_lens: Tensor,
-        block_tables: Tensor,
-        slot_mapping: Tensor,
-    ) -> Tensor:
-        """Run one step on the KV cache, by MindSpore Transformers' names; all int32.
+    def construct(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run one step on the KV cache; takes what upstream's `construct` takes (step_inputs.py).
 
         The cache is the one that `generate` uses, so what lies in it lasts until the next call.
 
-        Args:
-            input_ids, positions, slot_mapping: [num_rows], the new tokens of all sequences packed.
-            batch_valid_length: [num_seqs], tokens of each sequence after this step.
-            q_seq_lens: [num_seqs], new tokens of each.
-            block_tables: [num_seqs, max_blocks], the blocks of each in logical order.
         Returns:
             float32 [num_seqs, vocab_size], the logits of each sequence's last token.
         Raises:
-            GlmError: there are no weights.
+            GlmError: there are no weights, or an input cannot be used.
         """
         if self.opened is None:
             raise GlmError(_NO_WEIGHTS)
-        query_start = np.cumsum([0, *q_seq_lens.asnumpy()], dtype=np.int32)
-        batch = ModelBatch(
-            token_ids=input_ids.asnumpy(),
-            positions=positions.asnumpy(),
-            slot_mapping=slot_mapping.asnumpy(),
-            query_start=query_start,
-            seq_lens=batch_valid_length.asnumpy(),
-            block_tables=block_tables.asnumpy().tolist(),
-            sample_rows=query_start[1:] - 1,
-        )
+        batch = read_step(self.settings, self.opened.num_blocks, *args, **kwargs)
+        check_token_ids(batch.token_ids.tolist(), self.glm_config.vocab_size)
         return Tensor(self.opened.runner.execute(batch))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from mindformers_glm.backends import find_backend
+from mindformers_glm.backends import BACKENDS
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -67,7 +67,11 @@ def inspect_checkpoint(folder: str | Path) -> str:
             ("checkpoint", str(checkpoint.folder)),
             *_describe_architecture(config),
             *_describe_weights(config, checkpoint, rules),
-            *describe_memory(find_backend(None), config, _default_settings(config, checkpoint)),
+            *(
+                line
+                for backend in BACKENDS.values()
+                for line in describe_memory(backend, config, _default_settings(config, checkpoint))
+            ),
             ("tensors", f"all {len(checkpoint.entries)} accounted for"),
             _describe_ends(config, defaults, tokenizer),
             _describe_generation(checkpoint.folder),

@@ -74,7 +74,7 @@ def watched(llm: LLM) -> Iterator[Stopwatch]:
     runner, scheduler = engine.runner, engine.scheduler
     run, schedule = runner._run, scheduler.schedule
     build_batch, sample_token = llm_engine.build_batch, llm_engine.sample_token
-    add_text = llm_engine._Request.add_text
+    add_text = llm_engine._RunningRequest.add_text
 
     def run_to_end(cell: Any, *tensors: Any) -> Any:
         output = run(cell, *tensors)
@@ -85,13 +85,13 @@ def watched(llm: LLM) -> Iterator[Stopwatch]:
     scheduler.schedule = watch.wrap("schedule", schedule)
     llm_engine.build_batch = watch.wrap("batch", build_batch)
     llm_engine.sample_token = watch.wrap("sample", sample_token)
-    llm_engine._Request.add_text = watch.wrap("text", add_text)
+    llm_engine._RunningRequest.add_text = watch.wrap("text", add_text)
     try:
         yield watch
     finally:
         runner._run, scheduler.schedule = run, schedule
         llm_engine.build_batch, llm_engine.sample_token = build_batch, sample_token
-        llm_engine._Request.add_text = add_text
+        llm_engine._RunningRequest.add_text = add_text
 
 
 def measure(llm: LLM, context: int, num_steps: int, settings: dict[str, Any]) -> Stopwatch:

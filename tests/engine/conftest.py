@@ -33,10 +33,10 @@ class FakeBackend(CpuBackend):
         self.num_threads: list[int | None] = []
         self.gather: Callable[[np.ndarray], np.ndarray] | None = None
 
-    def connect(
-        self, tensor_parallel: TensorParallel, num_threads: int | None = None
-    ) -> ProcessGroup:
-        self.num_threads.append(num_threads)
+    def set_num_threads(self, group: ProcessGroup, count: int | None) -> None:
+        self.num_threads.append(count)
+
+    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
         if self.gather is not None:  # what another rank answers
             return ProcessGroup(TensorParallel(2, 0), self.gather)
         return ProcessGroup(tensor_parallel)

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from mindformers_glm.backends.cpu import library, reference
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
+from tests.kernels import reference
 
 SUFFIX = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "bfloat16x2": "bf16x2"}
 # Every (weight, compute) pair that is allowed.

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from aot_call import call
 
-from mindformers_glm.backends.cpu import library, reference
+from mindformers_glm.backends.cpu import library
 from tests.conftest import TOLERANCES, relative_error
+from tests.kernels import reference
 from tests.kernels.kernel_calls import UNTOUCHED, loaded, metadata, output, stored
 
 DTYPES = ["float32", "bfloat16", "float16"]

@@ -12,7 +12,7 @@ from mindspore import Tensor
 
 from mindformers_glm.backends.cpu import fused_layers, library, reference
 from mindformers_glm.backends.cpu.fused_layers import WeightedModule
-from mindformers_glm.backends.cpu.program import Program
+from mindformers_glm.backends.cpu.program import Graph
 from mindformers_glm.backends.cpu.trace import Value
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.quantization_scheme import GROUP_SIZES
@@ -50,7 +50,7 @@ def _load(cell: WeightedModule, name: str, *tensors: np.ndarray) -> None:
 def _run(layer: WeightedModule, x: np.ndarray) -> Tensor:
     num_rows = Value()
     value = Value(num_rows=num_rows)
-    program = Program({"x": value, "num_rows": num_rows}, layer(value))
+    program = Graph({"x": value, "num_rows": num_rows}, layer(value))
     return program(Tensor(x), Tensor(np.int32([len(x)])))
 
 

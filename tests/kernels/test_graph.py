@@ -9,12 +9,13 @@ ms = pytest.importorskip("mindspore")
 
 from mindspore import Tensor, nn  # noqa: E402  (mindspore may be missing)
 
-from mindformers_glm.backends.cpu import library, reference  # noqa: E402
+from mindformers_glm.backends.cpu import library  # noqa: E402
 from mindformers_glm.backends.cpu.allocation import allocate  # noqa: E402
 from mindformers_glm.backends.cpu.parameters import as_parameter, replace_array  # noqa: E402
-from mindformers_glm.backends.cpu.program import Program  # noqa: E402
+from mindformers_glm.backends.cpu.program import Graph  # noqa: E402
 from mindformers_glm.backends.cpu.trace import Operator, Value, call, exchange  # noqa: E402
 from tests.conftest import relative_error  # noqa: E402
+from tests.kernels import reference  # noqa: E402
 from tests.kernels.kernel_calls import SUFFIX, count, loaded, metadata, scalar, stored  # noqa: E402
 
 EPS = 1e-5
@@ -93,15 +94,15 @@ class Network:
             x = add_branch(call(Operator(f"glm_linear_{suffix}", HIDDEN), h, fc2, n), x)
         x = call(GATHER, x, inputs.rows, num_samples)
         x = call(Operator("glm_rms_norm", HIDDEN), x, norm, eps, num_samples)
-        self.program = inputs.program(x)
+        self.graph = inputs.graph(x)
 
     def __call__(
         self, ids: Tensor, metadata: Tensor, num_rows: Tensor, rows: Tensor, num_samples: Tensor
     ) -> Tensor:
         """Token ids -> normalised hidden states of the sampled rows."""
         names = ("first", "num_rows", "rows", "num_samples", "metadata")
-        assert self.program.input_names == list(names)
-        return self.program(ids, num_rows, rows, num_samples, metadata)
+        assert self.graph.input_names == list(names)
+        return self.graph(ids, num_rows, rows, num_samples, metadata)
 
 
 class Inputs:
@@ -112,10 +113,10 @@ class Inputs:
         self.first = Value(num_rows=self.num_rows)
         self.rows = Value(num_rows=self.num_samples)
 
-    def program(self, result: Value) -> Program:
+    def graph(self, result: Value) -> Graph:
         """The trace that ends in `result`; inputs are named as here."""
         names = ("first", "num_rows", "rows", "num_samples", "metadata")
-        return Program({name: getattr(self, name) for name in names}, result)
+        return Graph({name: getattr(self, name) for name in names}, result)
 
 
 def expected(weights: Weights, ids: np.ndarray, rows: reference.Rows) -> np.ndarray:
@@ -208,9 +209,9 @@ def swap(x: Value, rows: Value) -> Value:
     return call(GATHER, x, rows, x.num_rows)
 
 
-def names_of(program: Program) -> list[str]:
+def names_of(graph: Graph) -> list[str]:
     """What runs in each node of the graph."""
-    return [type(node).__name__ for node in program.nodes]
+    return [type(node).__name__ for node in graph.nodes]
 
 
 def test_operators_of_one_rank_are_one_node() -> None:
@@ -221,11 +222,11 @@ def test_operators_of_one_rank_are_one_node() -> None:
     # What is added has to outlive the copies.
     x = add(swap(swap(x, rows), rows), residual=x)
     x = add(swap(swap(swap(x, rows), rows), rows), residual=x)
-    program = inputs.program(x)
-    assert names_of(program) == ["_OperatorNode"]
+    graph = inputs.graph(x)
+    assert names_of(graph) == ["_OperatorNode"]
     values = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
     order = np.int32([1, 0])
-    found = program(Tensor(values), Tensor(count(2)), Tensor(order)).asnumpy()
+    found = graph(Tensor(values), Tensor(count(2)), Tensor(order)).asnumpy()
     np.testing.assert_array_equal(found, 2 * (values + values[::-1]))
 
 
@@ -236,12 +237,12 @@ def test_ranks_exchange_between_two_nodes_and_a_result_that_is_needed_later_ends
     x = add(exchange(double, add(first, first)), residual=first)
     h = add(x, x)
     x = add(exchange(double, add(h, h)), residual=x)
-    program = inputs.program(x)
+    graph = inputs.graph(x)
     # The first sum with the residual ends a node, because the last one needs it.
-    assert names_of(program) == ["_OperatorNode", "_ExchangeNode", "_OperatorNode"] * 2
-    assert [node.is_saved for node in program.nodes] == [False] * 2 + [True] + [False] * 3
+    assert names_of(graph) == ["_OperatorNode", "_ExchangeNode", "_OperatorNode"] * 2
+    assert [node.is_saved for node in graph.nodes] == [False] * 2 + [True] + [False] * 3
     values = np.ones((2, HIDDEN), np.float32)
-    found = program(Tensor(values), Tensor(count(2)))
+    found = graph(Tensor(values), Tensor(count(2)))
     np.testing.assert_array_equal(found.asnumpy(), 45 * values)  # x = 4 + 1; 2 * 2 * 2 * 5 + 5
 
 
@@ -250,10 +251,10 @@ def test_a_result_that_two_nodes_need_is_made_once() -> None:
     inputs = Inputs()
     early = add(inputs.first, inputs.first)
     late = exchange(Double(), add(early, early))
-    program = inputs.program(add(late, residual=early))
-    assert names_of(program) == ["_OperatorNode", "_OperatorNode", "_ExchangeNode", "_OperatorNode"]
+    graph = inputs.graph(add(late, residual=early))
+    assert names_of(graph) == ["_OperatorNode", "_OperatorNode", "_ExchangeNode", "_OperatorNode"]
     values = np.ones((2, HIDDEN), np.float32)
-    np.testing.assert_array_equal(program(Tensor(values), Tensor(count(2))).asnumpy(), 10 * values)
+    np.testing.assert_array_equal(graph(Tensor(values), Tensor(count(2))).asnumpy(), 10 * values)
 
 
 def test_a_sum_over_ranks_behind_the_embedding_is_the_residual_stream() -> None:
@@ -262,11 +263,11 @@ def test_a_sum_over_ranks_behind_the_embedding_is_the_residual_stream() -> None:
     table = as_parameter(values, "float32", "table")
     ids, num_rows = Tensor(np.int32([1, 0])), Tensor(count(2))
 
-    def network(sum_over_ranks: Callable[[Value], Value]) -> Program:
+    def network(sum_over_ranks: Callable[[Value], Value]) -> Graph:
         inputs = Inputs()
         x = call(Operator("glm_embedding", HIDDEN), inputs.first, table, inputs.num_rows)
         x = sum_over_ranks(x)
-        return inputs.program(add(sum_over_ranks(add(x, x)), residual=x))
+        return inputs.graph(add(sum_over_ranks(add(x, x)), residual=x))
 
     one_rank = network(lambda x: x)
     np.testing.assert_array_equal(one_rank(ids, num_rows).asnumpy(), 3 * values[::-1])
@@ -283,7 +284,7 @@ class WriteOnly(nn.Cell):
         inputs = Inputs()
         caches = (cos_sin, keys, values)
         attend = call(ATTENTION, inputs.first, *caches, inputs.metadata)
-        self.attend = inputs.program(attend)
+        self.attend = inputs.graph(attend)
 
     def construct(self, qkv: Tensor, metadata: Tensor) -> Tensor:
         """The qkv it was given."""

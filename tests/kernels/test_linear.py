@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from aot_call import KernelRefusedError, call
 
-from mindformers_glm.backends.cpu import reference
 from tests.conftest import TOLERANCES, relative_error
+from tests.kernels import reference
 from tests.kernels.kernel_calls import (
     PAIRS,
     SUFFIX,

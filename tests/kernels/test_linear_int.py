@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from aot_call import KernelRefusedError, call
 
-from mindformers_glm.backends.cpu import library, reference
+from mindformers_glm.backends.cpu import library
 from tests.conftest import TOLERANCES, relative_error
+from tests.kernels import reference
 from tests.kernels.kernel_calls import UNTOUCHED, count, output, packed_ints, scalar, unpacked_ints
 
 EPS = 1e-5

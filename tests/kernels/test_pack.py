@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from mindformers_glm.backends.cpu import library, reference
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.allocation import allocate
+from tests.kernels import reference
 from tests.kernels.kernel_calls import loaded, packed, stored
 
 DTYPES = ["float32", "bfloat16", "float16"]

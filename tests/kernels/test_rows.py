@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from aot_call import call
 
-from mindformers_glm.backends.cpu import reference
 from tests.conftest import TOLERANCES, relative_error
+from tests.kernels import reference
 from tests.kernels.kernel_calls import UNTOUCHED, count, loaded, output, scalar, stored
 
 WIDTHS = [1, 15, 16, 17, 64, 100, 4097]

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mindformers_glm.backends.cpu import reference
 from mindformers_glm.core.quantization_scheme import QuantizationScheme, read_scheme
+from tests.kernels import reference
 from tests.model import hf_oracle
 
 

@@ -1,5 +1,7 @@
 """MindSpore Transformers resolves a GLM-4-0414 folder to this package's classes."""
 
+import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -238,6 +240,53 @@ def test_construct_runs_steps_with_upstreams_arrays_and_equals_hugging_face(tiny
         rows = [[answer[step]] for answer in answers]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("input_ids", [5, 600], "outside the vocabulary"),
+        ("input_ids", [5], "positions must be as long as input_ids"),
+        ("input_ids", [5, 2**32 + 6], "input_ids must be int32"),
+        ("block_tables", [[0], [0]], "block_tables must have a row for each sequence"),
+        ("input_ids", [5.0, 6.0], "input_ids must be int32 with 1 axes, got float64"),
+        ("positions", [0, 2], "positions must be those of each sequence's last tokens"),
+        ("positions", None, "positions must be int32"),
+        ("batch_valid_length", [1], "q_seq_lens must be from 1 to batch_valid_length"),
+        ("batch_valid_length", [66], "batch_valid_length must be at most 32, the room"),
+        ("q_seq_lens", [2, 1], "q_seq_lens must be as long as batch_valid_length"),
+        ("context_lens_tensor", [1], "must be batch_valid_length - q_seq_lens"),
+        ("block_tables", [[99999]], "block_tables must be below"),
+        ("block_tables", [[-1]], "block_tables must be below"),
+        ("slot_mapping", [0, 10**8], "slot_mapping must be below"),
+        ("attention_mask", [0], "construct cannot use attention_mask here"),
+        ("key_cache", [0], "construct cannot use key_cache here"),
+    ],
+)
+def test_construct_says_what_it_cannot_use(
+    tiny: Path, name: str, value: list[Any] | None, words: str
+) -> None:
+    from mindspore import Tensor
+
+    inputs = {
+        "input_ids": [5, 6],
+        "positions": [0, 1],
+        "batch_valid_length": [2],
+        "q_seq_lens": [2],
+        "block_tables": [[0]],
+        "slot_mapping": [0, 1],
+    } | {name: value}
+    network = _network(tiny)
+    arrays = {key: None if v is None else Tensor(np.array(v)) for key, v in inputs.items()}
+    with pytest.raises(GlmError, match=re.escape(words)):
+        network(**arrays)
+
+
+@functools.cache
+def _network(folder: Path) -> Any:
+    from mindformers_glm import Glm4ForCausalLM
+
+    return Glm4ForCausalLM.from_pretrained(str(folder), max_model_len=64)
+
+
 def test_construct_needs_weights(tiny: Path) -> None:
     from mindformers import AutoConfig
     from mindspore import Tensor
@@ -275,6 +324,23 @@ def test_a_network_has_its_parameters_by_their_names_and_takes_other_weights(tin
     assert {"decoder.final_layernorm.weight", "output_layer.weight"} <= names
     assert "decoder.layers.0.self_attention.linear_qkv.layer_norm_weight" in names
     before = network.generate([5], do_sample=False, max_new_tokens=4, ignore_eos=True)[0]
+    parameters = [id(parameter) for parameter in network.get_parameters()]
+    with pytest.raises(GlmError, match="does not exist"):
+        network.load_weights("no/such/folder")
     network.load_weights(str(tiny))
     after = network.generate([5], do_sample=False, max_new_tokens=4, ignore_eos=True)[0]
     assert before.tolist() == after.tolist()
+    assert parameters == [id(parameter) for parameter in network.get_parameters()]
+
+
+def test_a_rank_is_not_the_callers_to_choose(tiny: Path) -> None:
+    from mindformers import AutoConfig
+
+    from mindformers_glm import Glm4ForCausalLM
+
+    with pytest.raises(ConfigError, match="model_parallel_rank is the launcher's"):
+        Glm4ForCausalLM.from_pretrained(str(tiny), model_parallel_rank=1)
+    config = AutoConfig.from_pretrained(str(tiny))
+    config.model_parallel = 2
+    with pytest.raises(ConfigError, match="started without a launcher"):
+        Glm4ForCausalLM(config)

@@ -26,7 +26,7 @@ class CpuBackend:
         """Why it cannot be used here, as a sentence; empty if it can."""
         try:
             library.load()
-        except UnsupportedError as problem:
+        except (UnsupportedError, OSError) as problem:
             return str(problem)
         return ""
 
@@ -34,18 +34,17 @@ class CpuBackend:
         """One line for --version."""
         return f"CPU operators {library.isa()}, {library.describe_build()}"
 
-    def connect(
-        self, tensor_parallel: TensorParallel, num_threads: int | None = None
-    ) -> ProcessGroup:
-        """See Backend; threads that nobody asks for are those of this rank's share of the host."""
+    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
+        """See Backend."""
         from mindformers_glm.backends.cpu import collectives
 
-        group = collectives.connect(tensor_parallel)
-        share = _share_host_once(group)
-        library.set_num_threads(
-            num_threads or (None if has_own_num_threads() else share.num_threads)
-        )
-        return group
+        return collectives.connect(tensor_parallel)
+
+    def set_num_threads(self, group: ProcessGroup, count: int | None) -> None:
+        """See Backend; OMP_NUM_THREADS comes before a rank's share of the cores."""
+        if count is None and not has_own_num_threads():
+            count = _share_host_once(group).num_threads
+        library.set_num_threads(count)
 
     def available_memory(self, group: ProcessGroup, own_bytes: int = 0) -> int | None:
         """See Backend; the host's memory is shared by its ranks."""

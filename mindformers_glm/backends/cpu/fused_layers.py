@@ -1,7 +1,7 @@
 """Layers that are one operator each: they hold its Parameters and call it.
 
-Shapes and types are those of reference.py. Activations, the residual stream among them, are float32
-[max_rows, width]; of the rows those are real that a Value's `num_rows` says.
+tests/kernels/reference.py defines what they compute. Activations, the residual stream among them,
+are float32 [max_rows, width]; of the rows those are real that a Value's `num_rows` says.
 """
 
 from collections.abc import Sequence

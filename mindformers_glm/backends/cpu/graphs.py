@@ -1,11 +1,9 @@
-"""The network as static graphs, which MindSpore compiles once for each shape of their inputs."""
+"""Which parts of the network are one graph each; MindSpore compiles it for each shape of inputs."""
 
 from itertools import pairwise
 
-from mindspore import nn
-
-from mindformers_glm.backends.cpu.network import GPTModel, Step
-from mindformers_glm.backends.cpu.program import Program
+from mindformers_glm.backends.cpu.network import GPTModel, TransformerLayer
+from mindformers_glm.backends.cpu.program import Graph
 from mindformers_glm.backends.cpu.trace import Value
 
 # From 101 nodes in a graph on, MindSpore 2.7.1 spends half as much time again around each of them,
@@ -15,7 +13,7 @@ _MAX_OTHER_NODES = 7  # embedding and logits head, with what ranks send each oth
 
 
 class NetworkGraphs:
-    """All graphs of a network; each is a Program and names the inputs that it takes.
+    """All graphs of a network; each names the inputs that it takes.
 
     Attributes:
         hidden_states: one after the other they make hidden states of token ids; the first takes
@@ -26,27 +24,30 @@ class NetworkGraphs:
 
     def __init__(self, model: GPTModel) -> None:
         parts = _split_layers(model)
-        self.hidden_states = [_trace(model, part) for part in parts]
-        self.last_with_logits = _trace(model, parts[-1], with_logits=True)
-        self.logits = _trace(model, [], with_logits=True)
+        self.hidden_states = [_make_graph(model, part) for part in parts]
+        self.last_with_logits = _make_graph(model, parts[-1], with_logits=True)
+        self.logits = _make_graph(model, [], with_logits=True)
 
 
-def _split_layers(model: GPTModel) -> list[list[nn.Cell]]:
+def _split_layers(model: GPTModel) -> list[list[TransformerLayer]]:
     layers = list(model.decoder.layers)
-    nodes_per_layer = len(_trace(model, layers[1:2] or layers).nodes)
+    if len(_make_graph(model, layers).nodes) == 1:
+        return [layers]
+    nodes_per_layer = len(_make_graph(model, layers[1:2] or layers).nodes)
     layers_per_graph = (MAX_NODES_PER_GRAPH - _MAX_OTHER_NODES) // nodes_per_layer
     num_graphs = -(-len(layers) // layers_per_graph)
     bounds = [len(layers) * part // num_graphs for part in range(num_graphs + 1)]
     return [layers[begin:end] for begin, end in pairwise(bounds)]
 
 
-def _trace(model: GPTModel, layers: list[nn.Cell], with_logits: bool = False) -> Program:
-    """Some consecutive layers, behind the embedding where they are the first ones.
+def _make_graph(
+    model: GPTModel, layers: list[TransformerLayer], with_logits: bool = False
+) -> Graph:
+    """Some consecutive layers, with what comes before the first one and behind the last one.
 
-    The inputs have the size of the largest step of their row bucket: `token_ids` int32 [max_rows]
-    or `hidden_states` float32 [max_rows, hidden_size], `sample_rows` int32 [max_samples]; of which
-    `num_rows` and `num_samples`, int32 [1], are real; and `attn_metadata` (attn_metadata.py). The
-    result is float32 [max_rows, hidden_size] before the final norm, or [max_samples, vocab_size].
+    Every input has the size of the largest step of its row bucket. `num_rows` (int32 [1]) says how
+    many rows of `token_ids` or `hidden_states` are real, `num_samples` how many of `sample_rows`;
+    `attn_metadata` is the vector of attn_metadata.py.
     """
     num_rows, num_samples = Value(), Value()
     inputs = {
@@ -57,12 +58,7 @@ def _trace(model: GPTModel, layers: list[nn.Cell], with_logits: bool = False) ->
         "sample_rows": Value(num_rows=num_samples),
         "num_samples": num_samples,
     }
-    x = inputs["hidden_states"]
-    if layers and layers[0] is model.decoder.layers[0]:
-        x = model.embedding(inputs["token_ids"])
-    step = Step(model.cos_sin, inputs["attn_metadata"])
-    for layer in layers:
-        x = layer(x, step)
-    if with_logits:
-        x = model.compute_logits(x, inputs["sample_rows"])
-    return Program(inputs, x)
+    is_first = bool(layers) and layers[0] is model.decoder.layers[0]
+    x = inputs["token_ids" if is_first else "hidden_states"]
+    sample_rows = inputs["sample_rows"] if with_logits else None
+    return Graph(inputs, model(x, inputs["attn_metadata"], layers, sample_rows))

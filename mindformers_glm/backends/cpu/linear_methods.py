@@ -1,6 +1,6 @@
 """How a linear layer keeps its weight and multiplies by it.
 
-The Cells ask `choose_linear_method` when they are built and know no formats themselves.
+The layers ask `choose_linear_method` when they are built and know no formats themselves.
 """
 
 from collections.abc import Iterator, Sequence

@@ -5,6 +5,7 @@ choose how a linear layer keeps its weight. Called on the Values of a step the n
 what is to be done (trace.py); graphs.py has it compiled.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mindspore import Parameter, Tensor, nn
@@ -41,7 +42,7 @@ class Step:
     attn_metadata: Value
 
 
-class GPTModel(nn.Cell):
+class GPTModel(Module):
     """A GLM of any dialect on one rank.
 
     Args:
@@ -73,12 +74,31 @@ class GPTModel(nn.Cell):
         self.cos_sin.name = "rotary_cos_sin"
         self.cos_sin.requires_grad = False
 
-    def compute_logits(self, hidden_states: Value, sample_rows: Value) -> Value:
-        """Final norm and output layer, only on the rows that are sampled.
+    def construct(
+        self,
+        x: Value,
+        attn_metadata: Value,
+        layers: Sequence["TransformerLayer"],
+        sample_rows: Value | None = None,
+    ) -> Value:
+        """Run consecutive layers, behind the embedding where the first one is among them.
 
-        float32 [max_rows, hidden_size], int32 [max_samples] -> float32 [max_samples, vocab_size].
+        Args:
+            x: int32 [max_rows] token ids, or float32 [max_rows, hidden_size] hidden states.
+            sample_rows: int32 [max_samples]; None: the hidden states are wanted.
+        Returns:
+            float32 [max_rows, hidden_size] before the final norm, or [max_samples, vocab_size].
         """
-        x = self.gather_rows(hidden_states, sample_rows)
+        if layers and layers[0] is self.decoder.layers[0]:
+            x = self.embedding(x)
+        step = Step(self.cos_sin, attn_metadata)
+        for layer in layers:
+            x = layer(x, step)
+        return x if sample_rows is None else self.compute_logits(x, sample_rows)
+
+    def compute_logits(self, x: Value, sample_rows: Value) -> Value:
+        """Final norm and output layer, only on the rows that are sampled."""
+        x = self.gather_rows(x, sample_rows)
         x = self.decoder.final_layernorm(x)
         return self.gather_logits(self.output_layer(x))
 
@@ -104,7 +124,7 @@ class LanguageModelEmbedding(Module):
 
 
 class TransformerBlock(nn.Cell):
-    """All layers in order, and the final norm."""
+    """Holds all layers in order, and the final norm; GPTModel calls them."""
 
     def __init__(self, config: GlmConfig, settings: RunnerSettings) -> None:
         super().__init__()

@@ -18,12 +18,12 @@ from mindformers_glm.backends.cpu.trace import Exchange, OperatorCall, Value
 _OUTPUT = -1  # in a program: csrc/program.cc
 
 
-class Program(nn.Cell):
-    """What makes one Value, for any number of steps.
+class Graph(nn.Cell):
+    """A trace as one graph of MindSpore.
 
     Args:
-        inputs: those that the trace began with, by names of the caller's choice.
-        result: what is wanted.
+        inputs: the Values that the trace began with; the caller names them.
+        result: the Value that the graph makes.
 
     Attributes:
         input_names: the inputs that `construct` takes, in order: those that the result depends on.
@@ -44,7 +44,7 @@ class Program(nn.Cell):
         for number, part in enumerate(parts):
             given = [previous, saved, *there_are]
             previous = part[-1]
-            # The node behind it is given it anyway.
+            # The next node is given it as `previous`.
             is_saved = any(previous in _given_to(later) for later in parts[number + 2 :])
             nodes.append(_make_node(part, given, is_saved))
             saved = previous if is_saved else saved
@@ -137,6 +137,7 @@ class _OperatorNode(nn.Cell):
         names: dict[Any, int] = {value: -1 - place for value, place in places.items()}
         for number, key in enumerate([*given, *parameters, *constants]):
             names.setdefault(key, number)
+        assert all(_key(one) in names for one in operands), "two earlier results would be needed"
         program = [len(constants)]
         for constant in constants.values():
             program += [int(constant.dtype == np.float32), len(constant)]

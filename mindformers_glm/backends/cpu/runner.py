@@ -12,7 +12,7 @@ from mindformers_glm.backends.cpu.footprint import MAX_SAMPLES, count_memory
 from mindformers_glm.backends.cpu.graphs import NetworkGraphs
 from mindformers_glm.backends.cpu.loading import kv_cache_arrays, load_network, weight_arrays
 from mindformers_glm.backends.cpu.network import GPTModel
-from mindformers_glm.backends.cpu.program import Program
+from mindformers_glm.backends.cpu.program import Graph
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -46,9 +46,8 @@ class CpuModelRunner:
         packed_cache: PackedCacheSettings | None = None,
     ) -> None:
         self.network = GPTModel(config, settings)
-        loaded = load_network(self.network, config, checkpoint, settings, packed_cache)
-        library.leave_team()  # the steps may run on another thread
-        self.mapped_weight_bytes, self.read_weight_bytes = loaded.mapped, loaded.read
+        self._config, self._settings = config, settings
+        self.load_weights(checkpoint, packed_cache)
         need = count_memory(config, settings)
         self.workspace_bytes, self.kv_block_bytes = need.workspace_bytes, need.kv_block_bytes
         self.weights_bytes = sum(array.nbytes for array in weight_arrays(self.network).values())
@@ -63,6 +62,14 @@ class CpuModelRunner:
         self._row_inputs = {rows: _RowInputs(rows, settings) for rows in buckets}
         sample_buckets = {min(rows, MAX_SAMPLES) for rows in buckets}
         self._sample_inputs = {samples: _SampleInputs(samples) for samples in sample_buckets}
+
+    def load_weights(
+        self, checkpoint: Checkpoint, packed_cache: PackedCacheSettings | None = None
+    ) -> None:
+        """Fill the Parameters, again with other weights."""
+        loaded = load_network(self.network, self._config, checkpoint, self._settings, packed_cache)
+        library.leave_team()  # the steps may run on another thread
+        self.mapped_weight_bytes, self.read_weight_bytes = loaded.mapped, loaded.read
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Reserve the KV cache; once, before the first step."""
@@ -110,7 +117,7 @@ class CpuModelRunner:
             logits[start : start + len(rows)] = part.asnumpy()[: len(rows)]
         return logits
 
-    def _run(self, graph: Program, inputs: dict[str, Tensor]) -> Tensor:
+    def _run(self, graph: Graph, inputs: dict[str, Tensor]) -> Tensor:
         """Call a graph with those of the inputs that it names; for new shapes it is compiled.
 
         A cell in the phase "increment" runs the graph that `phase_cache` names and looks at nothing

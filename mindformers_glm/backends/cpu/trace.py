@@ -18,7 +18,7 @@ class Operator:
     """One operator, a function of the library that MindSpore can call.
 
     Of its M rows those are real that an operand `num_rows` (int32 [1]) or the metadata says; the
-    others are neither read nor written. reference.py defines what each computes.
+    others are neither read nor written. tests/kernels/reference.py defines what each computes.
 
     Attributes:
         symbol: its name in the library.
@@ -69,7 +69,7 @@ class OperatorCall:
     operands: tuple[Any, ...]
 
     def values(self) -> list[Value]:
-        """Those of its operands that differ from step to step."""
+        """Its operands without Parameters and constants."""
         return [operand for operand in self.operands if isinstance(operand, Value)]
 
 
@@ -81,7 +81,7 @@ class Exchange:
     operand: Value
 
     def values(self) -> list[Value]:
-        """What it differs by from step to step."""
+        """The operand."""
         return [self.operand]
 
 

@@ -8,6 +8,7 @@ Writes DIR/NAME-FORMAT-RANK.npz, the logits of every step by its name.
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -57,6 +58,21 @@ LONG_STEPS: dict[str, list[Part]] = {
     "long chunk": [(7, 521, 620, 1), (8, 0, 414, 20)],
     "decode of one": [(7, 620, 621, 1)],
 }
+
+
+def check_is_of_tree() -> None:
+    """An installed package, or its library, must not stand in for the tree's."""
+    import mindformers_glm
+
+    tree = Path(os.environ["PYTHONPATH"].split(os.pathsep)[0])
+    library = next(
+        importlib.import_module(f"mindformers_glm.{place}.cpu.library").library_path()
+        for place in ("backends", "kernels")
+        if importlib.util.find_spec(f"mindformers_glm.{place}.cpu") is not None
+    )
+    for path in (mindformers_glm.__file__, library):
+        if not Path(str(path)).resolve().is_relative_to(tree.resolve()):
+            raise SystemExit(f"error: {path} is not of the tree {tree}: build it there first")
 
 
 def find_runner(llm: LLM) -> Any:
@@ -139,6 +155,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    check_is_of_tree()
     rank = int(os.environ["RANK_ID"]) if arguments.ranks > 1 else 0
     steps = STEPS if arguments.ranks > 1 else STEPS | LONG_STEPS
     for wanted in arguments.wanted:

@@ -10,6 +10,7 @@ import pytest
 import mindformers_glm
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.config.run_config import RunConfig, load_run_config
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.config.setting import Setting, SettingsTable
 from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.config.value_types import INTEGER
@@ -132,3 +133,17 @@ def test_the_default_draft_length_is_the_engines() -> None:
     row = SETTINGS.find("prompt_lookup_num_tokens")
     assert row is not None
     assert row.unset == str(DEFAULT_PROMPT_LOOKUP_NUM_TOKENS)
+
+
+def test_defaults_of_the_table_are_those_of_the_settings_they_set() -> None:
+    settings = vars(RunnerSettings.with_defaults("bfloat16", 8192))
+    rows = [row for row in SETTINGS if row.use == "LLM" and row.default is not None]
+    own = {row.name: row.default for row in rows if row.name in settings}
+    own.pop("max_num_seqs")  # predict runs one prompt at a time unless told otherwise
+    assert own == {name: settings[name] for name in own}
+    assert "block_size" in own
+
+
+def test_no_name_means_two_settings() -> None:
+    names = [name for row in SETTINGS for name in (row.path, *row.aliases)]
+    assert len(names) == len(set(names))

@@ -1,9 +1,10 @@
 import copy
+import json
 import pickle
 
 import pytest
 
-from mindformers_glm.engine.answer import Answer, Prefix
+from mindformers_glm.engine.answer import Answer, ListView
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer.replies import ParsedReply, ToolCall
 
@@ -12,12 +13,12 @@ CALL = ToolCall("f", "{}")
 
 def _answer(*pieces: str) -> Answer:
     replies = [ParsedReply(piece) for piece in pieces]
-    return Answer(Prefix([5, 6]), Prefix([*pieces]), Prefix([1]), Prefix(replies))
+    return Answer(ListView([5, 6]), ListView([*pieces]), ListView([1]), ListView(replies))
 
 
 def test_what_the_list_gets_later_is_not_in_a_prefix_of_it() -> None:
     items = [1, 2, 3]
-    prefix = Prefix(items)
+    prefix = ListView(items)
     items += [4, 5]
     assert (len(prefix), prefix.since(0), prefix.since(2), prefix.since(3)) == (
         3,
@@ -32,7 +33,7 @@ def test_what_the_list_gets_later_is_not_in_a_prefix_of_it() -> None:
 )
 def test_a_copy_holds_only_its_own_part(copied) -> None:  # type: ignore[no-untyped-def]
     items = ["a", "b"]
-    prefix = Prefix(items)
+    prefix = ListView(items)
     items.append("later")
     assert copied(prefix).__dict__ == {"_items": ["a", "b"], "_length": 2}
 
@@ -71,3 +72,13 @@ def test_joined_replies_are_their_sum() -> None:
         ParsedReply.join(pieces) == sum(pieces, ParsedReply()) == ParsedReply("ab", "xy", (CALL,))
     )
     assert ParsedReply.join([]) == ParsedReply()
+
+
+def test_a_plain_form_of_an_output_has_the_whole_answer() -> None:
+    answer = Answer(ListView([5, 6]), ListView(["a", "b"]), ListView([1]))
+    output = RequestOutput("r", [1, 2], answer, [6], "b", "stop")
+    plain = json.loads(json.dumps(output.to_dict()))
+    assert plain["token_ids"] == [5, 6]
+    assert plain["text"] == "ab"
+    assert "answer" not in plain
+    assert plain["finish_reason"] == "stop"

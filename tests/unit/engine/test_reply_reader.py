@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from mindformers_glm.engine.answer import Answer, Prefix
+from mindformers_glm.engine.answer import Answer, ListView
 from mindformers_glm.engine.reply_reader import ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer.replies import ParsedReply, ReplyParser, ToolCall
@@ -14,7 +14,7 @@ PLACES = (3, 13)  # where <|assistant|> stood
 EXPECTED = ParsedReply("ok", tool_calls=(ToolCall("f", '{"a": 1}'), ToolCall("g", "{}")))
 
 
-class _Request:
+class _RunningRequest:
     """Makes the outputs of one answer, which share what is known of it."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class _Request:
     def output(self, length: int, places: Sequence[int], *, is_last: bool) -> RequestOutput:
         self._pieces.append(TEXT[len("".join(self._pieces)) : length])
         self._places += places[len(self._places) :]
-        answer = Answer(Prefix([]), Prefix(self._pieces), Prefix(self._places))
+        answer = Answer(ListView([]), ListView(self._pieces), ListView(self._places))
         return RequestOutput("a", [], answer, [], "", "stop" if is_last else None)
 
 
@@ -33,7 +33,7 @@ def _new_reader() -> ReplyReader:
 
 
 def test_the_last_output_alone_is_enough() -> None:
-    request = _Request()
+    request = _RunningRequest()
     request.output(5, (), is_last=False)
     output = _new_reader().read(request.output(len(TEXT), PLACES, is_last=True))
     assert output.reply == output.delta_reply == EXPECTED
@@ -42,7 +42,7 @@ def test_the_last_output_alone_is_enough() -> None:
 def test_outputs_add_up_wherever_the_steps_end() -> None:
     rng = random.Random(0)
     for _ in range(300):
-        reader, request = _new_reader(), _Request()
+        reader, request = _new_reader(), _RunningRequest()
         total = ParsedReply()
         lengths = sorted(rng.choices(range(len(TEXT)), k=rng.randint(0, 8)))
         for length in [*lengths, len(TEXT)]:
@@ -58,5 +58,5 @@ def test_outputs_add_up_wherever_the_steps_end() -> None:
 
 
 def test_a_place_behind_a_stop_string_is_not_reached() -> None:
-    output = _new_reader().read(_Request().output(12, PLACES, is_last=True))
+    output = _new_reader().read(_RunningRequest().output(12, PLACES, is_last=True))
     assert output.reply == ParsedReply('ok\nf\n{"a": 1')

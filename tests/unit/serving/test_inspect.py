@@ -240,3 +240,10 @@ def test_a_folder_that_cannot_be_loaded_is_refused_with_its_sentence(tiny_folder
         inspect_checkpoint(tiny_folder)
     with pytest.raises(ConfigError, match="does not exist"):
         inspect_checkpoint(tiny_folder / "nowhere")
+
+
+def test_a_folder_is_described_where_the_default_device_cannot_be_used(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mindformers_glm.backends._has_ascend", lambda: True)
+    assert values(tiny_folder)["this machine"].startswith("runs it in ")

@@ -9,7 +9,7 @@ import pytest
 
 from mindformers_glm.config.run_config import RunConfig, load_run_config
 from mindformers_glm.core.errors import CheckpointError, ConfigError, GlmError
-from mindformers_glm.engine.answer import Answer, Prefix
+from mindformers_glm.engine.answer import Answer, ListView
 from mindformers_glm.engine.request_output import FinishReason, RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.predict import predict
@@ -31,7 +31,7 @@ class Echo:
         if prompt == "bad":
             return RequestOutput.refused(request_id, [], "too long")
         reason: FinishReason = "length" if prompt == "long" else "stop"
-        answer = Answer(Prefix([2]), Prefix([prompt.upper()]), Prefix([]))
+        answer = Answer(ListView([2]), ListView([prompt.upper()]), ListView([]))
         return RequestOutput(request_id, [1], answer, [], "", reason)
 
 

@@ -1,0 +1,84 @@
+"""backends/cpu/backend.py: threads and memory of a rank, as the rest of the program asks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mindformers_glm.backends.cpu import backend as backend_module
+from mindformers_glm.backends.cpu import host_share, library
+from mindformers_glm.backends.cpu.backend import CpuBackend
+from mindformers_glm.core.process_group import ProcessGroup
+from mindformers_glm.core.sharding import TensorParallel
+
+ALONE = ProcessGroup(TensorParallel())
+
+
+def _pair(calls: list[np.ndarray]) -> ProcessGroup:
+    """Two ranks on this machine that say the same."""
+
+    def gather(values: np.ndarray) -> np.ndarray:
+        calls.append(values)
+        return np.stack([values, values])
+
+    return ProcessGroup(TensorParallel(2, 0), gather)
+
+
+@pytest.fixture
+def set_counts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the library is told; no variable says anything."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    counts: list[Any] = []
+    monkeypatch.setattr(library, "set_num_threads", counts.append)
+    return counts
+
+
+def test_a_number_that_is_asked_for_is_set_and_none_leaves_it_to_the_library(
+    set_counts: list[Any],
+) -> None:
+    CpuBackend().set_num_threads(ALONE, 2)
+    CpuBackend().set_num_threads(ALONE, None)
+    assert set_counts == [2, None]
+
+
+@pytest.mark.parametrize(("variable", "expected"), [(None, 1), ("", 1), ("1", 1), ("5", None)])
+def test_ranks_of_a_machine_share_its_cores_unless_somebody_chose(
+    set_counts: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+    expected: int | None,
+) -> None:
+    monkeypatch.setattr(host_share, "usable_processors", lambda: {0, 1})
+    monkeypatch.setattr(host_share, "physical_cores", lambda mask: {str(core) for core in mask})
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    CpuBackend().set_num_threads(_pair([]), None)
+    assert set_counts == [expected]
+
+
+def test_memory_that_a_rank_holds_counts_as_available_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_share, "read_available_memory", lambda: 1000)
+    assert CpuBackend().available_memory(ALONE) == 1000
+    assert CpuBackend().available_memory(ALONE, own_bytes=300) == 1300
+    assert CpuBackend().available_memory(_pair([]), own_bytes=300) == 800
+
+
+def test_ranks_tell_each_other_once_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_share, "read_available_memory", lambda: 1000)
+    calls: list[np.ndarray] = []
+    group = _pair(calls)
+    for _ in range(2):
+        CpuBackend().available_memory(group)
+    # Masks of processors once; and each time a meeting, and what each has found.
+    assert [len(values) for values in calls] == [65, 1, 1, 1, 1]
+
+
+def test_a_library_that_cannot_be_opened_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("libgomp.so.1: cannot open shared object file")
+
+    assert CpuBackend().find_obstacle() == ""
+    monkeypatch.setattr(backend_module.library, "load", fail)
+    assert "libgomp.so.1" in CpuBackend().find_obstacle()
