@@ -10,7 +10,7 @@ pytest.importorskip("mindspore")
 import mindspore as ms
 from mindspore import Tensor
 
-from mindformers_glm.backends.cpu import fused_layers, library, reference
+from mindformers_glm.backends.cpu import fused_layers, library
 from mindformers_glm.backends.cpu.fused_layers import WeightedModule
 from mindformers_glm.backends.cpu.program import Graph
 from mindformers_glm.backends.cpu.trace import Value
@@ -18,6 +18,7 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.quantization_scheme import GROUP_SIZES
 from mindformers_glm.weights.checkpoint import TensorView
 from tests.conftest import relative_error
+from tests.kernels import reference
 
 EPS = 1e-5
 K, N = 200, 50  # neither is a multiple of a tile or of a group
