@@ -31,8 +31,6 @@ class NetworkGraphs:
 
 def _split_layers(model: GPTModel) -> list[list[TransformerLayer]]:
     layers = list(model.decoder.layers)
-    if len(_make_graph(model, layers).nodes) == 1:
-        return [layers]
     nodes_per_layer = len(_make_graph(model, layers[1:2] or layers).nodes)
     layers_per_graph = (MAX_NODES_PER_GRAPH - _MAX_OTHER_NODES) // nodes_per_layer
     num_graphs = -(-len(layers) // layers_per_graph)
