@@ -8,7 +8,6 @@ Writes DIR/NAME-FORMAT-RANK.npz, the logits of every step by its name.
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -65,11 +64,10 @@ def check_is_of_tree() -> None:
     import mindformers_glm
 
     tree = Path(os.environ["PYTHONPATH"].split(os.pathsep)[0])
-    library = next(
-        importlib.import_module(f"mindformers_glm.{place}.cpu.library").library_path()
-        for place in ("backends", "kernels")
-        if importlib.util.find_spec(f"mindformers_glm.{place}.cpu") is not None
-    )
+    try:
+        library = importlib.import_module("mindformers_glm.backends.cpu.library").library_path()
+    except ModuleNotFoundError:  # where it was at first
+        library = importlib.import_module("mindformers_glm.kernels.cpu.library").library_path()
     for path in (mindformers_glm.__file__, library):
         if not Path(str(path)).resolve().is_relative_to(tree.resolve()):
             raise SystemExit(f"error: {path} is not of the tree {tree}: build it there first")
