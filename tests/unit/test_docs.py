@@ -1,6 +1,7 @@
 """The documentation names only what exists, and every setting."""
 
 import ast
+import inspect
 import re
 import tokenize
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from token import NAME
 
 import pytest
 
+from mindformers_glm.backends import Backend, ModelRunner
 from mindformers_glm.config.refused_settings import REFUSED
 from mindformers_glm.config.settings_table import SETTINGS
 from scripts.write_configuration_docs import tables_by_page, write_tables
@@ -195,3 +197,10 @@ def _defined_names(tree: ast.Module | ast.ClassDef, prefix: str = "") -> Iterato
 def _name_tokens(file: Path) -> Iterator[tokenize.TokenInfo]:
     with file.open("rb") as source:
         yield from (token for token in tokenize.tokenize(source.readline) if token.type == NAME)
+
+
+@pytest.mark.parametrize("protocol", [Backend, ModelRunner])
+def test_structure_lists_every_method_of_the_device_boundary(protocol: type) -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", _read(ROOT / "docs/structure.md"), re.MULTILINE)
+    methods = [name for name, part in vars(protocol).items() if inspect.isfunction(part)]
+    assert [name for name in methods if not name.startswith("_") and name not in rows] == []
