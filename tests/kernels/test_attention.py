@@ -136,6 +136,22 @@ MIXES = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
+def test_keys_and_values_are_written_alone_as_attention_writes_them(
+    isa: str, rng: np.random.Generator, mix: tuple[list[int], list[int]], dtype: str
+) -> None:
+    case = Case(rng, Shape(dtype=dtype, head_dim=17), *mix)
+    caches = stored(case.keys, dtype), stored(case.values, dtype)
+    rows = metadata(case.rows, case.seq_lens)
+    out = output(len(case.qkv), 1)
+    call("glm_write_kv_cache", case.qkv, case.cos_sin, *caches, rows, out=out)
+    _, *expected = case.found()
+    for cache, values in zip(caches, expected, strict=True):
+        np.testing.assert_array_equal(loaded(cache), values)
+    assert (out == UNTOUCHED).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
 def test_attention_equals_reference(
     isa: str, rng: np.random.Generator, mix: tuple[list[int], list[int]], dtype: str
 ) -> None:

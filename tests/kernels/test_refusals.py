@@ -172,8 +172,8 @@ def test_attention_refuses_wrong_shapes(capfd: pytest.CaptureFixture[str]) -> No
         tensors = (qkv, cos_sin, cache, values, _metadata() if metadata is None else metadata)
         return call("glm_attention", *tensors, out=output(2, width))
 
-    refused(capfd, "qkv has size 25", lambda: run(qkv=np.ones((2, 25), F32)))
-    refused(capfd, "output width 9", lambda: run(width=9))
+    refused(capfd, "width 25 of qkv", lambda: run(qkv=np.ones((2, 25), F32)))
+    refused(capfd, "output has size 9", lambda: run(width=9))
     refused(capfd, "rotary_dim 10", lambda: run(cos_sin=np.ones((9, 10), F32)))
     refused(capfd, "rotary_dim 3", lambda: run(cos_sin=np.ones((9, 3), F32)))
     refused(capfd, "position 2 of row 1", lambda: run(cos_sin=np.ones((2, 4), F32)))

@@ -202,6 +202,7 @@ class PagedAttention(Module):
         self._block_shape = (num_kv_heads, settings.block_size, head_dim)
         self._cache_dtype = settings.kv_cache_dtype
         self.operator = Operator("glm_attention", num_heads * head_dim, writes_operands=True)
+        self.write_operator = Operator("glm_write_kv_cache", 1, writes_operands=True)
         for name in ("key_cache", "value_cache"):
             empty = allocate((0, *self._block_shape), self._cache_dtype)
             setattr(self, name, as_parameter(empty, self._cache_dtype, name))
@@ -215,6 +216,11 @@ class PagedAttention(Module):
         """float32 [max_rows, (heads + 2 kv_heads) * head_dim] -> [max_rows, heads * head_dim]."""
         caches = (self.key_cache, self.value_cache)
         return call(self.operator, qkv, cos_sin, *caches, attn_metadata)
+
+    def write_kv_cache(self, qkv: Value, cos_sin: Parameter, attn_metadata: Value) -> Value:
+        """The same without attention: the result, [max_rows, 1], holds nothing."""
+        caches = (self.key_cache, self.value_cache)
+        return call(self.write_operator, qkv, cos_sin, *caches, attn_metadata)
 
 
 class GatherRows(Module):

@@ -1,8 +1,9 @@
 """Which parts of the network are one graph each; MindSpore compiles it for each shape of inputs."""
 
+from enum import Enum, auto
 from itertools import pairwise
 
-from mindformers_glm.backends.cpu.network import GPTModel, TransformerLayer
+from mindformers_glm.backends.cpu.network import GPTModel, Step, TransformerLayer
 from mindformers_glm.backends.cpu.program import Graph
 from mindformers_glm.backends.cpu.trace import Value
 
@@ -12,21 +13,31 @@ MAX_NODES_PER_GRAPH = 100
 _MAX_OTHER_NODES = 7  # embedding and logits head, with what ranks send each other
 
 
+class _Result(Enum):
+    """What a graph is run for."""
+
+    HIDDEN_STATES = auto()
+    LOGITS = auto()
+    KV_CACHE = auto()
+
+
 class NetworkGraphs:
     """All graphs of a network; each names the inputs that it takes.
 
     Attributes:
         hidden_states: one after the other they make hidden states of token ids; the first takes
             `token_ids`, the others the one before's result as `hidden_states`.
-        last_with_logits: the last of them with the logits of the sampled rows behind it.
-        logits: the logits alone.
+        last_with_logits: in place of the last of them, with the logits of the sampled rows.
+        last_without_samples: in place of the last of them, where only the KV cache is wanted.
+        logits: of hidden states.
     """
 
     def __init__(self, model: GPTModel) -> None:
         parts = _split_layers(model)
         self.hidden_states = [_make_graph(model, part) for part in parts]
-        self.last_with_logits = _make_graph(model, parts[-1], with_logits=True)
-        self.logits = _make_graph(model, [], with_logits=True)
+        self.last_with_logits = _make_graph(model, parts[-1], _Result.LOGITS)
+        self.last_without_samples = _make_graph(model, parts[-1], _Result.KV_CACHE)
+        self.logits = _make_graph(model, [], _Result.LOGITS)
 
 
 def _split_layers(model: GPTModel) -> list[list[TransformerLayer]]:
@@ -39,7 +50,9 @@ def _split_layers(model: GPTModel) -> list[list[TransformerLayer]]:
 
 
 def _make_graph(
-    model: GPTModel, layers: list[TransformerLayer], with_logits: bool = False
+    model: GPTModel,
+    layers: list[TransformerLayer],
+    result: _Result = _Result.HIDDEN_STATES,
 ) -> Graph:
     """Some consecutive layers, with what comes before the first one and behind the last one.
 
@@ -58,5 +71,11 @@ def _make_graph(
     }
     is_first = bool(layers) and layers[0] is model.decoder.layers[0]
     x = inputs["token_ids" if is_first else "hidden_states"]
-    sample_rows = inputs["sample_rows"] if with_logits else None
-    return Graph(inputs, model(x, inputs["attn_metadata"], layers, sample_rows))
+    step = Step(model.cos_sin, inputs["attn_metadata"])
+    match result:
+        case _Result.HIDDEN_STATES:
+            return Graph(inputs, model(x, step, layers))
+        case _Result.LOGITS:
+            return Graph(inputs, model.compute_logits(x, step, layers, inputs["sample_rows"]))
+        case _Result.KV_CACHE:
+            return Graph(inputs, model.write_kv_cache(x, step, layers))

@@ -74,33 +74,56 @@ class GPTModel(Module):
         self.cos_sin.name = "rotary_cos_sin"
         self.cos_sin.requires_grad = False
 
-    def construct(
-        self,
-        x: Value,
-        attn_metadata: Value,
-        layers: Sequence["TransformerLayer"],
-        sample_rows: Value | None = None,
-    ) -> Value:
+    def construct(self, x: Value, step: Step, layers: Sequence["TransformerLayer"]) -> Value:
         """Run consecutive layers, behind the embedding where the first one is among them.
 
         Args:
             x: int32 [max_rows] token ids, or float32 [max_rows, hidden_size] hidden states.
-            sample_rows: int32 [max_samples]; None: the hidden states are wanted.
         Returns:
-            float32 [max_rows, hidden_size] before the final norm, or [max_samples, vocab_size].
+            float32 [max_rows, hidden_size] before the final norm.
         """
-        if layers and layers[0] is self.decoder.layers[0]:
-            x = self.embedding(x)
-        step = Step(self.cos_sin, attn_metadata)
+        x = self._embed(x, layers)
         for layer in layers:
             x = layer(x, step)
-        return x if sample_rows is None else self.compute_logits(x, sample_rows)
+        return x
 
-    def compute_logits(self, x: Value, sample_rows: Value) -> Value:
-        """Final norm and output layer, only on the rows that are sampled."""
-        x = self.gather_rows(x, sample_rows)
+    def compute_logits(
+        self, x: Value, step: Step, layers: Sequence["TransformerLayer"], sample_rows: Value
+    ) -> Value:
+        """Run the last layers, if any are given, and the head.
+
+        What follows the last layer's attention is computed for the sampled rows alone: nothing
+        else reads it.
+
+        Args:
+            x: as in `construct`.
+            sample_rows: int32 [max_samples].
+        Returns:
+            float32 [max_samples, vocab_size].
+        """
+        if layers:
+            x = self(x, step, layers[:-1])
+            x = layers[-1](self._embed(x, layers[-1:]), step, sample_rows)
+        else:
+            x = self.gather_rows(x, sample_rows)
         x = self.decoder.final_layernorm(x)
         return self.gather_logits(self.output_layer(x))
+
+    def write_kv_cache(self, x: Value, step: Step, layers: Sequence["TransformerLayer"]) -> Value:
+        """Run the last layers of a step that samples nothing: up to the last keys and values.
+
+        Args:
+            x: as in `construct`.
+        Returns:
+            float32 [max_rows, 1], which holds nothing.
+        """
+        x = self(x, step, layers[:-1])
+        x = self._embed(x, layers[-1:])
+        return layers[-1].self_attention.write_kv_cache(x, step)
+
+    def _embed(self, x: Value, layers: Sequence["TransformerLayer"]) -> Value:
+        is_first = len(layers) > 0 and layers[0] is self.decoder.layers[0]
+        return self.embedding(x) if is_first else x
 
 
 class LanguageModelEmbedding(Module):
@@ -149,13 +172,21 @@ class TransformerLayer(Module):
     def __init__(self, config: GlmConfig, settings: RunnerSettings, name: str) -> None:
         super().__init__()
         self.self_attention = SelfAttention(config, settings, f"{name}.self_attention")
+        self.gather_rows = GatherRows(config.hidden_size)
         self.post_self_attn_layernorm = _make_residual_join(config)
         self.mlp = MLP(config, settings, f"{name}.mlp")
         self.post_mlp_layernorm = _make_residual_join(config)
 
-    def construct(self, x: Value, step: Step) -> Value:
-        """The residual stream, float32 [max_rows, hidden_size] -> the same shape."""
-        h = self.self_attention(x, step)
+    def construct(self, x: Value, step: Step, sample_rows: Value | None = None) -> Value:
+        """The residual stream, float32 [max_rows, hidden_size] -> the same shape.
+
+        Args:
+            sample_rows: int32 [max_samples], the only rows that are wanted of the result, which has
+                no others then.
+        """
+        h = self.self_attention(x, step, sample_rows)
+        if sample_rows is not None:
+            x = self.gather_rows(x, sample_rows)
         x = self.post_self_attn_layernorm(h, residual=x)
         h = self.mlp(x)
         return self.post_mlp_layernorm(h, residual=x)
@@ -194,16 +225,23 @@ class SelfAttention(Module):
             config.head_dim,
             settings,
         )
+        self.gather_rows = GatherRows(sizes.query_size_per_partition)
         self.linear_proj = Linear(
             sizes.query_size_per_partition, config.hidden_size, settings, f"{name}.linear_proj"
         )
         self.all_reduce = AllReduce(settings.tensor_parallel)
 
-    def construct(self, x: Value, step: Step) -> Value:
-        """x before its norm, all sequences packed on axis 0; the same shape."""
-        qkv = self.linear_qkv(x)
-        h = self.core_attention(qkv, step.cos_sin, step.attn_metadata)
+    def construct(self, x: Value, step: Step, sample_rows: Value | None = None) -> Value:
+        """x before its norm, all sequences packed on axis 0; the same shape, or some rows of it."""
+        h = self.core_attention(self.linear_qkv(x), step.cos_sin, step.attn_metadata)
+        if sample_rows is not None:
+            h = self.gather_rows(h, sample_rows)
         return self.all_reduce(self.linear_proj(h))
+
+    def write_kv_cache(self, x: Value, step: Step) -> Value:
+        """x before its norm; keys and values are written and nothing is attended to."""
+        qkv = self.linear_qkv(x)
+        return self.core_attention.write_kv_cache(qkv, step.cos_sin, step.attn_metadata)
 
 
 class MLP(Module):

@@ -97,15 +97,25 @@ class CpuModelRunner:
         *graphs, last = self._graphs.hidden_states
         for graph in graphs:
             inputs["hidden_states"] = self._run(graph, inputs)
-        # Ranks send each other all rows of logits that a graph makes, also those of a prompt.
-        is_cheap = self._num_ranks == 1 or bucket <= MAX_SAMPLES
-        if is_cheap and len(batch.sample_rows) <= MAX_SAMPLES:
-            inputs |= self._sample_inputs[min(bucket, MAX_SAMPLES)].fill(batch.sample_rows)
+        # asnumpy() waits for the graph: the next step reuses the input buffers.
+        num_samples = len(batch.sample_rows)
+        if num_samples == 0:
+            self._run(self._graphs.last_without_samples, inputs).asnumpy()
+            return np.empty((0, self.vocab_size), np.float32)
+        if num_samples <= MAX_SAMPLES:
+            inputs |= self._sample_inputs_of(bucket, num_samples).fill(batch.sample_rows)
             logits = self._run(self._graphs.last_with_logits, inputs)
-            return logits.asnumpy()[: len(batch.sample_rows)]
+            return logits.asnumpy()[:num_samples]
         hidden_states = self._run(last, inputs)
-        hidden_states.asnumpy()  # waits for the graph: the next step reuses the input buffers
+        hidden_states.asnumpy()
         return self._compute_logits(hidden_states, batch.sample_rows)
+
+    def _sample_inputs_of(self, bucket: int, num_samples: int) -> "_SampleInputs":
+        # Ranks send each other every row of logits that a graph makes: a prompt by itself, the
+        # common case, gets a graph for one row.
+        if self._num_ranks > 1 and num_samples == 1 and bucket > MAX_SAMPLES:
+            return self._sample_inputs[1]
+        return self._sample_inputs[min(bucket, MAX_SAMPLES)]
 
     def _compute_logits(self, hidden_states: Tensor, sample_rows: np.ndarray) -> np.ndarray:
         logits = np.empty((len(sample_rows), self.vocab_size), np.float32)

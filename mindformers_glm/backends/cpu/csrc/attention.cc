@@ -1,4 +1,5 @@
-// RoPE, KV cache write and paged causal attention of one step, prefill and decode rows mixed.
+// RoPE, KV cache write and paged causal attention of one step, prefill and decode rows mixed; or
+// RoPE and KV cache write alone.
 #include <stdexcept>
 #include <string>
 
@@ -73,9 +74,8 @@ AttnMetadata ParseMetadata(const Tensor& tensor, int64_t max_rows, int64_t num_p
   return m;
 }
 
-// qkv f32[M, (Q + 2 KV) D], cos_sin f32[P, rotary_dim], key_cache, value_cache
-// [num_blocks, KV, block_size, D] (written), attn_metadata i32[...] -> f32[M, Q D]
-void Attention(const AotCall& call) {
+// Everything but the output, checked.
+AttentionArgs ReadOperands(const AotCall& call) {
   call.ExpectParams(6, 6);
   const std::initializer_list<DType> floats = {DType::kF32, DType::kBF16, DType::kF16};
   const Tensor qkv = call.Get(0, "qkv", 2, {DType::kF32});
@@ -83,7 +83,6 @@ void Attention(const AotCall& call) {
   const Tensor key_cache = call.Get(2, "key_cache", 4, floats);
   const Tensor value_cache = call.Get(3, "value_cache", 4, floats);
   const Tensor metadata = call.Get(4, "attn_metadata", 1, {DType::kI32});
-  const Tensor y = call.Get(-1, "output", 2, {DType::kF32});
 
   const int64_t num_blocks = key_cache.shape[0];
   AttentionArgs args{};
@@ -96,23 +95,39 @@ void Attention(const AotCall& call) {
   args.num_kv_heads = key_cache.shape[1];
   args.block_size = key_cache.shape[2];
   args.head_dim = key_cache.shape[3];
-  args.y = y.As<float>();
   for (int axis = 0; axis < 4; ++axis) ExpectSize(value_cache, axis, key_cache.shape[axis]);
   Expect(value_cache.dtype == key_cache.dtype, "key_cache and value_cache differ in type");
   Expect(args.num_kv_heads > 0 && args.block_size > 0 && args.head_dim > 0,
          "key_cache has an empty axis");
-  ExpectSize(y, 0, qkv.shape[0]);
-  Expect(y.shape[1] > 0 && y.shape[1] % (args.num_kv_heads * args.head_dim) == 0, [&] {
-    return "output width " + std::to_string(y.shape[1]) + " is not a multiple of " +
-           std::to_string(args.num_kv_heads) + " KV heads of " + std::to_string(args.head_dim);
+  const int64_t query_size = qkv.shape[1] - 2 * args.num_kv_heads * args.head_dim;
+  Expect(query_size > 0 && query_size % (args.num_kv_heads * args.head_dim) == 0, [&] {
+    return "the width " + std::to_string(qkv.shape[1]) + " of qkv is not that of " +
+           std::to_string(args.num_kv_heads) + " KV heads of " + std::to_string(args.head_dim) +
+           " and a multiple of their queries";
   });
-  args.num_heads = y.shape[1] / args.head_dim;
-  ExpectSize(qkv, 1, (args.num_heads + 2 * args.num_kv_heads) * args.head_dim);
+  args.num_heads = query_size / args.head_dim;
   Expect(args.rotary_dim % 2 == 0 && args.rotary_dim <= args.head_dim, [&] {
     return "rotary_dim " + std::to_string(args.rotary_dim) + " must be even and at most head_dim";
   });
   args.metadata =
       ParseMetadata(metadata, qkv.shape[0], cos_sin.shape[0], num_blocks, args.block_size);
+  return args;
+}
+
+// qkv f32[M, (Q + 2 KV) D], cos_sin f32[P, rotary_dim], key_cache, value_cache
+// [num_blocks, KV, block_size, D] (written), attn_metadata i32[...] -> f32[M, Q D]
+void Attention(const AotCall& call) {
+  AttentionArgs args = ReadOperands(call);
+  const Tensor y = call.Get(-1, "output", 2, {DType::kF32});
+  ExpectSize(y, 0, call.Get(0, "qkv", 2, {DType::kF32}).shape[0]);
+  ExpectSize(y, 1, args.num_heads * args.head_dim);
+  args.y = y.As<float>();
+  if (args.metadata.num_rows > 0) Kernels().attention(args);
+}
+
+// The same operands -> f32[M, 1], which is not written: MindSpore wants a result of every operator.
+void WriteKvCache(const AotCall& call) {
+  const AttentionArgs args = ReadOperands(call);
   if (args.metadata.num_rows > 0) Kernels().attention(args);
 }
 
@@ -120,3 +135,4 @@ void Attention(const AotCall& call) {
 }  // namespace glm
 
 GLM_OPERATOR(glm_attention, glm::Attention(call))
+GLM_OPERATOR(glm_write_kv_cache, glm::WriteKvCache(call))

@@ -103,7 +103,7 @@ struct AttentionArgs {
   int64_t head_dim;
   int64_t block_size;
   AttnMetadata metadata;
-  float* y;  // [num_rows, num_heads * head_dim]
+  float* y;  // [num_rows, num_heads * head_dim]; nullptr: K and V are written and that is all
 };
 
 struct KernelTable {

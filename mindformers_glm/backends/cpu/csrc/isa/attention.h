@@ -18,8 +18,19 @@
 
 namespace glm::GLM_ISA {
 
+template <typename T>
+inline void WriteKeysAndValues(const AttentionArgs& args) {
+  static thread_local Scratch key_scratch;
+  float* keys = key_scratch.Reserve<float>(omp_get_max_threads() * args.head_dim);
+#pragma omp parallel for num_threads(omp_get_max_threads()) schedule(static)
+  for (int64_t row = 0; row < args.metadata.num_rows; ++row) {
+    WriteKeyAndValue<T>(args, row, keys + omp_get_thread_num() * args.head_dim);
+  }
+}
+
 template <typename T, template <typename> class Products>
 inline void AttentionWith(const AttentionArgs& args) {
+  if (args.y == nullptr) return WriteKeysAndValues<T>(args);
   static thread_local Scratch q_scratch, item_scratch, pass_scratch, partial_scratch;
   const int64_t padded_dim = CeilDiv(args.head_dim, kLanes) * kLanes;
   const int64_t num_rows = args.metadata.num_rows;
@@ -51,7 +62,8 @@ inline void AttentionWith(const AttentionArgs& args) {
     float* key = q + q_size + omp_get_thread_num() * padded_dim;
 #pragma omp for schedule(static)
     for (int64_t row = 0; row < num_rows; ++row) {
-      WriteRow<T>(args, row, padded_dim, q + row * args.num_heads * padded_dim, key);
+      WriteQueries(args, row, padded_dim, q + row * args.num_heads * padded_dim);
+      WriteKeyAndValue<T>(args, row, key);
     }
     AttentionPass<T, Products> pass(args, q, partials, buffers + omp_get_thread_num() * pass_size);
     // The last rows of a prompt see most; taking them first evens the threads out.

@@ -21,19 +21,32 @@ inline void RotateHead(const float* in, const float* cos_sin, int64_t rotary_dim
   for (int64_t i = rotary_dim; i < head_dim; ++i) out[i] = in[i] * scale;
 }
 
-// Rotates one row's heads: q (scaled) to `q` [num_heads, padded_dim], K and V to the cache.
-// `key` [padded_dim] is working memory.
-template <typename T>
-inline void WriteRow(const AttentionArgs& args, int64_t row, int64_t padded_dim, float* q,
-                     float* key) {
+inline const float* HeadsOf(const AttentionArgs& args, int64_t row) {
+  return args.qkv + row * (args.num_heads + 2 * args.num_kv_heads) * args.head_dim;
+}
+
+inline const float* CosSinOf(const AttentionArgs& args, int64_t row) {
+  return args.cos_sin + args.metadata.positions[row] * args.rotary_dim;
+}
+
+// Rotates and scales one row's queries: to `q` [num_heads, padded_dim].
+inline void WriteQueries(const AttentionArgs& args, int64_t row, int64_t padded_dim, float* q) {
   const int64_t head_dim = args.head_dim;
-  const float* in = args.qkv + row * (args.num_heads + 2 * args.num_kv_heads) * head_dim;
-  const float* cos_sin = args.cos_sin + args.metadata.positions[row] * args.rotary_dim;
+  const float* in = HeadsOf(args, row);
+  const float* cos_sin = CosSinOf(args, row);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   for (int64_t head = 0; head < args.num_heads; ++head, in += head_dim, q += padded_dim) {
     RotateHead(in, cos_sin, args.rotary_dim, head_dim, scale, q);
     for (int64_t d = head_dim; d < padded_dim; ++d) q[d] = 0.0f;
   }
+}
+
+// One row's K, rotated, and V to the cache. `key` [head_dim] is working memory.
+template <typename T>
+inline void WriteKeyAndValue(const AttentionArgs& args, int64_t row, float* key) {
+  const int64_t head_dim = args.head_dim;
+  const float* in = HeadsOf(args, row) + args.num_heads * head_dim;
+  const float* cos_sin = CosSinOf(args, row);
   const int64_t slot = args.metadata.slot_mapping[row];
   const int64_t block = slot / args.block_size, offset = slot % args.block_size;
   const float* values = in + args.num_kv_heads * head_dim;
