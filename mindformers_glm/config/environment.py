@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from mindformers_glm.config.launched import explain_failed_meeting, find_rank
+from mindformers_glm.config import launched
 from mindformers_glm.core.errors import ConfigError
 
 
@@ -32,12 +32,17 @@ def launched_rank(model_parallel: object) -> int:
     Raises:
         ConfigError: it is no number of processes, or not the number that msrun started.
     """
-    return find_rank(model_parallel, os.environ)
+    return launched.find_rank(model_parallel, os.environ)
+
+
+def is_launched() -> bool:
+    """Whether this process is one of a job that a launcher started."""
+    return launched.is_launched(os.environ)
 
 
 def failed_meeting(problem: RuntimeError) -> ConfigError:
     """Say why the processes of this job did not find each other, given what MindSpore raised."""
-    return explain_failed_meeting(problem, os.environ)
+    return launched.explain_failed_meeting(problem, os.environ)
 
 
 def has_own_num_threads() -> bool:

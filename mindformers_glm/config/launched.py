@@ -96,9 +96,14 @@ def explain_failed_meeting(problem: RuntimeError, environ: Mapping[str, str]) ->
     )
 
 
+def is_launched(environ: Mapping[str, str]) -> bool:
+    """Whether msrun, or a launcher like it, started this process."""
+    return environ.get("MS_ROLE") in _ROLES
+
+
 def count_launched(environ: Mapping[str, str]) -> int | None:
     """How many ranks msrun started this process with, or None when it was started alone."""
-    if environ.get("MS_ROLE") not in _ROLES:
+    if not is_launched(environ):
         return None
     given = environ.get("MS_WORKER_NUM", "1")
     try:

@@ -32,6 +32,10 @@ class MemoryBudgetError(GlmError):
     """Weights, KV cache and workspace do not fit into the memory allowed or available."""
 
 
+class RankError(GlmError):
+    """The ranks of a job cannot exchange what they have computed."""
+
+
 class PromptError(GlmError, ValueError):
     """One prompt cannot be run; the others can."""
 

@@ -3,7 +3,6 @@
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as Items
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from mindformers_glm.engine.llm_arguments import (
     spread_params,
 )
 from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.one_thread import OneThread
 from mindformers_glm.engine.open_model import open_model
 from mindformers_glm.engine.reply_reader import ReplyParsers
 from mindformers_glm.engine.request_frontend import Request, RequestFrontend, Tools
@@ -137,6 +137,7 @@ class LLM:
         reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
         self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template)
         self._num_requests = 0
+        self._one_thread = OneThread()
         self._group = model.group
         self._undelivered: defaultdict[str, deque[RequestOutput]] = defaultdict(deque)
         self._requests: dict[str, Request] = {}
@@ -234,8 +235,9 @@ class LLM:
         Raises:
             PromptError: no tokens, more than max_model_len, or ids outside the vocabulary.
         """
-        self._check_logits_agree(token_ids)
-        return compute_row_logits(self.engine, token_ids)
+        with self._one_thread:
+            self._check_logits_agree(token_ids)
+            return compute_row_logits(self.engine, token_ids)
 
     def logits_chunks(self, token_ids: Items[int]) -> Generator[np.ndarray, None, None]:
         """Yield what `logits` returns in pieces of at most max_num_batched_tokens rows.
@@ -246,11 +248,19 @@ class LLM:
         Raises:
             PromptError: as `logits`, with the first piece.
         """
-        self._check_logits_agree(token_ids)
-        with closing(iter_row_logits(self.engine, token_ids)) as chunks:
-            for chunk in chunks:
+        with self._one_thread:
+            self._check_logits_agree(token_ids)
+            chunks = iter_row_logits(self.engine, token_ids)
+        try:
+            while True:
+                with self._one_thread:
+                    _ = self.engine  # says so where it was closed meanwhile
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
                 yield chunk
-                _ = self.engine  # says so where it was closed meanwhile
+        finally:
+            self._one_thread.run_when_free(chunks.close)
 
     @property
     def weights_bytes(self) -> int:
@@ -264,9 +274,10 @@ class LLM:
 
     def close(self) -> None:
         """Give the memory of weights and KV cache back; the object cannot be used any more."""
-        if self._open_engine is not None:
-            self._open_engine.runner.close()
-        self._open_engine = None
+        with self._one_thread:
+            if self._open_engine is not None:
+                self._open_engine.runner.close()
+            self._open_engine = None
 
     def __enter__(self) -> "LLM":
         return self
@@ -289,14 +300,15 @@ class LLM:
         self, prompt: Prompt, params: SamplingParams | None, tools: Tools | None = None
     ) -> str:
         """Queue a prompt; what is wrong with it becomes its only output."""
-        request_id = str(self._num_requests)
-        self._num_requests += 1
-        request = self.frontend.new_request(request_id, prompt, params, tools)
-        refusal = self.frontend.submit(request, self.engine)
-        if refusal is not None:
-            self._undelivered[request_id].append(refusal)
-        self._requests[request_id] = request
-        return request_id
+        with self._one_thread:
+            request_id = str(self._num_requests)
+            self._num_requests += 1
+            request = self.frontend.new_request(request_id, prompt, params, tools)
+            refusal = self.frontend.submit(request, self.engine)
+            if refusal is not None:
+                self._undelivered[request_id].append(refusal)
+            self._requests[request_id] = request
+            return request_id
 
     def _check_ranks_agree(self, request_ids: Items[str]) -> None:
         if self._group.size == 1:
@@ -316,21 +328,32 @@ class LLM:
     def _collect(self, request_ids: Items[str]) -> Iterator[RequestOutput]:
         """Step until these requests are done and yield their outputs; others' are kept for them."""
         open_ids = set(request_ids)
-        while True:
-            for request_id in [i for i in self._undelivered if i in open_ids]:
-                for output in self._undelivered.pop(request_id):
-                    if output.finished:
-                        open_ids.remove(request_id)
-                    yield self._requests[request_id].read(output)
-            if not open_ids:
-                return
-            for output in self.engine.step():
-                self._undelivered[output.request_id].append(output)
+        while open_ids:
+            with self._one_thread:
+                outputs = self._take(open_ids)
+                if not outputs:
+                    for output in self.engine.step():
+                        self._undelivered[output.request_id].append(output)
+            yield from outputs
+
+    def _take(self, open_ids: set[str]) -> list[RequestOutput]:
+        """What has come for these requests; those that are done are removed from `open_ids`."""
+        outputs = []
+        for request_id in [i for i in self._undelivered if i in open_ids]:
+            for output in self._undelivered.pop(request_id):
+                if output.finished:
+                    open_ids.remove(request_id)
+                outputs.append(self._requests[request_id].read(output))
+        return outputs
 
     def _discard(self, request_ids: Items[str]) -> None:
         """End what is left of requests that nobody waits for any more."""
-        for request_id in request_ids:
-            self._undelivered.pop(request_id, None)
-            self._requests.pop(request_id, None)
-            if self._open_engine is not None:
-                self._open_engine.abort(request_id)
+
+        def discard() -> None:
+            for request_id in request_ids:
+                self._undelivered.pop(request_id, None)
+                self._requests.pop(request_id, None)
+                if self._open_engine is not None:
+                    self._open_engine.abort(request_id)
+
+        self._one_thread.run_when_free(discard)

@@ -15,6 +15,7 @@ from mindformers_glm.system.interrupts import (
     EXIT_INTERRUPTED,
     INTERRUPTED,
     exit_at_once,
+    leave_at_once,
     on_interrupt,
 )
 from mindformers_glm.system.log import is_verbose, set_verbose
@@ -44,11 +45,22 @@ def main(
         script_folder: where relative --config names are also looked for.
     """
     on_interrupt(exit_at_once)
-    from mindformers_glm.config.sentence_parser import CommandLineError, asks_for_verbose
+    from mindformers_glm.config.environment import is_launched
+    from mindformers_glm.config.sentence_parser import asks_for_verbose
 
     words = list(sys.argv[1:] if argv is None else argv)
     set_verbose(asks_for_verbose(words))  # until the settings are known: YAML may give it too
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    exit_code = _run_and_report(words, prog, script_folder)
+    if exit_code != 0 and is_launched():
+        # MindSpore waits for the other ranks on its way out, and they may wait for this one.
+        leave_at_once(exit_code)
+    return exit_code
+
+
+def _run_and_report(words: list[str], prog: str, script_folder: Path | None) -> int:
+    from mindformers_glm.config.sentence_parser import CommandLineError
+
     try:
         exit_code = _run(words, prog, script_folder)
         sys.stdout.flush()  # so that a closed pipe is noticed here

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -35,6 +35,14 @@ def exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
     # Not sys.stderr: a download may have turned it away from the libraries' bars.
     print(INTERRUPTED, file=sys.__stderr__, flush=True)
     os._exit(EXIT_INTERRUPTED)
+
+
+def leave_at_once(exit_code: int) -> NoReturn:
+    """End this process with all that it has printed, but nothing else that runs at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+            stream.flush()
+    os._exit(exit_code)
 
 
 @contextmanager

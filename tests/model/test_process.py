@@ -1,5 +1,6 @@
 """What an LLM is to the process it lives in: memory, threads, Ctrl-C."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -37,6 +38,27 @@ if __name__ == "__main__":
             print("caught", flush=True)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     print(len(llm.generate(["hello"], params)[0].token_ids))
+"""
+
+_FORKED = """
+import multiprocessing, sys
+from mindformers_glm import LLM
+
+def say(llm):
+    try:
+        (llm or LLM(sys.argv[1])).generate([[1, 2]])
+    except Exception as problem:
+        print(type(problem).__name__, problem, flush=True)
+
+if __name__ == "__main__":
+    llm = LLM(sys.argv[1])
+    llm.generate([[1, 2]])
+    for start, used in (("fork", llm), ("fork", None), ("spawn", None)):
+        child = multiprocessing.get_context(start).Process(target=say, args=(used,))
+        child.start()
+        child.join(60)
+        print(start, child.exitcode, flush=True)
+        child.kill()
 """
 
 
@@ -110,3 +132,21 @@ def test_ctrl_c_is_an_exception_in_python_too(tiny: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-5:] == ["caught"] * 4 + ["400"]
+
+
+def test_a_forked_child_says_that_it_cannot_run(wide: Path, tmp_path: Path) -> None:
+    script = tmp_path / "forked.py"
+    script.write_text(_FORKED, encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, script, wide],
+        cwd=REPO,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = "UnsupportedError This process was forked from one that has loaded a model"
+    lines = ended.stdout.splitlines()
+    assert [line.startswith(told) for line in lines] == [True, False, True, False, False]
+    assert lines[1::2][:2] == ["fork 0", "fork 0"]
+    assert lines[-1] == "spawn 0"

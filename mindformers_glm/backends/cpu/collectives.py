@@ -4,7 +4,12 @@ MindSpore 2.7.1 offers sums of float32 and float16, and all-gathers of these and
 processes of the job at once, over TCP. Every rank gets the same bits.
 """
 
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from types import TracebackType
 
 import mindspore as ms
 import numpy as np
@@ -13,9 +18,10 @@ from mindspore.communication import get_group_size, get_rank, init
 
 from mindformers_glm.backends.cpu.trace import Module, Value, exchange
 from mindformers_glm.config.environment import failed_meeting
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.errors import ConfigError, RankError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.interrupts import leave_at_once
 
 
 def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
@@ -49,13 +55,51 @@ def _meet(tensor_parallel: TensorParallel) -> ProcessGroup:
             f"{tensor_parallel.rank} of {tensor_parallel.size}: start one job with as many "
             "processes as model_parallel."
         )
+    _leave_on_exceptions()
     all_gather = _AllGather()
 
     def gather(values: np.ndarray) -> np.ndarray:
-        gathered = all_gather(Tensor(values.view(np.int32))).asnumpy()
+        with explain_failed_exchange():
+            gathered = all_gather(Tensor(values.view(np.int32))).asnumpy()
         return gathered.view(np.int64).reshape(found.size, len(values))
 
     return ProcessGroup(tensor_parallel, gather)
+
+
+@contextmanager
+def explain_failed_exchange() -> Iterator[None]:
+    """Name what MindSpore only calls a failed kernel.
+
+    Raises:
+        RankError: an exchange that the block runs has failed.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        if re.search("AllReduce|AllGather", str(problem)) is None:
+            raise
+        raise RankError(
+            "Another rank did not send its part in time (MS_NODE_TIMEOUT seconds): it has ended, "
+            "hangs, or another program has sent bytes to a port of this job; the logs of all ranks "
+            "may say more."
+        ) from problem
+
+
+def _leave_on_exceptions() -> None:
+    """Let an exception that nobody catches end this process at once.
+
+    MindSpore waits for the other ranks on its way out, and they may wait for this one.
+    """
+    report = sys.excepthook
+
+    def report_and_leave(
+        kind: type[BaseException], problem: BaseException, trace: TracebackType | None
+    ) -> None:
+        report(kind, problem, trace)
+        if issubclass(kind, Exception):
+            leave_at_once(1)
+
+    sys.excepthook = report_and_leave
 
 
 class AllReduce(Module):

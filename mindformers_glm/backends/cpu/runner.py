@@ -8,11 +8,13 @@ from mindspore import Tensor
 
 from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
+from mindformers_glm.backends.cpu.collectives import explain_failed_exchange
 from mindformers_glm.backends.cpu.footprint import MAX_SAMPLES, count_memory
 from mindformers_glm.backends.cpu.graphs import NetworkGraphs
 from mindformers_glm.backends.cpu.loading import kv_cache_arrays, load_network, weight_arrays
 from mindformers_glm.backends.cpu.network import GPTModel
 from mindformers_glm.backends.cpu.program import Graph
+from mindformers_glm.backends.forking import check_not_forked
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -45,6 +47,7 @@ class CpuModelRunner:
         settings: RunnerSettings,
         packed_cache: PackedCacheSettings | None = None,
     ) -> None:
+        check_not_forked()
         self.network = GPTModel(config, settings)
         self._config, self._settings = config, settings
         self.load_weights(checkpoint, packed_cache)
@@ -87,7 +90,8 @@ class CpuModelRunner:
         Returns:
             float32 [len(batch.sample_rows), vocab_size].
         """
-        with _ONE_AT_A_TIME, interrupts_raise():
+        check_not_forked()
+        with _ONE_AT_A_TIME, interrupts_raise(), explain_failed_exchange():
             return self._execute(batch)
 
     def _execute(self, batch: ModelBatch) -> np.ndarray:
