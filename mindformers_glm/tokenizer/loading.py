@@ -24,7 +24,12 @@ from mindformers_glm.tokenizer.vocabulary import Vocabulary
 # In the order in which a folder's are looked for.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # What TokenizerConfig reads besides.
-_CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_CONFIG_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 
 _RANKS_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s")
 _FIRST_PIECE = b"\n"  # field 1 of the protobuf, with a length
@@ -108,7 +113,10 @@ def _tell_chatglm(folder: Path, config: TokenizerConfig) -> str:
         CheckpointError: nothing in the folder tells.
     """
     added = {token["content"] for token in config.added_tokens.values()}
-    if "<|user|>" in added or "<|" in (config.chat_template or ""):
+    template = config.chat_template or ""
+    for name in added:  # a fine-tune's tokens tell nothing
+        template = template.replace(name, "")
+    if "<|user|>" in added or "<|" in template:
         return "chatglm3"
     code = folder / "tokenization_chatglm.py"  # read, not run
     if code.exists():
