@@ -13,7 +13,7 @@ from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.memory_plan import check_memory_before_loading, plan_kv_blocks_of
-from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
+from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, open_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
@@ -76,7 +76,7 @@ def open_model(
             **given,
         )
         defaults = from_generation_config(folder)
-        tokenizer = load_tokenizer(folder)
+        tokenizer = open_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
         backend = select_backend(device_target)
         group = backend.connect(tensor_parallel)

@@ -18,6 +18,7 @@ from mindformers_glm.tokenizer.sentencepiece_vocabulary import (
     CHATGLM3_SPECIAL_TOKENS,
     load_sentencepiece,
 )
+from mindformers_glm.tokenizer.token_ids_only import TokenIdsOnly
 from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig
 from mindformers_glm.tokenizer.vocabulary import Vocabulary
 
@@ -51,6 +52,12 @@ def load_tokenizer(folder: str | Path) -> GlmTokenizer:
     vocabulary, built_in = _load_vocabulary(path, config)
     write_chat, chat_format, parsers = _choose_chat_format(vocabulary, built_in, config)
     return GlmTokenizer(vocabulary, write_chat, chat_format, str(path), parsers)
+
+
+def open_tokenizer(folder: str | Path) -> GlmTokenizer:
+    """As `load_tokenizer`; a folder that has none takes token ids only."""
+    path = require_folder(folder, CheckpointError)
+    return TokenIdsOnly(str(path)) if find_tokenizer_file(path) is None else load_tokenizer(path)
 
 
 def find_tokenizer_file(folder: Path) -> Path | None:
