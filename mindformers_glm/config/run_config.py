@@ -15,6 +15,7 @@ from typing import Any
 
 from mindformers_glm.config.command_line import given_settings
 from mindformers_glm.config.launched import check_parallel
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import check_types_together
 from mindformers_glm.config.settings_reader import Given, read_yaml_settings, settings_from_tree
 from mindformers_glm.config.settings_table import SETTINGS
@@ -176,7 +177,8 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
 
 def _checkpoint_folder(pretrained_model_dir: str, load_checkpoint: str) -> tuple[Path, bool]:
     """The one folder that holds config, tokenizer and weights; True if it is the shipped one."""
-    given = [_path(name) for name in (pretrained_model_dir, load_checkpoint) if name]
+    names = [name for name in (pretrained_model_dir, load_checkpoint) if name]
+    given = [_path(str(locate_folder(name))) for name in dict.fromkeys(names)]
     if len(given) == 2 and given[0].resolve() != given[1].resolve():
         raise ConfigError(
             f"load_checkpoint {given[1]} and pretrained_model_dir {given[0]} are two folders, but "

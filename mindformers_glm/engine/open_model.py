@@ -7,6 +7,7 @@ from typing import Any
 
 from mindformers_glm.backends import Backend, ModelRunner, select_backend
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
@@ -64,6 +65,7 @@ def open_model(
         GlmError: the folder, a setting, or the memory does not allow it.
         ConfigError: the ranks opened different checkpoints, or with different settings.
     """
+    folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder, tensor_parallel) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)

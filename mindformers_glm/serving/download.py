@@ -13,11 +13,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import default_folder, find_repository
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.engine.memory_plan import format_memory
 from mindformers_glm.serving.hubs import HUBS, DownloadError, Hub, Listing
 from mindformers_glm.serving.inspect import inspect_checkpoint
-from mindformers_glm.serving.model_names import find_repository
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.shards import WEIGHT_FORMATS
 
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     source = arguments.source
     repo_id = find_repository(arguments.name, source)
-    target = Path(arguments.output or repo_id.rpartition("/")[2]).expanduser().resolve()
+    target = Path(arguments.output or default_folder(repo_id)).expanduser().resolve()
     _check_target(target)
     hub = HUBS[source]()
     listing = hub.list_files(repo_id, arguments.revision)

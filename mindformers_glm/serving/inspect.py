@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mindformers_glm.backends import BACKENDS
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.config.sentence_parser import SentenceParser
@@ -53,6 +54,7 @@ def inspect_checkpoint(folder: str | Path) -> str:
     Raises:
         ConfigError, UnsupportedError, CheckpointError: what `predict` would refuse it for.
     """
+    folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)

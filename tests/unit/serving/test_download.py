@@ -23,11 +23,11 @@ from huggingface_hub.utils import reset_sessions
 from safetensors.numpy import save
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import find_repository
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.serving.cli import main
 from mindformers_glm.serving.download import choose_files
 from mindformers_glm.serving.hubs import DownloadError, Listing
-from mindformers_glm.serving.model_names import find_repository
 from mindformers_glm.weights.rules import build_rules
 from tests.unit.tiny_config import TINY_CONFIG
 
