@@ -97,6 +97,17 @@ def load_run_config(
     return _run_config(values, rank, "predict_batch_size" in settings)
 
 
+def default_llm_arguments() -> dict[str, Any]:
+    """What `predict` gives `LLM` where nothing but a folder is said."""
+    given = settings_from_tree(PREDICT_GLM4, "in the default settings")
+    values = {row.path: row.default for row in SETTINGS}
+    return _llm_arguments(values | {path: one.value for path, one in given.items()})
+
+
+def _llm_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {row.name: values[row.path] for row in SETTINGS if row.use == "LLM"}
+
+
 def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | None = None) -> None:
     """Set what MindSpore reads from the environment while it is imported.
 
@@ -152,7 +163,7 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
     folder, is_shipped = _checkpoint_folder(
         values["pretrained_model_dir"], values["load_checkpoint"]
     )
-    llm = {row.name: values[row.path] for row in SETTINGS if row.use == "LLM"}
+    llm = _llm_arguments(values)
     sampling = {row.name: values[row.path] for row in SETTINGS if row.use == "sampling"}
     for row in SETTINGS:
         if row.check is not None:
