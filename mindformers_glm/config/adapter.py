@@ -6,7 +6,7 @@ from pathlib import Path
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 from mindformers_glm.system.files import read_json_object
 
-_CONFIG_NAME = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 # adapter_model.safetensors (PEFT), with shards and an index; adapters.safetensors,
 # 0000100_adapters.safetensors (MLX).
 _WEIGHTS = re.compile(r"(.*_)?adapters?(_model.*)?\.(safetensors|bin)(\.index\.json)?")
@@ -29,7 +29,7 @@ def refuse_adapter_alone(folder: Path) -> None:
     Raises:
         UnsupportedError: it does.
     """
-    if not (folder / _CONFIG_NAME).exists() and find_adapter(folder) is None:
+    if not (folder / ADAPTER_CONFIG).exists() and find_adapter(folder) is None:
         return
     base = _read_config(folder).get("base_model_name_or_path")
     name = f" ({base})" if isinstance(base, str) and base else ""
@@ -48,6 +48,6 @@ def _kind(folder: Path) -> str:
 def _read_config(folder: Path) -> dict[str, object]:
     # The adapter is not used, so it is enough to name it: a broken file is no reason to stop.
     try:
-        return read_json_object(folder / _CONFIG_NAME, ConfigError)
+        return read_json_object(folder / ADAPTER_CONFIG, ConfigError)
     except ConfigError:
         return {}

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mindformers_glm.config.adapter import ADAPTER_CONFIG
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import default_folder, find_repository
 from mindformers_glm.core.errors import ConfigError, GlmError
@@ -85,6 +86,11 @@ def choose_files(listing: Listing) -> tuple[list[str], list[str]]:
         DownloadError: the repository has no config.json or no weights that can be read.
     """
     names = sorted(name for name in listing.sizes if "/" not in name)
+    if "config.json" not in names and ADAPTER_CONFIG in names:
+        raise DownloadError(
+            f"{listing.repo_id} holds an adapter (LoRA), which is not supported: download a "
+            "repository that it has been merged into."
+        )
     if "config.json" not in names:
         raise DownloadError(f"{listing.repo_id} has no config.json: it holds no model to run.")
     for kind in WEIGHT_FORMATS:
