@@ -32,7 +32,7 @@ def refuse_adapter_alone(folder: Path) -> None:
     if not (folder / ADAPTER_CONFIG).exists() and find_adapter(folder) is None:
         return
     base = _read_config(folder).get("base_model_name_or_path")
-    name = f" ({base})" if isinstance(base, str) and base else ""
+    name = f" ({_in_a_line(base)})" if isinstance(base, str) and base else ""
     raise UnsupportedError(
         f"{folder} holds {_kind(folder)} without its model, and adapters are not supported: merge "
         f"it with its base_model_name_or_path{name} by PEFT's merge_and_unload() and give the "
@@ -42,7 +42,11 @@ def refuse_adapter_alone(folder: Path) -> None:
 
 def _kind(folder: Path) -> str:
     kind = _read_config(folder).get("peft_type", "LORA")
-    return "a LoRA adapter" if kind == "LORA" else f"an adapter of type {kind!s:.40}"
+    return "a LoRA adapter" if kind == "LORA" else f"an adapter of type {_in_a_line(kind)}"
+
+
+def _in_a_line(value: object) -> str:
+    return " ".join(str(value).split())[:200]
 
 
 def _read_config(folder: Path) -> dict[str, object]:

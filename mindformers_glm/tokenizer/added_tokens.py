@@ -1,6 +1,7 @@
 """Tokens that tokenizer_config.json or added_tokens.json name beside a vocabulary's own file."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,14 +33,15 @@ class AddedTokens:
         Raises:
             CheckpointError: two have one name, or one has none.
         """
-        names = [token["content"] for token in tokens.values()]
-        if "" in names:
+        times = Counter(token["content"] for token in tokens.values())
+        if "" in times:
             raise added_tokens_error(config.path)
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise CheckpointError(
-                f"{config.path} and added_tokens.json give {twice[0]} two ids: remove the one that "
-                "is wrong."
-            )
+        for name, count in times.items():
+            if count > 1:
+                raise CheckpointError(
+                    f"{config.path} and added_tokens.json give {name:.100} {count} ids: remove "
+                    "those that are wrong."
+                )
 
         def choose(is_special: bool) -> SpecialTokens:
             chosen = {
@@ -72,6 +74,8 @@ class AddedTokens:
 
         An ordinary token within the name of a special one is text, as for Hugging Face.
         """
+        if not self.ordinary.ids:
+            return encode(text) if text else []
         ids: list[int] = []
         begin = 0
         for match in self.either.finditer(text):

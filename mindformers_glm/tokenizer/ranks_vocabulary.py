@@ -102,12 +102,14 @@ def load_ranks(path: Path, content: bytes, config: TokenizerConfig) -> RanksVoca
         )
     encoding = Encoding("glm-4", pat_str=GLM4_SPLIT, mergeable_ranks=ranks, special_tokens={})
     eos_token = config.named_tokens.get("eos_token")
-    if eos_token is not None and eos_token not in special_tokens:
+    # A fine-tune may have named one of its own that is not special.
+    known = {**added.ordinary.ids, **special_tokens}
+    if eos_token is not None and eos_token not in known:
         raise CheckpointError(
-            f"{config.path}: the eos_token {eos_token} is not among the special tokens of "
+            f"{config.path}: the eos_token {eos_token} is not among the tokens of "
             "added_tokens_decoder: download the file again."
         )
-    eos_token_ids = () if eos_token is None else (special_tokens[eos_token],)
+    eos_token_ids = () if eos_token is None else (known[eos_token],)
     return RanksVocabulary(encoding, added, eos_token_ids)
 
 

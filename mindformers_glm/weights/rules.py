@@ -37,9 +37,10 @@ _SURPLUS = {
 # GPTQ and AWQ; MLX; bitsandbytes; FP8, compressed-tensors and msModelSlim; HQQ, AQLM, quanto.
 _QUANTIZED_TENSOR = re.compile(
     r".+\.(qweight|qzeros|g_idx|scales|biases|SCB|absmax|quant_map|quant_state\..+|"
-    r"weight_(scales?|scale_inv|packed|zero_point|offset)|deq_scale|W_q|codebooks|_data)"
+    r"weight_(scales?|scale_inv|packed|zero_point|offset)|deq_scale|W_q|codebooks|_data)",
+    re.DOTALL,
 )
-_LORA_TENSOR = re.compile(r".+\.(lora_[A-Za-z_]+|base_layer)(\..+)?")
+_LORA_TENSOR = re.compile(r".+\.(lora_[A-Za-z_]+|base_layer)(\..+)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
     unknown = [name for name in entries if name not in sources and name not in known]
     if quantized := [name for name in unknown if _QUANTIZED_TENSOR.fullmatch(name)]:
         raise UnsupportedError(
-            f"{checkpoint.folder} is quantized ({len(quantized)} tensors such as {quantized[0]}), "
-            f"but {QUANTIZED_HINT}."
+            f"{checkpoint.folder} is quantized ({len(quantized)} tensors such as "
+            f"{quantized[0]:.100}), but {QUANTIZED_HINT}."
         )
     expected = dict(sources)
     for rule in rules:

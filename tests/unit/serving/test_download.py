@@ -333,6 +333,12 @@ def test_a_repository_without_a_model_is_refused(names):
         choose_files(Listing("a/b", "main", dict.fromkeys(names)))
 
 
+def test_a_repository_of_an_adapter_alone_is_called_so():
+    names = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+    with pytest.raises(DownloadError, match=r"a/b holds an adapter \(LoRA\)"):
+        choose_files(Listing("a/b", "main", dict.fromkeys(names)))
+
+
 @pytest.mark.parametrize(
     ("name", "source", "repo_id"),
     [

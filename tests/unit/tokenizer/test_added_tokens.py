@@ -217,6 +217,16 @@ def test_ranks_take_added_tokens_of_their_own_file_besides_the_map(
     assert tokenizer.decode([first + 7]) == "<think>"
 
 
+def test_an_added_token_may_end_the_text(write_ranks: Writer, trained: Tokenizer) -> None:
+    folder = add_to_ranks(write_ranks, trained)
+    path = folder / "tokenizer_config.json"
+    for name in ("</think>", "<|im_start|>"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": name}))
+        assert load_tokenizer(folder).eos_token_ids == (
+            trained.get_vocab_size() + NAMES.index(name),
+        )
+
+
 def test_beside_a_tokenizer_json_the_file_is_read_as_hugging_face_does(
     write_folder: Writer, trained: Tokenizer
 ) -> None:
@@ -238,7 +248,7 @@ BROKEN = {
     "an own token elsewhere": ({"400": {"content": "sop"}}, "sop as 400"),
     "one name twice": (
         {"400": {"content": "<t>"}, "401": {"content": "<t>"}},
-        "give <t> two ids",
+        "give <t> 2 ids",
     ),
     "no name": ({"400": {"content": ""}}, "must map ids to tokens"),
     "a negative id": ({"-1": {"content": "<t>"}}, "at the place of another"),

@@ -125,7 +125,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an unknown end": (
         lambda folder: _config(folder, eos_token="<end>"),
-        "the eos_token <end> is not among the special tokens",
+        "the eos_token <end> is not among the tokens",
     ),
 }
 
