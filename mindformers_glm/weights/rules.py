@@ -34,10 +34,11 @@ _SURPLUS = {
     ),
     "a value head": re.compile(r"(v_head|value_head|score)(\.summary|\.\d)?\.(weight|bias)"),
 }
-# GPTQ and AWQ; MLX; bitsandbytes; FP8, compressed-tensors and msModelSlim; HQQ, AQLM, quanto.
+# GPTQ and AWQ; MLX; bitsandbytes; FP8, compressed-tensors and msModelSlim; HQQ, AQLM, quanto, EXL2.
 _QUANTIZED_TENSOR = re.compile(
     r".+\.(qweight|qzeros|g_idx|scales|biases|SCB|absmax|quant_map|quant_state\..+|"
-    r"weight_(scales?|scale_inv|packed|zero_point|offset)|deq_scale|W_q|codebooks|_data)",
+    r"weight_(scales?|scale_inv|packed|zero_point|offset)|input_(scale|offset)|quant_bias|"
+    r"deq_scale|W_q|codebooks|_data|q_(weight|scale|groups|invperm))",
     re.DOTALL,
 )
 _LORA_TENSOR = re.compile(r".+\.(lora_[A-Za-z_]+|base_layer)(\..+)?", re.DOTALL)

@@ -223,6 +223,9 @@ QUANTIZED = {
     ),
     "ChatGLM int4": ({"weight": np.int8, "weight_scale": np.float16}, True),
     "FP8 by its scales": ({"weight_scale_inv": np.float32}, False),
+    "EXL2": ({"q_weight": np.int32, "q_scale": np.int32, "q_invperm": np.int16}, True),
+    "HQQ": ({"W_q": np.uint8, "scale": np.float16, "zero": np.float16}, True),
+    "msModelSlim": ({"weight": np.int8, "deq_scale": np.float32, "quant_bias": np.int32}, True),
     "compressed-tensors": ({"weight_packed": np.int32, "weight_scale": np.float16}, True),
 }
 
