@@ -46,10 +46,12 @@ def load_weights(
     assert len(set(parameters)) == len(parameters)
     assert set(parameters) == set(targets), set(parameters) ^ set(targets)
     check_rules(rules, checkpoint)
+    is_cached = cache is not None and cache.read()
+    if not is_cached:  # compared before the cache was written
+        check_repeats(rules, checkpoint)
     tell_surplus(rules, checkpoint)
-    if cache is not None and cache.read():
+    if is_cached:
         return 0
-    check_repeats(rules, checkpoint)
 
     def position(rule: WeightRule) -> tuple[str, int]:
         entry = checkpoint.entries[rule.sources[0].name]

@@ -63,8 +63,8 @@ def write_shares(folder: str | Path, output: Path, size: int) -> int:
         ranks = [TensorParallel(size, rank) for rank in range(size)]
         shares = [_list_sources(config, checkpoint, rank) for rank in ranks]
         whole = build_rules(config)
-        tell_surplus(whole, checkpoint)
         check_repeats(whole, checkpoint)
+        tell_surplus(whole, checkpoint)
         num_bytes = sum(
             count_bytes(source, checkpoint) for share in shares for source in share.values()
         )

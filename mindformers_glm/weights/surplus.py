@@ -1,5 +1,6 @@
 """What a checkpoint holds besides the network: told in a line, and compared where it repeats it."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,16 +41,19 @@ def check_repeats(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: they differ, so nobody can tell which one is meant.
     """
+    first_sources = Counter(rule.sources[0].name for rule in rules)
     for rule in rules:
         source = rule.sources[0]
+        is_tied = first_sources[source.name] > 1
+        if_both = "; if both are meant, config.json must say tie_word_embeddings false"
         for name in rule.repeats:
             if name in checkpoint.entries and not all(
                 _is_equal(checkpoint, name, source.name, piece) for piece in source.pieces
             ):
                 raise CheckpointError(
                     f"{name} in {checkpoint.folder} is not the same as {source.name}, which it "
-                    "should repeat: export the model again, or remove the one that is wrong "
-                    "(where config.json says tie_word_embeddings, it may be that)."
+                    "should repeat: export the model again, or remove the one that is wrong"
+                    f"{if_both if is_tied else ''}."
                 )
 
 
