@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +276,34 @@ def test_a_file_that_maps_otherwise_and_a_token_beyond_the_network_are_told(
     (folder / "added_tokens.json").write_text('{"<t>": 400}')
     with pytest.raises(CheckpointError, match="token ids up to 400, the network only"):
         check_vocabulary(load_tokenizer(folder), 400, folder)
+
+
+def test_the_next_ids_of_the_real_chatglms_are_free(shared_fixtures: Path, tmp_path: Path) -> None:
+    for model, first in (("chatglm2-6b", 64794), ("chatglm3-6b", 64798)):
+        folder = Path(shutil.copytree(shared_fixtures / "tokenizers" / model, tmp_path / model))
+        (folder / "added_tokens.json").write_text(json.dumps({"<think>": first, "<工具>": 65023}))
+        tokenizer = load_tokenizer(folder)
+        text = "你好<think>，world<工具>"
+        assert [i for i in tokenizer.encode(text) if i >= first] == [first, 65023]
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        check_vocabulary(tokenizer, 65024, folder)
+
+
+def test_the_real_ranks_and_tokenizer_json_with_the_same_tokens_are_one(
+    shared_fixtures: Path, tmp_path: Path
+) -> None:
+    source = shared_fixtures / "tokenizers"
+    folder = Path(shutil.copytree(source / "glm-4-9b-chat", tmp_path / "ranks"))
+    fast = Tokenizer.from_file(str(source / "glm-4-hf" / "tokenizer.json"))
+    names = ["<think>", "</think>", "<tool_call>"]
+    assert fast.add_tokens([AddedToken(name, normalized=False) for name in names]) == 3
+    added = {fast.token_to_id(name): {"content": name} for name in names}
+    raw = json.loads((folder / "tokenizer_config.json").read_text())
+    raw["added_tokens_decoder"] |= {str(token_id): token for token_id, token in added.items()}
+    (folder / "tokenizer_config.json").write_text(json.dumps(raw))
+    tokenizer = load_tokenizer(folder)
+    assert min(added) == tokenizer.num_token_ids - 3 == 151343
+    for text in ("<think>\n好的</think>\n答案", "a <tool_call> b", "<think><think>", "<thinker>"):
+        ids = tokenizer.encode(text)[2:]  # without the prefix
+        assert ids == fast.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(ids) == text
