@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.share_writer import write_shares
@@ -27,7 +28,7 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so nothing is left
     try:
-        source = _as_absolute(arguments.model_path)
+        source = _as_absolute(Path(locate_folder(arguments.model_path)))
         output = _as_absolute(arguments.output or _default_output(source, arguments.tp_size))
         num_bytes = write_shares(source, output, arguments.tp_size)
     except GlmError as problem:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mindformers_glm.config.command_line import given_settings
 from mindformers_glm.config.launched import check_parallel
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import check_types_together
 from mindformers_glm.config.settings_reader import Given, read_yaml_settings, settings_from_tree
 from mindformers_glm.config.settings_table import SETTINGS
@@ -96,6 +97,17 @@ def load_run_config(
     return _run_config(values, rank, "predict_batch_size" in settings)
 
 
+def default_llm_arguments() -> dict[str, Any]:
+    """What `predict` gives `LLM` where nothing but a folder is said."""
+    given = settings_from_tree(PREDICT_GLM4, "in the default settings")
+    values = {row.path: row.default for row in SETTINGS}
+    return _llm_arguments(values | {path: one.value for path, one in given.items()})
+
+
+def _llm_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {row.name: values[row.path] for row in SETTINGS if row.use == "LLM"}
+
+
 def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | None = None) -> None:
     """Set what MindSpore reads from the environment while it is imported.
 
@@ -151,7 +163,7 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
     folder, is_shipped = _checkpoint_folder(
         values["pretrained_model_dir"], values["load_checkpoint"]
     )
-    llm = {row.name: values[row.path] for row in SETTINGS if row.use == "LLM"}
+    llm = _llm_arguments(values)
     sampling = {row.name: values[row.path] for row in SETTINGS if row.use == "sampling"}
     for row in SETTINGS:
         if row.check is not None:
@@ -176,7 +188,8 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
 
 def _checkpoint_folder(pretrained_model_dir: str, load_checkpoint: str) -> tuple[Path, bool]:
     """The one folder that holds config, tokenizer and weights; True if it is the shipped one."""
-    given = [_path(name) for name in (pretrained_model_dir, load_checkpoint) if name]
+    names = [name for name in (pretrained_model_dir, load_checkpoint) if name]
+    given = [_path(str(locate_folder(name))) for name in dict.fromkeys(names)]
     if len(given) == 2 and given[0].resolve() != given[1].resolve():
         raise ConfigError(
             f"load_checkpoint {given[1]} and pretrained_model_dir {given[0]} are two folders, but "

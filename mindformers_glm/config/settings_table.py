@@ -58,7 +58,7 @@ _RUN = (
         "pretrained_model_dir",
         TEXT,
         "",
-        "Hugging Face folder: config.json, tokenizer and weights",
+        "Hugging Face folder (config.json, tokenizer, weights) or the name of a downloaded model",
         "command",
         unset="the small checkpoint shipped with this project",
     ),

@@ -48,7 +48,9 @@ class LLM:
     A program that steps the engine itself finds its parts in `frontend` and `engine`.
 
     Args:
-        pretrained_model_dir: a Hugging Face folder as downloaded.
+        pretrained_model_dir: a Hugging Face folder as downloaded, or the name of a model that
+            `mindformers-glm download` has put into the working directory. A folder without a
+            tokenizer takes token ids only.
         params_dtype: type of the weights in memory (float32, bfloat16, float16, or short fp32,
             bf16, fp16); None: as in the checkpoint.
         compute_dtype: type in which products are taken; None: `params_dtype`.

@@ -7,13 +7,14 @@ from typing import Any
 
 from mindformers_glm.backends import Backend, ModelRunner, select_backend
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.memory_plan import check_memory_before_loading, plan_kv_blocks_of
-from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
+from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, open_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
@@ -64,6 +65,7 @@ def open_model(
         GlmError: the folder, a setting, or the memory does not allow it.
         ConfigError: the ranks opened different checkpoints, or with different settings.
     """
+    folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder, tensor_parallel) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
@@ -76,7 +78,7 @@ def open_model(
             **given,
         )
         defaults = from_generation_config(folder)
-        tokenizer = load_tokenizer(folder)
+        tokenizer = open_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
         backend = select_backend(device_target)
         group = backend.connect(tensor_parallel)

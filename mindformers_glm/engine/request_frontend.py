@@ -17,7 +17,7 @@ from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.system.log import note
-from mindformers_glm.tokenizer import GlmTokenizer
+from mindformers_glm.tokenizer import GlmTokenizer, TokenIdsOnly
 
 Tools = Items[Mapping[str, Any]]
 
@@ -99,6 +99,12 @@ class RequestFrontend:
             ValueError: the id belongs to an unfinished request.
         """
         error = request.error
+        if (
+            error is None
+            and isinstance(self._tokenizer, TokenIdsOnly)
+            and engine.defaults.resolve(request.params).stop
+        ):
+            error = f"stop looks for text (stop_token_ids do not): {self._tokenizer.refusal}"
         if error is None:
             try:
                 engine.add_request(request.request_id, request.token_ids, request.params)

@@ -13,6 +13,7 @@ from mindspore import Tensor
 from mindformers_glm.backends import select_backend
 from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.core.sharding import TensorParallel
@@ -106,8 +107,8 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
             raise ConfigError("model_parallel_rank is the launcher's to choose: leave it out.")
         size = kwargs.get("model_parallel", 1)
         rank = launched_rank(size)
-        folder = str(pretrained_model_name_or_dir)
-        with Checkpoint.open(pretrained_model_name_or_dir, TensorParallel(size, rank)) as opened:
+        folder = str(locate_folder(pretrained_model_name_or_dir))
+        with Checkpoint.open(folder, TensorParallel(size, rank)) as opened:
             config = resolve_attention_bias(GlmConfig.from_hf(folder), opened)
             settings = RunnerSettings.for_config(
                 config, opened.dtype, **(kwargs | {"model_parallel_rank": rank})
@@ -159,7 +160,7 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         rank, settings = self.settings.tensor_parallel, self.settings
         with ExitStack() as stack:
             if not isinstance(weights, Checkpoint):
-                weights = stack.enter_context(Checkpoint.open(weights, rank))
+                weights = stack.enter_context(Checkpoint.open(locate_folder(weights), rank))
             group = self.backend.connect(rank)
             if self.opened is None:
                 self.glm_config = resolve_attention_bias(self.glm_config, weights)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,11 @@ from mindformers_glm.engine.generation_defaults import (
     read_eos_token_ids,
     refuse_unsupported,
 )
-from mindformers_glm.engine.llm_engine import Detokenizing, LLMEngine
+from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.open_model import OpenRunner
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.models.token_id_prompts import read_prompts
-from mindformers_glm.tokenizer import find_tokenizer_file, load_tokenizer
+from mindformers_glm.tokenizer import TokenIdsOnly, open_tokenizer
 
 _PARAMS = tuple(field.name for field in fields(SamplingParams))
 # Hugging Face's names for what SamplingParams calls stop_token_ids and stop.
@@ -41,7 +40,7 @@ def create_engine(
     return LLMEngine(
         opened.runner,
         EngineConfig.for_runner(settings, opened.num_blocks, {"seed": 0}),
-        _load_tokenizer(folder),
+        open_tokenizer(folder) if folder else TokenIdsOnly("The network"),
         eos_token_ids=(*config.eos_token_ids, *defaults.eos_token_ids),
         defaults=defaults,
     )
@@ -140,29 +139,9 @@ def _read_settings(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     return settings
 
 
-def _load_tokenizer(folder: str | None) -> Detokenizing:
-    """The folder's tokenizer, which stop texts need; token ids alone do without one."""
-    if not folder or find_tokenizer_file(Path(folder)) is None:
-        return _NoText()
-    return load_tokenizer(folder)
-
-
 def _check_stop(engine: LLMEngine, params: SamplingParams) -> None:
-    if isinstance(engine.tokenizer, _NoText) and engine.defaults.resolve(params).stop:
+    if isinstance(engine.tokenizer, TokenIdsOnly) and engine.defaults.resolve(params).stop:
         raise ConfigError(
             "stop looks for text and this network has no tokenizer: build it with from_pretrained "
             "from a folder with a tokenizer, or use stop_token_ids."
         )
-
-
-class _NoText:
-    """Stands in for the tokenizer: the caller wants token ids only."""
-
-    def new_detokenizer(self) -> "_NoText":
-        return self
-
-    def feed(self, token_id: int) -> str:
-        return ""
-
-    def flush(self) -> str:
-        return ""

@@ -15,6 +15,7 @@ from mindformers_glm.serving.prompts import read_prompts
 from mindformers_glm.serving.result_file import check_place, write_atomically
 from mindformers_glm.system.interrupts import exit_at_once, on_interrupt, raise_once
 from mindformers_glm.system.log import note
+from mindformers_glm.tokenizer import TokenIdsOnly, find_tokenizer_file
 from mindformers_glm.weights.shares import is_share_folder
 
 
@@ -54,6 +55,10 @@ def create_llm(config: RunConfig) -> TextGenerator:
     """Load the model; this is where MindSpore is imported."""
     from mindformers_glm import LLM
 
+    folder = config.pretrained_model_dir
+    if (folder / "config.json").exists() and find_tokenizer_file(folder) is None:
+        # Prompts are texts here, and each would be refused, after the weights are loaded.
+        raise CheckpointError(TokenIdsOnly(str(folder)).refusal)
     llm: TextGenerator = LLM(config.pretrained_model_dir, **config.llm)
     return llm
 

@@ -1,18 +1,17 @@
 """A `tokenizer.json`: byte-level BPE as Hugging Face's fast tokenizers write it."""
 
-import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
+from mindformers_glm.tokenizer.added_tokens import write_pattern
 from mindformers_glm.tokenizer.detokenizer import byte_level_alphabet
 from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
 from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig, added_tokens_error
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary, require_unicode
 
 if TYPE_CHECKING:
-    from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
 _BYTE_OF_CHAR = byte_level_alphabet()
@@ -36,7 +35,15 @@ class FastVocabulary(Vocabulary):
         super().__init__(
             SpecialTokens.by_pattern(
                 {token.content: token_id for token_id, token in special.items()},
-                {token.content: _write_pattern(token) for token in special.values()},
+                {
+                    token.content: write_pattern(
+                        token.content,
+                        single_word=token.single_word,
+                        lstrip=token.lstrip,
+                        rstrip=token.rstrip,
+                    )
+                    for token in special.values()
+                },
             ),
             special_token_ids=special,
             eos_token_ids=() if eos_token_id is None else (eos_token_id,),
@@ -113,11 +120,3 @@ def _read_added_tokens(config: TokenizerConfig) -> dict[int, Any]:
         return {token_id: AddedToken(**token) for token_id, token in config.added_tokens.items()}
     except TypeError:
         raise added_tokens_error(config.path) from None
-
-
-def _write_pattern(token: "AddedToken") -> str:
-    """Write how the library finds a token: blanks around it and words may count."""
-    pattern = f"({re.escape(token.content)})"
-    if token.single_word:
-        pattern = rf"(?<!\w){pattern}(?!\w)"
-    return (r"\s*" if token.lstrip else "") + pattern + (r"\s*" if token.rstrip else "")

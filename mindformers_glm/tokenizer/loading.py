@@ -18,13 +18,19 @@ from mindformers_glm.tokenizer.sentencepiece_vocabulary import (
     CHATGLM3_SPECIAL_TOKENS,
     load_sentencepiece,
 )
+from mindformers_glm.tokenizer.token_ids_only import TokenIdsOnly
 from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig
 from mindformers_glm.tokenizer.vocabulary import Vocabulary
 
 # In the order in which a folder's are looked for.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 # What TokenizerConfig reads besides.
-_CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_CONFIG_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 
 _RANKS_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s")
 _FIRST_PIECE = b"\n"  # field 1 of the protobuf, with a length
@@ -46,6 +52,12 @@ def load_tokenizer(folder: str | Path) -> GlmTokenizer:
     vocabulary, built_in = _load_vocabulary(path, config)
     write_chat, chat_format, parsers = _choose_chat_format(vocabulary, built_in, config)
     return GlmTokenizer(vocabulary, write_chat, chat_format, str(path), parsers)
+
+
+def open_tokenizer(folder: str | Path) -> GlmTokenizer:
+    """As `load_tokenizer`; a folder that has none takes token ids only."""
+    path = require_folder(folder, CheckpointError)
+    return TokenIdsOnly(str(path)) if find_tokenizer_file(path) is None else load_tokenizer(path)
 
 
 def find_tokenizer_file(folder: Path) -> Path | None:
@@ -108,7 +120,10 @@ def _tell_chatglm(folder: Path, config: TokenizerConfig) -> str:
         CheckpointError: nothing in the folder tells.
     """
     added = {token["content"] for token in config.added_tokens.values()}
-    if "<|user|>" in added or "<|" in (config.chat_template or ""):
+    template = config.chat_template or ""
+    for name in added:  # a fine-tune's tokens tell nothing
+        template = template.replace(name, "")
+    if "<|user|>" in added or "<|" in template:
         return "chatglm3"
     code = folder / "tokenization_chatglm.py"  # read, not run
     if code.exists():

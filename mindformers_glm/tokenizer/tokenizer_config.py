@@ -29,7 +29,7 @@ class TokenizerConfig:
     Args:
         path: tokenizer_config.json, which need not exist.
         named_tokens: eos_token and the like, and the list additional_special_tokens.
-        added_tokens: added_tokens_decoder: id to the token's properties.
+        added_tokens: id to the token's properties, of added_tokens_decoder and added_tokens.json.
         chat_template: the template file's text, else the one in tokenizer_config.json.
         template_place: where it stands.
         name: the model's name on the hub, or where it was trained.
@@ -55,10 +55,15 @@ class TokenizerConfig:
         if "added_tokens_decoder" not in raw:  # older files; Hugging Face lets the map win then
             raw |= read_json_if_present(folder / "special_tokens_map.json", CheckpointError)
         template = _read_template_file(folder / _TEMPLATE_FILE)
+        named_tokens = _read_named_tokens(raw, path)
+        added_tokens = _read_added_tokens(raw, path)
+        # Beside a tokenizer.json the map is all that counts, for Hugging Face too.
+        if not added_tokens or not (folder / "tokenizer.json").exists():
+            added_tokens = _read_added_tokens_file(folder, named_tokens) | added_tokens
         return cls(
             path=path,
-            named_tokens=_read_named_tokens(raw, path),
-            added_tokens=_read_added_tokens(raw, path),
+            named_tokens=named_tokens,
+            added_tokens=added_tokens,
             add_prefix_space=raw.get("add_prefix_space", False),
             chat_template=template or _read_template(raw, path),
             template_place="in tokenizer_config.json" if template is None else _TEMPLATE_FILE,
@@ -98,6 +103,22 @@ def _read_added_tokens(raw: Mapping[str, Any], path: Path) -> dict[int, Mapping[
         if not isinstance(token, Mapping) or not isinstance(token.get("content"), str):
             raise added_tokens_error(path)
     return tokens
+
+
+def _read_added_tokens_file(
+    folder: Path, named_tokens: Mapping[str, Any]
+) -> dict[int, Mapping[str, Any]]:
+    """Read the tokens and ids of added_tokens.json; those that have a role are special."""
+    path = folder / "added_tokens.json"
+    raw = read_json_if_present(path, CheckpointError)
+    if any(type(token_id) is not int for token_id in raw.values()):
+        raise CheckpointError(f"{path} must map tokens to ids: download the file again.")
+    extra = named_tokens["additional_special_tokens"]
+    special = {*extra, *(name for name in named_tokens.values() if isinstance(name, str))}
+    return {
+        token_id: {"content": name, "special": name in special, "normalized": name not in special}
+        for name, token_id in raw.items()
+    }
 
 
 def added_tokens_error(path: Path) -> CheckpointError:

@@ -29,10 +29,16 @@ class SpecialTokens:
     Args:
         ids: the id of each.
         pattern: matches any of them; the group that takes part in a match is the name.
+        patterns: that of each.
     """
 
     ids: Mapping[str, int]
     pattern: re.Pattern[str]
+    patterns: Mapping[str, str]
+
+    def __or__(self, other: "SpecialTokens") -> "SpecialTokens":
+        """All of both."""
+        return self.by_pattern({**self.ids, **other.ids}, {**self.patterns, **other.patterns})
 
     @classmethod
     def as_written(cls, ids: Mapping[str, int]) -> "SpecialTokens":
@@ -43,7 +49,8 @@ class SpecialTokens:
     def by_pattern(cls, ids: Mapping[str, int], patterns: Mapping[str, str]) -> "SpecialTokens":
         """Find each token by its own pattern; the longest name where several begin alike."""
         longest_first = sorted(patterns, key=len, reverse=True)
-        return cls(ids, re.compile("|".join(patterns[name] for name in longest_first) or "(?!)"))
+        pattern = re.compile("|".join(patterns[name] for name in longest_first) or "(?!)")
+        return cls(ids, pattern, patterns)
 
     def split(self, text: str) -> list[Segment]:
         """Cut a text at its special tokens; the texts between them may be empty."""

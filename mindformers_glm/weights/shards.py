@@ -5,12 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.config.adapter import is_adapter_file, refuse_adapter_alone
+from mindformers_glm.config.glm_config import QUANTIZED_HINT
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.system.files import read_json_object
 from mindformers_glm.weights.pytorch_file import read_pytorch_file
 from mindformers_glm.weights.safetensors_header import read_header
 from mindformers_glm.weights.tensor_entry import TensorEntry
 
+# Old AutoGPTQ and AutoAWQ, whose weights may be gptq_model-4bit-128g.bin or a .pt.
+_QUANTIZER_FILES = ("quantize_config.json", "quant_config.json")
 _SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
 
 
@@ -66,20 +70,28 @@ def find_shards(folder: Path) -> Shards:
     """Find the files, of the first format of which there are any.
 
     Raises:
+        UnsupportedError: an adapter alone, or weights in the file format of a quantizing tool.
         CheckpointError: no weights, an index that is broken or names missing files, a missing
             shard, or several candidates of which none is clearly meant.
     """
     for kind in WEIGHT_FORMATS:
-        if any(folder.glob(kind.pattern)) or any(folder.glob(kind.index_pattern)):
+        if _list(folder, kind.pattern) or _list(folder, kind.index_pattern):
             return _find_shards_of(kind, folder)
+    refuse_adapter_alone(folder)
+    if any((folder / name).exists() for name in _QUANTIZER_FILES):
+        raise UnsupportedError(f"{folder} is of a quantizing tool, but {QUANTIZED_HINT}.")
     raise CheckpointError(
         f"{folder} holds no *.safetensors and no pytorch_model*.bin: download the model's weights "
         "into it (without Git-LFS a clone leaves them out)."
     )
 
 
+def _list(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if not is_adapter_file(path))
+
+
 def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
-    indexes = sorted(folder.glob(kind.index_pattern))
+    indexes = _list(folder, kind.index_pattern)
     if len(indexes) > 1:
         raise CheckpointError(
             f"{folder} has several indexes ({', '.join(index.name for index in indexes)}): "
@@ -107,7 +119,7 @@ def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
 
 def _find_without_index(kind: WeightFormat, folder: Path) -> list[Path]:
     single = folder / kind.single_file
-    files = [single] if single.exists() else sorted(folder.glob(kind.pattern))
+    files = [single] if single.exists() else _list(folder, kind.pattern)
     present = {file.name for file in files}
     expected = set()
     for file in files:

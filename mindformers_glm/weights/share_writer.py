@@ -37,6 +37,7 @@ from mindformers_glm.weights.shares import (
     is_share_folder,
     share_name,
 )
+from mindformers_glm.weights.surplus import check_repeats, tell_surplus
 
 _CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # What a folder holds besides weights: configuration and tokenizer.
@@ -61,6 +62,9 @@ def write_shares(folder: str | Path, output: Path, size: int) -> int:
         config = resolve_attention_bias(config, checkpoint)
         ranks = [TensorParallel(size, rank) for rank in range(size)]
         shares = [_list_sources(config, checkpoint, rank) for rank in ranks]
+        whole = build_rules(config)
+        check_repeats(whole, checkpoint)
+        tell_surplus(whole, checkpoint)
         num_bytes = sum(
             count_bytes(source, checkpoint) for share in shares for source in share.values()
         )
