@@ -12,8 +12,9 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
-from mindformers_glm.serving.inspect_memory import describe_memory, format_bytes
+from mindformers_glm.serving.inspect_memory import describe_memory
 from mindformers_glm.system.files import read_json_if_present
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.tokenizer import (
     GlmTokenizer,
     check_vocabulary,

@@ -13,10 +13,10 @@ from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.quantization_scheme import SCHEMES
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.memory_plan import MemorySupply, plan_kv_blocks, predict_demand
+from mindformers_glm.system.sizes import format_bytes
 
 _RANKS = (1, 2, 4, 8)
 _COLUMN_WIDTH = 12
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def describe_memory(
@@ -55,14 +55,6 @@ def describe_memory(
         *((name, value.rstrip()) for name, value in lines),
         _describe_fit(backend, config, settings),
     ]
-
-
-def format_bytes(num_bytes: int) -> str:
-    """Write a size for people: "17.51 GiB"."""
-    for size, unit in _UNITS:
-        if num_bytes >= size:
-            return f"{num_bytes / size:.2f} {unit}"
-    return f"{num_bytes} bytes"
 
 
 def _describe_fit(backend: Backend, config: GlmConfig, settings: RunnerSettings) -> tuple[str, str]:
