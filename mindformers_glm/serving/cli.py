@@ -100,19 +100,23 @@ def _run(words: list[str], prog: str, script_folder: Path | None) -> int:
             module = import_module(f"mindformers_glm.{file}")
             command.set_defaults(run=module.run, reject=command.reject)
             module.add_arguments(command)
+            command.add_argument("--version", action="store_true", help=version_help)
     if words[:1] in ([], ["-h"], ["--help"]):
         parser.print_help()
         return 0 if words else 2
-    if words[0] == "--version":
+    if words[0] == "--version" or (words[0] in COMMANDS and words[1:] == ["--version"]):
         return _print_versions()
     if words[0] not in COMMANDS:
         known = [*COMMANDS, "--version", "--help", "-h"]
-        nearest = difflib.get_close_matches(words[0], known, n=1, cutoff=0.0)
-        raise CommandLineError(f"Unknown command {words[0]!r}: did you mean {nearest[0]}?")
+        nearest = difflib.get_close_matches(words[0], known, n=1)
+        advice = f"did you mean {nearest[0]}?" if nearest else f"{prog} --help lists the commands."
+        raise CommandLineError(f"Unknown command {words[0]!r}: {advice}")
     try:
         arguments = parser.read(words)
     except SystemExit:  # --help of the command has been printed
         return 0
+    if arguments.version:
+        return _print_versions()
     exit_code: int = arguments.run(arguments)
     return exit_code
 
