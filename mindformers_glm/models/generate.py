@@ -44,6 +44,7 @@ def create_engine(
         _load_tokenizer(folder),
         eos_token_ids=(*config.eos_token_ids, *defaults.eos_token_ids),
         defaults=defaults,
+        max_position_embeddings=config.max_position_embeddings,
     )
 
 
