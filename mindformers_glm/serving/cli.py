@@ -64,6 +64,14 @@ def main(
         # Python flushes stdout again when it exits: give it a place that takes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").startswith("mindformers_glm"):
+            raise
+        return _fail(
+            f"The interpreter {sys.executable} has no {problem.name}: activate the environment, or "
+            "run `pip install -e .` in the source folder.",
+            1,
+        )
     except Exception as problem:
         defect = f"internal error, {type(problem).__name__}: {first_words(problem)}"
         hint = "" if is_verbose() else " (run again with --verbose for the whole story)"
