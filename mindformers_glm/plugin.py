@@ -5,6 +5,9 @@ Upstream has no plugin discovery, so importing `mindformers_glm` is the hook. Re
 whichever order they are imported.
 """
 
+# The launcher tells older Pythons what is wrong and has to be imported for that.
+from __future__ import annotations
+
 import importlib
 import importlib.abc
 import importlib.machinery

@@ -31,11 +31,6 @@ if ! command -v "$PYTHON" > /dev/null; then
   echo "error: There is no interpreter $PYTHON: activate the environment, or name one in PYTHON." >&2
   exit 1
 fi
-if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))'; then
-  echo "error: Python 3.10 or 3.11 is needed, and $PYTHON is another: activate the environment," \
-      "or name its interpreter in PYTHON." >&2
-  exit 1
-fi
 root=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 # Each process starts many threads: allow as many as the system lets this user have.
