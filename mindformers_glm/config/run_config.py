@@ -138,7 +138,9 @@ def _find_config(name: str, script_folder: Path | None) -> Path:
             return candidate
     for candidate in candidates:
         if candidate.is_dir():
-            files_in_it = sorted([*candidate.glob("*.yaml"), *candidate.glob("*/*.yaml")])
+            files_in_it = sorted(
+                [*candidate.glob("[!.]*.yaml"), *candidate.glob("[!.]*/[!.]*.yaml")]
+            )
             advice = f"such as {files_in_it[0]}" if files_in_it else "and it holds none"
             raise ConfigError(f"--config {name} is a folder: give a YAML file, {advice}.")
     looked = " or ".join(map(str, candidates[:3]))

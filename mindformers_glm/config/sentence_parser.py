@@ -1,6 +1,7 @@
 """Command lines whose errors are one sentence; knows no setting, so that --help answers at once."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -33,7 +34,8 @@ class SentenceParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, and what it calls for a command's own parser too."""
-        return super().parse_known_args([self._with_underscores(word) for word in args], namespace)
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._with_underscores(word) for word in words], namespace)
 
     def _with_underscores(self, word: str) -> str:
         """The word as the option is called, if it is one: a prompt may look like one too."""
