@@ -125,9 +125,9 @@ def _claim(target: Path) -> bool:
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         claim.bind(name)
-    except OSError:
+    except OSError as problem:
         claim.close()
-        return False
+        return problem.errno != errno.EADDRINUSE  # a system without such names tells nothing
     _claims[name] = claim
     return True
 
