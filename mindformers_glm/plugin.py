@@ -5,6 +5,9 @@ Upstream has no plugin discovery, so importing `mindformers_glm` is the hook. Re
 whichever order they are imported.
 """
 
+# The launcher tells older Pythons what is wrong and has to be imported for that.
+from __future__ import annotations
+
 import functools
 import importlib
 import importlib.abc
@@ -32,7 +35,8 @@ def register() -> None:
     and with legacy=True, because look-ups before a context with `use_legacy False` exists take the
     unprefixed names.
     """
-    from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from mindformers.models import PreTrainedTokenizerFast
     from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
     from mindformers_glm.config.glm_config import DIALECTS
@@ -51,6 +55,8 @@ def register() -> None:
                     cls, module_type=module_type, legacy=legacy, search_names=names
                 )
         AutoConfig.register(config.model_type, config, exist_ok=True)
+        # Without an entry, pipeline(model=DIR, tokenizer=DIR) takes the name for the tokenizer.
+        AutoTokenizer.register(config, fast_tokenizer_class=PreTrainedTokenizerFast, exist_ok=True)
         for auto_class in (AutoModel, AutoModelForCausalLM):
             auto_class.register(config, networks[0], exist_ok=True)
     for auto_class in (AutoConfig, AutoModel, AutoModelForCausalLM):

@@ -28,7 +28,7 @@ __all__ = [
 BACKENDS: dict[str, Backend] = {"CPU": CpuBackend()}
 # What device_target may say and this version cannot do.
 _MISSING = {
-    "Ascend": "device_target Ascend is not implemented in this version: use --device_target CPU."
+    "Ascend": "device_target Ascend is not implemented in this version: set device_target to CPU."
 }
 
 

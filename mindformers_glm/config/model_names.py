@@ -47,10 +47,11 @@ def find_repository(name: str, source: str) -> str:
     if published := _find_published(name):
         return f"{_OWNERS[source]}/{published}"
     if "/" not in name:
-        nearest = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.0)
+        nearest = difflib.get_close_matches(name.lower(), _NAMES, n=1)
+        guess = f"did you mean {_NAMES[nearest[0]]}? Another" if nearest else "a"
         raise ConfigError(
-            f"No published model is called {name!r}: did you mean {_NAMES[nearest[0]]}? Another "
-            "repository is named with its owner, OWNER/NAME."
+            f"No published model is called {name!r}: {guess} repository is named with its owner, "
+            "OWNER/NAME."
         )
     return name
 

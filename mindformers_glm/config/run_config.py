@@ -126,6 +126,10 @@ def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | N
         environ["MS_DEV_SAVE_GRAPHS_PATH"] = str(config.save_graphs_path)
 
 
+def _package_folder() -> Path:
+    return Path(str(files("mindformers_glm")))
+
+
 def _path(name: str) -> Path:
     return Path(os.path.expanduser(name))  # unlike Path's own, it leaves ~unknown as it is
 
@@ -134,16 +138,24 @@ def _find_config(name: str, script_folder: Path | None) -> Path:
     if not name:
         raise ConfigError("--config is empty: give the name of a YAML file, or leave it out.")
     path = _path(name)
-    candidates = [path]
-    if not path.is_absolute():
-        if script_folder is not None:
-            candidates.append(script_folder / path)
-        # Where `pip install .` puts configs/ (data_files in setup.py).
-        candidates.append(Path(sysconfig.get_path("data")) / "share" / "mindformers_glm" / path)
+    beside = [script_folder] if script_folder is not None else []
+    # A checkout, and where pip puts configs/ (data_files in setup.py) without and with --user.
+    beside.append(_package_folder().parent)
+    for scheme in (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")):
+        beside.append(Path(sysconfig.get_path("data", scheme)) / "share" / "mindformers_glm")
+    # An absolute name stays what it is behind any folder.
+    candidates = list(dict.fromkeys([path, *(folder / path for folder in beside)]))
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    looked = " or ".join(str(candidate) for candidate in candidates)
+    for candidate in candidates:
+        if candidate.is_dir():
+            files_in_it = sorted(
+                [*candidate.glob("[!.]*.yaml"), *candidate.glob("[!.]*/[!.]*.yaml")]
+            )
+            advice = f"such as {files_in_it[0]}" if files_in_it else "and it holds none"
+            raise ConfigError(f"--config {name} is a folder: give a YAML file, {advice}.")
+    looked = " or ".join(map(str, candidates[:3]))
     raise ConfigError(f"The config file {name} does not exist (looked for {looked}).")
 
 
@@ -198,4 +210,4 @@ def _checkpoint_folder(pretrained_model_dir: str, load_checkpoint: str) -> tuple
         )
     if given:
         return given[0], False
-    return Path(str(files("mindformers_glm"))) / "assets" / "glm4-mini", True
+    return _package_folder() / "assets" / "glm4-mini", True

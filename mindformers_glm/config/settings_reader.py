@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mindformers_glm.config.refused_settings import find_refusal
+from mindformers_glm.config.sentence_parser import CommandLineError
 from mindformers_glm.config.setting import Setting
 from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.core.errors import ConfigError
@@ -110,8 +111,10 @@ def setting_from_text(name: str, texts: list[str]) -> tuple[Setting, Given]:
     """The setting that `--name texts...` on the command line gives.
 
     Raises:
+        CommandLineError: the value cannot be read.
         ConfigError: there is no such setting, or it does not take this value.
     """
+    name = name.replace("-", "_")
     refuse_if_listed(name, COMMAND_LINE)
     setting = SETTINGS.find(name, on_command_line=True)
     if setting is None:
@@ -143,9 +146,16 @@ def unknown_name(name: str, source: str) -> ConfigError:
             f"config {source} is no setting: give the YAML file as --config FILE on its own."
         )
     # What only the command line has, beside the settings.
-    extra = ("config", "options") if source == COMMAND_LINE else ()
+    extra = ("config", "options", "help", "version") if source == COMMAND_LINE else ()
     nearest = SETTINGS.nearest_name(name, extra=extra)
-    return ConfigError(f"Unknown setting {name} {source}: did you mean {nearest}?")
+    block = name.rpartition(".")[0]
+    if nearest:
+        advice = f"did you mean {nearest}?"
+    elif SETTINGS.is_block(block):
+        advice = f"{block} holds others, {_some_keys(block)}."
+    else:
+        advice = "mindformers-glm predict --help lists them."
+    return ConfigError(f"Unknown setting {name} {source}: {advice}")
 
 
 def _some_keys(block: str) -> str:
@@ -181,7 +191,8 @@ def _read_value(setting: Setting, raw: Any, name: str, source: str, *, from_text
         else:
             value = setting.type.from_text(raw)
     except ValueError:
-        raise ConfigError(
+        error = CommandLineError if from_text else ConfigError
+        raise error(
             f"{name} {source} must be {setting.type.description}, got {_shortened(raw)}."
         ) from None
     # `is` for bool against int: True == 1 in Python, and neither may pass for the other.
@@ -216,10 +227,15 @@ def _shown(value: Any) -> str:
 
 def _add(settings: dict[str, Given], setting: Setting, given: Given) -> None:
     """Enter a setting; two names of one setting in one file must agree."""
-    other = settings.get(setting.path)
-    if other is not None and other.value != given.value:
-        raise ConfigError(
-            f"{other.name} and {given.name} {given.source} mean the same setting but differ: "
-            f"{other.value} and {given.value}; keep one."
-        )
+    if setting.path in settings:
+        check_agreement(settings[setting.path], given)
     settings[setting.path] = given
+
+
+def check_agreement(one: Given, other: Given) -> None:
+    """Raise if two names of one setting, given in one place, have two values."""
+    if one.value != other.value:
+        raise ConfigError(
+            f"{one.name} and {other.name} {other.source} mean the same setting but differ: "
+            f"{one.value} and {other.value}; keep one."
+        )

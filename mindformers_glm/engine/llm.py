@@ -17,6 +17,7 @@ from mindformers_glm.engine.agreement import check_requests_are_shared
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
 from mindformers_glm.engine.llm_arguments import (
     Prompt,
+    check_single_prompt,
     check_types,
     is_list,
     is_single_prompt,
@@ -154,6 +155,7 @@ class LLM:
             ),
             defaults=model.defaults,
             special_token_ids=self.tokenizer.special_token_ids,
+            max_position_embeddings=self.config.max_position_embeddings,
         )
 
     def generate(
@@ -204,7 +206,12 @@ class LLM:
         incomplete. Leaving the loop early ends the request. `tools` are descriptions of functions
         that the model may call; they need a prompt that the chat template writes. For such a prompt
         `reply` is the answer told apart (thoughts, content, tool calls), `delta_reply` its growth.
+
+        Raises:
+            PromptError: several prompts are given.
+            ConfigError: sampling_params or tools are something else.
         """
+        check_single_prompt(prompt)
         request_id = self._add(prompt, sampling_params, tools)
         try:
             self._check_ranks_agree([request_id])

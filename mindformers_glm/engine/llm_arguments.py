@@ -32,7 +32,28 @@ def is_single_prompt(prompts: Prompt | Items[Prompt]) -> bool:
 
 def is_list(value: Any) -> bool:
     """Whether it can be token ids or messages; bytes hold numbers too, but nobody means those."""
-    return isinstance(value, Items | np.ndarray) and not isinstance(value, str | bytes | bytearray)
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Items) and not isinstance(value, str | bytes | bytearray)
+
+
+def check_single_prompt(prompt: Any) -> None:
+    """Refuse a list of prompts where one is wanted; what else may be wrong is found later."""
+    if is_list(prompt) and len(prompt) > 0 and (isinstance(prompt[0], str) or is_list(prompt[0])):
+        raise PromptError(
+            f"stream() answers one prompt, got a list of {len(prompt)}: give generate() several."
+        )
+
+
+def check_tools(tools: Any) -> None:
+    """Refuse what are no descriptions of functions; None is fine."""
+    if tools is not None and not (
+        is_list(tools) and all(isinstance(tool, Mapping) or callable(tool) for tool in tools)
+    ):
+        raise ConfigError(
+            'tools must be a list of {"type": "function", "function": {...}}, one for each '
+            f"function that the model may call, got {tools!r}."
+        )
 
 
 def spread_params(
@@ -55,7 +76,8 @@ def check_params(params: Any) -> None:
     """Refuse what is no SamplingParams; None is fine."""
     if params is not None and not isinstance(params, SamplingParams):
         raise ConfigError(
-            f"sampling_params must be SamplingParams or a list of them, got {params!r}."
+            "sampling_params must be SamplingParams (for generate() also a list, one for each "
+            f"prompt), got {params!r}."
         )
 
 

@@ -13,6 +13,7 @@ from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
+from mindformers_glm.engine.llm_arguments import is_list
 from mindformers_glm.engine.request_output import FinishReason, RequestOutput
 from mindformers_glm.engine.sampler import NonFiniteLogitsError, keep_freed_memory, sample_token
 from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings
@@ -41,6 +42,7 @@ class LLMEngine:
         eos_token_ids: tokens that end an answer, unless a request ignores them.
         defaults: what requests get that leave a setting open.
         special_token_ids: tokens without text; where they stand in an answer is kept.
+        max_position_embeddings: up to where `max_model_len` could be raised; None: not at all.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class LLMEngine:
         eos_token_ids: Items[int],
         defaults: GenerationDefaults | None = None,
         special_token_ids: Collection[int] = (),
+        max_position_embeddings: int | None = None,
     ) -> None:
         self.config = config
         self.runner = runner
@@ -63,6 +66,10 @@ class LLMEngine:
         self._requests: dict[str, _RunningRequest] = {}
         self.measured: list[Sequence] = []  # texts whose logits somebody reads (row_logits.py)
         self._num_requests_seen = 0
+        # What to do with a text that is too long.
+        self.length_advice = "shorten it"
+        if (max_position_embeddings or 0) > config.max_model_len:
+            self.length_advice += f" or raise max_model_len (up to {max_position_embeddings})"
         # Of the step under way, or one that was interrupted.
         self._outputs: list[RequestOutput] = []
         self.num_drafted = 0  # tokens guessed by prompt lookup
@@ -96,8 +103,8 @@ class LLMEngine:
             raise ValueError(f"request {request_id!r} is already running")
         settings = self.defaults.resolve(params or SamplingParams())
         index = self._num_requests_seen
-        self._num_requests_seen += 1  # also for a bad prompt: it must not shift others' draws
-        check_prompt(prompt_token_ids, self.config.max_model_len, self.runner.vocab_size)
+        self.count_request()
+        self._check_prompt(prompt_token_ids)
         seed = settings.seed if settings.seed is not None else [self.config.seed, index]
         stop_token_ids = set(settings.stop_token_ids)
         if not settings.ignore_eos:
@@ -113,6 +120,10 @@ class LLMEngine:
         )
         self._requests[request_id] = _RunningRequest(sequence, self.tokenizer.new_detokenizer())
         self.scheduler.add(sequence)
+
+    def count_request(self) -> None:
+        """Use up a request's number, also a refused one's: it must not shift others' draws."""
+        self._num_requests_seen += 1
 
     def step(self) -> list[RequestOutput]:
         """Run one batch and return an output for each request that got tokens or ended.
@@ -222,6 +233,19 @@ class LLMEngine:
             "raise max_device_memory, or lower max_model_len to refuse it earlier.",
         )
 
+    def _check_prompt(self, token_ids: Items[int]) -> None:
+        """Refuse a prompt that the network cannot continue.
+
+        Raises:
+            PromptError: it is empty, leaves no room for an answer, or has tokens that do not exist.
+        """
+        check_token_ids(token_ids, self.runner.vocab_size)
+        if len(token_ids) >= self.config.max_model_len:
+            raise PromptError(
+                f"The prompt has {len(token_ids)} tokens and the limit is max_model_len="
+                f"{self.config.max_model_len} for prompt and answer together: {self.length_advice}."
+            )
+
     @property
     def _num_measured_blocks(self) -> int:
         return sum(len(text.block_table) for text in self.measured)
@@ -291,27 +315,13 @@ class _RunningRequest:
         )
 
 
-def check_prompt(token_ids: Items[int], max_model_len: int, vocab_size: int) -> None:
-    """Refuse a prompt that the network cannot continue.
-
-    Raises:
-        PromptError: it is empty, leaves no room for an answer, or names tokens that do not exist.
-    """
-    check_token_ids(token_ids, vocab_size)
-    if len(token_ids) >= max_model_len:
-        raise PromptError(
-            f"The prompt has {len(token_ids)} tokens and the limit is max_model_len="
-            f"{max_model_len} for prompt and answer together: shorten it or raise --max_model_len."
-        )
-
-
 def check_token_ids(token_ids: Items[int], vocab_size: int) -> None:
     """Refuse what the network cannot embed.
 
     Raises:
         PromptError: it is no list, there is no token, or one is not in the vocabulary.
     """
-    if isinstance(token_ids, str | bytes) or not isinstance(token_ids, Items | np.ndarray):
+    if not is_list(token_ids):
         raise PromptError(
             f"Token ids must be a list of whole numbers, got a {type(token_ids).__name__}."
         )

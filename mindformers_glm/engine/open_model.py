@@ -14,6 +14,7 @@ from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.memory_plan import check_memory_before_loading, plan_kv_blocks_of
+from mindformers_glm.system.log import note
 from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, open_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
@@ -112,6 +113,8 @@ def open_runner(
     """
     # From the sizes in the headers; again below with the real ones.
     check_memory_before_loading(backend, config, settings, cap_bytes, group)
+    if checkpoint.dtype != settings.params_dtype:
+        note(f"weights stored in {checkpoint.dtype} run in {settings.params_dtype} (params_dtype)")
     runner = backend.create_runner(config, checkpoint, settings, packed_cache)
     try:
         num_blocks = plan_kv_blocks_of(backend, runner, settings, cap_bytes, group)

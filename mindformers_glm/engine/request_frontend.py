@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from mindformers_glm.core.errors import PromptError
 from mindformers_glm.engine.generation_defaults import DEFAULT_MAX_NEW_TOKENS
-from mindformers_glm.engine.llm_arguments import Prompt, check_params, is_list
+from mindformers_glm.engine.llm_arguments import Prompt, check_params, check_tools, is_list
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
@@ -78,10 +78,11 @@ class RequestFrontend:
             params: None: as the checkpoint says.
             tools: descriptions of functions that the model may call.
         Raises:
-            ConfigError: `params` is of another type, or the checkpoint has no chat template.
+            ConfigError: `params` or `tools` are of another type, or there is no chat template.
             CheckpointError: its chat template is broken.
         """
         check_params(params)
+        check_tools(tools)
         params = params or SamplingParams()
         try:
             token_ids, is_chat = self.encode(prompt, tools)
@@ -105,7 +106,9 @@ class RequestFrontend:
             and engine.defaults.resolve(request.params).stop
         ):
             error = f"stop looks for text (stop_token_ids do not): {self._tokenizer.refusal}"
-        if error is None:
+        if error is not None:
+            engine.count_request()
+        else:
             try:
                 engine.add_request(request.request_id, request.token_ids, request.params)
             except PromptError as problem:
@@ -134,7 +137,8 @@ class RequestFrontend:
             return self._tokenizer.encode(prompt), False
         if not is_list(prompt):
             raise PromptError(
-                f"A prompt must be a text, token ids or messages, got a {type(prompt).__name__}."
+                "A prompt must be a text, a list of token ids or a list of messages, got a "
+                f"{type(prompt).__name__}."
             )
         if len(prompt) > 0 and isinstance(prompt[0], Mapping):
             return self._tokenizer.encode_chat(prompt, tools), True  # type: ignore[arg-type]

@@ -20,12 +20,16 @@ from mindformers_glm.engine.generation_defaults import (
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.open_model import OpenRunner
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.models.streaming import StreamerFeed
 from mindformers_glm.models.token_id_prompts import read_prompts
 from mindformers_glm.tokenizer import TokenIdsOnly, open_tokenizer
 
 _PARAMS = tuple(field.name for field in fields(SamplingParams))
 # Hugging Face's names for what SamplingParams calls stop_token_ids and stop.
 _ALIASES = ("eos_token_id", "stop_strings")
+# What upstream's text generation pipeline passes on beside the settings: it has formed the batch
+# by then, and reads no pictures or sounds (mindformers 1.7.0, pipeline/pipeline.py).
+_OF_THE_PIPELINE = ("batch_size", "image_processor", "audio_processor", "model_name")
 
 
 def create_engine(
@@ -43,6 +47,7 @@ def create_engine(
         open_tokenizer(folder) if folder else TokenIdsOnly("The network"),
         eos_token_ids=(*config.eos_token_ids, *defaults.eos_token_ids),
         defaults=defaults,
+        max_position_embeddings=config.max_position_embeddings,
     )
 
 
@@ -52,6 +57,8 @@ def generate(
     generation_config: Any = None,
     seed: int | None = None,
     attention_mask: Any = None,
+    streamer: Any = None,
+    pad_token_id: int | None = None,
     **kwargs: Any,
 ) -> list[np.ndarray]:
     """See GlmInferenceModel.generate.
@@ -62,12 +69,17 @@ def generate(
         PromptError: a prompt is empty, too long, or has ids outside the vocabulary; or the mask is
             not one of these prompts.
     """
-    params = _read_params(generation_config, seed, kwargs)
-    prompts = read_prompts(input_ids, attention_mask)
+    settings = {name: value for name, value in kwargs.items() if name not in _OF_THE_PIPELINE}
+    params = _read_params(generation_config, seed, settings)
+    prompts = read_prompts(input_ids, attention_mask, pad_token_id)
     _check_stop(engine, params)
     # Whoever holds the network may have changed its weights since the last call.
     engine.pool.forget_all()
-    return _run(engine, prompts, params)
+    feed = StreamerFeed(streamer, prompts)
+    try:
+        return _run(engine, prompts, params, feed)
+    finally:
+        feed.end()
 
 
 def _read_params(
@@ -87,7 +99,9 @@ def _read_params(
     return params
 
 
-def _run(engine: LLMEngine, prompts: list[list[int]], params: SamplingParams) -> list[np.ndarray]:
+def _run(
+    engine: LLMEngine, prompts: list[list[int]], params: SamplingParams, feed: StreamerFeed
+) -> list[np.ndarray]:
     answers: dict[str, list[int]] = {}
     request_ids = [str(index) for index in range(len(prompts))]
     try:
@@ -97,6 +111,7 @@ def _run(engine: LLMEngine, prompts: list[list[int]], params: SamplingParams) ->
             for output in engine.step():
                 if output.error:
                     raise ConfigError(f"prompt {output.request_id}: {output.error}")
+                feed.put(output.delta_token_ids)
                 if output.finished:
                     answers[output.request_id] = list(output.token_ids)
     finally:

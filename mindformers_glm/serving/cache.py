@@ -9,7 +9,7 @@ from pathlib import Path
 from mindformers_glm.config.environment import packed_cache_folder
 from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.engine.memory_plan import format_memory
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.packed_cache import FOLDER_NAME, list_caches
 from mindformers_glm.weights.packed_file import verify_file
 from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader
@@ -76,7 +76,7 @@ def _describe(file: Path, header: PackedHeader | None) -> Iterator[tuple[str, st
         stat = file.stat()
     except FileNotFoundError:  # removed meanwhile
         return
-    yield "size", format_memory(stat.st_size)
+    yield "size", format_bytes(stat.st_size)
     yield "written", time.strftime("%Y-%m-%d %H:%M", time.localtime(stat.st_mtime))
 
 
@@ -102,7 +102,7 @@ def _clear(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
             continue
         except OSError as problem:
             raise ConfigError(f"Cannot remove {file}: {problem.strerror}.") from None
-        print(f"removed {file} ({format_memory(num_bytes)})")
+        print(f"removed {file} ({format_bytes(num_bytes)})")
     return 0
 
 

@@ -16,10 +16,10 @@ from mindformers_glm.config.adapter import ADAPTER_CONFIG
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import default_folder, find_repository
 from mindformers_glm.core.errors import ConfigError, GlmError
-from mindformers_glm.engine.memory_plan import format_memory
 from mindformers_glm.serving.hubs import HUBS, DownloadError, Hub, Listing
 from mindformers_glm.serving.inspect import inspect_checkpoint
 from mindformers_glm.system.log import note
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.shards import WEIGHT_FORMATS
 
 # Beside the weights: config, tokenizer, templates, and the terms under which all is given.
@@ -137,8 +137,8 @@ def _check_space(listing: Listing, names: Sequence[str], partial: Path) -> None:
     free = shutil.disk_usage(partial).free
     if needed > free:
         raise DownloadError(
-            f"{listing.repo_id} needs {format_memory(needed)} more, {partial.parent} has "
-            f"{format_memory(free)} free: make room or give another --output."
+            f"{listing.repo_id} needs {format_bytes(needed)} more, {partial.parent} has "
+            f"{format_bytes(free)} free: make room or give another --output."
         )
 
 

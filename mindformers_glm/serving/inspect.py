@@ -19,8 +19,9 @@ from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.llm_arguments import read_size
-from mindformers_glm.serving.inspect_memory import Fit, count_memory, format_bytes
+from mindformers_glm.serving.inspect_memory import Fit, count_memory
 from mindformers_glm.system.files import read_json_if_present
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.tokenizer import (
     GlmTokenizer,
     TokenIdsOnly,

@@ -19,10 +19,10 @@ from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.quantization_scheme import SCHEMES
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.memory_plan import check_memory_before_loading, predict_demand
+from mindformers_glm.system.sizes import format_bytes
 
 _RANKS = (1, 2, 4, 8)
 _COLUMN_WIDTH = 12
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 @dataclass(frozen=True)
@@ -137,11 +137,3 @@ class Fit:
             f"runs it in {self.params_dtype}: {format_bytes(self.least_bytes)} of {there_is} "
             f"available, for one sequence of {self.max_model_len} tokens",
         )
-
-
-def format_bytes(num_bytes: int) -> str:
-    """Write a size for people: "17.51 GiB"."""
-    for size, unit in _UNITS:
-        if num_bytes >= size:
-            return f"{num_bytes / size:.2f} {unit}"
-    return f"{num_bytes} bytes"

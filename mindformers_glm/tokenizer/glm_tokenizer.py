@@ -98,7 +98,7 @@ class GlmTokenizer:
         if self._write_chat is None:
             raise ConfigError(
                 f"{self._source} has no chat template (chat_template.jinja, or chat_template in "
-                "tokenizer_config.json): use --apply_chat_template False, or add the file."
+                "tokenizer_config.json): add it, or give a text with apply_chat_template False."
             )
         return self.encode_segments(self._write_chat(messages, tools))
 

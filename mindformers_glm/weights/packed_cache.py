@@ -17,6 +17,7 @@ import numpy as np
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.system.log import detail, note
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_file import SUFFIX, read_file, read_header, write_file
 from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader, lay_out
@@ -110,8 +111,8 @@ class PackedCache:
             free = shutil.disk_usage(self._folder).free
             if free < num_bytes + _SPARE_BYTES:
                 self._tell_not_written(
-                    f"it needs {num_bytes / 2**30:.1f} GB and 1 GB to spare, "
-                    f"{free / 2**30:.1f} GB are free"
+                    f"it needs {format_bytes(num_bytes)} and 1 GB to spare, "
+                    f"{format_bytes(free)} are free"
                 )
                 return
             write_file(self.file, planned, self._arrays)
@@ -119,8 +120,8 @@ class PackedCache:
             self._tell_not_written(problem.strerror or str(problem))
             return
         note(
-            f"the packed cache {self.file} ({num_bytes / 2**30:.1f} GB) is written and makes the "
-            "next start faster; --packed_cache off does without, `mindformers-glm cache` lists "
+            f"the packed cache {self.file} ({format_bytes(num_bytes)}) is written and makes the "
+            "next start faster; packed_cache off does without, `mindformers-glm cache` lists "
             "and removes"
         )
 

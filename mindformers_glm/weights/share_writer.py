@@ -20,6 +20,7 @@ from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.new_folder import new_folder
 from mindformers_glm.system.progress import Progress
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import (
     SourceTensor,
@@ -97,8 +98,8 @@ def _check_place(output: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(output.parent).free
     if free < num_bytes + _SPARE_BYTES:
         raise CheckpointError(
-            f"{output} needs {num_bytes / 2**30:.1f} GB of disk and 1 GB to spare, "
-            f"{free / 2**30:.1f} GB are free: give a place on another disk with --output."
+            f"{output} needs {format_bytes(num_bytes)} of disk and 1 GB to spare, "
+            f"{format_bytes(free)} are free: give a place on another disk with --output."
         )
 
 

@@ -83,6 +83,8 @@ def test_two_runs_in_one_folder_leave_one_whole_result(
     processes = [start(*argv, prompt) for prompt in ("hello", "bye")]
     runs = [finish(process) for process in processes]
     assert [(run.exit_code, run.errors) for run in runs] == [(0, []), (0, [])]
+    told = [note for run in runs for note in run.notes if f"another run writes to {RESULT}" in note]
+    assert len(told) == 1  # the one that came second
     answers = [[ast.literal_eval(run.stdout[0])] for run in runs]
     assert ast.literal_eval((work / RESULT).read_text(encoding="utf-8")) in answers
     assert [path.name for path in work.iterdir()] == [RESULT]

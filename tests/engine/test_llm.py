@@ -43,11 +43,51 @@ def test_arrays_of_token_ids_are_prompts(checkpoint: Path) -> None:
     assert [output.prompt_token_ids for output in outputs] == [[5, 6], [7, 8]]
 
 
-@pytest.mark.parametrize("prompt", [None, 1.5, {1, 2}, b"abc"])
+@pytest.mark.parametrize("prompt", [None, 1.5, {1, 2}, b"abc", np.array(5)])
 def test_a_prompt_of_another_type_is_refused(checkpoint: Path, prompt: Any) -> None:
     bad, good = LLM(checkpoint).generate([prompt, "a"], SHORT)
-    assert "A prompt must be a text, token ids or messages" in (bad.error or "")
+    assert "A prompt must be a text, a list of token ids or a list of" in (bad.error or "")
     assert good.error is None
+
+
+@pytest.mark.parametrize("prompts", [np.array(5), np.array("abc"), 5, {"a"}, b"abc"])
+def test_what_holds_no_prompts_is_refused_as_a_whole(checkpoint: Path, prompts: Any) -> None:
+    with pytest.raises(PromptError, match=r"generate\(\) takes a text, token ids, messages, or a"):
+        LLM(checkpoint).generate(prompts, SHORT)
+
+
+@pytest.mark.parametrize(
+    "prompts", [["a", "b"], ["a"], [[1, 2], [3]], np.array([[1, 2], [3, 4]]), [[{"role": "user"}]]]
+)
+def test_a_stream_of_several_prompts_is_refused(checkpoint: Path, prompts: Any) -> None:
+    with pytest.raises(PromptError, match=r"stream\(\) answers one prompt, got a list of \d"):
+        next(LLM(checkpoint).stream(prompts, SHORT))
+
+
+@pytest.mark.parametrize("tools", [5, "search", {"type": "function"}, [5], True])
+def test_tools_of_another_type_are_refused_by_name(checkpoint: Path, tools: Any) -> None:
+    with pytest.raises(ConfigError, match="tools must be a list of "):
+        LLM(checkpoint).chat([{"role": "user", "content": "a"}], SHORT, tools=tools)
+
+
+def test_a_text_that_cannot_be_encoded_does_not_shift_the_draws_of_others(checkpoint: Path) -> None:
+    warm = SamplingParams(temperature=2.0, max_new_tokens=8)
+    bad_text, bad_ids = (
+        LLM(checkpoint).generate([bad, "a"], warm) for bad in ("\ud800", [VOCAB + 1])
+    )
+    assert [outputs[0].finish_reason for outputs in (bad_text, bad_ids)] == ["error", "error"]
+    assert bad_text[1].token_ids == bad_ids[1].token_ids
+
+
+def test_a_longer_max_model_len_is_advised_where_there_is_one(checkpoint: Path) -> None:
+    advice = f"shorten it or raise max_model_len (up to {CONTEXT})."
+    for length in (CONTEXT, 20):
+        llm = LLM(checkpoint, max_model_len=length)
+        (output,) = llm.generate("b" * CONTEXT, SHORT)
+        assert (output.error or "").endswith(advice if length == 20 else "together: shorten it.")
+        with pytest.raises(PromptError) as error:
+            llm.logits([1] * (CONTEXT + 1))
+        assert str(error.value).endswith(advice if length == 20 else ": shorten it.")
 
 
 def test_no_prompts_no_outputs(checkpoint: Path) -> None:

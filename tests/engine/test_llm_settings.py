@@ -43,6 +43,15 @@ def test_the_number_of_threads_reaches_the_backend(checkpoint: Path, backend: Fa
     assert backend.num_threads == [1, None]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_weights_that_run_in_another_type_are_told(
+    checkpoint: Path, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LLM(checkpoint, params_dtype=dtype)
+    expected = f"mindformers_glm: weights stored in float32 run in {dtype} (params_dtype)\n"
+    assert capsys.readouterr().err == (expected if dtype != "float32" else "")
+
+
 @pytest.mark.parametrize("is_enabled", [True, False])
 def test_prefix_caching_can_be_switched_off(checkpoint: Path, is_enabled: bool) -> None:
     llm = LLM(checkpoint, enable_prefix_caching=is_enabled, block_size=4)
@@ -65,7 +74,7 @@ def test_a_length_beyond_the_checkpoints_is_refused(checkpoint: Path) -> None:
 
 
 def test_too_small_a_cap_fails_before_loading(checkpoint: Path, backend: FakeBackend) -> None:
-    with pytest.raises(MemoryBudgetError, match="but max_device_memory allows 10 KB"):
+    with pytest.raises(MemoryBudgetError, match=r"but max_device_memory allows 10\.0 KB"):
         LLM(checkpoint, max_device_memory="10KB")
     assert backend.settings == []
 

@@ -1,5 +1,6 @@
 """YAML + command line + environment -> RunConfig."""
 
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,33 @@ def test_relative_config_is_found_where_pip_installed_it(
     folder = tmp_path / "share" / "mindformers_glm" / "configs"
     folder.mkdir(parents=True)
     yaml_file(folder, {"seed": 3})
-    monkeypatch.setattr("sysconfig.get_path", {"data": str(tmp_path)}.__getitem__)
-    assert load("--config", "configs/run.yaml").llm["seed"] == 3
+    for scheme in (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")):
+        places = {("data", scheme): str(tmp_path)}
+        monkeypatch.setattr(
+            "sysconfig.get_path", lambda *asked, found=places: found.get(asked, "/")
+        )
+        assert load("--config", "configs/run.yaml").llm["seed"] == 3
+
+
+def test_config_is_found_beside_the_package_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load("--config", "configs/chatglm/predict_chatglm3_6b.yaml")
+    assert config.llm["params_dtype"] == "float16"
+
+
+def test_a_folder_as_config_is_told_with_a_file_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, message in (
+        (str(tmp_path), "is a folder: give a YAML file, and it holds none"),
+        ("configs", r"configs is a folder: give a YAML file, such as .*/predict_\w+\.yaml"),
+        ("configs/glm4/", r"such as .*/configs/glm4/predict_glm4\.yaml"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load("--config", name)
 
 
 @pytest.mark.parametrize("option", ["--save_file", "--config"])
@@ -177,7 +203,7 @@ SPLIT = ("--use_parallel", "True", "--parallel_config.model_parallel", "2")
 
 
 def test_model_parallel_without_the_launcher_names_the_launcher() -> None:
-    with pytest.raises(ConfigError, match=r"2 needs 2 processes.*msrun_launcher\.sh"):
+    with pytest.raises(ConfigError, match=r"2 needs processes.*msrun_launcher\.sh"):
         load(*SPLIT)
     with pytest.raises(ConfigError, match="use_parallel True needs processes that a launcher"):
         load("--use_parallel", "True")

@@ -61,7 +61,11 @@ def test_what_the_template_writes_has_a_reader(
 @pytest.mark.parametrize(
     ("prompt", "tools", "message"),
     [
-        (None, None, "A prompt must be a text, token ids or messages, got a NoneType"),
+        (
+            None,
+            None,
+            "A prompt must be a text, a list of token ids or a list of messages, got a NoneType",
+        ),
         (b"x", None, "got a bytes"),
         ([5], TOOLS, "tools are written by the chat template"),
         ([{"role": "nobody"}], None, "role"),

@@ -300,7 +300,7 @@ def test_weights_that_cannot_be_read_get_no_name(hub, tmp_path, capsys, content)
 def test_a_full_disk_is_told_before_the_download(hub, capsys, monkeypatch):
     usage = SimpleNamespace(free=2000)
     monkeypatch.setattr("mindformers_glm.serving.download.shutil.disk_usage", lambda _: usage)
-    assert "has 2 KB free" in fails(capsys, REPO)
+    assert "has 2.0 KB free" in fails(capsys, REPO)
     assert hub.asked == []
 
 

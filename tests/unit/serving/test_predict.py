@@ -2,6 +2,8 @@
 
 import ast
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -148,6 +150,89 @@ def test_result_is_written_through_a_link(tmp_path: Path) -> None:
     write_atomically(link, "北京")
     assert link.is_symlink()
     assert (tmp_path / "real" / "result.txt").read_text(encoding="utf-8") == "北京"
+
+
+def test_links_on_the_way_are_followed_as_the_system_does(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "to_b").symlink_to("a/b")
+    (tmp_path / "a" / "b" / "up").symlink_to("../result.txt")
+    for name in ("to_b/../plain.txt", "to_b/up", "./a/../a/./second.txt"):
+        write_atomically(tmp_path / name, name)
+        assert (tmp_path / name).read_text() == name
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "b",
+        "plain.txt",
+        "result.txt",
+        "second.txt",
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make links of other users")
+@pytest.mark.parametrize("place", ["result.txt", "folder", "second"])
+def test_a_link_of_another_user_is_not_followed(tmp_path: Path, place: str) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "result.txt").write_text("kept")
+    (tmp_path / "result.txt").symlink_to("own/result.txt")
+    (tmp_path / "folder").symlink_to("own")
+    (tmp_path / "second").symlink_to("result.txt")
+    os.lchown(tmp_path / ("result.txt" if place == "second" else place), 12345, 12345)
+    path = tmp_path / place / ("result.txt" if place == "folder" else "")
+    for use in (check_place, lambda path: write_atomically(path, "new")):
+        with pytest.raises(ConfigError, match="a link of another user, and is not followed: give"):
+            use(path)
+    assert (tmp_path / "own" / "result.txt").read_text() == "kept"
+
+
+def test_a_link_that_leads_to_itself_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "result.txt").symlink_to("result.txt")
+    with pytest.raises(ConfigError, match="Too many levels of symbolic links"):
+        check_place(tmp_path / "result.txt")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o660])
+def test_a_file_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    path.chmod(mode)
+    write_atomically(path, "new")
+    assert path.stat().st_mode & 0o7777 == mode
+    assert path.read_text() == "new"
+
+
+def test_a_new_file_and_one_in_place_of_another_users_are_read_by_the_group(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "new.txt", "x")
+    assert (tmp_path / "new.txt").stat().st_mode & 0o7777 == 0o640
+    if os.geteuid() == 0:
+        (tmp_path / "other.txt").write_text("old")
+        (tmp_path / "other.txt").chmod(0o666)
+        os.chown(tmp_path / "other.txt", 12345, 12345)
+        write_atomically(tmp_path / "other.txt", "x")
+        assert (tmp_path / "other.txt").stat().st_mode & 0o7777 == 0o640
+
+
+def test_a_second_run_that_writes_the_same_file_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link.txt").symlink_to("result.txt")
+    code = (
+        "import sys, pathlib; from mindformers_glm.serving.result_file import check_place\n"
+        "check_place(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "result.txt")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert first.stdout is not None
+    first.stdout.readline()
+    for name in ("result.txt", "link.txt", "other.txt"):
+        check_place(tmp_path / name)
+        told = f"another run writes to {tmp_path / name} too" in capsys.readouterr().err
+        assert told is (name != "other.txt")
+    first.communicate(b"\n")
+    for _ in range(2):  # its claim ended with it, and a run is no rival of itself
+        check_place(tmp_path / "result.txt")
+    assert capsys.readouterr().err == ""
 
 
 def test_answers_are_printed_even_if_the_file_cannot_be_written_in_the_end(

@@ -190,7 +190,7 @@ def test_the_tokenizer_knows_its_special_and_last_ids(write_folder: Writer) -> N
 
 def test_a_template_that_is_not_there_cannot_be_asked_for(write_folder: Writer) -> None:
     tokenizer = load_tokenizer(write_folder(chat_template=None))
-    with pytest.raises(ConfigError, match=r"has no chat template .*--apply_chat_template False"):
+    with pytest.raises(ConfigError, match=r"has no chat template .*with apply_chat_template False"):
         encode_prompt(tokenizer, "Hello", True)
 
 

@@ -252,7 +252,7 @@ def test_an_unknown_mode_is_refused():
 def test_a_full_disk_is_told_before_writing(folder, monkeypatch, capsys):
     monkeypatch.setattr(packed_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
     assert not write(folder).exists()
-    assert "0.0 GB and 1 GB to spare, 1.0 GB are free" in capsys.readouterr().err
+    assert "MB and 1 GB to spare, 1.0 GB are free" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_unnamed", [True, False])
