@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from mindformers_glm.engine.logprobs import TokenLogprobs
 from mindformers_glm.tokenizer.replies import ParsedReply
 
 T = TypeVar("T")
@@ -32,18 +33,21 @@ class ListView(Generic[T]):
 class Answer:
     """An answer as it stood after one step; making it costs the same however long it is.
 
-    A whole (`token_ids`, `text`, `turn_starts`, `reply`) is built when it is first asked for.
+    A whole (`token_ids`, `text`, `turn_starts`, `reply`, `logprobs`) is built when it is first
+    asked for.
 
     Attributes:
         tokens, pieces, turns: what RequestOutput calls token_ids, text and turn_starts; each output
             of a request adds one piece of text.
         reply_pieces: their sum is the reply; None where the answer is not told apart.
+        token_logprobs: of each token; None where they were not asked for.
     """
 
     tokens: ListView[int]
     pieces: ListView[str]
     turns: ListView[int]
     reply_pieces: ListView[ParsedReply] | None = None
+    token_logprobs: ListView[TokenLogprobs] | None = None
 
     @cached_property
     def token_ids(self) -> list[int]:
@@ -61,13 +65,17 @@ class Answer:
     def reply(self) -> ParsedReply | None:
         return None if self.reply_pieces is None else ParsedReply.join(self.reply_pieces.since(0))
 
-    def _whole(self) -> tuple[list[int], str, tuple[int, ...], ParsedReply | None]:
-        return self.token_ids, self.text, self.turn_starts, self.reply
+    @cached_property
+    def logprobs(self) -> list[TokenLogprobs] | None:
+        return None if self.token_logprobs is None else self.token_logprobs.since(0)
+
+    def _whole(self) -> tuple[Any, ...]:
+        return self.token_ids, self.text, self.turn_starts, self.reply, self.logprobs
 
     def __eq__(self, other: object) -> bool:
         return self._whole() == other._whole() if isinstance(other, Answer) else NotImplemented
 
     def __repr__(self) -> str:
-        names = ("token_ids", "text", "turn_starts", "reply")
+        names = ("token_ids", "text", "turn_starts", "reply", "logprobs")
         values = zip(names, self._whole(), strict=True)
         return f"Answer({', '.join(f'{name}={value!r}' for name, value in values)})"

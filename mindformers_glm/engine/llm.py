@@ -1,11 +1,11 @@
 """The Python API: a checkpoint folder in, answers out."""
 
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Items
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
 from mindformers_glm.core.errors import GlmError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
+from mindformers_glm.engine.argument_names import OTHER_NAMES_OF_LLM, refuse_unknown_arguments
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
 from mindformers_glm.engine.llm_arguments import (
+    Conversation,
     Prompt,
     check_types,
     is_list,
@@ -38,6 +40,7 @@ from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
 
+@refuse_unknown_arguments(OTHER_NAMES_OF_LLM)
 class LLM:
     """A loaded model that answers prompts.
 
@@ -172,21 +175,7 @@ class LLM:
             ConfigError: sampling_params are of another type, or not as many as prompts.
         """
         wanted: list[Any] = [prompts] if is_single_prompt(prompts) else list(prompts)
-        params = spread_params(sampling_params, len(wanted))
-        outputs: dict[str, RequestOutput] = {}
-        request_ids: list[str] = []
-        try:
-            for prompt, prompt_params in zip(wanted, params, strict=True):
-                request_ids.append(self._add(prompt, prompt_params))
-            self._check_ranks_agree(request_ids)
-            with Progress("Generating", len(wanted), "prompt") as progress:
-                for output in self._collect(request_ids):
-                    if output.finished:
-                        outputs[output.request_id] = output
-                        progress.advance(1)
-        finally:
-            self._discard(request_ids)
-        return [outputs[request_id] for request_id in request_ids]
+        return self._answer_all(wanted, sampling_params)
 
     def stream(
         self,
@@ -209,24 +198,42 @@ class LLM:
         finally:
             self._discard([request_id])
 
+    @overload
     def chat(
         self,
-        messages: Items[Mapping[str, Any]],
+        messages: Conversation,
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
-    ) -> RequestOutput:
-        """Answer a conversation, written by the checkpoint's chat template.
+    ) -> RequestOutput: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Items[Conversation],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+        tools: Tools | None = None,
+    ) -> list[RequestOutput]: ...
+
+    def chat(
+        self,
+        messages: Conversation | Items[Conversation],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+        tools: Tools | None = None,
+    ) -> RequestOutput | list[RequestOutput]:
+        """Answer a conversation, or several together, written by the checkpoint's chat template.
 
         Args:
-            messages: [{"role": "user", "content": "..."}, ...], in OpenAI's form or the family's.
-            tools: descriptions of functions that the model may call.
+            messages: [{"role": "user", "content": "..."}, ...], in OpenAI's form or the family's;
+                or a list of such conversations.
+            sampling_params: as for `generate`.
+            tools: descriptions of functions that the model may call, in each conversation.
         Returns:
-            Its `text` is what the model wrote, `reply` the same told apart.
+            One output, or for several conversations a list, in their order. Its `text` is what the
+            model wrote, `reply` the same told apart.
         """
-        for output in self.stream(messages, sampling_params, tools):
-            if output.finished:
-                return output
-        raise AssertionError("a stream ends with a finished output")
+        if is_list(messages) and len(messages) > 0 and is_list(messages[0]):
+            return self._answer_all(messages, sampling_params, tools)
+        return self._answer_all([messages], sampling_params, tools)[0]
 
     def logits(self, token_ids: Items[int]) -> np.ndarray:
         """Return what the network says after each token: float32 [num_tokens, vocab_size].
@@ -284,6 +291,28 @@ class LLM:
         if self._open_engine is None:
             raise GlmError("This LLM is closed: create a new one.")
         return self._open_engine
+
+    def _answer_all(
+        self,
+        prompts: Items[Any],
+        sampling_params: SamplingParams | Items[SamplingParams] | None,
+        tools: Tools | None = None,
+    ) -> list[RequestOutput]:
+        params = spread_params(sampling_params, len(prompts))
+        outputs: dict[str, RequestOutput] = {}
+        request_ids: list[str] = []
+        try:
+            for prompt, prompt_params in zip(prompts, params, strict=True):
+                request_ids.append(self._add(prompt, prompt_params, tools))
+            self._check_ranks_agree(request_ids)
+            with Progress("Generating", len(prompts), "prompt") as progress:
+                for output in self._collect(request_ids):
+                    if output.finished:
+                        outputs[output.request_id] = output
+                        progress.advance(1)
+        finally:
+            self._discard(request_ids)
+        return [outputs[request_id] for request_id in request_ids]
 
     def _add(
         self, prompt: Prompt, params: SamplingParams | None, tools: Tools | None = None

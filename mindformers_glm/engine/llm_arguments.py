@@ -14,8 +14,9 @@ from mindformers_glm.engine.sampling_params import SamplingParams
 # only while they are right.
 DEFAULT_PROMPT_LOOKUP_NUM_TOKENS = 11
 
+Conversation = Items[Mapping[str, Any]]
 # A text, token ids, or a conversation.
-Prompt = str | Items[int] | Items[Mapping[str, Any]]
+Prompt = str | Items[int] | Conversation
 
 
 def is_single_prompt(prompts: Prompt | Items[Prompt]) -> bool:

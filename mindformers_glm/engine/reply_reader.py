@@ -73,13 +73,17 @@ class ReplyReader:
     def __init__(self, parser: ReplyParser) -> None:
         self._parser = parser
         self._reply_pieces: list[ParsedReply] = []
+        self._is_done = False
         # Read so far:
         self._num_pieces = 0
         self._num_chars = 0
         self._num_turns = 0
 
     def read(self, output: RequestOutput) -> RequestOutput:
-        """Return the output with what is told apart of it; outputs in their order, any skipped."""
+        """Return the output with what is told apart of it.
+
+        In their order; any may be skipped, and the last one may come again.
+        """
         answer = output.answer
         text = "".join(answer.pieces.since(self._num_pieces))
         self._num_pieces = len(answer.pieces)
@@ -94,8 +98,9 @@ class ReplyReader:
             self._num_turns += 1
         self._num_chars = end
         delta += self._parser.feed(text)
-        if output.finished:
+        if output.finished and not self._is_done:
             delta += self._parser.flush()
+            self._is_done = True
         self._reply_pieces.append(delta)
         answer = replace(answer, reply_pieces=ListView(self._reply_pieces))
         return replace(output, answer=answer, delta_reply=delta)

@@ -6,7 +6,7 @@ the one that steps the engine, and reads the outputs of each request in one thre
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mindformers_glm.core.errors import PromptError
@@ -30,18 +30,25 @@ class Request:
         request_id: names it among all that are under way.
         token_ids: the prompt as the network will see it; empty where there is an `error`.
         error: one sentence that says what is wrong with the prompt.
-        reply_reader: reads the answer to a conversation; None for any other prompt.
+        reply_readers: read the answers to a conversation, one each; none for any other prompt.
     """
 
     request_id: str
     token_ids: list[int]
     params: SamplingParams
     error: str | None = None
-    reply_reader: ReplyReader | None = None
+    reply_readers: tuple[ReplyReader, ...] = ()
 
     def read(self, output: RequestOutput) -> RequestOutput:
         """Return one of the request's outputs with its `reply`, in the order they came."""
-        return output if self.reply_reader is None else self.reply_reader.read(output)
+        if not self.reply_readers:
+            return output
+        if not output.samples:
+            return self.reply_readers[0].read(output)
+        pairs = zip(self.reply_readers, output.samples, strict=True)
+        samples = tuple(reader.read(sample) for reader, sample in pairs)
+        first = samples[0]
+        return replace(output, answer=first.answer, delta_reply=first.delta_reply, samples=samples)
 
 
 class RequestFrontend:
@@ -89,8 +96,11 @@ class RequestFrontend:
             return Request(request_id, [], params, str(problem))
         if not is_chat:
             return Request(request_id, token_ids, params)
-        reader = self._reply_parsers.new_reader(self._tokenizer, token_ids, prompt, tools)
-        return Request(request_id, token_ids, params, reply_reader=reader)
+        readers = tuple(
+            self._reply_parsers.new_reader(self._tokenizer, token_ids, prompt, tools)
+            for _ in range(params.n)
+        )
+        return Request(request_id, token_ids, params, reply_readers=readers)
 
     def submit(self, request: Request, engine: LLMEngine) -> RequestOutput | None:
         """Queue a request; return its only output where it cannot run.

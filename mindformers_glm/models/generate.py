@@ -24,7 +24,12 @@ from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.models.token_id_prompts import read_prompts
 from mindformers_glm.tokenizer import find_tokenizer_file, load_tokenizer
 
-_PARAMS = tuple(field.name for field in fields(SamplingParams))
+# Of one answer's token ids: what tells more has no place in the result.
+_PARAMS = tuple(
+    field.name
+    for field in fields(SamplingParams)
+    if field.name not in ("n", "logprobs", "prompt_logprobs")
+)
 # Hugging Face's names for what SamplingParams calls stop_token_ids and stop.
 _ALIASES = ("eos_token_id", "stop_strings")
 
@@ -148,10 +153,12 @@ def _load_tokenizer(folder: str | None) -> Detokenizing:
 
 
 def _check_stop(engine: LLMEngine, params: SamplingParams) -> None:
-    if isinstance(engine.tokenizer, _NoText) and engine.defaults.resolve(params).stop:
+    if not isinstance(engine.tokenizer, _NoText):
+        return
+    if engine.defaults.resolve(params).stop or params.bad_words:
         raise ConfigError(
-            "stop looks for text and this network has no tokenizer: build it with from_pretrained "
-            "from a folder with a tokenizer, or use stop_token_ids."
+            "stop and bad_words look for text and this network has no tokenizer: build it with "
+            "from_pretrained from a folder with a tokenizer, or use stop_token_ids and logit_bias."
         )
 
 
@@ -166,3 +173,9 @@ class _NoText:
 
     def flush(self) -> str:
         return ""
+
+    def decode_token(self, token_id: int) -> str:
+        return ""
+
+    def spell_word(self, word: str) -> list[list[int]]:
+        return []

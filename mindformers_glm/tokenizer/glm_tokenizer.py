@@ -107,6 +107,18 @@ class GlmTokenizer:
         detokenizer = self.new_detokenizer()
         return "".join(map(detokenizer.feed, token_ids)) + detokenizer.flush()
 
+    def decode_token(self, token_id: int) -> str:
+        """Return the text of a token by itself; of a special one its name."""
+        return self.vocabulary.decode_token(token_id)
+
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Return the ways in which an answer may write a word: see `SamplingParams.bad_words`.
+
+        Raises:
+            PromptError: it is not valid Unicode.
+        """
+        return self.vocabulary.spell_word(word)
+
     def new_detokenizer(self) -> Detokenizer:
         """Return a detokenizer for one answer; its pieces add up to `decode`."""
         return self.vocabulary.new_detokenizer()

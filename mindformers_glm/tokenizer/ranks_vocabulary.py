@@ -43,7 +43,7 @@ class RanksVocabulary(Vocabulary):
     ) -> None:
         super().__init__(
             SpecialTokens.as_written(special_tokens),
-            special_token_ids=special_tokens.values(),
+            special_token_names={token_id: name for name, token_id in special_tokens.items()},
             eos_token_ids=eos_token_ids,
             num_token_ids=max(special_tokens.values()) + 1,
         )

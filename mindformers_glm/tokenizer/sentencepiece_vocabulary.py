@@ -48,7 +48,10 @@ class SentencePieceVocabulary(Vocabulary):
         without_text = {processor.unk_id(), processor.bos_id(), processor.eos_id()} - {-1}
         super().__init__(
             SpecialTokens.as_written(ids),
-            special_token_ids={*ids.values(), *without_text},
+            special_token_names={
+                **{token_id: name for name, token_id in ids.items()},
+                **{token_id: processor.id_to_piece(token_id) for token_id in without_text},
+            },
             eos_token_ids=(
                 processor.eos_id(),
                 *(ids[name] for name in _ENDS_OF_TURN if name in ids),
@@ -67,6 +70,11 @@ class SentencePieceVocabulary(Vocabulary):
         """Tokenize text as it is; a blank is put before it, as the models were trained."""
         require_unicode(text)
         return self._processor.encode(text)
+
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Return the tokens of a word; without the blank before it where that is one of its own."""
+        ids = self.encode_text(word)
+        return [ids[1:] if len(ids) > 1 and self._processor.id_to_piece(ids[0]) == "▁" else ids]
 
     def new_detokenizer(self) -> "SentencePieceDetokenizer":
         """Return a detokenizer for one answer."""

@@ -10,6 +10,13 @@ class LetterTokenizer:
     def new_detokenizer(self) -> "LetterDetokenizer":
         return LetterDetokenizer(self._special_token_ids)
 
+    def decode_token(self, token_id: int) -> str:
+        return letters([token_id])
+
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Each letter is a token."""
+        return [[ord(char) - ord("a") for char in word]]
+
 
 class LetterDetokenizer:
     def __init__(self, special_token_ids: Collection[int]) -> None:

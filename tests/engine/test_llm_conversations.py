@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine import llm_engine as llm_engine_module
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
@@ -111,3 +112,55 @@ def test_messages_in_openais_form_fit_a_template_of_the_family(checkpoint: Path)
     ]
     found = llm.chat(messages, SHORT).prompt_token_ids
     assert found == ids_of('[assistant]f{"a":1}[observation]r>', llm)
+
+
+def test_several_conversations_are_answered_together(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    llm = LLM(checkpoint)
+    conversations = [[{"role": "user", "content": text}] for text in ("x", "yy", "z")]
+    alone = [llm.chat(messages, SHORT).token_ids for messages in conversations]
+    assert [output.token_ids for output in llm.chat(conversations, SHORT)] == alone
+    params = [SamplingParams(max_tokens=count) for count in (1, 2, 3)]
+    outputs = llm.chat(tuple(conversations), params, [{"name": "f"}])
+    assert [len(output.token_ids) for output in outputs] == [1, 2, 3]
+    assert outputs[1].prompt_token_ids == ids_of("1[user]yy>", llm)
+    (only,) = llm.chat(conversations[:1], SHORT)
+    assert only.token_ids == alone[0]
+    with pytest.raises(ConfigError, match="3 sampling_params were given for 2 prompts"):
+        llm.chat(conversations[:2], params)
+
+
+def test_a_bad_conversation_keeps_its_place(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    good = [{"role": "user", "content": "x"}]
+    outputs = LLM(checkpoint).chat([good, [{"role": "pope", "content": "x"}], good], SHORT)
+    assert [output.finish_reason == "error" for output in outputs] == [False, True, False]
+    assert "pope" in (outputs[1].error or "")
+
+
+def test_each_of_several_answers_is_told_apart(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkpoint / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    llm = LLM(checkpoint, prompt_lookup_num_tokens=0)
+    texts = ['f\n{"x": 1}', 'ab\nf\n{"x": 2}', "cd"]
+    letters = [iter([*ids_of(text, llm), 256]) for text in texts]
+    monkeypatch.setattr(
+        llm_engine_module,
+        "sample_token",
+        lambda logits, sequence: next(letters[sequence.sample_index]),
+    )
+    params = SamplingParams(n=3, do_sample=True, max_tokens=40)
+    outputs = list(llm.stream("x", params, [{"name": "f"}]))
+    last = outputs[-1]
+    assert [completion.text for completion in last.outputs] == texts
+    replies = [completion.reply for completion in last.outputs]
+    assert replies == [
+        ParsedReply(tool_calls=(ToolCall("f", '{"x": 1}'),)),
+        ParsedReply("ab\n", tool_calls=(ToolCall("f", '{"x": 2}'),)),
+        ParsedReply("cd"),
+    ]
+    for index, reply in enumerate(replies):
+        deltas = [output.samples[index].delta_reply or ParsedReply() for output in outputs]
+        assert ParsedReply.join(deltas) == reply
+    assert (last.reply, last.finish_reason) == (replies[0], "stop")
