@@ -3,12 +3,26 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from mindformers_glm.engine.logprobs import TokenLogprobs
-from mindformers_glm.tokenizer.replies import ParsedReply
+from mindformers_glm.tokenizer.replies import ASSISTANT_TOKEN, ParsedReply
 
 T = TypeVar("T")
+
+
+class SpecialMark(NamedTuple):
+    """A special token within an answer.
+
+    Attributes:
+        place: where in the text it stands; may lie behind what there is of the text so far.
+        name: as the vocabulary writes it.
+        length: characters of the text that are its name; 0 where it is not shown.
+    """
+
+    place: int
+    name: str
+    length: int
 
 
 class ListView(Generic[T]):
@@ -37,15 +51,16 @@ class Answer:
     asked for.
 
     Attributes:
-        tokens, pieces, turns: what RequestOutput calls token_ids, text and turn_starts; each output
-            of a request adds one piece of text.
+        tokens, pieces: what RequestOutput calls token_ids and text; each output of a request adds
+            one piece of text.
+        marks: the special tokens in it, in their order.
         reply_pieces: their sum is the reply; None where the answer is not told apart.
         token_logprobs: of each token; None where they were not asked for.
     """
 
     tokens: ListView[int]
     pieces: ListView[str]
-    turns: ListView[int]
+    marks: ListView[SpecialMark]
     reply_pieces: ListView[ParsedReply] | None = None
     token_logprobs: ListView[TokenLogprobs] | None = None
 
@@ -59,7 +74,7 @@ class Answer:
 
     @cached_property
     def turn_starts(self) -> tuple[int, ...]:
-        return tuple(self.turns.since(0))
+        return tuple(mark.place for mark in self.marks.since(0) if mark.name == ASSISTANT_TOKEN)
 
     @cached_property
     def reply(self) -> ParsedReply | None:

@@ -126,6 +126,7 @@ class GenerationDefaults:
             bad_words=tuple(asked.bad_words),
             logprobs=asked.logprobs,
             prompt_logprobs=asked.prompt_logprobs,
+            skip_special_tokens=asked.skip_special_tokens,
         )
 
 

@@ -153,7 +153,7 @@ class LLM:
                 *self.tokenizer.eos_token_ids,
             ),
             defaults=model.defaults,
-            special_token_ids=self.tokenizer.special_token_ids,
+            special_token_names=self.tokenizer.special_token_names,
         )
 
     def generate(

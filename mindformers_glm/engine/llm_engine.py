@@ -1,6 +1,6 @@
 """The generation loop: add_request -> schedule -> run -> sample -> output."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from mindformers_glm.tokenizer.vocabulary import Detokenizer
 class Detokenizing(Protocol):
     """What the engine needs of a tokenizer."""
 
-    def new_detokenizer(self) -> Detokenizer:
+    def new_detokenizer(self, *, skip_special_tokens: bool) -> Detokenizer:
         """Return a detokenizer for one answer."""
         ...
 
@@ -52,7 +52,7 @@ class LLMEngine:
         runner: its KV cache is allocated with `config.num_blocks` blocks.
         eos_token_ids: tokens that end an answer, unless a request ignores them.
         defaults: what requests get that leave a setting open.
-        special_token_ids: tokens without text; where they stand in an answer is kept.
+        special_token_names: of the tokens without text; where they stand in an answer is kept.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LLMEngine:
         tokenizer: Detokenizing,
         eos_token_ids: Items[int],
         defaults: GenerationDefaults | None = None,
-        special_token_ids: Collection[int] = (),
+        special_token_names: Mapping[int, str] | None = None,
     ) -> None:
         self.config = config
         self.runner = runner
@@ -71,7 +71,7 @@ class LLMEngine:
         self.defaults = defaults or GenerationDefaults()
         self.tokenizer = tokenizer
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._special_token_ids = frozenset(special_token_ids)
+        self._special_token_names = special_token_names or {}
         self._requests: dict[str, RunningRequest] = {}
         self.measured: list[Sequence] = []  # texts whose logits somebody reads (row_logits.py)
         self._num_requests_seen = 0
@@ -130,7 +130,7 @@ class LLMEngine:
                     sample_index=sample_index,
                     bad_words=bad_words,
                 ),
-                self.tokenizer.new_detokenizer(),
+                self.tokenizer.new_detokenizer(skip_special_tokens=settings.skip_special_tokens),
                 self.tokenizer.decode_token,
             )
             for sample_index in range(settings.n)
@@ -234,9 +234,7 @@ class LLMEngine:
         if token_id in sequence.stop_token_ids:
             is_end_of_text = not sequence.settings.ignore_eos and token_id in self._eos_token_ids
             return self._finish(sample, "stop", stop_reason=None if is_end_of_text else token_id)
-        if token_id in self._special_token_ids:
-            sample.start_turn()
-        sample.add_text(token_id)
+        sample.add_text(token_id, self._special_token_names.get(token_id))
         if sample.matcher.is_stopped:
             return self._finish(sample, "stop")
         if sequence.num_tokens >= sequence.max_tokens:

@@ -88,15 +88,15 @@ class RequestOutput:
 
     @property
     def text(self) -> str:
-        """The answer so far, without special tokens and without the stop string."""
+        """The answer so far, without the stop string, and without special tokens unless wanted."""
         return self.answer.text
 
     @property
     def turn_starts(self) -> tuple[int, ...]:
-        """Places in `text`, ascending, at which the model wrote a special token within the answer.
+        """Places in `text`, ascending, at which the model wrote <|assistant|> within the answer.
 
-        Mostly <|assistant|>, with which it begins another message, such as the next tool call. One
-        may lie behind what there is of `text` so far.
+        With it the model begins another message, such as the next tool call. One may lie behind
+        what there is of `text` so far.
         """
         return self.answer.turn_starts
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mindformers_glm.engine.answer import Answer, ListView
+from mindformers_glm.engine.answer import Answer, ListView, SpecialMark
 from mindformers_glm.engine.logprobs import TokenLogprobs, list_logprobs
 from mindformers_glm.engine.request_output import FinishReason, RequestOutput
 from mindformers_glm.engine.sequence import Sequence
@@ -35,7 +35,7 @@ class RunningSample:
         # What outputs had; they share these lists, which only grow.
         self._token_ids: list[int] = []
         self._pieces: list[str] = []
-        self._turn_starts: list[int] = []
+        self._marks: list[SpecialMark] = []
         self._logprobs: list[TokenLogprobs] = []
         self._prompt_logprobs: list[TokenLogprobs | None] = [None]
 
@@ -55,13 +55,15 @@ class RunningSample:
         if count is not None:
             self._logprobs.append(list_logprobs(logits, token_id, count, self._decode_token))
 
-    def add_text(self, token_id: int) -> None:
+    def add_text(self, token_id: int, special_name: str | None) -> None:
+        """Add what the token, which is special if it has a name, brings of text."""
         text = self._detokenizer.feed(token_id)
         self._num_fed += len(text)
+        if special_name is not None:
+            is_shown = not self.sequence.settings.skip_special_tokens
+            length = len(special_name) if is_shown else 0
+            self._marks.append(SpecialMark(self._num_fed - length, special_name, length))
         self._new_text += self.matcher.feed(text)
-
-    def start_turn(self) -> None:
-        self._turn_starts.append(self._num_fed)
 
     def flush_text(self) -> None:
         self._new_text += self.matcher.feed(self._detokenizer.flush())
@@ -87,7 +89,7 @@ class RunningSample:
             answer=Answer(
                 ListView(self._token_ids),
                 ListView(self._pieces),
-                ListView(self._turn_starts),
+                ListView(self._marks),
                 token_logprobs=None if settings.logprobs is None else ListView(self._logprobs),
             ),
             delta_token_ids=token_ids,

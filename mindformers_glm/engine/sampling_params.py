@@ -51,6 +51,8 @@ class SamplingParams:
         logprobs: tell the log-probability of each token of the answer and of so many likeliest
             ones; -1: of all. They are the network's own, before any of these settings.
         prompt_logprobs: the same for the tokens of the prompt; all of it is computed then.
+        skip_special_tokens: False: the text shows special tokens by their names, and a stop text
+            may be one; not the one that ended the answer.
         max_tokens, min_tokens: vLLM's names of max_new_tokens and min_new_tokens.
     Raises:
         ConfigError: a value is of the wrong type or out of its range, or there is no such setting.
@@ -76,6 +78,7 @@ class SamplingParams:
     bad_words: str | Sequence[str] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
     max_tokens: InitVar[int | None] = None
     min_tokens: InitVar[int | None] = None
 
@@ -89,6 +92,7 @@ class SamplingParams:
         self._set("logit_bias", _read_bias(self.logit_bias))
         _check_bool("do_sample", self.do_sample)
         _check_bool("ignore_eos", self.ignore_eos)
+        _check_bool("skip_special_tokens", self.skip_special_tokens)
         _check_number("temperature", self.temperature, low=0.0)
         _check_int("top_k", self.top_k, low=-1)
         _check_number("top_p", self.top_p, low=0.0, high=1.0)
@@ -156,6 +160,7 @@ class SamplingSettings:
     bad_words: tuple[str, ...]
     logprobs: int | None
     prompt_logprobs: int | None
+    skip_special_tokens: bool
 
 
 def check_settings(settings: SamplingSettings, vocab_size: int) -> None:

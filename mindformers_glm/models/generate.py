@@ -28,7 +28,7 @@ from mindformers_glm.tokenizer import find_tokenizer_file, load_tokenizer
 _PARAMS = tuple(
     field.name
     for field in fields(SamplingParams)
-    if field.name not in ("n", "logprobs", "prompt_logprobs")
+    if field.name not in ("n", "logprobs", "prompt_logprobs", "skip_special_tokens")
 )
 # Hugging Face's names for what SamplingParams calls stop_token_ids and stop.
 _ALIASES = ("eos_token_id", "stop_strings")
@@ -165,7 +165,7 @@ def _check_stop(engine: LLMEngine, params: SamplingParams) -> None:
 class _NoText:
     """Stands in for the tokenizer: the caller wants token ids only."""
 
-    def new_detokenizer(self) -> "_NoText":
+    def new_detokenizer(self, *, skip_special_tokens: bool) -> "_NoText":
         return self
 
     def feed(self, token_id: int) -> str:

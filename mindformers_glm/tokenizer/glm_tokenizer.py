@@ -52,6 +52,11 @@ class GlmTokenizer:
         return self.vocabulary.special_token_ids
 
     @property
+    def special_token_names(self) -> Mapping[int, str]:
+        """The same ids with their names."""
+        return self.vocabulary.special_token_names
+
+    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The tokenizer's own end-of-text token, if it has one."""
         return self.vocabulary.eos_token_ids
@@ -119,9 +124,13 @@ class GlmTokenizer:
         """
         return self.vocabulary.spell_word(word)
 
-    def new_detokenizer(self) -> Detokenizer:
-        """Return a detokenizer for one answer; its pieces add up to `decode`."""
-        return self.vocabulary.new_detokenizer()
+    def new_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """Return a detokenizer for one answer; its pieces add up to `decode`.
+
+        Args:
+            skip_special_tokens: False: they have text, their names.
+        """
+        return self.vocabulary.new_detokenizer(skip_special_tokens=skip_special_tokens)
 
 
 def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:

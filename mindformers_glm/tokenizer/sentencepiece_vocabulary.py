@@ -76,9 +76,9 @@ class SentencePieceVocabulary(Vocabulary):
         ids = self.encode_text(word)
         return [ids[1:] if len(ids) > 1 and self._processor.id_to_piece(ids[0]) == "▁" else ids]
 
-    def new_detokenizer(self) -> "SentencePieceDetokenizer":
-        """Return a detokenizer for one answer."""
-        return SentencePieceDetokenizer(self)
+    def new_detokenizer(self, *, skip_special_tokens: bool = True) -> "SentencePieceDetokenizer":
+        """Return a detokenizer for one answer; special tokens have no text, or their names."""
+        return SentencePieceDetokenizer(self, skip_special_tokens=skip_special_tokens)
 
     def _look_up_bytes(self, token_id: int) -> bytes:
         if not 0 <= token_id < self._num_pieces or token_id in self.special_token_ids:
@@ -99,10 +99,16 @@ class SentencePieceDetokenizer:
     The blank that stands before every text when it is tokenized is taken away again: from the first
     piece, and from the first after a special token. Bytes that never become a character turn into
     U+FFFD each, and a character does not continue after a special token.
+
+    Args:
+        skip_special_tokens: False: they are shown by their names.
     """
 
-    def __init__(self, vocabulary: SentencePieceVocabulary) -> None:
+    def __init__(
+        self, vocabulary: SentencePieceVocabulary, *, skip_special_tokens: bool = True
+    ) -> None:
         self._vocabulary = vocabulary
+        self._shown_names = {} if skip_special_tokens else vocabulary.special_token_names
         self._decoder = codecs.getincrementaldecoder("utf-8")(_ONE_FOR_EACH_BYTE)
         self._is_at_start = True
 
@@ -111,7 +117,7 @@ class SentencePieceDetokenizer:
         token_bytes = self._vocabulary.bytes_of(token_id)
         if not token_bytes:
             self._is_at_start = True
-            return self._restart()
+            return self._restart() + self._shown_names.get(token_id, "")
         if self._is_at_start and not self._vocabulary.is_byte(token_id):
             token_bytes = token_bytes.removeprefix(b" ")
         self._is_at_start = False

@@ -123,9 +123,13 @@ class Vocabulary(ABC):
         # Where the blank is a token of its own, the word behind it is found without it.
         return [plain] if behind_blank[-len(plain) :] == plain else [plain, behind_blank]
 
-    def new_detokenizer(self) -> Detokenizer:
-        """Return a detokenizer for one answer."""
-        return IncrementalDetokenizer(self.bytes_of)
+    def new_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """Return a detokenizer for one answer; special tokens have no text, or their names."""
+        return IncrementalDetokenizer(self.bytes_of if skip_special_tokens else self._shown_bytes)
+
+    def _shown_bytes(self, token_id: int) -> bytes:
+        name = self.special_token_names.get(token_id)
+        return self.bytes_of(token_id) if name is None else name.encode()
 
     def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
         """Tokenize each text on its own, between the ids of the special tokens.

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine import llm_engine as llm_engine_module
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.tokenizer.replies import ParsedReply, ToolCall
-from tests.engine.conftest import SHORT, ids_of
+from tests.e2e.random_checkpoint import write_checkpoint
+from tests.engine.conftest import SHORT, VOCAB, ids_of
 
 
 def test_chat_writes_the_conversation_by_the_template(checkpoint: Path) -> None:
@@ -164,3 +166,69 @@ def test_each_of_several_answers_is_told_apart(
         deltas = [output.samples[index].delta_reply or ParsedReply() for output in outputs]
         assert ParsedReply.join(deltas) == reply
     assert (last.reply, last.finish_reason) == (replies[0], "stop")
+
+
+_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<|assistant|>", "<mark>")
+
+
+@pytest.fixture
+def with_tags(tmp_path: Path) -> LLM:
+    """A folder whose vocabulary has the tags as special tokens."""
+    folder = tmp_path / "tags"
+    folder.mkdir()
+    write_checkpoint(folder, vocab_size=VOCAB + len(_TAGS))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([*_TAGS])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}<|assistant|>"
+        "{{ '<think>' if messages[0].content == 'think' }}{{ tools | length if tools }}"
+    )
+    return LLM(folder, prompt_lookup_num_tokens=0)
+
+
+@pytest.mark.parametrize("shown", [False, True])
+@pytest.mark.parametrize(
+    ("prompt", "answer", "expected"),
+    [
+        ("think", "算一下</think>四", ParsedReply("四", "算一下")),
+        ("x", "<think>算一下</think>\n四", ParsedReply("四", "算一下")),
+        ("x", "\n你好<mark>四", ParsedReply("你好四")),
+        ("think", "a</think>b</think>👍<mark>", ParsedReply("b👍", "a")),
+        ("think", "算", ParsedReply("", "算")),
+        (
+            "x",
+            'go<tool_call>f\n{"x": 1}</tool_call>f\n{}<|assistant|>\n好',
+            ParsedReply("go\n好", "", (ToolCall("f", '{"x": 1}'), ToolCall("f", "{}"))),
+        ),
+    ],
+)
+def test_tags_that_are_tokens_are_told_by_their_id(
+    with_tags: LLM,
+    monkeypatch: pytest.MonkeyPatch,
+    prompt: str,
+    answer: str,
+    expected: ParsedReply,
+    shown: bool,
+) -> None:
+    params = SamplingParams(max_tokens=100, skip_special_tokens=not shown)
+    _write_answer(monkeypatch, with_tags, answer + "<|endoftext|>")
+    outputs = list(with_tags.stream(prompt, params, [{"name": "f"}] if "f" in answer else None))
+    text = outputs[-1].text
+    for tag in _TAGS:
+        answer = answer if shown else answer.replace(tag, "")
+    assert (outputs[-1].error, text) == (None, answer)
+    assert outputs[-1].reply == expected
+    assert ParsedReply.join([o.delta_reply or ParsedReply() for o in outputs]) == expected
+    if shown:
+        assert all(text[place:].startswith("<|assistant|>") for place in outputs[-1].turn_starts)
+
+
+def test_a_stop_text_within_a_shown_name_cuts_it(
+    with_tags: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_answer(monkeypatch, with_tags, "ab<mark>cd")
+    params = SamplingParams(max_tokens=9, skip_special_tokens=False, stop="ark>c")
+    output = with_tags.chat([{"role": "user", "content": "x"}], params)
+    assert (output.text, output.finish_reason) == ("ab<m", "stop")
+    assert output.reply == ParsedReply("ab<m")

@@ -16,8 +16,8 @@ class CallSplitter:
     and blanks behind a call is dropped.
 
     Args:
-        new_candidate: makes what reads a possible call, given whether it begins the message; None
-            where the model calls no tools.
+        new_candidate: makes what reads a possible call, given whether it begins the message, and
+            whether it is an object behind a tag; None where the model calls no tools.
         has_role_line: messages begin with the rest of the role's line.
         drops_blanks: the tokenizer writes blanks before each message (sentencepiece's dummy
             prefix); they are dropped as well.
@@ -25,7 +25,7 @@ class CallSplitter:
 
     def __init__(
         self,
-        new_candidate: Callable[[bool], CallCandidate] | None,
+        new_candidate: Callable[[bool, bool], CallCandidate] | None,
         *,
         has_role_line: bool,
         drops_blanks: bool,
@@ -51,6 +51,18 @@ class CallSplitter:
         self._begin_message(separator="\n" if self._has_content else "")
         return piece
 
+    def mark_call(self, *, begins: bool) -> ParsedReply:
+        """A special token says that a call begins here, or that it has ended.
+
+        What stands between the two is a call by the same rules as at the beginning of a line; an
+        object with name and arguments is one, too. Blanks behind both are dropped.
+        """
+        piece = self.flush()
+        if self._new_candidate is not None:
+            self._is_behind_tag, self._skips_role_line = begins, False
+            self._is_line_start = self._skips_blanks = True
+        return piece
+
     def flush(self) -> ParsedReply:
         """Return what is held back: no more text belongs to this message."""
         held, self._held_blanks = self._held_blanks, ""
@@ -63,7 +75,7 @@ class CallSplitter:
         self._separator = separator
         self._is_line_start = self._is_message_start = True
         self._skips_role_line = self._has_role_line
-        self._skips_blanks = False
+        self._skips_blanks = self._is_behind_tag = False
 
     def _read(self, text: str) -> None:
         while text:
@@ -76,7 +88,9 @@ class CallSplitter:
                 verdict = self._candidate.feed(text)
                 text = "" if verdict == "open" else self._settle(verdict == "call")
             elif self._is_line_start and self._new_candidate is not None:
-                self._candidate = self._new_candidate(self._is_message_start)
+                is_object = self._is_behind_tag and text.startswith("{")
+                self._candidate = self._new_candidate(self._is_message_start, is_object)
+                self._is_behind_tag = False
             else:
                 text = self._say_line(text)
 

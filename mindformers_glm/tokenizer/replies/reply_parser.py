@@ -1,6 +1,6 @@
 """A model's answer to thoughts, text and tool calls, whole or while it is being written."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from mindformers_glm.tokenizer.replies.call_candidates import (
 from mindformers_glm.tokenizer.replies.call_splitter import CallSplitter
 from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
 from mindformers_glm.tokenizer.replies.placeholder import PlaceholderFiller
-from mindformers_glm.tokenizer.replies.reasoning import ReasoningSplitter
+from mindformers_glm.tokenizer.replies.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningSplitter
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ _RUMINATION = CallSyntax(
     JsonObjectCall, fixed_tools=tuple(tool["name"] for tool in RUMINATION_TOOLS)
 )
 
+# The special token with which a model of the family begins a message, and those around a call in
+# vocabularies that have them; all others mean nothing here.
+ASSISTANT_TOKEN = "<|assistant|>"
+_CALL_TAG, _CALL_END_TAG = "<tool_call>", "</tool_call>"
+
 # Our own names first in each row, then those that MindIE's servers know.
 TOOL_CALL_PARSERS = {
     "none": CallSyntax(has_role_line=False),
@@ -70,6 +75,8 @@ class ReplyParser:
         tools: descriptions of the tools that were offered.
         reasoning_parser: one of `REASONING_PARSERS`.
         starts_in_reasoning: the prompt ended with <think>.
+        special_tokens: names of the vocabulary's special tokens. A tag among them counts where
+            `feed_token` brings it, and in the text it is text.
     Raises:
         ConfigError: there is no such parser.
     """
@@ -81,13 +88,14 @@ class ReplyParser:
         reasoning_parser: str = "none",
         *,
         starts_in_reasoning: bool = False,
+        special_tokens: Collection[str] = (),
     ) -> None:
         check_parser_names(tool_call_parser, reasoning_parser)
         syntax = TOOL_CALL_PARSERS[tool_call_parser]
         self._reasoning = (
             None
             if reasoning_parser == "none"
-            else ReasoningSplitter(starts_inside=starts_in_reasoning)
+            else ReasoningSplitter(starts_inside=starts_in_reasoning, token_tags=special_tokens)
         )
         names = frozenset({*map(tool_name, tools), *syntax.fixed_tools})
         text_names = frozenset(
@@ -107,6 +115,17 @@ class ReplyParser:
             return self._fill(self._calls.feed(text))
         reasoning, answer = self._reasoning.feed(text)
         return self._fill(ParsedReply(reasoning=reasoning) + self._calls.feed(answer))
+
+    def feed_token(self, name: str) -> ParsedReply:
+        """Take a special token of the answer, in its place between the pieces of text."""
+        if name == ASSISTANT_TOKEN:
+            return self.start_turn()
+        if name in (OPEN_TAG, CLOSE_TAG) and self._reasoning is not None:
+            reasoning, answer = self._reasoning.feed_token(name)
+            return self._fill(ParsedReply(reasoning=reasoning) + self._calls.feed(answer))
+        if name in (_CALL_TAG, _CALL_END_TAG):
+            return self._fill(self._calls.mark_call(begins=name == _CALL_TAG))
+        return ParsedReply()
 
     def start_turn(self) -> ParsedReply:
         """Another assistant message begins: the model wrote <|assistant|>, which is no text."""
@@ -163,6 +182,9 @@ def _new_candidate(
     names: frozenset[str],
     text_names: frozenset[str],
     is_message_start: bool,
+    is_object: bool,
 ) -> CallCandidate:
+    if is_object:
+        return JsonObjectCall(names)
     # Plain text is a call only by the tool's name on the role's own line.
     return candidate(names, text_names if is_message_start else ())

@@ -41,6 +41,7 @@ def test_a_missing_file_gives_hugging_faces_defaults(tmp_path: Path) -> None:
         bad_words=(),
         logprobs=None,
         prompt_logprobs=None,
+        skip_special_tokens=True,
     )
 
 

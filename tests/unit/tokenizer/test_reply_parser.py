@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -351,3 +352,68 @@ def test_names_of_other_servers_are_known(name: str, of: str) -> None:
 def test_unknown_parsers_are_refused(names: tuple[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"_parser must be one of .*, got '(glm5|deep)'"):
         ReplyParser(names[0], reasoning_parser=names[1])
+
+
+_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<|assistant|>", "<mark>")
+_TAG = re.compile(f"({'|'.join(map(re.escape, _TAGS))})")
+# "~" stands for "<" that the answer spells: no token.
+TOKEN_CASES: list[tuple[bool, str, ParsedReply]] = [
+    (True, "\n想\n</think>\n\n好", ParsedReply("好", "想")),
+    (False, "<think>想</think>好", ParsedReply("好", "想")),
+    (False, "\n <think>\n想", ParsedReply("", "想")),
+    (True, "想~/think>想</think>好", ParsedReply("好", "想</think>想")),
+    (False, "~think>x~/think>好", ParsedReply("<think>x</think>好")),
+    (True, "</think>好", ParsedReply("好")),
+    (True, "a</think>b</think>c", ParsedReply("bc", "a")),
+    (False, "好<think>的</think>x", ParsedReply("好的x")),
+    (True, "a<think>b<mark>c</think>d", ParsedReply("d", "abc")),
+    (False, "\n你好<mark>四", ParsedReply("你好四")),
+    (False, "<mark>\n你好", ParsedReply("你好")),
+    (False, "你<mark>\n好<mark>", ParsedReply("你\n好")),
+    (False, 'get_weather<mark>\n{"city": "北京"}<mark>', ParsedReply(tool_calls=(BEIJING,))),
+    (
+        False,
+        '好<tool_call>get_weather\n{"city": "北京"}</tool_call>',
+        ParsedReply("好", "", (BEIJING,)),
+    ),
+    (
+        True,
+        '想</think>\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n'
+        "</tool_call>\n好",
+        ParsedReply("好", "想", (BEIJING,)),
+    ),
+    (
+        False,
+        'get_weather\n{"city": "北京"}<|assistant|>get_time\n{"city": "Rome", "at": 12}',
+        ParsedReply(tool_calls=(BEIJING, NOON)),
+    ),
+    (False, "<tool_call>好</tool_call>的", ParsedReply("好的")),
+    (False, 'a<tool_call>{"name": "x"}', ParsedReply('a{"name": "x"}')),
+    (False, "a<tool_call>get_weather\n{", ParsedReply("aget_weather\n{")),
+]
+
+
+@pytest.mark.parametrize(("starts_inside", "answer", "expected"), TOKEN_CASES)
+def test_tags_that_are_tokens_are_found_by_their_id(
+    starts_inside: bool, answer: str, expected: ParsedReply
+) -> None:
+    pieces = [piece for piece in _TAG.split(answer) if piece]
+    for size in (1, 2, 3, 1000):
+        parser = ReplyParser(
+            "glm4", TOOLS, "glm_z1", starts_in_reasoning=starts_inside, special_tokens=_TAGS
+        )
+        reply = ParsedReply()
+        for piece in pieces:
+            if piece in _TAGS:
+                reply += parser.feed_token(piece)
+                continue
+            text = piece.replace("~", "<")
+            for start in range(0, len(text), size):
+                reply += parser.feed(text[start : start + size])
+        assert reply + parser.flush() == expected
+
+
+def test_without_a_reasoning_parser_tags_have_no_text() -> None:
+    parser = ReplyParser("glm4", TOOLS, special_tokens=_TAGS)
+    reply = parser.feed("a") + parser.feed_token("<think>") + parser.feed("b")
+    assert reply + parser.feed_token("</think>") + parser.flush() == ParsedReply("ab")
