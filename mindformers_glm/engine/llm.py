@@ -20,6 +20,7 @@ from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
 from mindformers_glm.engine.llm_arguments import (
     Conversation,
     Prompt,
+    ToolChoice,
     check_types,
     is_list,
     is_single_prompt,
@@ -182,16 +183,18 @@ class LLM:
         prompt: Prompt,
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
     ) -> Iterator[RequestOutput]:
         """Answer one prompt; yields an output for each step, the last one has a finish_reason.
 
         A step gives one token, or several where `prompt_lookup_num_tokens` guessed right.
         `delta_text` is what is new; it can be empty while a character or a stop string is
         incomplete. Leaving the loop early ends the request. `tools` are descriptions of functions
-        that the model may call; they need a prompt that the chat template writes. For such a prompt
-        `reply` is the answer told apart (thoughts, content, tool calls), `delta_reply` its growth.
+        that the model may call; they need a prompt that the chat template writes, and with
+        `tool_choice` "none" the model is not told of them. For such a prompt `reply` is the answer
+        told apart (thoughts, content, tool calls), `delta_reply` its growth.
         """
-        request_id = self._add(prompt, sampling_params, tools)
+        request_id = self._add(prompt, sampling_params, tools, tool_choice)
         try:
             self._check_ranks_agree([request_id])
             yield from self._collect([request_id])
@@ -204,6 +207,7 @@ class LLM:
         messages: Conversation,
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
     ) -> RequestOutput: ...
 
     @overload
@@ -212,6 +216,7 @@ class LLM:
         messages: Items[Conversation],
         sampling_params: SamplingParams | Items[SamplingParams] | None = None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
     ) -> list[RequestOutput]: ...
 
     def chat(
@@ -219,6 +224,7 @@ class LLM:
         messages: Conversation | Items[Conversation],
         sampling_params: SamplingParams | Items[SamplingParams] | None = None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
     ) -> RequestOutput | list[RequestOutput]:
         """Answer a conversation, or several together, written by the checkpoint's chat template.
 
@@ -227,13 +233,14 @@ class LLM:
                 or a list of such conversations.
             sampling_params: as for `generate`.
             tools: descriptions of functions that the model may call, in each conversation.
+            tool_choice: "auto" lets the model decide; "none": it is not told of the tools.
         Returns:
             One output, or for several conversations a list, in their order. Its `text` is what the
             model wrote, `reply` the same told apart.
         """
         if is_list(messages) and len(messages) > 0 and is_list(messages[0]):
-            return self._answer_all(messages, sampling_params, tools)
-        return self._answer_all([messages], sampling_params, tools)[0]
+            return self._answer_all(messages, sampling_params, tools, tool_choice)
+        return self._answer_all([messages], sampling_params, tools, tool_choice)[0]
 
     def logits(self, token_ids: Items[int]) -> np.ndarray:
         """Return what the network says after each token: float32 [num_tokens, vocab_size].
@@ -297,13 +304,14 @@ class LLM:
         prompts: Items[Any],
         sampling_params: SamplingParams | Items[SamplingParams] | None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
     ) -> list[RequestOutput]:
         params = spread_params(sampling_params, len(prompts))
         outputs: dict[str, RequestOutput] = {}
         request_ids: list[str] = []
         try:
             for prompt, prompt_params in zip(prompts, params, strict=True):
-                request_ids.append(self._add(prompt, prompt_params, tools))
+                request_ids.append(self._add(prompt, prompt_params, tools, tool_choice))
             self._check_ranks_agree(request_ids)
             with Progress("Generating", len(prompts), "prompt") as progress:
                 for output in self._collect(request_ids):
@@ -315,12 +323,16 @@ class LLM:
         return [outputs[request_id] for request_id in request_ids]
 
     def _add(
-        self, prompt: Prompt, params: SamplingParams | None, tools: Tools | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        tools: Tools | None,
+        tool_choice: ToolChoice,
     ) -> str:
         """Queue a prompt; what is wrong with it becomes its only output."""
         request_id = str(self._num_requests)
         self._num_requests += 1
-        request = self.frontend.new_request(request_id, prompt, params, tools)
+        request = self.frontend.new_request(request_id, prompt, params, tools, tool_choice)
         refusal = self.frontend.submit(request, self.engine)
         if refusal is not None:
             self._undelivered[request_id].append(refusal)

@@ -51,11 +51,14 @@ class ReplyParsers:
         prompt_token_ids: Items[int],
         prompt: str | Items[Any],
         tools: Items[Mapping[str, Any]] | None,
+        *,
+        calls_tools: bool = True,
     ) -> "ReplyReader":
         """Return what reads the answer to one prompt.
 
         Args:
             prompt: the messages, which may bring tools, or the text of the only one.
+            calls_tools: False: nothing is taken for a call.
         """
         messages: Items[Any] = [] if isinstance(prompt, str) else prompt
         return ReplyReader(
@@ -64,6 +67,7 @@ class ReplyParsers:
                 offered_tools(messages, tools),
                 self.reasoning,
                 starts_in_reasoning=_ends_in_think(tokenizer, prompt_token_ids),
+                calls_tools=calls_tools,
                 special_tokens=frozenset(tokenizer.special_token_names.values()),
             )
         )
@@ -107,7 +111,9 @@ class ReplyReader:
             place = end
         delta += self._parser.feed(self._take(end if output.finished else min(place, end)))
         if output.finished and not self._is_done:
-            delta += self._parser.flush()
+            # A stop text may have cut off what was to follow, as a length does.
+            is_complete = output.finish_reason == "stop" and not isinstance(output.stop_reason, str)
+            delta += self._parser.flush(is_complete=is_complete)
             self._is_done = True
         self._reply_pieces.append(delta)
         answer = replace(answer, reply_pieces=ListView(self._reply_pieces))

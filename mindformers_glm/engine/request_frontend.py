@@ -11,7 +11,13 @@ from typing import Any, Literal
 
 from mindformers_glm.core.errors import PromptError
 from mindformers_glm.engine.generation_defaults import DEFAULT_MAX_NEW_TOKENS
-from mindformers_glm.engine.llm_arguments import Prompt, check_params, is_list
+from mindformers_glm.engine.llm_arguments import (
+    Prompt,
+    ToolChoice,
+    check_params,
+    is_list,
+    may_call_tools,
+)
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
@@ -78,17 +84,23 @@ class RequestFrontend:
         prompt: Prompt,
         params: SamplingParams | None = None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
     ) -> Request:
         """Encode a prompt; what is wrong with it becomes the request's `error`.
 
         Args:
             params: None: as the checkpoint says.
             tools: descriptions of functions that the model may call.
+            tool_choice: "none": the model is not told of them, and nothing is taken for a call.
         Raises:
-            ConfigError: `params` is of another type, or the checkpoint has no chat template.
+            ConfigError: `params` or `tool_choice` is another thing, or the checkpoint has no chat
+                template.
+            UnsupportedError: `tool_choice` asks for a call.
             CheckpointError: its chat template is broken.
         """
         check_params(params)
+        calls_tools = may_call_tools(tool_choice)
+        tools = tools if calls_tools else None
         params = params or SamplingParams()
         try:
             token_ids, is_chat = self.encode(prompt, tools)
@@ -97,7 +109,9 @@ class RequestFrontend:
         if not is_chat:
             return Request(request_id, token_ids, params)
         readers = tuple(
-            self._reply_parsers.new_reader(self._tokenizer, token_ids, prompt, tools)
+            self._reply_parsers.new_reader(
+                self._tokenizer, token_ids, prompt, tools, calls_tools=calls_tools
+            )
             for _ in range(params.n)
         )
         return Request(request_id, token_ids, params, reply_readers=readers)

@@ -1,11 +1,13 @@
 """Conversations and tools through `LLM`: what the template writes, what is read of the answer."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.errors import ConfigError, UnsupportedError
 from mindformers_glm.engine import llm_engine as llm_engine_module
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
@@ -232,3 +234,60 @@ def test_a_stop_text_within_a_shown_name_cuts_it(
     output = with_tags.chat([{"role": "user", "content": "x"}], params)
     assert (output.text, output.finish_reason) == ("ab<m", "stop")
     assert output.reply == ParsedReply("ab<m")
+
+
+def test_with_tool_choice_none_the_model_is_not_told_of_tools(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkpoint / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    llm = LLM(checkpoint, prompt_lookup_num_tokens=0)
+    messages, tools = [{"role": "user", "content": "x"}], [{"name": "f"}]
+    params = SamplingParams(max_tokens=4)
+    plain = llm.chat(messages, params).prompt_token_ids
+    for choice, has_tools in (("auto", True), (None, True), ("none", False)):
+        _write_answer(monkeypatch, llm, "f\n{}")
+        output = llm.chat(messages, params, tools, tool_choice=choice)
+        assert (output.prompt_token_ids == plain) is not has_tools
+        call = ParsedReply(tool_calls=(ToolCall("f", "{}"),))
+        assert output.reply == (call if has_tools else ParsedReply("f\n{}"))
+    _write_answer(monkeypatch, llm, "f\n{}")
+    assert [*llm.stream("x", params, tools, "none")][-1].reply == ParsedReply("f\n{}")
+
+
+@pytest.mark.parametrize(
+    ("choice", "error", "message"),
+    [
+        ("required", UnsupportedError, "tool_choice='required' would make the model call a tool"),
+        ({"type": "function", "function": {"name": "f"}}, UnsupportedError, "'name': 'f'"),
+        ("any", ConfigError, 'tool_choice must be "auto" or "none", got \'any\''),
+        (True, ConfigError, "got True"),
+    ],
+)
+def test_a_tool_choice_that_forces_a_call_is_refused(
+    checkpoint: Path, choice: Any, error: type[Exception], message: str
+) -> None:
+    (checkpoint / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    llm = LLM(checkpoint)
+    with pytest.raises(error, match=re.escape(message)):
+        llm.chat([{"role": "user", "content": "x"}], SHORT, [{"name": "f"}], tool_choice=choice)
+    assert not llm.engine.has_unfinished()
+
+
+@pytest.mark.parametrize(
+    ("params", "is_call"),
+    [
+        (SamplingParams(max_tokens=20), True),
+        (SamplingParams(max_tokens=1), False),
+        (SamplingParams(max_tokens=20, stop="\n"), False),
+    ],
+)
+def test_a_name_alone_is_a_call_unless_it_was_cut_off(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, params: SamplingParams, is_call: bool
+) -> None:
+    (checkpoint / "chat_template.jinja").write_text(_TOOL_TEMPLATE)
+    llm = LLM(checkpoint, prompt_lookup_num_tokens=0)
+    _write_answer(monkeypatch, llm, "f\n<|endoftext|>")
+    output = llm.chat([{"role": "user", "content": "x"}], params, [{"name": "f"}])
+    assert output.reply is not None
+    assert bool(output.reply.tool_calls) == is_call
+    assert (output.reply.content == "") == is_call

@@ -1,6 +1,6 @@
 """A model's answer to thoughts, text and tool calls, whole or while it is being written."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from mindformers_glm.tokenizer.replies.call_candidates import (
     NamedJsonCall,
     PythonCall,
 )
-from mindformers_glm.tokenizer.replies.call_splitter import CallSplitter
+from mindformers_glm.tokenizer.replies.call_splitter import CallPlace, CallSplitter
 from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
 from mindformers_glm.tokenizer.replies.placeholder import PlaceholderFiller
 from mindformers_glm.tokenizer.replies.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningSplitter
@@ -75,6 +75,7 @@ class ReplyParser:
         tools: descriptions of the tools that were offered.
         reasoning_parser: one of `REASONING_PARSERS`.
         starts_in_reasoning: the prompt ended with <think>.
+        calls_tools: False: nothing is taken for a call.
         special_tokens: names of the vocabulary's special tokens. A tag among them counts where
             `feed_token` brings it, and in the text it is text.
     Raises:
@@ -88,6 +89,7 @@ class ReplyParser:
         reasoning_parser: str = "none",
         *,
         starts_in_reasoning: bool = False,
+        calls_tools: bool = True,
         special_tokens: Collection[str] = (),
     ) -> None:
         check_parser_names(tool_call_parser, reasoning_parser)
@@ -101,9 +103,12 @@ class ReplyParser:
         text_names = frozenset(
             tool["type"] for tool in tools if tool.get("type") in syntax.text_tools
         )
+        bare_names = frozenset(tool_name(tool) for tool in tools if not _needs_arguments(tool))
         new_candidate = None
-        if syntax.candidate is not None and names:
-            new_candidate = partial(_new_candidate, syntax.candidate, names, text_names)
+        if syntax.candidate is not None and names and calls_tools:
+            new_candidate = partial(
+                _new_candidate, syntax.candidate, names, text_names, bare_names - text_names
+            )
         self._calls = CallSplitter(
             new_candidate, has_role_line=syntax.has_role_line, drops_blanks=syntax.drops_blanks
         )
@@ -131,9 +136,14 @@ class ReplyParser:
         """Another assistant message begins: the model wrote <|assistant|>, which is no text."""
         return self._fill(self._flush_reasoning() + self._calls.start_turn())
 
-    def flush(self) -> ParsedReply:
-        """Return what is held back when the answer is over."""
-        piece = self._fill(self._flush_reasoning() + self._calls.flush())
+    def flush(self, *, is_complete: bool = False) -> ParsedReply:
+        """Return what is held back when the answer is over.
+
+        Args:
+            is_complete: the model has ended it; else it may have been cut off, and a tool's name
+                alone is no call.
+        """
+        piece = self._fill(self._flush_reasoning() + self._calls.flush(is_complete=is_complete))
         rest = "" if self._placeholder is None else self._placeholder.flush()
         return piece + ParsedReply(rest)
 
@@ -181,10 +191,19 @@ def _new_candidate(
     candidate: type[CallCandidate],
     names: frozenset[str],
     text_names: frozenset[str],
-    is_message_start: bool,
-    is_object: bool,
+    bare_names: frozenset[str],
+    place: CallPlace,
 ) -> CallCandidate:
-    if is_object:
+    if place.is_object:
         return JsonObjectCall(names)
     # Plain text is a call only by the tool's name on the role's own line.
-    return candidate(names, text_names if is_message_start else ())
+    return candidate(
+        names, text_names if place.begins_message else (), bare_names if place.is_named else ()
+    )
+
+
+def _needs_arguments(tool: Tool) -> bool:
+    """Whether a description says that the tool cannot be called with nothing."""
+    function = tool.get("function")
+    parameters = (function if isinstance(function, Mapping) else tool).get("parameters")
+    return isinstance(parameters, Mapping) and bool(parameters.get("required"))
