@@ -1,4 +1,4 @@
-"""Keyword arguments that a class does not have: one sentence says what it has instead."""
+"""Keyword arguments that do not exist: one sentence says what exists instead."""
 
 import difflib
 import inspect
@@ -37,6 +37,11 @@ OTHER_NAMES_OF_LLM = {
     "enforce_eager": _ALWAYS,
     "enable_chunked_prefill": _ALWAYS,
 }
+OTHER_NAMES_OF_METHODS = {
+    "prompt_token_ids": "prompts may be token ids",
+    "use_tqdm": "a bar is shown on a terminal only",
+    "lora_request": _NOT_OFFERED,
+}
 OTHER_NAMES_OF_SAMPLING_PARAMS = {
     "max_completion_tokens": "max_tokens",
     "num_return_sequences": "n",
@@ -55,30 +60,36 @@ OTHER_NAMES_OF_SAMPLING_PARAMS = {
 
 
 def refuse_unknown_arguments(
-    other_names: Mapping[str, str],
+    other_names: Mapping[str, str], methods: Mapping[str, Mapping[str, str]] | None = None
 ) -> Callable[[type[_Owner]], type[_Owner]]:
     """Let a class refuse keyword arguments that it does not have with a ConfigError.
 
     Args:
         other_names: what they are called here, or a clause that says why there are none.
+        methods: the same for methods of the class, by their names.
     """
 
     def decorate(owner: type[_Owner]) -> type[_Owner]:
-        construct = owner.__init__
-        known = [name for name in inspect.signature(construct).parameters if name != "self"]
-
-        @wraps(construct)
-        def refuse_or_construct(self: _Owner, *args: Any, **given: Any) -> None:
-            for name in given:
-                if name not in known:
-                    advice = _advise(name, known, other_names)
-                    raise ConfigError(f"{owner.__name__} has no argument {name!r}: {advice}.")
-            construct(self, *args, **given)
-
-        owner.__init__ = refuse_or_construct  # type: ignore[assignment, method-assign]
+        for method, names in {"__init__": other_names, **(methods or {})}.items():
+            label = owner.__name__ if method == "__init__" else f"{owner.__name__}.{method}"
+            setattr(owner, method, _guard(getattr(owner, method), label, names))
         return owner
 
     return decorate
+
+
+def _guard(call: Callable[..., Any], label: str, names: Mapping[str, str]) -> Callable[..., Any]:
+    known = [name for name in inspect.signature(call).parameters if name != "self"]
+
+    @wraps(call)
+    def refuse_or_call(*args: Any, **given: Any) -> Any:
+        for name in given:
+            if name not in known:
+                advice = _advise(name, known, names)
+                raise ConfigError(f"{label} has no argument {name!r}: {advice}.")
+        return call(*args, **given)
+
+    return refuse_or_call
 
 
 def _advise(name: str, known: list[str], other_names: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from collections import defaultdict, deque
 from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Items
 from contextlib import closing
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -15,7 +16,11 @@ from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
 from mindformers_glm.core.errors import GlmError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
-from mindformers_glm.engine.argument_names import OTHER_NAMES_OF_LLM, refuse_unknown_arguments
+from mindformers_glm.engine.argument_names import (
+    OTHER_NAMES_OF_LLM,
+    OTHER_NAMES_OF_METHODS,
+    refuse_unknown_arguments,
+)
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
 from mindformers_glm.engine.llm_arguments import (
     Conversation,
@@ -40,8 +45,14 @@ from mindformers_glm.system.progress import Progress
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
+_OTHER_NAMES = OTHER_NAMES_OF_METHODS | dict.fromkeys(
+    signature(SamplingParams).parameters, "it is an argument of SamplingParams"
+)
 
-@refuse_unknown_arguments(OTHER_NAMES_OF_LLM)
+
+@refuse_unknown_arguments(
+    OTHER_NAMES_OF_LLM, dict.fromkeys(("generate", "stream", "chat"), _OTHER_NAMES)
+)
 class LLM:
     """A loaded model that answers prompts.
 

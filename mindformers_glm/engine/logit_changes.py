@@ -51,7 +51,7 @@ def _list_forbidden(sequence: Sequence) -> list[int]:
     for spelling in sequence.bad_words:
         num_before = len(spelling) - 1
         # The prompt does not count: a bad word is one that the answer holds as a whole.
-        written = sequence.generated_token_ids[sequence.num_generated - num_before :]
-        if num_before <= sequence.num_generated and written.tolist() == list(spelling[:-1]):
+        written = sequence.generated_token_ids[max(sequence.num_generated - num_before, 0) :]
+        if written.tolist() == list(spelling[:-1]):
             forbidden.append(spelling[-1])
     return forbidden

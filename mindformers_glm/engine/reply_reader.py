@@ -83,7 +83,6 @@ class ReplyReader:
     def __init__(self, parser: ReplyParser) -> None:
         self._parser = parser
         self._reply_pieces: list[ParsedReply] = []
-        self._is_done = False
         self._text = ""  # not read yet: a name may be incomplete
         # Read so far:
         self._num_pieces = 0
@@ -110,11 +109,10 @@ class ReplyReader:
             self._num_marks += 1
             place = end
         delta += self._parser.feed(self._take(end if output.finished else min(place, end)))
-        if output.finished and not self._is_done:
+        if output.finished:
             # A stop text may have cut off what was to follow, as a length does.
             is_complete = output.finish_reason == "stop" and not isinstance(output.stop_reason, str)
             delta += self._parser.flush(is_complete=is_complete)
-            self._is_done = True
         self._reply_pieces.append(delta)
         answer = replace(answer, reply_pieces=ListView(self._reply_pieces))
         return replace(output, answer=answer, delta_reply=delta)

@@ -46,6 +46,24 @@ def test_sampling_params_name_the_right_argument(arguments: dict[str, Any], mess
 
 
 @pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("generate", {"temperature": 0.5}, "LLM.generate has no argument 'temperature': it is an "),
+        ("generate", {"sampling_param": None}, "perhaps sampling_params is meant"),
+        ("chat", {"use_tqdm": False}, "a bar is shown on a terminal only"),
+        ("stream", {"max_tokens": 5}, "it is an argument of SamplingParams"),
+    ],
+)
+def test_methods_name_the_right_argument(
+    method: str, arguments: dict[str, Any], message: str
+) -> None:
+    llm = LLM.__new__(LLM)  # refused before anything is looked at
+    with pytest.raises(ConfigError) as caught:
+        getattr(llm, method)("x", **arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("owner", "other_names"),
     [(LLM, OTHER_NAMES_OF_LLM), (SamplingParams, OTHER_NAMES_OF_SAMPLING_PARAMS)],
 )
