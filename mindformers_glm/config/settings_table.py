@@ -110,6 +110,12 @@ _GENERATION = (
     _sampling(
         "repetition_penalty", NUMBER, 0, "above 1: tokens of prompt and answer become less likely"
     ),
+    _sampling(
+        "presence_penalty", NUMBER, -2, "above 0: tokens of the answer become less likely; up to 2"
+    ),
+    _sampling(
+        "frequency_penalty", NUMBER, -2, "the same for each time that they occur in it; up to 2"
+    ),
     _sampling("max_new_tokens", INTEGER, 1, "longest answer, in tokens; beats max_length"),
     _sampling("max_length", INTEGER, 1, "longest prompt and answer together, in tokens"),
     _sampling("min_new_tokens", INTEGER, 0, "shortest answer, in tokens"),

@@ -1,10 +1,11 @@
 """The Python API: a checkpoint folder in, answers out."""
 
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Items
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -14,9 +15,16 @@ from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
 from mindformers_glm.core.errors import GlmError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
+from mindformers_glm.engine.argument_names import (
+    OTHER_NAMES_OF_LLM,
+    OTHER_NAMES_OF_METHODS,
+    refuse_unknown_arguments,
+)
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
 from mindformers_glm.engine.llm_arguments import (
+    Conversation,
     Prompt,
+    ToolChoice,
     check_single_prompt,
     check_types,
     is_list,
@@ -38,7 +46,14 @@ from mindformers_glm.system.progress import Progress
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
+_OTHER_NAMES = OTHER_NAMES_OF_METHODS | dict.fromkeys(
+    signature(SamplingParams).parameters, "it is an argument of SamplingParams"
+)
 
+
+@refuse_unknown_arguments(
+    OTHER_NAMES_OF_LLM, dict.fromkeys(("generate", "stream", "chat"), _OTHER_NAMES)
+)
 class LLM:
     """A loaded model that answers prompts.
 
@@ -154,7 +169,7 @@ class LLM:
                 *self.tokenizer.eos_token_ids,
             ),
             defaults=model.defaults,
-            special_token_ids=self.tokenizer.special_token_ids,
+            special_token_names=self.tokenizer.special_token_names,
             max_position_embeddings=self.config.max_position_embeddings,
         )
 
@@ -177,66 +192,76 @@ class LLM:
             ConfigError: sampling_params are of another type, or not as many as prompts.
         """
         wanted: list[Any] = [prompts] if is_single_prompt(prompts) else list(prompts)
-        params = spread_params(sampling_params, len(wanted))
-        outputs: dict[str, RequestOutput] = {}
-        request_ids: list[str] = []
-        try:
-            for prompt, prompt_params in zip(wanted, params, strict=True):
-                request_ids.append(self._add(prompt, prompt_params))
-            self._check_ranks_agree(request_ids)
-            with Progress("Generating", len(wanted), "prompt") as progress:
-                for output in self._collect(request_ids):
-                    if output.finished:
-                        outputs[output.request_id] = output
-                        progress.advance(1)
-        finally:
-            self._discard(request_ids)
-        return [outputs[request_id] for request_id in request_ids]
+        return self._answer_all(wanted, sampling_params)
 
     def stream(
         self,
         prompt: Prompt,
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
     ) -> Iterator[RequestOutput]:
         """Answer one prompt; yields an output for each step, the last one has a finish_reason.
 
         A step gives one token, or several where `prompt_lookup_num_tokens` guessed right.
         `delta_text` is what is new; it can be empty while a character or a stop string is
         incomplete. Leaving the loop early ends the request. `tools` are descriptions of functions
-        that the model may call; they need a prompt that the chat template writes. For such a prompt
-        `reply` is the answer told apart (thoughts, content, tool calls), `delta_reply` its growth.
+        that the model may call; they need a prompt that the chat template writes, and with
+        `tool_choice` "none" the model is not told of them. For such a prompt `reply` is the answer
+        told apart (thoughts, content, tool calls), `delta_reply` its growth.
 
         Raises:
             PromptError: several prompts are given.
             ConfigError: sampling_params or tools are something else.
         """
         check_single_prompt(prompt)
-        request_id = self._add(prompt, sampling_params, tools)
+        request_id = self._add(prompt, sampling_params, tools, tool_choice)
         try:
             self._check_ranks_agree([request_id])
             yield from self._collect([request_id])
         finally:
             self._discard([request_id])
 
+    @overload
     def chat(
         self,
-        messages: Items[Mapping[str, Any]],
+        messages: Conversation,
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
-    ) -> RequestOutput:
-        """Answer a conversation, written by the checkpoint's chat template.
+        tool_choice: ToolChoice = "auto",
+    ) -> RequestOutput: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Items[Conversation],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+    ) -> list[RequestOutput]: ...
+
+    def chat(
+        self,
+        messages: Conversation | Items[Conversation],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+    ) -> RequestOutput | list[RequestOutput]:
+        """Answer a conversation, or several together, written by the checkpoint's chat template.
 
         Args:
-            messages: [{"role": "user", "content": "..."}, ...], in OpenAI's form or the family's.
-            tools: descriptions of functions that the model may call.
+            messages: [{"role": "user", "content": "..."}, ...], in OpenAI's form or the family's;
+                or a list of such conversations.
+            sampling_params: as for `generate`.
+            tools: descriptions of functions that the model may call, in each conversation.
+            tool_choice: "auto" lets the model decide; "none": it is not told of the tools.
         Returns:
-            Its `text` is what the model wrote, `reply` the same told apart.
+            One output, or for several conversations a list, in their order. Its `text` is what the
+            model wrote, `reply` the same told apart.
         """
-        for output in self.stream(messages, sampling_params, tools):
-            if output.finished:
-                return output
-        raise AssertionError("a stream ends with a finished output")
+        if is_list(messages) and len(messages) > 0 and is_list(messages[0]):
+            return self._answer_all(messages, sampling_params, tools, tool_choice)
+        return self._answer_all([messages], sampling_params, tools, tool_choice)[0]
 
     def logits(self, token_ids: Items[int]) -> np.ndarray:
         """Return what the network says after each token: float32 [num_tokens, vocab_size].
@@ -305,14 +330,41 @@ class LLM:
             raise GlmError("This LLM is closed: create a new one.")
         return self._open_engine
 
+    def _answer_all(
+        self,
+        prompts: Items[Any],
+        sampling_params: SamplingParams | Items[SamplingParams] | None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+    ) -> list[RequestOutput]:
+        params = spread_params(sampling_params, len(prompts))
+        outputs: dict[str, RequestOutput] = {}
+        request_ids: list[str] = []
+        try:
+            for prompt, prompt_params in zip(prompts, params, strict=True):
+                request_ids.append(self._add(prompt, prompt_params, tools, tool_choice))
+            self._check_ranks_agree(request_ids)
+            with Progress("Generating", len(prompts), "prompt") as progress:
+                for output in self._collect(request_ids):
+                    if output.finished:
+                        outputs[output.request_id] = output
+                        progress.advance(1)
+        finally:
+            self._discard(request_ids)
+        return [outputs[request_id] for request_id in request_ids]
+
     def _add(
-        self, prompt: Prompt, params: SamplingParams | None, tools: Tools | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        tools: Tools | None,
+        tool_choice: ToolChoice,
     ) -> str:
         """Queue a prompt; what is wrong with it becomes its only output."""
         with self._one_thread:
             request_id = str(self._num_requests)
             self._num_requests += 1
-            request = self.frontend.new_request(request_id, prompt, params, tools)
+            request = self.frontend.new_request(request_id, prompt, params, tools, tool_choice)
             refusal = self.frontend.submit(request, self.engine)
             if refusal is not None:
                 self._undelivered[request_id].append(refusal)

@@ -7,15 +7,35 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.config.value_types import parse_size
-from mindformers_glm.core.errors import ConfigError, PromptError
+from mindformers_glm.core.errors import ConfigError, PromptError, UnsupportedError
 from mindformers_glm.engine.sampling_params import SamplingParams
 
 # Twelve rows in a step take 1.1 to 1.7 times as long as one, less with AMX; guesses get that long
 # only while they are right.
 DEFAULT_PROMPT_LOOKUP_NUM_TOKENS = 11
 
+Conversation = Items[Mapping[str, Any]]
 # A text, token ids, or a conversation.
-Prompt = str | Items[int] | Items[Mapping[str, Any]]
+Prompt = str | Items[int] | Conversation
+# "auto" or "none"; None is "auto". OpenAI has more, which are refused by name.
+ToolChoice = str | Mapping[str, Any] | None
+
+
+def may_call_tools(tool_choice: ToolChoice) -> bool:
+    """Whether the model may call tools.
+
+    Raises:
+        UnsupportedError: it must call one.
+        ConfigError: it is no choice at all.
+    """
+    if tool_choice == "required" or isinstance(tool_choice, Mapping):
+        raise UnsupportedError(
+            f"tool_choice={tool_choice!r} would make the model call a tool, which this version "
+            'cannot: use "auto" or "none".'
+        )
+    if tool_choice not in ("auto", "none", None):
+        raise ConfigError(f'tool_choice must be "auto" or "none", got {tool_choice!r}.')
+    return tool_choice != "none"
 
 
 def is_single_prompt(prompts: Prompt | Items[Prompt]) -> bool:

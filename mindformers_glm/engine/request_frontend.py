@@ -6,12 +6,19 @@ the one that steps the engine, and reads the outputs of each request in one thre
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mindformers_glm.core.errors import PromptError
 from mindformers_glm.engine.generation_defaults import DEFAULT_MAX_NEW_TOKENS
-from mindformers_glm.engine.llm_arguments import Prompt, check_params, check_tools, is_list
+from mindformers_glm.engine.llm_arguments import (
+    Prompt,
+    ToolChoice,
+    check_params,
+    check_tools,
+    is_list,
+    may_call_tools,
+)
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
@@ -30,18 +37,25 @@ class Request:
         request_id: names it among all that are under way.
         token_ids: the prompt as the network will see it; empty where there is an `error`.
         error: one sentence that says what is wrong with the prompt.
-        reply_reader: reads the answer to a conversation; None for any other prompt.
+        reply_readers: read the answers to a conversation, one each; none for any other prompt.
     """
 
     request_id: str
     token_ids: list[int]
     params: SamplingParams
     error: str | None = None
-    reply_reader: ReplyReader | None = None
+    reply_readers: tuple[ReplyReader, ...] = ()
 
     def read(self, output: RequestOutput) -> RequestOutput:
         """Return one of the request's outputs with its `reply`, in the order they came."""
-        return output if self.reply_reader is None else self.reply_reader.read(output)
+        if not self.reply_readers:
+            return output
+        if not output.samples:
+            return self.reply_readers[0].read(output)
+        pairs = zip(self.reply_readers, output.samples, strict=True)
+        samples = tuple(reader.read(sample) for reader, sample in pairs)
+        first = samples[0]
+        return replace(output, answer=first.answer, delta_reply=first.delta_reply, samples=samples)
 
 
 class RequestFrontend:
@@ -71,18 +85,24 @@ class RequestFrontend:
         prompt: Prompt,
         params: SamplingParams | None = None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
     ) -> Request:
         """Encode a prompt; what is wrong with it becomes the request's `error`.
 
         Args:
             params: None: as the checkpoint says.
             tools: descriptions of functions that the model may call.
+            tool_choice: "none": the model is not told of them, and nothing is taken for a call.
         Raises:
-            ConfigError: `params` or `tools` are of another type, or there is no chat template.
+            ConfigError: `params`, `tools` or `tool_choice` is another thing, or the checkpoint has
+                no chat template.
+            UnsupportedError: `tool_choice` asks for a call.
             CheckpointError: its chat template is broken.
         """
         check_params(params)
         check_tools(tools)
+        calls_tools = may_call_tools(tool_choice)
+        tools = tools if calls_tools else None
         params = params or SamplingParams()
         try:
             token_ids, is_chat = self.encode(prompt, tools)
@@ -90,8 +110,13 @@ class RequestFrontend:
             return Request(request_id, [], params, str(problem))
         if not is_chat:
             return Request(request_id, token_ids, params)
-        reader = self._reply_parsers.new_reader(self._tokenizer, token_ids, prompt, tools)
-        return Request(request_id, token_ids, params, reply_reader=reader)
+        readers = tuple(
+            self._reply_parsers.new_reader(
+                self._tokenizer, token_ids, prompt, tools, calls_tools=calls_tools
+            )
+            for _ in range(params.n)
+        )
+        return Request(request_id, token_ids, params, reply_readers=readers)
 
     def submit(self, request: Request, engine: LLMEngine) -> RequestOutput | None:
         """Queue a request; return its only output where it cannot run.
@@ -100,12 +125,12 @@ class RequestFrontend:
             ValueError: the id belongs to an unfinished request.
         """
         error = request.error
-        if (
-            error is None
-            and isinstance(self._tokenizer, TokenIdsOnly)
-            and engine.defaults.resolve(request.params).stop
-        ):
-            error = f"stop looks for text (stop_token_ids do not): {self._tokenizer.refusal}"
+        if error is None and isinstance(self._tokenizer, TokenIdsOnly):
+            if request.params.bad_words or engine.defaults.resolve(request.params).stop:
+                error = (
+                    "stop and bad_words look for text (stop_token_ids and logit_bias do not): "
+                    f"{self._tokenizer.refusal}"
+                )
         if error is not None:
             engine.count_request()
         else:

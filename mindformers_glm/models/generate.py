@@ -24,7 +24,12 @@ from mindformers_glm.models.streaming import StreamerFeed
 from mindformers_glm.models.token_id_prompts import read_prompts
 from mindformers_glm.tokenizer import TokenIdsOnly, open_tokenizer
 
-_PARAMS = tuple(field.name for field in fields(SamplingParams))
+# Of one answer's token ids: what tells more has no place in the result.
+_PARAMS = tuple(
+    field.name
+    for field in fields(SamplingParams)
+    if field.name not in ("n", "logprobs", "prompt_logprobs", "skip_special_tokens")
+)
 # Hugging Face's names for what SamplingParams calls stop_token_ids and stop.
 _ALIASES = ("eos_token_id", "stop_strings")
 # What upstream's text generation pipeline passes on beside the settings: it has formed the batch
@@ -155,8 +160,10 @@ def _read_settings(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _check_stop(engine: LLMEngine, params: SamplingParams) -> None:
-    if isinstance(engine.tokenizer, TokenIdsOnly) and engine.defaults.resolve(params).stop:
+    if not isinstance(engine.tokenizer, TokenIdsOnly):
+        return
+    if engine.defaults.resolve(params).stop or params.bad_words:
         raise ConfigError(
-            "stop looks for text and this network has no tokenizer: build it with from_pretrained "
-            "from a folder with a tokenizer, or use stop_token_ids."
+            "stop and bad_words look for text and this network has no tokenizer: build it with "
+            "from_pretrained from a folder with a tokenizer, or use stop_token_ids and logit_bias."
         )

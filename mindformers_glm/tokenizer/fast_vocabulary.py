@@ -45,7 +45,7 @@ class FastVocabulary(Vocabulary):
                     for token in special.values()
                 },
             ),
-            special_token_ids=special,
+            special_token_names={token_id: token.content for token_id, token in special.items()},
             eos_token_ids=() if eos_token_id is None else (eos_token_id,),
             num_token_ids=max(self._backend.get_vocab(True).values(), default=-1) + 1,
         )

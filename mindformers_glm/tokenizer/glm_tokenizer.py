@@ -52,6 +52,11 @@ class GlmTokenizer:
         return self.vocabulary.special_token_ids
 
     @property
+    def special_token_names(self) -> Mapping[int, str]:
+        """The same ids with their names."""
+        return self.vocabulary.special_token_names
+
+    @property
     def eos_token_ids(self) -> tuple[int, ...]:
         """The tokenizer's own end-of-text token, if it has one."""
         return self.vocabulary.eos_token_ids
@@ -107,9 +112,25 @@ class GlmTokenizer:
         detokenizer = self.new_detokenizer()
         return "".join(map(detokenizer.feed, token_ids)) + detokenizer.flush()
 
-    def new_detokenizer(self) -> Detokenizer:
-        """Return a detokenizer for one answer; its pieces add up to `decode`."""
-        return self.vocabulary.new_detokenizer()
+    def decode_token(self, token_id: int) -> str:
+        """Return the text of a token by itself; of a special one its name."""
+        return self.vocabulary.decode_token(token_id)
+
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Return the ways in which an answer may write a word: see `SamplingParams.bad_words`.
+
+        Raises:
+            PromptError: it is not valid Unicode.
+        """
+        return self.vocabulary.spell_word(word)
+
+    def new_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """Return a detokenizer for one answer; its pieces add up to `decode`.
+
+        Args:
+            skip_special_tokens: False: they have text, their names.
+        """
+        return self.vocabulary.new_detokenizer(skip_special_tokens=skip_special_tokens)
 
 
 def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from mindformers_glm.tokenizer.chat_template import ChatTemplate
 from mindformers_glm.tokenizer.fast_vocabulary import load_fast_vocabulary
 from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer, WriteChat
 from mindformers_glm.tokenizer.ranks_vocabulary import load_ranks
-from mindformers_glm.tokenizer.replies import detect_parsers
+from mindformers_glm.tokenizer.replies import ASSISTANT_TOKEN, CLOSE_TAG, detect_parsers
 from mindformers_glm.tokenizer.sentencepiece_vocabulary import (
     CHATGLM2_SPECIAL_TOKENS,
     CHATGLM3_SPECIAL_TOKENS,
@@ -151,12 +151,33 @@ def _choose_chat_format(
             str(config.path.parent),
         )
         if not (built_in == "chatglm3" and _is_imitation(template)):
-            return template, config.template_place, detect_parsers(config.chat_template)
+            parsers = _choose_parsers(config.chat_template, vocabulary, built_in)
+            return template, config.template_place, parsers
     if built_in is not None:
         chat_format = CHAT_FORMATS[built_in]
         parsers = (chat_format.tool_call_parser, chat_format.reasoning_parser)
         return partial(write_chat, built_in), f"{built_in}, built in", parsers
     return None, "none", ("none", "none")
+
+
+def _choose_parsers(
+    chat_template: str, vocabulary: Vocabulary, built_in: str | None
+) -> tuple[str, str]:
+    """Return the parsers that the template gives away, else those of the model that it is for.
+
+    A tool that fine-tunes a model writes templates of its own, but not another way of answering.
+    """
+    tool_calls, reasoning = detect_parsers(chat_template)
+    names = vocabulary.special_tokens.ids
+    if (tool_calls, reasoning) == ("none", "none"):
+        if built_in is not None:
+            chat_format = CHAT_FORMATS[built_in]
+            tool_calls, reasoning = chat_format.tool_call_parser, chat_format.reasoning_parser
+        elif ASSISTANT_TOKEN in names:
+            tool_calls = "glm4"
+    if reasoning == "none" and CLOSE_TAG in names:
+        reasoning = "glm_z1"  # it has a token for the end of its thoughts
+    return tool_calls, reasoning
 
 
 def _is_imitation(template: ChatTemplate) -> bool:

@@ -45,7 +45,7 @@ class RanksVocabulary(Vocabulary):
         special_ids = added.special.ids
         super().__init__(
             added.special,
-            special_token_ids=special_ids.values(),
+            special_token_names={token_id: name for name, token_id in special_ids.items()},
             eos_token_ids=eos_token_ids,
             num_token_ids=max(*special_ids.values(), *added.ordinary.ids.values()) + 1,
         )

@@ -54,7 +54,10 @@ class SentencePieceVocabulary(Vocabulary):
         without_text = {processor.unk_id(), processor.bos_id(), processor.eos_id()} - {-1}
         super().__init__(
             SpecialTokens.as_written(own_ids) | added.special,
-            special_token_ids={*ids.values(), *without_text},
+            special_token_names={
+                **{token_id: name for name, token_id in ids.items()},
+                **{token_id: processor.id_to_piece(token_id) for token_id in without_text},
+            },
             eos_token_ids=(
                 processor.eos_id(),
                 *(ids[name] for name in _ENDS_OF_TURN if name in ids),
@@ -76,9 +79,14 @@ class SentencePieceVocabulary(Vocabulary):
         require_unicode(text)
         return self._added.encode_around(text, self._processor.encode)
 
-    def new_detokenizer(self) -> "SentencePieceDetokenizer":
-        """Return a detokenizer for one answer."""
-        return SentencePieceDetokenizer(self)
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Return the tokens of a word; without the blank before it where that is one of its own."""
+        ids = self.encode_text(word)
+        return [ids[1:] if len(ids) > 1 and self._processor.id_to_piece(ids[0]) == "▁" else ids]
+
+    def new_detokenizer(self, *, skip_special_tokens: bool = True) -> "SentencePieceDetokenizer":
+        """Return a detokenizer for one answer; special tokens have no text, or their names."""
+        return SentencePieceDetokenizer(self, skip_special_tokens=skip_special_tokens)
 
     def _look_up_bytes(self, token_id: int) -> bytes:
         if token_id in self._texts:
@@ -105,10 +113,16 @@ class SentencePieceDetokenizer:
     The blank that stands before every text when it is tokenized is taken away again: from the first
     piece, and from the first after a special or an added token. Bytes that never become a character
     turn into U+FFFD each, and a character does not continue after such a token.
+
+    Args:
+        skip_special_tokens: False: they are shown by their names.
     """
 
-    def __init__(self, vocabulary: SentencePieceVocabulary) -> None:
+    def __init__(
+        self, vocabulary: SentencePieceVocabulary, *, skip_special_tokens: bool = True
+    ) -> None:
         self._vocabulary = vocabulary
+        self._shown_names = {} if skip_special_tokens else vocabulary.special_token_names
         self._decoder = codecs.getincrementaldecoder("utf-8")(_ONE_FOR_EACH_BYTE)
         self._is_at_start = True
 
@@ -117,7 +131,7 @@ class SentencePieceDetokenizer:
         token_bytes = self._vocabulary.bytes_of(token_id)
         if not token_bytes:
             self._is_at_start = True
-            return self._restart()
+            return self._restart() + self._shown_names.get(token_id, "")
         if self._vocabulary.is_added(token_id):
             self._is_at_start = True
             return self._restart() + token_bytes.decode()

@@ -39,7 +39,7 @@ class _NoVocabulary(Vocabulary):
     source = "none"
 
     def __init__(self, refusal: str) -> None:
-        super().__init__(SpecialTokens.as_written({}), (), (), num_token_ids=0)
+        super().__init__(SpecialTokens.as_written({}), {}, (), num_token_ids=0)
         self._refusal = refusal
 
     def encode(self, text: str) -> NoReturn:

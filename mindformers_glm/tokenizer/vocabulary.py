@@ -67,7 +67,8 @@ class Vocabulary(ABC):
 
     Args:
         special_tokens: those that a chat format may write.
-        special_token_ids: ids without text: those, and control tokens that have no name here.
+        special_token_names: of all ids without text: those, and control tokens that no format
+            writes.
         eos_token_ids: the tokenizer's own end-of-text token, if it has one.
         num_token_ids: one more than the highest token id.
     """
@@ -77,12 +78,13 @@ class Vocabulary(ABC):
     def __init__(
         self,
         special_tokens: SpecialTokens,
-        special_token_ids: Iterable[int],
+        special_token_names: Mapping[int, str],
         eos_token_ids: tuple[int, ...],
         num_token_ids: int,
     ) -> None:
         self.special_tokens = special_tokens
-        self.special_token_ids = frozenset(special_token_ids)
+        self.special_token_names = special_token_names
+        self.special_token_ids = frozenset(special_token_names)
         self.eos_token_ids = eos_token_ids
         self.num_token_ids = num_token_ids
         # The bytes of a token; none for special and unknown ids.
@@ -107,9 +109,34 @@ class Vocabulary(ABC):
     @abstractmethod
     def _look_up_bytes(self, token_id: int) -> bytes: ...
 
-    def new_detokenizer(self) -> Detokenizer:
-        """Return a detokenizer for one answer."""
-        return IncrementalDetokenizer(self.bytes_of)
+    def decode_token(self, token_id: int) -> str:
+        """Return the text of a token by itself; of a special one its name."""
+        name = self.special_token_names.get(token_id)
+        return self.bytes_of(token_id).decode(errors="replace") if name is None else name
+
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Return the tokens of a word as it is and behind a blank.
+
+        As vLLM does for bad_words (0.10, `SamplingParams.update_from_tokenizer`), which leaves out
+        the second where it is longer or shorter. Special tokens in it are special.
+
+        Raises:
+            PromptError: as `encode`.
+        """
+        word = word.lstrip() or word
+        plain, behind_blank = (
+            self.encode_segments(self.special_tokens.split(text)) for text in (word, f" {word}")
+        )
+        # Where the blank is a token of its own, the word behind it is found without it.
+        return [plain] if behind_blank[-len(plain) :] == plain else [plain, behind_blank]
+
+    def new_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """Return a detokenizer for one answer; special tokens have no text, or their names."""
+        return IncrementalDetokenizer(self.bytes_of if skip_special_tokens else self._shown_bytes)
+
+    def _shown_bytes(self, token_id: int) -> bytes:
+        name = self.special_token_names.get(token_id)
+        return self.bytes_of(token_id) if name is None else name.encode()
 
     def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
         """Tokenize each text on its own, between the ids of the special tokens.

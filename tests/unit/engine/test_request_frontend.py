@@ -54,7 +54,7 @@ def test_what_the_template_writes_has_a_reader(
     frontend = _frontend(tokenizer, apply_chat_template)
     request = frontend.new_request("0", prompt, SHORT, tools)
     assert request.token_ids == (prompt if expected is None else tokenizer.encode(expected))
-    assert (request.reply_reader is not None) == is_chat
+    assert bool(request.reply_readers) == is_chat
     assert (request.params, request.error) == (SHORT, None)
 
 

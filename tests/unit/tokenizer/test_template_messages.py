@@ -86,7 +86,29 @@ def test_offered_tools_are_those_with_a_name() -> None:
 
 def test_a_folder_tells_the_parsers(write_folder: Callable[..., Path]) -> None:
     assert load_tokenizer(write_folder()).reply_parsers == ("glm4", "glm_z1")
-    assert load_tokenizer(write_folder(_PLAIN)).reply_parsers == ("none", "none")
+    # A template that tells nothing: the model still answers as its dialect does.
+    assert load_tokenizer(write_folder(_PLAIN)).reply_parsers == ("glm4", "none")
+
+
+@pytest.mark.parametrize(
+    ("writer", "entries", "parsers"),
+    [
+        ("write_ranks", {}, ("glm4", "none")),
+        ("write_pieces", {"model": "chatglm3"}, ("chatglm3", "none")),
+        ("write_pieces", {"model": "chatglm2"}, ("chatglm2", "none")),
+        (
+            "write_folder",
+            {"added_tokens_decoder": {"501": {"content": "</think>", "special": True}}},
+            ("glm4", "glm_z1"),
+        ),
+    ],
+)
+def test_a_fine_tuning_tools_template_leaves_the_dialects_parsers(
+    request: pytest.FixtureRequest, writer: str, entries: dict[str, Any], parsers: tuple[str, str]
+) -> None:
+    folder = request.getfixturevalue(writer)(**entries)
+    (folder / "chat_template.jinja").write_text(_PLAIN)
+    assert load_tokenizer(folder).reply_parsers == parsers
 
 
 def _load(fixtures: Path, name: str) -> GlmTokenizer:
