@@ -125,12 +125,15 @@ class RequestFrontend:
             ValueError: the id belongs to an unfinished request.
         """
         error = request.error
-        if error is None and isinstance(self._tokenizer, TokenIdsOnly):
-            if request.params.bad_words or engine.defaults.resolve(request.params).stop:
-                error = (
-                    "stop and bad_words look for text (stop_token_ids and logit_bias do not): "
-                    f"{self._tokenizer.refusal}"
-                )
+        if (
+            error is None
+            and isinstance(self._tokenizer, TokenIdsOnly)
+            and (request.params.bad_words or engine.defaults.resolve(request.params).stop)
+        ):
+            error = (
+                "stop and bad_words look for text (stop_token_ids and logit_bias do not): "
+                f"{self._tokenizer.refusal}"
+            )
         if error is not None:
             engine.count_request()
         else:

@@ -336,7 +336,7 @@ def test_a_folder_is_described_where_the_default_device_cannot_be_used(
 ):
     monkeypatch.setattr("mindformers_glm.backends._has_ascend", lambda: True)
     assert values(tiny_folder)["this machine"] == (
-        "cannot run it as it is: device_target Ascend is not implemented in this version: use "
-        "--device_target CPU."
+        "cannot run it as it is: device_target Ascend is not implemented in this version: set "
+        "device_target to CPU."
     )
     assert inspect_folder(tiny_folder).facts["can_run"] is False
