@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mindspore import Parameter, Tensor, nn
 
-from mindformers_glm.backends.cpu.collectives import AllReduce, GatherLogits
+from mindformers_glm.backends.cpu.collectives import AllReduce, GatherLogits, ShareGroups
 from mindformers_glm.backends.cpu.fused_layers import (
     Embedding,
     GatherRows,
@@ -27,6 +27,7 @@ from mindformers_glm.backends.cpu.trace import Module, Value
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import partition
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import FFN, QUERY
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class GPTModel(Module):
             settings,
             name="output_layer",
         )
-        self.gather_logits = GatherLogits(settings.tensor_parallel)
+        self.gather_logits = GatherLogits(config.vocab_size, settings.tensor_parallel)
         cos_sin = build_cos_sin_table(
             settings.max_model_len,
             config.rotary_dim,
@@ -114,7 +115,7 @@ class LanguageModelEmbedding(Module):
             config.hidden_size,
             settings.params_dtype,
             first_id=sizes.vocab_begin,
-            vocab_size=config.vocab_size,
+            vocab_size=sizes.vocab_size_per_partition * settings.model_parallel,
         )
         self.all_reduce = AllReduce(settings.tensor_parallel)
 
@@ -194,8 +195,9 @@ class SelfAttention(Module):
             config.head_dim,
             settings,
         )
+        self.share_groups = ShareGroups(config, QUERY, settings, f"{name}.linear_proj")
         self.linear_proj = Linear(
-            sizes.query_size_per_partition, config.hidden_size, settings, f"{name}.linear_proj"
+            self.share_groups.width, config.hidden_size, settings, f"{name}.linear_proj"
         )
         self.all_reduce = AllReduce(settings.tensor_parallel)
 
@@ -203,7 +205,7 @@ class SelfAttention(Module):
         """x before its norm, all sequences packed on axis 0; the same shape."""
         qkv = self.linear_qkv(x)
         h = self.core_attention(qkv, step.cos_sin, step.attn_metadata)
-        return self.all_reduce(self.linear_proj(h))
+        return self.all_reduce(self.linear_proj(self.share_groups(h)))
 
 
 class MLP(Module):
@@ -218,9 +220,11 @@ class MLP(Module):
         ffn = partition(config, settings.tensor_parallel).intermediate_size_per_partition
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.linear_fc1 = NormGatedLinear(hidden, ffn, eps, settings, f"{name}.linear_fc1")
-        self.linear_fc2 = Linear(ffn, hidden, settings, f"{name}.linear_fc2")
+        self.share_groups = ShareGroups(config, FFN, settings, f"{name}.linear_fc2")
+        self.linear_fc2 = Linear(self.share_groups.width, hidden, settings, f"{name}.linear_fc2")
         self.all_reduce = AllReduce(settings.tensor_parallel)
 
     def construct(self, x: Value) -> Value:
         """x before its norm; the same shape."""
-        return self.all_reduce(self.linear_fc2(self.linear_fc1(x)))
+        h = self.share_groups(self.linear_fc1(x))
+        return self.all_reduce(self.linear_fc2(h))
