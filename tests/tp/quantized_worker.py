@@ -1,7 +1,7 @@
 """One rank that answers in several quantized formats.
 
-quantized_worker.py SIZE FORMAT[,FORMAT...] FOLDER...: writes FOLDER's name-FORMAT-SIZE-R.npz into
-the working folder. With SIZE 1 it is the single process that the ranks are compared with.
+quantized_worker.py SIZE FOLDER=FORMAT[,FORMAT...]...: writes FORMAT-SIZE-R.npz into the working
+folder. With SIZE 1 it is the single process that the ranks are compared with.
 """
 
 import sys
@@ -40,8 +40,9 @@ def run(folder: Path, size: int, quantization: str) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    size, formats = int(sys.argv[1]), sys.argv[2].split(",")
+    size = int(sys.argv[1])
     rank = launched_rank(size)
-    for folder in map(Path, sys.argv[3:]):
-        for name in formats:
-            np.savez(f"{folder.name}-{name}-{size}-{rank}.npz", **run(folder, size, name))
+    for wanted in sys.argv[2:]:
+        folder, _, formats = wanted.rpartition("=")
+        for name in formats.split(","):
+            np.savez(f"{name}-{size}-{rank}.npz", **run(Path(folder), size, name))
