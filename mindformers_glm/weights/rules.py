@@ -17,7 +17,7 @@ from mindformers_glm.core.sharding import (
     TensorParallel,
     cut_tensor,
     describe_axis,
-    stored_length,
+    stored_shape,
 )
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
@@ -84,7 +84,7 @@ def build_rules(config: GlmConfig, cuts: BlockCuts | None = None) -> tuple[Weigh
         name, axes = tensor
         return SourceTensor(
             name=prefix + name,
-            shape=tuple(stored_length(axis, known_cuts) for axis in axes),
+            shape=stored_shape(axes, known_cuts),
             sizes=tuple(config.in_file_keys(describe_axis(axis)) for axis in axes),
             pieces=cut_tensor(axes, known_cuts),
         )

@@ -2,7 +2,9 @@
 
 `scripts/process_weights.py` writes it (weights/share_writer.py). Its manifest says for how many
 ranks it was cut, and of what; each rank's file is told from any other by its size and its header,
-which names the source and the rank.
+which names the source and the rank. A tensor whose columns are cut has them up to the borders of
+quantization groups, and beside it the largest magnitude of each whole row: a rank that quantizes
+its share finds the same scales as one that reads the whole checkpoint.
 """
 
 import hashlib
@@ -15,7 +17,7 @@ from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.files import read_json_object
 
 MANIFEST_NAME = "model.shares.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _AGAIN = "cut the original checkpoint anew with scripts/process_weights.py"
 
 

@@ -73,8 +73,48 @@ def test_the_files_are_safetensors_to_the_library_too(whole_folder, tmp_path, te
     ]
     for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.v_proj.bias"):
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), tensors[name])
+    # Columns are there up to the borders of their group, which is all of them here.
     name = "model.layers.0.mlp.down_proj.weight"
-    np.testing.assert_array_equal(np.hstack([part[name] for part in parts]), tensors[name])
+    for part in parts:
+        np.testing.assert_array_equal(part[name], tensors[name])
+
+
+def test_a_share_has_what_scales_of_whole_rows_need(tensors, raw_config, write_folder, tmp_path):
+    """300 inner columns are cut at 256: each file has its own, and how large whole rows are."""
+    rng = np.random.default_rng(2)
+    for layer in range(3):
+        prefix = f"model.layers.{layer}.mlp"
+        tensors[f"{prefix}.gate_up_proj.weight"] = rng.standard_normal((600, 24), np.float32)
+        tensors[f"{prefix}.down_proj.weight"] = rng.standard_normal((24, 300), np.float32)
+    folder = write_folder(tensors, raw_config | {"intermediate_size": 300})
+    write_shares(folder, tmp_path / "cut", 2)
+    config = GlmConfig.from_hf(folder)
+    name = "model.layers.1.mlp.down_proj.weight"
+    for rank, columns in enumerate((range(256), range(256, 300))):
+        mine = TensorParallel(2, rank)
+        with Checkpoint.open(tmp_path / "cut", mine) as checkpoint:
+            rules = build_rules(config, checkpoint.cuts(config, mine))
+            (piece,) = next(
+                source.pieces for rule in rules for source in rule.sources if source.name == name
+            )
+            view = checkpoint.view(name, piece)
+            np.testing.assert_array_equal(view.data, tensors[name][:, columns])
+            maxima = np.abs(tensors[name]).max(axis=1)
+            np.testing.assert_array_equal(view.row_maxima(0, 24), maxima)
+
+
+@pytest.mark.parametrize("vocab_size", [33, 31, 3])
+def test_a_vocabulary_that_cannot_be_divided_is_cut_too(
+    tensors, raw_config, write_folder, tmp_path, vocab_size
+):
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = np.arange(vocab_size * 24, dtype=np.float32).reshape(vocab_size, 24)
+    folder = write_folder(tensors, raw_config | {"vocab_size": vocab_size})
+    write_shares(folder, tmp_path / "cut", 4)
+    ranks = [load_share(tmp_path / "cut", TensorParallel(4, rank)) for rank in range(4)]
+    for parameter in ("embedding.word_embeddings.weight", "output_layer.weight"):
+        joined = np.concatenate([rank[parameter] for rank in ranks])
+        np.testing.assert_array_equal(joined, tensors["lm_head.weight"])
 
 
 def test_configuration_and_tokenizer_come_along_and_the_index_stays(whole_folder, tmp_path):
@@ -144,7 +184,7 @@ def test_damaged_and_missing_files_are_refused(whole_folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 1}, "format version 1"),
         ({"model_parallel": 3}, "one file for each of 3 ranks"),
         ({"files": None}, "is damaged"),
         ({"files": [{"name": 1}]}, "is damaged"),
