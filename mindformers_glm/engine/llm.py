@@ -35,6 +35,7 @@ from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.system.log import silence_other_ranks
 from mindformers_glm.system.progress import Progress
 from mindformers_glm.tokenizer import GlmTokenizer
+from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
 
@@ -84,6 +85,12 @@ class LLM:
             (`tokenizer.replies.TOOL_CALL_PARSERS`); "auto": what fits the checkpoint's chat
             template; "none": nothing.
         reasoning_parser: what tells thoughts from answers there (`REASONING_PARSERS`), likewise.
+        chat_template: what writes conversations in place of the checkpoint's own: the name of one
+            of its templates, a template's text, or a file.
+        chat_template_kwargs: further variables of the template, {"enable_thinking": False}, say.
+        add_generation_prompt: whether a conversation ends where an answer begins; None: unless the
+            final message is continued.
+        continue_final_message: whether answers go on with the last message of a conversation.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it; in one sentence.
     """
@@ -112,11 +119,18 @@ class LLM:
         apply_chat_template: bool | Literal["auto"] = "auto",
         tool_call_parser: str = "auto",
         reasoning_parser: str = "auto",
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
     ) -> None:
         given = dict(locals())  # the arguments by name; nothing else is named yet
         check_types(seed, apply_chat_template, enable_prefix_caching)
         check_num_threads(num_threads)
         wanted_parsers = ReplyParsers(tool_call_parser, reasoning_parser)
+        options = ChatOptions.given(
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
+        )
         tensor_parallel = TensorParallel(model_parallel, launched_rank(model_parallel))
         silence_other_ranks(tensor_parallel.rank)
         given["seed"] = int(seed)
@@ -134,8 +148,8 @@ class LLM:
         )
         self.config, self.settings = model.config, model.settings
         self.tokenizer: GlmTokenizer = model.tokenizer
-        reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
-        self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template)
+        reply_parsers = wanted_parsers.resolve(self.tokenizer.parsers_for(chat_template))
+        self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template, options)
         self._num_requests = 0
         self._group = model.group
         self._undelivered: defaultdict[str, deque[RequestOutput]] = defaultdict(deque)
@@ -193,6 +207,11 @@ class LLM:
         prompt: Prompt,
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> Iterator[RequestOutput]:
         """Answer one prompt; yields an output for each step, the last one has a finish_reason.
 
@@ -201,8 +220,12 @@ class LLM:
         incomplete. Leaving the loop early ends the request. `tools` are descriptions of functions
         that the model may call; they need a prompt that the chat template writes. For such a prompt
         `reply` is the answer told apart (thoughts, content, tool calls), `delta_reply` its growth.
+        The last four are those of `LLM` itself, for this prompt.
         """
-        request_id = self._add(prompt, sampling_params, tools)
+        options = ChatOptions.given(
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
+        )
+        request_id = self._add(prompt, sampling_params, tools, options)
         try:
             self._check_ranks_agree([request_id])
             yield from self._collect([request_id])
@@ -214,16 +237,31 @@ class LLM:
         messages: Items[Mapping[str, Any]],
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> RequestOutput:
         """Answer a conversation, written by the checkpoint's chat template.
 
         Args:
             messages: [{"role": "user", "content": "..."}, ...], in OpenAI's form or the family's.
             tools: descriptions of functions that the model may call.
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message:
+                those of `LLM` itself, for this conversation.
         Returns:
             Its `text` is what the model wrote, `reply` the same told apart.
         """
-        for output in self.stream(messages, sampling_params, tools):
+        for output in self.stream(
+            messages,
+            sampling_params,
+            tools,
+            chat_template=chat_template,
+            chat_template_kwargs=chat_template_kwargs,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+        ):
             if output.finished:
                 return output
         raise AssertionError("a stream ends with a finished output")
@@ -286,12 +324,16 @@ class LLM:
         return self._open_engine
 
     def _add(
-        self, prompt: Prompt, params: SamplingParams | None, tools: Tools | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        tools: Tools | None = None,
+        options: ChatOptions = NO_OPTIONS,
     ) -> str:
         """Queue a prompt; what is wrong with it becomes its only output."""
         request_id = str(self._num_requests)
         self._num_requests += 1
-        request = self.frontend.new_request(request_id, prompt, params, tools)
+        request = self.frontend.new_request(request_id, prompt, params, tools, options)
         refusal = self.frontend.submit(request, self.engine)
         if refusal is not None:
             self._undelivered[request_id].append(refusal)

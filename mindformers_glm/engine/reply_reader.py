@@ -46,11 +46,14 @@ class ReplyParsers:
         prompt_token_ids: Items[int],
         prompt: str | Items[Any],
         tools: Items[Mapping[str, Any]] | None,
+        *,
+        is_continued: bool = False,
     ) -> "ReplyReader":
         """Return what reads the answer to one prompt.
 
         Args:
             prompt: the messages, which may bring tools, or the text of the only one.
+            is_continued: the answer goes on with the last message.
         """
         messages: Items[Any] = [] if isinstance(prompt, str) else prompt
         return ReplyReader(
@@ -58,7 +61,8 @@ class ReplyParsers:
                 self.tool_calls,
                 offered_tools(messages, tools),
                 self.reasoning,
-                starts_in_reasoning=_ends_in_think(tokenizer, prompt_token_ids),
+                starts_in_reasoning=_ends_in_thoughts(tokenizer, prompt_token_ids, is_continued),
+                is_continued=is_continued,
             )
         )
 
@@ -101,11 +105,14 @@ class ReplyReader:
         return replace(output, answer=answer, delta_reply=delta)
 
 
-def _ends_in_think(tokenizer: GlmTokenizer, token_ids: Items[int]) -> bool:
-    """Whether <think> is all that stands behind the last role token."""
+def _ends_in_thoughts(tokenizer: GlmTokenizer, token_ids: Items[int], is_continued: bool) -> bool:
+    """Whether <think> is all that stands behind the last role token; or, continued, is open."""
     tail: list[int] = []
     for token_id in reversed(token_ids):
-        if token_id in tokenizer.special_token_ids or len(tail) > 16:
+        if token_id in tokenizer.special_token_ids or (len(tail) > 16 and not is_continued):
             break
-        tail.insert(0, token_id)
-    return tokenizer.decode(tail).strip() == "<think>"
+        tail.append(token_id)
+    text = tokenizer.decode(reversed(tail))
+    if is_continued:
+        return text.rfind("<think>") > text.rfind("</think>")
+    return text.strip() == "<think>"

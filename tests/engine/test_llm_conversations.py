@@ -13,14 +13,14 @@ from tests.engine.conftest import SHORT, ids_of
 
 def test_chat_writes_the_conversation_by_the_template(checkpoint: Path) -> None:
     (checkpoint / "chat_template.jinja").write_text(
-        "{{ tools | length if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{{ tools[0].function.name if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
         "{% endfor %}>"
     )
     llm = LLM(checkpoint)
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     assert llm.chat(messages, SHORT).prompt_token_ids == ids_of("[user]x[assistant]y>", llm)
     tools = [{"name": "f"}]
-    assert llm.chat(messages, SHORT, tools).prompt_token_ids == ids_of("1[user]x[assistant]y>", llm)
+    assert llm.chat(messages, SHORT, tools).prompt_token_ids == ids_of("f[user]x[assistant]y>", llm)
     assert llm.generate("x", SHORT)[0].prompt_token_ids == ids_of("[user]x>", llm)
     assert llm.generate([messages, "x"], SHORT)[0].prompt_token_ids[:6] == ids_of("[user]", llm)
     raw = LLM(checkpoint, apply_chat_template=False)
@@ -29,13 +29,13 @@ def test_chat_writes_the_conversation_by_the_template(checkpoint: Path) -> None:
 
 def test_tools_make_a_text_a_users_message(checkpoint: Path) -> None:
     (checkpoint / "chat_template.jinja").write_text(
-        "{{ tools | length if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{{ tools[0].function.name if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
         "{% endfor %}>"
     )
     tools = [{"name": "f"}]
     llm = LLM(checkpoint)
     outputs = list(llm.stream("x", SHORT, tools))
-    assert outputs[0].prompt_token_ids == ids_of("1[user]x>", llm)
+    assert outputs[0].prompt_token_ids == ids_of("f[user]x>", llm)
     (as_ids,) = llm.stream([5], SHORT, tools)
     assert "tools are written by the chat template" in (as_ids.error or "")
     (as_text,) = LLM(checkpoint, apply_chat_template=False).stream("x", SHORT, tools)
@@ -43,7 +43,7 @@ def test_tools_make_a_text_a_users_message(checkpoint: Path) -> None:
 
 
 _TOOL_TEMPLATE = (
-    "{{ tools | length if tools }}{% for m in messages %}[{{ m.role }}]{{ m.metadata }}"
+    "{{ tools[0].function.name if tools }}{% for m in messages %}[{{ m.role }}]{{ m.metadata }}"
     "{{ m.content }}{% endfor %}>"
 )
 

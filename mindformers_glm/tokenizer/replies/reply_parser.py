@@ -70,6 +70,7 @@ class ReplyParser:
         tools: descriptions of the tools that were offered.
         reasoning_parser: one of `REASONING_PARSERS`.
         starts_in_reasoning: the prompt ended with <think>.
+        is_continued: the answer goes on with a message that the prompt began.
     Raises:
         ConfigError: there is no such parser.
     """
@@ -81,6 +82,7 @@ class ReplyParser:
         reasoning_parser: str = "none",
         *,
         starts_in_reasoning: bool = False,
+        is_continued: bool = False,
     ) -> None:
         check_parser_names(tool_call_parser, reasoning_parser)
         syntax = TOOL_CALL_PARSERS[tool_call_parser]
@@ -97,7 +99,10 @@ class ReplyParser:
         if syntax.candidate is not None and names:
             new_candidate = partial(_new_candidate, syntax.candidate, names, text_names)
         self._calls = CallSplitter(
-            new_candidate, has_role_line=syntax.has_role_line, drops_blanks=syntax.drops_blanks
+            new_candidate,
+            has_role_line=syntax.has_role_line,
+            drops_blanks=syntax.drops_blanks,
+            is_continued=is_continued,
         )
         self._placeholder = PlaceholderFiller() if syntax.has_placeholder else None
 
