@@ -129,7 +129,8 @@ _GENERATION = (
         "apply_chat_template",
         TRUE_FALSE_AUTO,
         "auto",
-        "whether a prompt becomes a user's message; auto: when the checkpoint has a template",
+        "whether a prompt becomes a user's message; auto: when the checkpoint has a template, or "
+        "is no base model and of a known chat format",
         "LLM",
     ),
     Setting(

@@ -80,7 +80,8 @@ class LLM:
         packed_cache: whether what loading makes of the checkpoint is kept in a file for the next
             start: "auto" where that saves much reading (quantized weights), "on", "off".
         apply_chat_template: whether a text is written as a user's message: True, False, or "auto"
-            for True where the checkpoint has a chat template. Token ids are taken as they are.
+            for True where the checkpoint has a chat template, or is no base model and of a known
+            chat format. Token ids are taken as they are.
         tool_call_parser: what finds tool calls in the answers to conversations
             (`tokenizer.replies.TOOL_CALL_PARSERS`); "auto": what fits the checkpoint's chat
             template; "none": nothing.
@@ -145,10 +146,11 @@ class LLM:
             num_threads=num_threads,
             cap_bytes=read_size(max_device_memory),
             cache_settings=PackedCacheSettings(packed_cache, packed_cache_folder()),
+            chat_template=chat_template,
         )
         self.config, self.settings = model.config, model.settings
         self.tokenizer: GlmTokenizer = model.tokenizer
-        reply_parsers = wanted_parsers.resolve(self.tokenizer.parsers_for(chat_template))
+        reply_parsers = wanted_parsers.resolve(model.reply_parsers)
         self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template, options)
         self._num_requests = 0
         self._group = model.group

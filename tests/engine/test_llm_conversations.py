@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine import llm_engine as llm_engine_module
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
@@ -111,3 +112,74 @@ def test_messages_in_openais_form_fit_a_template_of_the_family(checkpoint: Path)
     ]
     found = llm.chat(messages, SHORT).prompt_token_ids
     assert found == ids_of('[assistant]f{"a":1}[observation]r>', llm)
+
+
+_ROLES = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}{{ '!' if loud }}"
+)
+_TALK = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "so "}]
+
+
+def test_a_conversation_is_written_as_it_is_asked_for(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(_ROLES)
+    llm = LLM(checkpoint)
+    for options, expected in (
+        ({}, "[user]x[assistant]so [assistant]"),
+        ({"add_generation_prompt": False}, "[user]x[assistant]so "),
+        ({"continue_final_message": True}, "[user]x[assistant]so "),
+        ({"chat_template_kwargs": {"loud": True}}, "[user]x[assistant]so [assistant]!"),
+        ({"chat_template": "{% for m in messages %}{{ m.content }};{% endfor %}"}, "x;so ;"),
+    ):
+        made = LLM(checkpoint, **options)  # type: ignore[arg-type]
+        for found in (
+            llm.chat(_TALK, SHORT, **options),  # type: ignore[arg-type]
+            list(llm.stream(_TALK, SHORT, **options))[-1],  # type: ignore[arg-type]
+            made.chat(_TALK, SHORT),
+            made.generate(_TALK, SHORT)[0],
+        ):
+            assert found.prompt_token_ids == ids_of(expected, llm)
+    quiet = LLM(checkpoint, continue_final_message=True, chat_template_kwargs={"loud": True})
+    found = quiet.chat(_TALK, SHORT, continue_final_message=False)
+    assert found.prompt_token_ids == ids_of("[user]x[assistant]so [assistant]!", llm)
+    with pytest.raises(ConfigError, match="does not read load"):
+        llm.chat(_TALK, SHORT, chat_template_kwargs={"load": True})
+    with pytest.raises(ConfigError, match="give one of them"):
+        llm.chat(_TALK, SHORT, add_generation_prompt=True, continue_final_message=True)
+
+
+@pytest.mark.parametrize(
+    ("begun", "answer", "expected"),
+    [
+        ("The capital", " is\nParis", ParsedReply(" is\nParis")),
+        ("a", "\nb", ParsedReply("\nb")),
+        ("a ", 'f\n{"x": 1}', ParsedReply('f\n{"x": 1}')),  # not at the beginning of a line
+        ("a", '\nf\n{"x": 1}', ParsedReply("\n", tool_calls=(ToolCall("f", '{"x": 1}'),))),
+        ("<think>I see", " it</think>so", ParsedReply("so", "it")),
+        ("<think>I see</think>so", " it", ParsedReply(" it")),
+    ],
+)
+def test_a_continued_answer_is_told_apart(
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    begun: str,
+    answer: str,
+    expected: ParsedReply,
+) -> None:
+    template = "{{ tools[0].function.name if tools }}" + _ROLES + "{# metadata </think> #}"
+    (checkpoint / "chat_template.jinja").write_text(template)
+    llm = LLM(checkpoint, prompt_lookup_num_tokens=0)
+    _write_answer(monkeypatch, llm, answer)
+    talk = [_TALK[0], {"role": "assistant", "content": begun}]
+    params = SamplingParams(max_new_tokens=len(answer))
+    found = llm.chat(talk, params, [{"name": "f"}], continue_final_message=True)
+    assert found.reply == expected
+
+
+def test_a_given_template_tells_the_parsers_where_the_folder_has_none(checkpoint: Path) -> None:
+    template = "{# metadata </think> #}" + _ROLES
+    llm = LLM(checkpoint, chat_template=template)
+    assert llm.tokenizer.parsers_for(None) == ("none", "none")
+    assert llm.tokenizer.parsers_for(template) == ("glm4", "glm_z1")
+    assert llm.generate("x", SHORT)[0].prompt_token_ids == ids_of("[user]x[assistant]", llm)
+    assert llm.generate("x", SHORT)[0].reply is not None

@@ -31,8 +31,11 @@ class MarkedConversation:
         self._meanings: list[str] = []
         self._wanted: set[int] = set()
         self._tool_names: dict[int, str] = {}
+        self._keys: set[int] = set()
         # A key of arguments in Python's quotes, or in JSON inside of JSON.
         self._misquoted = re.compile(f"(?:'|\\\\\"){self._nonce}(\\d+)z")
+        # The list of parts as it is.
+        self._as_part = re.compile(f"['\"]text['\"]: ?['\"]{self._nonce}(\\d+)z")
         last = len(messages) - 1
         self.messages = [
             self._mark_message(message, index + 1, is_whole=is_continued and index == last)
@@ -48,7 +51,8 @@ class MarkedConversation:
         """
         found = {int(match[1]) for match in self._mark.finditer(written)}
         found |= {n for n, name in self._tool_names.items() if f'"{name}"' in own_text}
-        found -= {int(match[1]) for match in self._misquoted.finditer(written)}
+        found -= self._keys & {int(match[1]) for match in self._misquoted.finditer(written)}
+        found -= {int(match[1]) for match in self._as_part.finditer(written)}
         return list(dict.fromkeys(self._meanings[n] for n in sorted(self._wanted - found)))
 
     def change_silent(self) -> Iterator[tuple[str, list[Message], list[Tool]]]:
@@ -83,6 +87,7 @@ class MarkedConversation:
         ]
 
     def _new_mark(self, meaning: str, *, is_wanted: bool = True) -> str:
+        """Its number is that of the marks before it."""
         number = len(self._meanings)
         self._meanings.append(meaning)
         if is_wanted:
@@ -129,14 +134,14 @@ class MarkedConversation:
         if isinstance(arguments, str):
             marked: Any = self._mark_values(arguments, meaning)
         else:  # with one more, so that there is one
-            marked = {self._new_mark(meaning): self._new_mark(meaning)}
+            marked = {self._mark_key(meaning): self._new_mark(meaning)}
             marked |= self._mark_values(arguments, meaning)
         return ToolCall(self._new_mark(meaning), json.dumps(marked), call.id)
 
     def _mark_values(self, value: Any, meaning: str) -> Any:
         if isinstance(value, dict):
             return {
-                self._new_mark(meaning) + key: self._mark_values(item, meaning)
+                self._mark_key(meaning) + key: self._mark_values(item, meaning)
                 for key, item in value.items()
             }
         if isinstance(value, list):
@@ -145,10 +150,14 @@ class MarkedConversation:
             return self._new_mark(meaning) + value + self._new_mark(meaning)
         return value
 
+    def _mark_key(self, meaning: str) -> str:
+        self._keys.add(len(self._meanings))
+        return self._new_mark(meaning)
+
     def _mark_tool(self, tool: Tool) -> Tool:
         if "function" not in tool:
             return tool
         name = tool_name(tool)
+        self._tool_names[len(self._meanings)] = name
         mark = self._new_mark(f"tool {name!r}")
-        self._tool_names[len(self._meanings) - 1] = name
         return {**tool, "function": {**function_of(tool), "name": mark}}

@@ -200,6 +200,7 @@ def test_null_and_empty_members_are_absent(template: str) -> None:
         (CALLS_IN_TAGS, [USER], [TOOL], "tool 'weather'"),
         ("{{ messages[-1].content }}", [USER, USER], None, "the text of message 1 .role user"),
         ("{{ messages[0].content[:3] }}", [USER], None, "the text of message 1"),
+        ("{{ messages[0].content[:3] }}", [{"role": "user", "content": ["x"]}], None, "the text"),
         (
             "{% for m in messages if m.role in ('user', 'assistant') %}{{ m.content }}{% endfor %}",
             [{"role": "system", "content": "s"}, USER],
