@@ -181,7 +181,9 @@ def _describe_tokenizer(tokenizer: GlmTokenizer | None) -> list[tuple[str, str]]
         ("tokenizer", tokenizer.vocabulary.source),
         (
             "chat template",
-            tokenizer.chat_format
+            f"{tokenizer.chat_format}, for conversations; a base model: texts are taken as they are"
+            if tokenizer.has_chat_template and tokenizer.is_base_model
+            else tokenizer.chat_format
             if tokenizer.has_chat_template
             else "none: prompts are taken as they are",
         ),

@@ -66,7 +66,11 @@ def tokenizer_digest(folder: Path) -> str:
     vocabulary = find_tokenizer_file(folder)
     paths = [folder / name for name in _CONFIG_FILES] + ([vocabulary] if vocabulary else [])
     paths += list_template_files(folder)
-    contents = {path.name: read_file(path, CheckpointError) for path in paths if path.exists()}
+    contents = {
+        str(path.relative_to(folder)): read_file(path, CheckpointError)
+        for path in paths
+        if path.exists()
+    }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return repr(digests)
 

@@ -10,6 +10,11 @@ from typing import Any
 from mindformers_glm.tokenizer.chat.messages import Message, Tool, function_of, tool_name
 from mindformers_glm.tokenizer.tool_call import ToolCall, read_json
 
+# Before a key of arguments: as Python writes it, and JSON inside of JSON.
+_MISQUOTED = ("'", '\\"')
+# A list of text parts that is written as it is.
+_AS_PART = re.compile(r"""['"]text['"]: ?['"]\Z""")
+
 
 class MarkedConversation:
     """A copy of a conversation whose texts stand between marks, whose names are marks.
@@ -27,15 +32,11 @@ class MarkedConversation:
         self, messages: Sequence[Message], tools: Sequence[Tool], *, is_continued: bool = False
     ) -> None:
         self._nonce = f"q{secrets.token_hex(8)}n"
-        self._mark = re.compile(f"{self._nonce}(\\d+)z", re.IGNORECASE)
+        self._mark = re.compile(f"{self._nonce}(\\d+)z")
         self._meanings: list[str] = []
         self._wanted: set[int] = set()
         self._tool_names: dict[int, str] = {}
         self._keys: set[int] = set()
-        # A key of arguments in Python's quotes, or in JSON inside of JSON.
-        self._misquoted = re.compile(f"(?:'|\\\\\"){self._nonce}(\\d+)z")
-        # The list of parts as it is.
-        self._as_part = re.compile(f"['\"]text['\"]: ?['\"]{self._nonce}(\\d+)z")
         last = len(messages) - 1
         self.messages = [
             self._mark_message(message, index + 1, is_whole=is_continued and index == last)
@@ -49,10 +50,13 @@ class MarkedConversation:
         Args:
             own_text: what the template writes of itself, where it may bring the tools.
         """
-        found = {int(match[1]) for match in self._mark.finditer(written)}
-        found |= {n for n, name in self._tool_names.items() if f'"{name}"' in own_text}
-        found -= self._keys & {int(match[1]) for match in self._misquoted.finditer(written)}
-        found -= {int(match[1]) for match in self._as_part.finditer(written)}
+        found = {n for n, name in self._tool_names.items() if f'"{name}"' in own_text}
+        misquoted: set[int] = set()
+        for match in self._mark.finditer(written):
+            number, before = int(match[1]), written[max(match.start() - 12, 0) : match.start()]
+            is_bad_key = number in self._keys and before.endswith(_MISQUOTED)
+            (misquoted if is_bad_key or _AS_PART.search(before) else found).add(number)
+        found -= misquoted
         return list(dict.fromkeys(self._meanings[n] for n in sorted(self._wanted - found)))
 
     def change_silent(self) -> Iterator[tuple[str, list[Message], list[Tool]]]:
@@ -126,7 +130,7 @@ class MarkedConversation:
             return text
         begin = self._new_mark(meaning, is_wanted=not (may_think and "</think>" in text))
         # What looks like a role's token is not to be taken for one of the template.
-        return begin + text.replace("<|", "<") + self._new_mark(meaning)
+        return begin + _shorten(text).replace("<|", "<") + self._new_mark(meaning)
 
     def _mark_call(self, call: ToolCall, place: str) -> ToolCall:
         meaning = f"the call of {call.name!r} in {place}"
@@ -161,3 +165,11 @@ class MarkedConversation:
         self._tool_names[len(self._meanings)] = name
         mark = self._new_mark(f"tool {name!r}")
         return {**tool, "function": {**function_of(tool), "name": mark}}
+
+
+def _shorten(text: str) -> str:
+    """Keep what templates look at: the ends of a text, and where thoughts end."""
+    if len(text) <= 400:
+        return text
+    middle = text[200:-200]
+    return text[:200] + "".join(t for t in ("<think>", "</think>") if t in middle) + text[-200:]

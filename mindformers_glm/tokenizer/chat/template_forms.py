@@ -48,6 +48,8 @@ class TemplateForm:
                 if not (message.content or message.calls) and len(messages) > 1:
                     continue  # it had nothing but the tools
             written += self._write(message, own)
+        if self.tools == "message":
+            beside = [t for t in beside if not any(t in (m.tools or ()) for m in messages)]
         shaped = [function_of(tool) if self.has_bare_tools else tool for tool in beside]
         if self.tools == "message" and shaped:
             written.insert(0, {"role": "system", "content": "", "tools": shaped})

@@ -42,10 +42,8 @@ def test_tools_are_written_wherever_and_however_they_are_given(template: str, to
     for content in ("", None):
         message = {"role": "system", "content": content, "tools": [tool]}
         assert write(template, [message, USER]) == expected
-    assert write(template, [{"role": "system", "content": "", "tools": [tool]}, USER], [tool]) in (
-        expected,
-        f"[gMASK]<sop>{_LIST}{_LIST}{_ASK}",  # in two messages, as they were given
-    )
+    twice = [{"role": "system", "content": "", "tools": [tool]}, USER]
+    assert write(template, twice, [tool]) == expected
     with_text = {"role": "system", "content": "be short", "tools": [tool]}
     assert write(template, [with_text, USER]) == expected.replace(
         _LIST, f"{_LIST}<|system|>\nbe short"
@@ -217,6 +215,12 @@ def test_null_and_empty_members_are_absent(template: str) -> None:
                 "m.content }}{% elif", "m.content.split('</think>')[-1] }}{% elif"
             ),
             [{"role": "user", "content": "what is </think> for?"}],
+            None,
+            "the text of message 1",
+        ),
+        (
+            PLAIN.replace("m.content", "m.content.split('</think>')[-1]"),
+            [{"role": "user", "content": "a" * 999 + "</think>" + "b" * 999}],
             None,
             "the text of message 1",
         ),
