@@ -255,6 +255,19 @@ def test_a_template_that_refuses_a_form_is_given_another() -> None:
         write("{{ raise_exception('only once') }}", [USER])
 
 
+def test_a_call_without_a_text_fits_templates_that_ask_for_its_text() -> None:
+    template = _ONE_CALL.replace("HERE", "").replace("m.content", "m.content.strip()")
+    assert write(template + "{{ messages[1].tool_calls[0].function | tojson }}", _call("{}")) == (
+        '[x][]f(){"name": "f", "arguments": {}}'
+    )
+
+
+def test_a_result_beside_a_call_in_the_familys_form_has_the_familys_role() -> None:
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.metadata }}{{ m.content }}{% endfor %}"
+    messages = [*_call("{}"), {"role": "tool", "content": "r"}]
+    assert write(template, messages) == "[user]x[assistant]f{}[observation]r"
+
+
 def test_messages_nested_beyond_reason_are_one_sentence() -> None:
     nested: Any = {}
     for _ in range(600):
