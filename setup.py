@@ -140,6 +140,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2",
+            "hypothesis>=6",  # finds conversations and templates nobody would think of
             "ruff>=0.6",
             "mypy>=1.10",
             "types-PyYAML",

@@ -21,6 +21,7 @@ from mindformers_glm.config.value_types import (
     ESCAPED_TEXTS,
     GRAPH_LEVEL,
     INTEGER,
+    JSON_OBJECT,
     NUMBER,
     ON_OFF_AUTO,
     SIZE,
@@ -134,7 +135,39 @@ _GENERATION = (
         "apply_chat_template",
         TRUE_FALSE_AUTO,
         "auto",
-        "whether a prompt becomes a user's message; auto: when the checkpoint has a template",
+        "whether a prompt becomes a user's message; auto: when the checkpoint has a template, or "
+        "is no base model and of a known chat format",
+        "LLM",
+    ),
+    Setting(
+        "chat_template",
+        TEXT,
+        None,
+        "what writes conversations: the name of one of the checkpoint's templates, a template's "
+        "text, or a file",
+        "LLM",
+        unset="the checkpoint's own",
+    ),
+    Setting(
+        "chat_template_kwargs",
+        JSON_OBJECT,
+        None,
+        "further variables of the chat template, e.g. '{\"enable_thinking\": false}'",
+        "LLM",
+    ),
+    Setting(
+        "add_generation_prompt",
+        BOOLEAN,
+        None,
+        "whether a conversation ends where an answer begins",
+        "LLM",
+        unset="unless continue_final_message",
+    ),
+    Setting(
+        "continue_final_message",
+        BOOLEAN,
+        False,
+        "whether the answer goes on with the last message",
         "LLM",
     ),
     _neutral(

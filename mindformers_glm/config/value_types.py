@@ -4,6 +4,7 @@ YAML values are already typed and are taken literally: the text "4" is not a num
 command line knows text only, so there "4" is one.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -109,6 +110,19 @@ def _boolean_or(from_yaml: Callable[[Any], Any], from_text: Callable[[str], Any]
     return read_yaml, read_text
 
 
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(value)
+    return value
+
+
+def _object_from_text(text: str) -> dict[str, Any]:
+    try:
+        return _object(json.loads(text))
+    except RecursionError:
+        raise ValueError(text) from None
+
+
 def _auto(value: Any) -> str:
     if value != "auto":
         raise ValueError(value)
@@ -141,6 +155,7 @@ ESCAPED_TEXTS = ValueType(
     _with_new_lines,
     takes_many=True,
 )
+JSON_OBJECT = ValueType('an object such as {"enable_thinking": false}', _object, _object_from_text)
 BOOLEAN = ValueType("True or False", _exactly(bool), _boolean_from_text)
 INTEGER = ValueType("a whole number", _exactly(int), int)
 NUMBER = ValueType("a number", _number_from_yaml, lambda text: _number_from_yaml(float(text)))

@@ -1,7 +1,7 @@
 """The Python API: a checkpoint folder in, answers out."""
 
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as Items
 from inspect import signature
 from pathlib import Path
@@ -44,6 +44,7 @@ from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.system.log import silence_other_ranks
 from mindformers_glm.system.progress import Progress
 from mindformers_glm.tokenizer import GlmTokenizer
+from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
 _OTHER_NAMES = OTHER_NAMES_OF_METHODS | dict.fromkeys(
@@ -97,11 +98,18 @@ class LLM:
         packed_cache: whether what loading makes of the checkpoint is kept in a file for the next
             start: "auto" where that saves much reading (quantized weights), "on", "off".
         apply_chat_template: whether a text is written as a user's message: True, False, or "auto"
-            for True where the checkpoint has a chat template. Token ids are taken as they are.
+            for True where the checkpoint has a chat template, or is no base model and of a known
+            chat format. Token ids are taken as they are.
         tool_call_parser: what finds tool calls in the answers to conversations
             (`tokenizer.replies.TOOL_CALL_PARSERS`); "auto": what fits the checkpoint's chat
             template; "none": nothing.
         reasoning_parser: what tells thoughts from answers there (`REASONING_PARSERS`), likewise.
+        chat_template: what writes conversations in place of the checkpoint's own: the name of one
+            of its templates, a template's text, or a file.
+        chat_template_kwargs: further variables of the template, {"enable_thinking": False}, say.
+        add_generation_prompt: whether a conversation ends where an answer begins; None: unless the
+            final message is continued.
+        continue_final_message: whether answers go on with the last message of a conversation.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it; in one sentence.
     """
@@ -130,11 +138,18 @@ class LLM:
         apply_chat_template: bool | Literal["auto"] = "auto",
         tool_call_parser: str = "auto",
         reasoning_parser: str = "auto",
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
     ) -> None:
         given = dict(locals())  # the arguments by name; nothing else is named yet
         check_types(seed, apply_chat_template, enable_prefix_caching)
         check_num_threads(num_threads)
         wanted_parsers = ReplyParsers(tool_call_parser, reasoning_parser)
+        options = ChatOptions.given(
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
+        )
         tensor_parallel = TensorParallel(model_parallel, launched_rank(model_parallel))
         silence_other_ranks(tensor_parallel.rank)
         given["seed"] = int(seed)
@@ -149,11 +164,12 @@ class LLM:
             num_threads=num_threads,
             cap_bytes=read_size(max_device_memory),
             cache_settings=PackedCacheSettings(packed_cache, packed_cache_folder()),
+            chat_template=chat_template,
         )
         self.config, self.settings = model.config, model.settings
         self.tokenizer: GlmTokenizer = model.tokenizer
-        reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
-        self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template)
+        reply_parsers = wanted_parsers.resolve(model.reply_parsers)
+        self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template, options)
         self._num_requests = 0
         self._one_thread = OneThread()
         self._group = model.group
@@ -200,6 +216,11 @@ class LLM:
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
         tool_choice: ToolChoice = "auto",
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> Iterator[RequestOutput]:
         """Answer one prompt; yields an output for each step, the last one has a finish_reason.
 
@@ -209,13 +230,17 @@ class LLM:
         that the model may call; they need a prompt that the chat template writes, and with
         `tool_choice` "none" the model is not told of them. For such a prompt `reply` is the answer
         told apart (thoughts, content, tool calls), `delta_reply` its growth.
+        The last four are those of `LLM` itself, for this prompt.
 
         Raises:
             PromptError: several prompts are given.
-            ConfigError: sampling_params or tools are something else.
+            ConfigError: sampling_params, tools or an option are something else.
         """
         check_single_prompt(prompt)
-        request_id = self._add(prompt, sampling_params, tools, tool_choice)
+        options = ChatOptions.given(
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
+        )
+        request_id = self._add(prompt, sampling_params, tools, tool_choice, options)
         try:
             self._check_ranks_agree([request_id])
             yield from self._collect([request_id])
@@ -229,6 +254,11 @@ class LLM:
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
         tool_choice: ToolChoice = "auto",
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> RequestOutput: ...
 
     @overload
@@ -238,6 +268,11 @@ class LLM:
         sampling_params: SamplingParams | Items[SamplingParams] | None = None,
         tools: Tools | None = None,
         tool_choice: ToolChoice = "auto",
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> list[RequestOutput]: ...
 
     def chat(
@@ -246,6 +281,11 @@ class LLM:
         sampling_params: SamplingParams | Items[SamplingParams] | None = None,
         tools: Tools | None = None,
         tool_choice: ToolChoice = "auto",
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> RequestOutput | list[RequestOutput]:
         """Answer a conversation, or several together, written by the checkpoint's chat template.
 
@@ -255,13 +295,18 @@ class LLM:
             sampling_params: as for `generate`.
             tools: descriptions of functions that the model may call, in each conversation.
             tool_choice: "auto" lets the model decide; "none": it is not told of the tools.
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message:
+                those of `LLM` itself, for these conversations.
         Returns:
             One output, or for several conversations a list, in their order. Its `text` is what the
             model wrote, `reply` the same told apart.
         """
+        options = ChatOptions.given(
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
+        )
         if is_list(messages) and len(messages) > 0 and is_list(messages[0]):
-            return self._answer_all(messages, sampling_params, tools, tool_choice)
-        return self._answer_all([messages], sampling_params, tools, tool_choice)[0]
+            return self._answer_all(messages, sampling_params, tools, tool_choice, options)
+        return self._answer_all([messages], sampling_params, tools, tool_choice, options)[0]
 
     def logits(self, token_ids: Items[int]) -> np.ndarray:
         """Return what the network says after each token: float32 [num_tokens, vocab_size].
@@ -336,13 +381,14 @@ class LLM:
         sampling_params: SamplingParams | Items[SamplingParams] | None,
         tools: Tools | None = None,
         tool_choice: ToolChoice = "auto",
+        options: ChatOptions = NO_OPTIONS,
     ) -> list[RequestOutput]:
         params = spread_params(sampling_params, len(prompts))
         outputs: dict[str, RequestOutput] = {}
         request_ids: list[str] = []
         try:
             for prompt, prompt_params in zip(prompts, params, strict=True):
-                request_ids.append(self._add(prompt, prompt_params, tools, tool_choice))
+                request_ids.append(self._add(prompt, prompt_params, tools, tool_choice, options))
             self._check_ranks_agree(request_ids)
             with Progress("Generating", len(prompts), "prompt") as progress:
                 for output in self._collect(request_ids):
@@ -359,12 +405,15 @@ class LLM:
         params: SamplingParams | None,
         tools: Tools | None,
         tool_choice: ToolChoice,
+        options: ChatOptions,
     ) -> str:
         """Queue a prompt; what is wrong with it becomes its only output."""
         with self._one_thread:
             request_id = str(self._num_requests)
             self._num_requests += 1
-            request = self.frontend.new_request(request_id, prompt, params, tools, tool_choice)
+            request = self.frontend.new_request(
+                request_id, prompt, params, tools, tool_choice, options
+            )
             refusal = self.frontend.submit(request, self.engine)
             if refusal is not None:
                 self._undelivered[request_id].append(refusal)

@@ -42,6 +42,7 @@ class OpenModel(OpenRunner):
     settings: RunnerSettings
     tokenizer: GlmTokenizer
     defaults: GenerationDefaults
+    reply_parsers: tuple[str, str]
 
 
 def open_model(
@@ -54,13 +55,14 @@ def open_model(
     num_threads: int | None,
     cap_bytes: int | None,
     cache_settings: PackedCacheSettings,
+    chat_template: str | None,
 ) -> OpenModel:
     """Check a Hugging Face folder, load its weights and allocate the KV cache.
 
     Args:
         given: fields of RunnerSettings; None stands for the default.
         engine_settings: what else answers depend on; all ranks must have the same.
-        device_target, num_threads: as `LLM` takes them.
+        device_target, num_threads, chat_template: as `LLM` takes them.
         cap_bytes: most bytes of weights, KV cache and workspace; None: what the machine has.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it.
@@ -81,6 +83,7 @@ def open_model(
         defaults = from_generation_config(folder)
         tokenizer = open_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
+        parsers = tokenizer.parsers_for(chat_template)
         backend = select_backend(device_target)
         group = backend.connect(tensor_parallel)
         backend.set_num_threads(group, num_threads)
@@ -89,7 +92,12 @@ def open_model(
             backend, group, config, checkpoint, settings, cap_bytes, cache_settings
         )
     return OpenModel(
-        **vars(opened), config=config, settings=settings, tokenizer=tokenizer, defaults=defaults
+        **vars(opened),
+        config=config,
+        settings=settings,
+        tokenizer=tokenizer,
+        defaults=defaults,
+        reply_parsers=parsers,
     )
 
 

@@ -10,6 +10,7 @@ from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.chat import offered_tools
 from mindformers_glm.tokenizer.replies import (
+    CLOSE_TAG,
     OPEN_TAG,
     ParsedReply,
     ReplyParser,
@@ -53,12 +54,14 @@ class ReplyParsers:
         tools: Items[Mapping[str, Any]] | None,
         *,
         calls_tools: bool = True,
+        is_continued: bool = False,
     ) -> "ReplyReader":
         """Return what reads the answer to one prompt.
 
         Args:
             prompt: the messages, which may bring tools, or the text of the only one.
             calls_tools: False: nothing is taken for a call.
+            is_continued: the answer goes on with the last message.
         """
         messages: Items[Any] = [] if isinstance(prompt, str) else prompt
         return ReplyReader(
@@ -66,8 +69,9 @@ class ReplyParsers:
                 self.tool_calls,
                 offered_tools(messages, tools),
                 self.reasoning,
-                starts_in_reasoning=_ends_in_think(tokenizer, prompt_token_ids),
+                starts_in_reasoning=_ends_in_thoughts(tokenizer, prompt_token_ids, is_continued),
                 calls_tools=calls_tools,
+                is_continued=is_continued,
                 special_tokens=frozenset(tokenizer.special_token_names.values()),
             )
         )
@@ -125,13 +129,20 @@ class ReplyReader:
         return text
 
 
-def _ends_in_think(tokenizer: GlmTokenizer, token_ids: Items[int]) -> bool:
-    """Whether <think>, a special token or text, is all that stands behind the last role token."""
+def _ends_in_thoughts(tokenizer: GlmTokenizer, token_ids: Items[int], is_continued: bool) -> bool:
+    """Whether <think> is all that stands behind the last role token; or, continued, is open.
+
+    The tags are special tokens or text.
+    """
     tail: list[int] = []
     names = tokenizer.special_token_names
     for token_id in reversed(token_ids):
-        if token_id in names or len(tail) > 16:
-            is_tag = names.get(token_id) == OPEN_TAG
-            return tokenizer.decode(tail).strip() == ("" if is_tag else OPEN_TAG)
-        tail.insert(0, token_id)
-    return tokenizer.decode(tail).strip() == OPEN_TAG
+        is_role = names.get(token_id) not in (None, OPEN_TAG, CLOSE_TAG)
+        if is_role or (len(tail) > 16 and not is_continued):
+            break
+        tail.append(token_id)
+    detokenizer = tokenizer.new_detokenizer(skip_special_tokens=False)
+    text = "".join(map(detokenizer.feed, reversed(tail))) + detokenizer.flush()
+    if is_continued:
+        return text.rfind(OPEN_TAG) > text.rfind(CLOSE_TAG)
+    return text.strip() == OPEN_TAG

@@ -25,6 +25,7 @@ from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.system.log import note
 from mindformers_glm.tokenizer import GlmTokenizer, TokenIdsOnly
+from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
 
 Tools = Items[Mapping[str, Any]]
 
@@ -63,7 +64,9 @@ class RequestFrontend:
 
     Args:
         reply_parsers: what reads answers to conversations; resolved, none is "auto".
-        apply_chat_template: whether a text is a user's message; "auto": where there is a template.
+        apply_chat_template: whether a text is a user's message; "auto": where there is a template
+            or a chat format, unless the model is a base model.
+        chat_options: how conversations are written where a request does not say it.
     """
 
     def __init__(
@@ -71,13 +74,17 @@ class RequestFrontend:
         tokenizer: GlmTokenizer,
         reply_parsers: ReplyParsers,
         apply_chat_template: bool | Literal["auto"] = "auto",
+        chat_options: ChatOptions = NO_OPTIONS,
     ) -> None:
         self._tokenizer = tokenizer
         self._reply_parsers = reply_parsers
-        self._writes_text_as_message = (
-            tokenizer.has_chat_template if apply_chat_template == "auto" else apply_chat_template
-        )
-        self._is_length_noted = False
+        self._chat_options = chat_options
+        self._is_base_model = apply_chat_template == "auto" and tokenizer.is_base_model
+        if apply_chat_template == "auto":
+            has_template = tokenizer.has_chat_template and not tokenizer.is_base_model
+            apply_chat_template = has_template or chat_options.chat_template is not None
+        self._writes_text_as_message = apply_chat_template
+        self._is_length_noted = self._is_base_noted = False
 
     def new_request(
         self,
@@ -86,6 +93,7 @@ class RequestFrontend:
         params: SamplingParams | None = None,
         tools: Tools | None = None,
         tool_choice: ToolChoice = "auto",
+        chat_options: ChatOptions = NO_OPTIONS,
     ) -> Request:
         """Encode a prompt; what is wrong with it becomes the request's `error`.
 
@@ -93,9 +101,10 @@ class RequestFrontend:
             params: None: as the checkpoint says.
             tools: descriptions of functions that the model may call.
             tool_choice: "none": the model is not told of them, and nothing is taken for a call.
+            chat_options: how a conversation is written.
         Raises:
-            ConfigError: `params`, `tools` or `tool_choice` is another thing, or the checkpoint has
-                no chat template.
+            ConfigError: `params`, `tools` or `tool_choice` is another thing, the checkpoint has no
+                chat template, or the template does not read an option.
             UnsupportedError: `tool_choice` asks for a call.
             CheckpointError: its chat template is broken.
         """
@@ -105,14 +114,20 @@ class RequestFrontend:
         tools = tools if calls_tools else None
         params = params or SamplingParams()
         try:
-            token_ids, is_chat = self.encode(prompt, tools)
+            token_ids, is_chat = self.encode(prompt, tools, chat_options)
         except PromptError as problem:
             return Request(request_id, [], params, str(problem))
         if not is_chat:
             return Request(request_id, token_ids, params)
+        is_continued = chat_options.over(self._chat_options).continue_final_message
         readers = tuple(
             self._reply_parsers.new_reader(
-                self._tokenizer, token_ids, prompt, tools, calls_tools=calls_tools
+                self._tokenizer,
+                token_ids,
+                prompt,
+                tools,
+                calls_tools=calls_tools,
+                is_continued=bool(is_continued),
             )
             for _ in range(params.n)
         )
@@ -151,7 +166,12 @@ class RequestFrontend:
             )
         return None
 
-    def encode(self, prompt: Prompt, tools: Tools | None = None) -> tuple[list[int], bool]:
+    def encode(
+        self,
+        prompt: Prompt,
+        tools: Tools | None = None,
+        chat_options: ChatOptions = NO_OPTIONS,
+    ) -> tuple[list[int], bool]:
         """Return a prompt's token ids, and whether the chat template wrote them.
 
         Raises:
@@ -162,6 +182,7 @@ class RequestFrontend:
             prompt, tools = [{"role": "user", "content": prompt}], tools or None
         if isinstance(prompt, str):
             _refuse_tools(tools)
+            self._note_base_model()
             return self._tokenizer.encode(prompt), False
         if not is_list(prompt):
             raise PromptError(
@@ -169,9 +190,18 @@ class RequestFrontend:
                 f"{type(prompt).__name__}."
             )
         if len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            return self._tokenizer.encode_chat(prompt, tools), True  # type: ignore[arg-type]
+            options = chat_options.over(self._chat_options)
+            return self._tokenizer.encode_chat(prompt, tools, options), True  # type: ignore[arg-type]
         _refuse_tools(tools)
         return list(prompt), False  # type: ignore[arg-type]
+
+    def _note_base_model(self) -> None:
+        if self._is_base_model and not self._is_base_noted:
+            self._is_base_noted = True
+            note(
+                "this is a base model, which goes on with a text: prompts are taken as they are "
+                "(apply_chat_template True makes conversations of them)"
+            )
 
 
 def _refuse_tools(tools: Tools | None) -> None:

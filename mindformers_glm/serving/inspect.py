@@ -271,8 +271,11 @@ def _describe_tokenizer(tokenizer: GlmTokenizer) -> _Section:
         return _Section([("tokenizer", line)], {"tokenizer": None, "chat_template": None})
     source = tokenizer.vocabulary.source
     chat_format = tokenizer.chat_format if tokenizer.has_chat_template else None
+    template = chat_format or "none: prompts are taken as they are"
+    if chat_format and tokenizer.is_base_model:
+        template += ", for conversations; a base model: texts are taken as they are"
     lines = [
         ("tokenizer", source),
-        ("chat template", chat_format or "none: prompts are taken as they are"),
+        ("chat template", template),
     ]
     return _Section(lines, {"tokenizer": source, "chat_template": chat_format})

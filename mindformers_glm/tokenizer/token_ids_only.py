@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from mindformers_glm.core.errors import PromptError
+from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
+from mindformers_glm.tokenizer.chat_writer import ChatWriter
 from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary
 
@@ -20,12 +22,15 @@ class TokenIdsOnly(GlmTokenizer):
             f"{source} has no tokenizer.json and no tokenizer.model, so it takes token ids only: "
             "download the complete model folder to use text."
         )
-        super().__init__(_NoVocabulary(self.refusal), None, "none", source)
+        vocabulary = _NoVocabulary(self.refusal)
+        writer = ChatWriter({}, None, {}, vocabulary.special_tokens, source)
+        super().__init__(vocabulary, writer, "none")
 
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        options: ChatOptions = NO_OPTIONS,
     ) -> NoReturn:
         """Refuse a conversation.
 

@@ -1,13 +1,13 @@
 """tokenizer_config.json and its neighbours, as transformers 4 or 5 wrote them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message, read_json_if_present
+from mindformers_glm.system.files import read_json_if_present
+from mindformers_glm.tokenizer.template_files import read_chat_templates
 
 # Entries that name one token; a text, or an object with "content".
 _TOKEN_KEYS = (
@@ -19,7 +19,6 @@ _TOKEN_KEYS = (
     "cls_token",
     "mask_token",
 )
-_TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class TokenizerConfig:
         path: tokenizer_config.json, which need not exist.
         named_tokens: eos_token and the like, and the list additional_special_tokens.
         added_tokens: id to the token's properties, of added_tokens_decoder and added_tokens.json.
-        chat_template: the template file's text, else the one in tokenizer_config.json.
-        template_place: where it stands.
+        chat_templates: texts by name; most folders have one, "default".
+        template_place: where they stand.
         name: the model's name on the hub, or where it was trained.
     """
 
@@ -39,7 +38,7 @@ class TokenizerConfig:
     named_tokens: Mapping[str, Any]
     added_tokens: Mapping[int, Mapping[str, Any]]
     add_prefix_space: bool
-    chat_template: str | None
+    chat_templates: Mapping[str, str]
     template_place: str
     name: str
 
@@ -54,7 +53,7 @@ class TokenizerConfig:
         raw = read_json_if_present(path, CheckpointError)
         if "added_tokens_decoder" not in raw:  # older files; Hugging Face lets the map win then
             raw |= read_json_if_present(folder / "special_tokens_map.json", CheckpointError)
-        template = _read_template_file(folder / _TEMPLATE_FILE)
+        templates, place = read_chat_templates(folder, raw)
         named_tokens = _read_named_tokens(raw, path)
         added_tokens = _read_added_tokens(raw, path)
         # Beside a tokenizer.json the map is all that counts, for Hugging Face too.
@@ -65,8 +64,8 @@ class TokenizerConfig:
             named_tokens=named_tokens,
             added_tokens=added_tokens,
             add_prefix_space=raw.get("add_prefix_space", False),
-            chat_template=template or _read_template(raw, path),
-            template_place="in tokenizer_config.json" if template is None else _TEMPLATE_FILE,
+            chat_templates=templates,
+            template_place=place,
             name=str(raw.get("name_or_path", "")),
         )
 
@@ -124,29 +123,3 @@ def _read_added_tokens_file(
 def added_tokens_error(path: Path) -> CheckpointError:
     """Say that added_tokens_decoder is not what it should be."""
     return CheckpointError(f"{path}: added_tokens_decoder must map ids to tokens.")
-
-
-def _read_template_file(path: Path) -> str | None:
-    if not path.exists():
-        return None
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as problem:
-        raise CheckpointError(f"Cannot read {path}: {problem}.") from None
-    if text.startswith(LFS_MAGIC.decode()):
-        raise CheckpointError(lfs_pointer_message(path))
-    if not text.strip():
-        raise CheckpointError(f"{path} is empty: download it again, or delete it.")
-    return text
-
-
-def _read_template(raw: Mapping[str, Any], path: Path) -> str | None:
-    template = raw.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        named = [entry for entry in template if isinstance(entry, Mapping)]
-        template = next((e.get("template") for e in named if e.get("name") == "default"), None)
-    if template is not None and not isinstance(template, str):
-        raise CheckpointError(
-            f"{path}: chat_template must be a text, got {json.dumps(template)[:80]}."
-        )
-    return template

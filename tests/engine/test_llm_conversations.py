@@ -18,14 +18,14 @@ from tests.engine.conftest import SHORT, VOCAB, ids_of
 
 def test_chat_writes_the_conversation_by_the_template(checkpoint: Path) -> None:
     (checkpoint / "chat_template.jinja").write_text(
-        "{{ tools | length if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{{ tools[0].function.name if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
         "{% endfor %}>"
     )
     llm = LLM(checkpoint)
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     assert llm.chat(messages, SHORT).prompt_token_ids == ids_of("[user]x[assistant]y>", llm)
     tools = [{"name": "f"}]
-    assert llm.chat(messages, SHORT, tools).prompt_token_ids == ids_of("1[user]x[assistant]y>", llm)
+    assert llm.chat(messages, SHORT, tools).prompt_token_ids == ids_of("f[user]x[assistant]y>", llm)
     assert llm.generate("x", SHORT)[0].prompt_token_ids == ids_of("[user]x>", llm)
     assert llm.generate([messages, "x"], SHORT)[0].prompt_token_ids[:6] == ids_of("[user]", llm)
     raw = LLM(checkpoint, apply_chat_template=False)
@@ -34,13 +34,13 @@ def test_chat_writes_the_conversation_by_the_template(checkpoint: Path) -> None:
 
 def test_tools_make_a_text_a_users_message(checkpoint: Path) -> None:
     (checkpoint / "chat_template.jinja").write_text(
-        "{{ tools | length if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{{ tools[0].function.name if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}"
         "{% endfor %}>"
     )
     tools = [{"name": "f"}]
     llm = LLM(checkpoint)
     outputs = list(llm.stream("x", SHORT, tools))
-    assert outputs[0].prompt_token_ids == ids_of("1[user]x>", llm)
+    assert outputs[0].prompt_token_ids == ids_of("f[user]x>", llm)
     (as_ids,) = llm.stream([5], SHORT, tools)
     assert "tools are written by the chat template" in (as_ids.error or "")
     (as_text,) = LLM(checkpoint, apply_chat_template=False).stream("x", SHORT, tools)
@@ -48,7 +48,7 @@ def test_tools_make_a_text_a_users_message(checkpoint: Path) -> None:
 
 
 _TOOL_TEMPLATE = (
-    "{{ tools | length if tools }}{% for m in messages %}[{{ m.role }}]{{ m.metadata }}"
+    "{{ tools[0].function.name if tools }}{% for m in messages %}[{{ m.role }}]{{ m.metadata }}"
     "{{ m.content }}{% endfor %}>"
 )
 
@@ -291,3 +291,74 @@ def test_a_name_alone_is_a_call_unless_it_was_cut_off(
     assert output.reply is not None
     assert bool(output.reply.tool_calls) == is_call
     assert (output.reply.content == "") == is_call
+
+
+_ROLES = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}{{ '!' if loud }}"
+)
+_TALK = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "so "}]
+
+
+def test_a_conversation_is_written_as_it_is_asked_for(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(_ROLES)
+    llm = LLM(checkpoint)
+    for options, expected in (
+        ({}, "[user]x[assistant]so [assistant]"),
+        ({"add_generation_prompt": False}, "[user]x[assistant]so "),
+        ({"continue_final_message": True}, "[user]x[assistant]so "),
+        ({"chat_template_kwargs": {"loud": True}}, "[user]x[assistant]so [assistant]!"),
+        ({"chat_template": "{% for m in messages %}{{ m.content }};{% endfor %}"}, "x;so ;"),
+    ):
+        made = LLM(checkpoint, **options)  # type: ignore[arg-type]
+        for found in (
+            llm.chat(_TALK, SHORT, **options),  # type: ignore[arg-type]
+            list(llm.stream(_TALK, SHORT, **options))[-1],  # type: ignore[arg-type]
+            made.chat(_TALK, SHORT),
+            made.generate(_TALK, SHORT)[0],
+        ):
+            assert found.prompt_token_ids == ids_of(expected, llm)
+    quiet = LLM(checkpoint, continue_final_message=True, chat_template_kwargs={"loud": True})
+    found = quiet.chat(_TALK, SHORT, continue_final_message=False)
+    assert found.prompt_token_ids == ids_of("[user]x[assistant]so [assistant]!", llm)
+    with pytest.raises(ConfigError, match="does not read load"):
+        llm.chat(_TALK, SHORT, chat_template_kwargs={"load": True})
+    with pytest.raises(ConfigError, match="give one of them"):
+        llm.chat(_TALK, SHORT, add_generation_prompt=True, continue_final_message=True)
+
+
+@pytest.mark.parametrize(
+    ("begun", "answer", "expected"),
+    [
+        ("The capital", " is\nParis", ParsedReply(" is\nParis")),
+        ("a", "\nb", ParsedReply("\nb")),
+        ("a ", 'f\n{"x": 1}', ParsedReply('f\n{"x": 1}')),  # not at the beginning of a line
+        ("a", '\nf\n{"x": 1}', ParsedReply("\n", tool_calls=(ToolCall("f", '{"x": 1}'),))),
+        ("<think>I see", " it</think>so", ParsedReply("so", "it")),
+        ("<think>I see</think>so", " it", ParsedReply(" it")),
+    ],
+)
+def test_a_continued_answer_is_told_apart(
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    begun: str,
+    answer: str,
+    expected: ParsedReply,
+) -> None:
+    template = "{{ tools[0].function.name if tools }}" + _ROLES + "{# metadata </think> #}"
+    (checkpoint / "chat_template.jinja").write_text(template)
+    llm = LLM(checkpoint, prompt_lookup_num_tokens=0)
+    _write_answer(monkeypatch, llm, answer)
+    talk = [_TALK[0], {"role": "assistant", "content": begun}]
+    params = SamplingParams(max_new_tokens=len(answer))
+    found = llm.chat(talk, params, [{"name": "f"}], continue_final_message=True)
+    assert found.reply == expected
+
+
+def test_a_given_template_tells_the_parsers_where_the_folder_has_none(checkpoint: Path) -> None:
+    template = "{# metadata </think> #}" + _ROLES
+    llm = LLM(checkpoint, chat_template=template)
+    assert llm.tokenizer.parsers_for(None) == ("none", "none")
+    assert llm.tokenizer.parsers_for(template) == ("glm4", "glm_z1")
+    assert llm.generate("x", SHORT)[0].prompt_token_ids == ids_of("[user]x[assistant]", llm)
+    assert llm.generate("x", SHORT)[0].reply is not None

@@ -136,6 +136,9 @@ def test_a_folder_that_is_no_path_is_refused(backend: FakeBackend, folder_name: 
         ({"enable_prefix_caching": 1}, "enable_prefix_caching must be True or False, got 1"),
         ({"quantization": "int8"}, "quantization must be one of w8a16, .*, got 'int8'"),
         ({"quantization_group_size": 64}, "quantization is not set"),
+        ({"chat_template": "nope.jinja"}, "'nope.jinja' is neither the name of a template"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs must be an object such as"),
+        ({"continue_final_message": 1}, "continue_final_message must be True or False, got 1"),
         ({"apply_chat_template": "maybe"}, "must be True, False or \"auto\", got 'maybe'"),
     ],
 )

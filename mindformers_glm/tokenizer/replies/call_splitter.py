@@ -35,6 +35,7 @@ class CallSplitter:
         has_role_line: messages begin with the rest of the role's line.
         drops_blanks: the tokenizer writes blanks before each message (sentencepiece's dummy
             prefix); they are dropped as well.
+        is_continued: the first message has begun before this answer.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class CallSplitter:
         *,
         has_role_line: bool,
         drops_blanks: bool,
+        is_continued: bool = False,
     ) -> None:
         self._new_candidate = new_candidate
         self._has_role_line = has_role_line
@@ -53,6 +55,8 @@ class CallSplitter:
         self._calls: list[ToolCall] = []
         self._has_content = False
         self._begin_message(separator="")
+        if is_continued:
+            self._skips_role_line = self._is_line_start = self._is_message_start = False
 
     def feed(self, text: str) -> ParsedReply:
         """Take the next piece of text and return what is certain of it."""

@@ -78,6 +78,7 @@ class ReplyParser:
         calls_tools: False: nothing is taken for a call.
         special_tokens: names of the vocabulary's special tokens. A tag among them counts where
             `feed_token` brings it, and in the text it is text.
+        is_continued: the answer goes on with a message that the prompt began.
     Raises:
         ConfigError: there is no such parser.
     """
@@ -91,6 +92,7 @@ class ReplyParser:
         starts_in_reasoning: bool = False,
         calls_tools: bool = True,
         special_tokens: Collection[str] = (),
+        is_continued: bool = False,
     ) -> None:
         check_parser_names(tool_call_parser, reasoning_parser)
         syntax = TOOL_CALL_PARSERS[tool_call_parser]
@@ -110,7 +112,10 @@ class ReplyParser:
                 _new_candidate, syntax.candidate, names, text_names, bare_names - text_names
             )
         self._calls = CallSplitter(
-            new_candidate, has_role_line=syntax.has_role_line, drops_blanks=syntax.drops_blanks
+            new_candidate,
+            has_role_line=syntax.has_role_line,
+            drops_blanks=syntax.drops_blanks,
+            is_continued=is_continued,
         )
         self._placeholder = PlaceholderFiller() if syntax.has_placeholder else None
 

@@ -295,3 +295,20 @@ def test_the_number_of_threads_is_left_to_the_kernels_unless_given(tmp_path: Pat
     for wrong in ("0", "100000", "two"):
         with pytest.raises(ConfigError, match="num_threads"):
             load("--num_threads", wrong)
+
+
+def test_how_a_conversation_is_written_is_an_option() -> None:
+    kwargs = '{"enable_thinking": false, "effort": "high"}'
+    options = ("--chat_template", "tool_use", "--chat_template_kwargs", kwargs)
+    llm = load(*options, "--continue_final_message", "True").llm
+    assert llm["chat_template"] == "tool_use"
+    assert llm["chat_template_kwargs"] == {"enable_thinking": False, "effort": "high"}
+    assert (llm["add_generation_prompt"], llm["continue_final_message"]) == (None, True)
+    assert load("--add_generation_prompt", "False").llm["add_generation_prompt"] is False
+    assert load().llm["chat_template_kwargs"] is None
+
+
+def test_variables_of_the_chat_template_may_stand_in_the_yaml_file(tmp_path: Path) -> None:
+    kwargs = {"enable_thinking": False, "a": {"b": 1}}
+    path = yaml_file(tmp_path, {"chat_template_kwargs": kwargs})
+    assert load("--config", str(path)).llm["chat_template_kwargs"] == kwargs

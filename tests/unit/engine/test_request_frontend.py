@@ -16,7 +16,9 @@ from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
 from mindformers_glm.tokenizer.replies import ParsedReply
 from tests.engine.drive import make_engine, run_all
 
-TEMPLATE = "{{ tools | length if tools }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
+TEMPLATE = (
+    "{{ tools[0].function.name if tools }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
+)
 MESSAGES = [{"role": "user", "content": "x"}]
 TOOLS = [{"name": "f"}]
 SHORT = SamplingParams(max_new_tokens=3)
@@ -36,10 +38,10 @@ def _frontend(tokenizer: GlmTokenizer, apply_chat_template: Any = "auto") -> Req
     ("prompt", "tools", "apply_chat_template", "expected", "is_chat"),
     [
         ("x", None, "auto", "[x]", True),
-        ("x", TOOLS, True, "1[x]", True),
+        ("x", TOOLS, True, "f[x]", True),
         ("x", None, False, "x", False),
         (MESSAGES, None, "auto", "[x]", True),
-        (MESSAGES, TOOLS, False, "1[x]", True),
+        (MESSAGES, TOOLS, False, "f[x]", True),
         ([5, 6], None, True, None, False),
     ],
 )
