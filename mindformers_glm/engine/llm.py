@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mindformers_glm.backends import ModelBatch
 from mindformers_glm.config.environment import launched_rank, packed_cache_folder
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
@@ -16,6 +17,7 @@ from mindformers_glm.core.errors import GlmError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
+from mindformers_glm.engine.generation_bar import GenerationBar
 from mindformers_glm.engine.llm_arguments import (
     Prompt,
     check_types,
@@ -32,8 +34,8 @@ from mindformers_glm.engine.request_frontend import Request, RequestFrontend, To
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.row_logits import compute_row_logits, iter_row_logits
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.engine.step_times import StepTimes
 from mindformers_glm.system.log import silence_other_ranks
-from mindformers_glm.system.progress import Progress
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
@@ -172,21 +174,46 @@ class LLM:
             ConfigError: sampling_params are of another type, or not as many as prompts.
         """
         wanted: list[Any] = [prompts] if is_single_prompt(prompts) else list(prompts)
-        params = spread_params(sampling_params, len(wanted))
-        outputs: dict[str, RequestOutput] = {}
+        outputs: dict[int, RequestOutput] = {}
+        for step in self.generate_steps(wanted, sampling_params):
+            outputs |= {place: output for place, output in step if output.finished}
+        return [outputs[place] for place in range(len(wanted))]
+
+    def generate_steps(
+        self,
+        prompts: Items[Prompt],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+        *,
+        is_text_shown: bool = False,
+    ) -> Generator[list[tuple[int, RequestOutput]], None, None]:
+        """Answer prompts together and tell after each step what has come of it.
+
+        Args:
+            prompts, sampling_params: as for `generate`; always a list of prompts.
+            is_text_shown: the caller writes the text to the terminal as it comes, so the progress
+                bar leaves when the first answer begins.
+        Yields:
+            (place of the prompt in the list, output) of each request that got tokens or ended, as
+            `stream` would give it; nothing for a step that only read prompts.
+        """
+        params = spread_params(sampling_params, len(prompts))
         request_ids: list[str] = []
         try:
-            for prompt, prompt_params in zip(wanted, params, strict=True):
+            for prompt, prompt_params in zip(prompts, params, strict=True):
                 request_ids.append(self._add(prompt, prompt_params))
             self._check_ranks_agree(request_ids)
-            with Progress("Generating", len(wanted), "prompt") as progress:
-                for output in self._collect(request_ids):
-                    if output.finished:
-                        outputs[output.request_id] = output
-                        progress.advance(1)
+            places = {request_id: place for place, request_id in enumerate(request_ids)}
+            num_prompt_tokens = sum(len(self._requests[i].token_ids) for i in request_ids)
+            num_finished = 0
+            with GenerationBar(
+                self.engine.times, len(request_ids), num_prompt_tokens, is_text_shown
+            ) as bar:
+                for outputs in self._collect(request_ids):
+                    num_finished += sum(output.finished for output in outputs)
+                    bar.show(num_finished)
+                    yield [(places[output.request_id], output) for output in outputs]
         finally:
             self._discard(request_ids)
-        return [outputs[request_id] for request_id in request_ids]
 
     def stream(
         self,
@@ -205,7 +232,8 @@ class LLM:
         request_id = self._add(prompt, sampling_params, tools)
         try:
             self._check_ranks_agree([request_id])
-            yield from self._collect([request_id])
+            for outputs in self._collect([request_id]):
+                yield from outputs
         finally:
             self._discard([request_id])
 
@@ -251,6 +279,15 @@ class LLM:
             for chunk in chunks:
                 yield chunk
                 _ = self.engine  # says so where it was closed meanwhile
+
+    def warm_up(self) -> None:
+        """Compile now what the first step would compile, so that it takes no longer than others."""
+        self.engine.runner.execute(ModelBatch.of_no_rows())
+
+    @property
+    def times(self) -> StepTimes:
+        """Where the time of all steps so far went."""
+        return self.engine.times
 
     @property
     def weights_bytes(self) -> int:
@@ -313,19 +350,20 @@ class LLM:
         under_way = self.engine.num_tokens_under_way | {"logits": len(asked)}
         check_requests_are_shared(self._group, [(asked, SamplingParams())], under_way)
 
-    def _collect(self, request_ids: Items[str]) -> Iterator[RequestOutput]:
-        """Step until these requests are done and yield their outputs; others' are kept for them."""
+    def _collect(self, request_ids: Items[str]) -> Iterator[list[RequestOutput]]:
+        """Step until these requests are done, yield their outputs; others' are kept for them."""
         open_ids = set(request_ids)
-        while True:
-            for request_id in [i for i in self._undelivered if i in open_ids]:
-                for output in self._undelivered.pop(request_id):
-                    if output.finished:
-                        open_ids.remove(request_id)
-                    yield self._requests[request_id].read(output)
-            if not open_ids:
-                return
-            for output in self.engine.step():
-                self._undelivered[output.request_id].append(output)
+        while open_ids:
+            outputs = [
+                self._requests[request_id].read(output)
+                for request_id in [i for i in self._undelivered if i in open_ids]
+                for output in self._undelivered.pop(request_id)
+            ]
+            open_ids -= {output.request_id for output in outputs if output.finished}
+            yield outputs
+            if open_ids:
+                for output in self.engine.step():
+                    self._undelivered[output.request_id].append(output)
 
     def _discard(self, request_ids: Items[str]) -> None:
         """End what is left of requests that nobody waits for any more."""

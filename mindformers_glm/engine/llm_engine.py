@@ -18,6 +18,7 @@ from mindformers_glm.engine.sampler import NonFiniteLogitsError, keep_freed_memo
 from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings
 from mindformers_glm.engine.scheduler import Chunk, Schedule, Scheduler
 from mindformers_glm.engine.sequence import Sequence
+from mindformers_glm.engine.step_times import StepTimes
 from mindformers_glm.engine.stop_strings import StopStringMatcher
 from mindformers_glm.system.interrupts import delay_interrupts
 from mindformers_glm.tokenizer.vocabulary import Detokenizer
@@ -67,6 +68,7 @@ class LLMEngine:
         self._outputs: list[RequestOutput] = []
         self.num_drafted = 0  # tokens guessed by prompt lookup
         self.num_accepted = 0  # those of them that were right
+        self.times = StepTimes()
         keep_freed_memory()
 
     def has_unfinished(self) -> bool:
@@ -120,6 +122,7 @@ class LLMEngine:
         Raises:
             MemoryBudgetError: no request can run while logits are read that hold too many blocks.
         """
+        self.times.begin_step(self.runner.compile_s)
         schedule = self.scheduler.schedule()
         self._outputs += [self._fail_for_blocks(sequence) for sequence in schedule.unschedulable]
         if schedule.chunks:
@@ -133,6 +136,8 @@ class LLMEngine:
                 f"{self.pool.num_blocks} KV-cache blocks and no request can run: read them to "
                 "their end or close them first."
             )
+        if not self._requests:
+            self.times.pause()
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -143,13 +148,17 @@ class LLMEngine:
             if chunk.is_sampled:
                 self._outputs.append(self._advance(chunk, logits[row : row + chunk.num_samples]))
                 row += chunk.num_samples
+        self.times.end_step(schedule.chunks, self.runner.compile_s)
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a request now and return what it has; None if there is no such request."""
         request = self._requests.get(request_id)
         if request is None:
             return None
-        return self._finish(request, "abort")
+        output = self._finish(request, "abort")
+        if not self._requests:
+            self.times.pause()
+        return output
 
     def _advance(self, chunk: Chunk, logits: np.ndarray) -> RequestOutput:
         """Sample one token, and another for each token of the draft that proves right.

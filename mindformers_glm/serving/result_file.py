@@ -1,5 +1,6 @@
 """Write the answers to a file that is either whole or not there."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -45,6 +46,26 @@ def write_atomically(path: Path, text: str) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+    except OSError as problem:
+        raise GlmError(f"Cannot write save_file {path}: {problem.strerror}.") from None
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add UTF-8 text to a file that `write_atomically` has made: all of it, or nothing.
+
+    Raises:
+        GlmError: it cannot be written, e.g. because the disk is full.
+    """
+    content = text.encode("utf-8")
+    try:
+        file = os.open(_target(path), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            num_bytes = os.fstat(file).st_size
+            if os.write(file, content) < len(content):
+                os.truncate(file, num_bytes)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(file)
     except OSError as problem:
         raise GlmError(f"Cannot write save_file {path}: {problem.strerror}.") from None
 
