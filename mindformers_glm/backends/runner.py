@@ -55,7 +55,7 @@ class ModelRunner(Protocol):
         read_weight_bytes: what was read from the checkpoint for them; 0 where a cache had them.
         workspace_bytes: memory of activations and graphs at the largest step.
         kv_block_bytes: memory of one KV-cache block in all layers, keys and values.
-        compile_s: time of `execute` that went into compiling graphs, in all steps so far.
+        compile_s: time of `execute` that went into compiling graphs, so far.
     """
 
     network: Any

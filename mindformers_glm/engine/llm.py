@@ -290,6 +290,11 @@ class LLM:
         return self.engine.times
 
     @property
+    def compile_s(self) -> float:
+        """Time in which graphs were compiled, in `warm_up` and in first steps of their kind."""
+        return self.engine.runner.compile_s
+
+    @property
     def weights_bytes(self) -> int:
         """Memory of the weights."""
         return self.engine.runner.weights_bytes

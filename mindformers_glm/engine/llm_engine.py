@@ -122,7 +122,7 @@ class LLMEngine:
         Raises:
             MemoryBudgetError: no request can run while logits are read that hold too many blocks.
         """
-        self.times.begin_step(self.runner.compile_s)
+        self.times.begin_step()
         schedule = self.scheduler.schedule()
         self._outputs += [self._fail_for_blocks(sequence) for sequence in schedule.unschedulable]
         if schedule.chunks:
@@ -148,7 +148,7 @@ class LLMEngine:
             if chunk.is_sampled:
                 self._outputs.append(self._advance(chunk, logits[row : row + chunk.num_samples]))
                 row += chunk.num_samples
-        self.times.end_step(schedule.chunks, self.runner.compile_s)
+        self.times.end_step(schedule.chunks)
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a request now and return what it has; None if there is no such request."""

@@ -1,4 +1,4 @@
-"""Where the time of an engine's steps goes: reading prompts, answering, compiling."""
+"""Where the time of an engine's steps goes: reading prompts, answering."""
 
 import time
 from collections.abc import Callable
@@ -19,35 +19,30 @@ class StepTimes:
     num_first_tokens, num_next_tokens: generated tokens: those that a prompt's last row gave, and
         all after them.
     prompt_s, answer_s: time of the rows of prompts and of answers.
-    compile_s: time of steps in which graphs were compiled; in neither of the two.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.num_steps = 0
         self.num_prompt_tokens = self.num_first_tokens = self.num_next_tokens = 0
-        self.prompt_s = self.answer_s = self.compile_s = 0.0
+        self.prompt_s = self.answer_s = 0.0
         self._clock = clock
         self._since_s: float | None = None  # None: no request is under way
-        self._compiled_s = 0.0  # the runner's count at that moment
 
     @property
     def num_new_tokens(self) -> int:
         """All generated tokens."""
         return self.num_first_tokens + self.num_next_tokens
 
-    def begin_step(self, compiled_s: float) -> None:
-        """Call before the step's batch is chosen, with what the runner has compiled so far."""
+    def begin_step(self) -> None:
+        """Call before the step's batch is chosen."""
         if self._since_s is None:
-            self._since_s, self._compiled_s = self._clock(), compiled_s
+            self._since_s = self._clock()
 
-    def end_step(self, chunks: Items[Chunk], compiled_s: float) -> None:
+    def end_step(self, chunks: Items[Chunk]) -> None:
         """Call when the step's tokens are with their sequences."""
         assert self._since_s is not None
         now_s = self._clock()
-        compile_s = compiled_s - self._compiled_s
-        step_s = now_s - self._since_s - compile_s
-        self.compile_s += compile_s
-        self._since_s, self._compiled_s = now_s, compiled_s
+        step_s, self._since_s = now_s - self._since_s, now_s
         prompt_rows = answer_rows = 0
         for chunk in chunks:
             # The scheduler takes all that is pending into a chunk that is sampled.

@@ -3,6 +3,7 @@
 import statistics
 import time
 from math import floor, log10
+from typing import Protocol
 
 import psutil
 
@@ -12,6 +13,15 @@ from mindformers_glm.system.host_memory import read_peak_memory
 from mindformers_glm.system.log import detail, note
 
 
+class Measured(Protocol):
+    """What there is to tell of an `LLM`."""
+
+    times: StepTimes
+    compile_s: float
+    weights_bytes: int
+    kv_cache_bytes: int
+
+
 class RunFigures:
     """Follows a run from its first line to its last."""
 
@@ -19,12 +29,13 @@ class RunFigures:
         self._begun_s = time.perf_counter()
         # The system knows it to a hundredth of a second.
         self._start_s = max(time.time() - psutil.Process().create_time(), 0.0)
-        self._loaded_s = self._begun_s
+        self._loaded_s, self._compiled_s = self._begun_s, 0.0
         self._first_token_s: dict[int, float] = {}
         self._num_prompt_tokens = self._num_cached_tokens = 0
 
-    def end_loading(self) -> None:
+    def end_loading(self, llm: Measured) -> None:
         """Call when the model is ready to answer; the time to the first token begins."""
+        self._compiled_s = llm.compile_s
         self._loaded_s = time.perf_counter()
 
     def take(self, index: int, output: RequestOutput) -> None:
@@ -34,18 +45,18 @@ class RunFigures:
             self._num_prompt_tokens += len(output.prompt_token_ids)
             self._num_cached_tokens += output.num_cached_tokens
 
-    def tell(self, times: StepTimes, weights_bytes: int, kv_cache_bytes: int, ranks: int) -> None:
+    def tell(self, llm: Measured, ranks: int) -> None:
         """Write the line, and what it is made of before it where that is asked for."""
         ended_s = time.perf_counter()
         waits_s = sorted(self._first_token_s.values())
         if not waits_s:
             return
-        load_s = self._loaded_s - self._begun_s
+        times, load_s = llm.times, self._loaded_s - self._begun_s
         detail(
-            f"time: start {_seconds(self._start_s)}, load {_seconds(load_s)}, prompts "
-            f"{_seconds(times.prompt_s)}, answers {_seconds(times.answer_s)}, compiling beside "
-            f"them {_seconds(times.compile_s)}; all after loading "
-            f"{_seconds(ended_s - self._loaded_s)}"
+            f"time: start {_seconds(self._start_s)}, load {_seconds(load_s)} "
+            f"({_seconds(self._compiled_s)} of it compiling), prompts {_seconds(times.prompt_s)}, "
+            f"answers {_seconds(times.answer_s)} ({_seconds(llm.compile_s - self._compiled_s)} of "
+            f"both compiling); all after loading {_seconds(ended_s - self._loaded_s)}"
         )
         detail(
             f"tokens: {times.num_prompt_tokens} of prompts computed, {self._num_cached_tokens} "
@@ -57,7 +68,7 @@ class RunFigures:
             f"half of them after {_seconds(statistics.median(waits_s))}, the last after "
             f"{_seconds(waits_s[-1])}"
         )
-        detail(f"memory: weights {_size(weights_bytes)}, KV cache {_size(kv_cache_bytes)}")
+        detail(f"memory: weights {_size(llm.weights_bytes)}, KV cache {_size(llm.kv_cache_bytes)}")
         s = "" if len(waits_s) == 1 else "s"
         read = _tokens(self._num_prompt_tokens, times.num_prompt_tokens, times.prompt_s)
         written = _tokens(times.num_new_tokens, times.num_next_tokens, times.answer_s)

@@ -13,9 +13,8 @@ from mindformers_glm.config.run_config import RunConfig, load_run_config, prepar
 from mindformers_glm.core.errors import CheckpointError, ConfigError
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
-from mindformers_glm.engine.step_times import StepTimes
 from mindformers_glm.serving.answer_file import AnswerFile
-from mindformers_glm.serving.figures import RunFigures
+from mindformers_glm.serving.figures import Measured, RunFigures
 from mindformers_glm.serving.finished_answers import FinishedAnswers
 from mindformers_glm.serving.json_prompts import Prompt
 from mindformers_glm.serving.live_text import LiveText
@@ -46,12 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     return predict(config, _load)
 
 
-class TextGenerator(Protocol):
+class TextGenerator(Measured, Protocol):
     """What predict needs of `LLM`."""
-
-    times: StepTimes
-    weights_bytes: int
-    kv_cache_bytes: int
 
     def generate_steps(
         self, prompts: Sequence[Prompt], params: SamplingParams, /, *, is_text_shown: bool
@@ -97,14 +92,14 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
         note(f"{len(prompts)} prompts run one by one; --predict_batch_size N runs N together")
     prepare_environment(config)
     llm = create(config)
-    figures.end_loading()
+    figures.end_loading(llm)
     answers = FinishedAnswers(prompts, AnswerFile(config.save_file) if is_writer else None)
     with leave_if_stuck(answers.tell) if ranks > 1 else nullcontext():
         try:
             _answer(llm, prompts, params, config, answers, figures)
         finally:
             answers.tell()
-    figures.tell(llm.times, llm.weights_bytes, llm.kv_cache_bytes, ranks)
+    figures.tell(llm, ranks)
     return int(answers.has_errors)
 
 

@@ -1,7 +1,5 @@
 """Time of steps, told apart by what their rows were for."""
 
-import pytest
-
 from mindformers_glm.engine.scheduler import Chunk
 from mindformers_glm.engine.step_times import StepTimes
 from tests.unit.engine.make_sequence import make_sequence
@@ -18,7 +16,7 @@ class Clock:
 
 def run(times: StepTimes, clock: Clock, step_s: float, *rows: tuple[int, int, int]) -> None:
     """A step of chunks (start, end, new tokens) of sequences of 4 prompt tokens."""
-    times.begin_step(0.0)
+    times.begin_step()
     chunks = []
     for start, end, num_new in rows:
         sequence = make_sequence([1, 2, 3, 4])
@@ -26,7 +24,7 @@ def run(times: StepTimes, clock: Clock, step_s: float, *rows: tuple[int, int, in
             sequence.append(5)
         chunks.append(Chunk(sequence, start, end, is_sampled=num_new > 0))
     clock.now_s += step_s
-    times.end_step(chunks, 0.0)
+    times.end_step(chunks)
 
 
 def test_prompts_and_answers_are_told_apart() -> None:
@@ -59,16 +57,3 @@ def test_time_between_steps_counts_until_nobody_waits() -> None:
     clock.now_s += 100
     run(times, clock, 1.0, (4, 5, 1))
     assert times.answer_s == 3.5
-
-
-def test_compiling_is_no_time_of_either() -> None:
-    clock = Clock()
-    times = StepTimes(clock)
-    times.begin_step(7.0)  # compiled before any step
-    clock.now_s += 3.0
-    times.end_step([Chunk(make_sequence([1, 2]), 0, 2, is_sampled=False)], 9.0)
-    assert (times.compile_s, times.prompt_s) == (2.0, 1.0)
-    times.begin_step(9.0)
-    clock.now_s += 3.0
-    times.end_step([Chunk(make_sequence([1, 2]), 0, 2, is_sampled=False)], 9.0)
-    assert (times.compile_s, times.prompt_s) == pytest.approx((2.0, 4.0))

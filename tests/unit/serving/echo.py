@@ -20,7 +20,8 @@ class Echo:
         before_step: called before each answer with how many there are.
     """
 
-    weights_bytes = kv_cache_bytes = 0
+    compile_s = 0.5
+    weights_bytes, kv_cache_bytes = 3 * 2**20, 2 * 2**30
 
     def __init__(
         self,
