@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, nullcontext
+from itertools import chain
 from typing import Protocol
 
 from mindformers_glm.config.command_line import add_options
@@ -50,7 +51,7 @@ class TextGenerator(Measured, Protocol):
 
     def generate_steps(
         self, prompts: Sequence[Prompt], params: SamplingParams, /, *, is_text_shown: bool
-    ) -> Iterator[list[tuple[int, RequestOutput]]]:
+    ) -> Generator[list[tuple[int, RequestOutput]], None, None]:
         """Answer the prompts; gives after each step what is new, by the places of the prompts."""
         ...
 
@@ -117,8 +118,8 @@ def _answer(
     )
     text = LiveText(len(prompts))
     try:
-        for step in llm.generate_steps(prompts, params, is_text_shown=is_text_shown):
-            for index, output in step:
+        with closing(llm.generate_steps(prompts, params, is_text_shown=is_text_shown)) as steps:
+            for index, output in chain.from_iterable(steps):
                 figures.take(index, output)
                 if is_text_shown:
                     text.show(index, output)
@@ -151,7 +152,7 @@ def _check_folder(config: RunConfig) -> None:
 
 
 def _check_prompts_are_kept(config: RunConfig) -> None:
-    for value in config.predict_data:
+    for value in map(os.path.expanduser, config.predict_data):
         if os.path.isfile(value) and os.path.realpath(value) == str(config.save_file.resolve()):
             raise ConfigError(
                 f"save_file {config.save_file} is the file that holds the prompts: choose another "

@@ -3,10 +3,11 @@
     python scripts/bench/capture_terminal.py [NAME ...]     prints it
     python scripts/bench/capture_terminal.py --write        writes docs/terminal.md anew
 
-Of each run: the line of the cursor at the last moments at which it held certain words, and what
-stood on the screen in the end.
+Of each run: the line of the cursor at the last moments at which it fitted a pattern, and what stood
+on the screen in the end.
 """
 
+import re
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -20,11 +21,12 @@ HOME = "/home/me/mindformers_glm"
 _BEGIN = "<!-- captures -->\n"
 _PREDICT = "run_mindformer.py --config configs/glm4/predict_glm4.yaml"
 _QUESTIONS = ["请介绍一下北京", "1 + 1 =", "hello", "请介绍一下上海", "12 + 30 =", "你好"]
+_HALF_AN_ANSWER = "北京是[^。]+$"
 
 
 @dataclass(frozen=True)
 class Capture:
-    """A command, what the page calls it, and the words at whose last moments a line is shown."""
+    """A command, what the page calls it, and patterns at whose last moments a line is shown."""
 
     title: str
     arguments: str
@@ -47,7 +49,7 @@ CAPTURES = {
     "one": Capture(
         "One prompt",
         "--predict_data '请介绍一下北京'",
-        ("Loading weights", "Reading prompts", "中心"),
+        ("Loading weights", "Reading prompts", _HALF_AN_ANSWER),
     ),
     "batch": Capture(
         "A batch",
@@ -55,7 +57,10 @@ CAPTURES = {
         ("Loading weights", "Answers"),
     ),
     "ranks": Capture(
-        "Two ranks", "--predict_data '请介绍一下北京'", ("Loading weights", "中心"), ranks=2
+        "Two ranks",
+        "--predict_data '请介绍一下北京'",
+        ("Loading weights", _HALF_AN_ANSWER),
+        ranks=2,
     ),
 }
 
@@ -84,23 +89,23 @@ def _capture(capture: Capture) -> str:
         raise SystemExit(f"{capture.title} ended with {run.exit_code}: {run.text}")
     # The reader's folder has another name.
     run = replace(run, pieces=[(t, text.replace(str(ROOT), HOME)) for t, text in run.pieces])
-    screens = [_line_when_last(run, word) for word in capture.moments]
+    screens = [_line_when_last(run, pattern) for pattern in capture.moments]
     screens.append(_screen(run.text))
     fences = "".join(f"```text\n{screen}```\n\n" for screen in screens)
     return f"## {capture.title}\n\n```bash\n{capture.command}\n```\n\n{fences}".removesuffix("\n")
 
 
-def _line_when_last(run: TerminalRun, word: str) -> str:
-    """The line of the cursor at the last moment at which it held a word."""
+def _line_when_last(run: TerminalRun, pattern: str) -> str:
+    """The line of the cursor at the last moment at which it held what the pattern says."""
     screen, found = Screen(), ""
     for _, piece in run.pieces:
         for part in piece.splitlines(keepends=True):
             screen.write(part)
             line = screen.lines[-1]
-            if word in line and "{" not in line:
+            if re.search(pattern, line) and "{" not in line:
                 found = f"{line}\n"
     if not found:
-        raise SystemExit(f"{word!r} was never seen.")
+        raise SystemExit(f"{pattern} was never seen.")
     return found
 
 

@@ -95,12 +95,15 @@ def test_kill_9_of_a_rank_ends_the_job_and_keeps_what_is_finished(
     (work / RESULT).write_text("old")
     job = launch(f"{SPLIT} {settings} --predict_data questions.txt", "2")
     wait_until_loading(job, rank=1)
-    if phase != "loading":
+    if phase == "prefill":
+        wait_until(lambda: (work / RESULT).read_text() != "old", timeout_s=120)
+    elif phase == "decode":
         time.sleep(6)  # weights are loaded and graphs compiled
     job.kill("MS_WORKER", 1)
     ended = job.wait(END_S)
     assert ended.exit_code == 137
     assert ended.stderr.splitlines()[-1].startswith("error: Rank 1 was killed by SIGKILL")
     check_kept(work, ended.stdout)
+    assert (ended.stdout != "") == (phase == "prefill")
     left = {path.name for path in work.iterdir()}
     assert left == {"fake_worker.py", "output", "questions.txt", RESULT}

@@ -1,6 +1,6 @@
 """A generator that needs no model, with settings of a run beside it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Echo:
 
     def generate_steps(
         self, prompts: Sequence[Any], params: SamplingParams, /, *, is_text_shown: bool
-    ) -> Iterator[list[tuple[int, RequestOutput]]]:
+    ) -> Generator[list[tuple[int, RequestOutput]], None, None]:
         self.params, self.is_text_shown = params, is_text_shown
         for count, place in enumerate(self._order or range(len(prompts))):
             self._before_step(count)
