@@ -1,5 +1,6 @@
 """Prompts and streams through `LLM`, over a real folder and the fake runner."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,19 @@ def test_times_count_what_was_generated(checkpoint: Path) -> None:
     assert llm.times.num_first_tokens == 2
     assert llm.times.prompt_s > 0
     assert llm.times.answer_s > 0
+
+
+def test_streamed_text_is_the_saved_text_for_500_prompts(checkpoint: Path) -> None:
+    # The answers are random bytes: most characters are whole only after several steps, or never.
+    rng = random.Random(0)
+    prompts = ["".join(rng.choices("北京🙂é👩‍👧a ", k=rng.randrange(1, 9))) for _ in range(500)]
+    llm = LLM(checkpoint, max_num_seqs=32)
+    streamed = [""] * len(prompts)
+    saved: dict[int, str] = {}
+    for step in llm.generate_steps(prompts, SamplingParams(max_new_tokens=12)):
+        for place, output in step:
+            streamed[place] += output.delta_text
+            if output.finished:
+                saved[place] = output.text
+    assert [saved[place] for place in range(500)] == streamed
+    assert len(set(streamed)) > 400
