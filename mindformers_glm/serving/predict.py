@@ -49,6 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 class TextGenerator(Measured, Protocol):
     """What predict needs of `LLM`."""
 
+    def warm_up(self) -> None:
+        """Compile what the first step would compile."""
+        ...
+
     def generate_steps(
         self, prompts: Sequence[Prompt], params: SamplingParams, /, *, is_text_shown: bool
     ) -> Generator[list[tuple[int, RequestOutput]], None, None]:
@@ -66,11 +70,10 @@ def _load(config: RunConfig) -> TextGenerator:
 
 
 def create_llm(config: RunConfig) -> TextGenerator:
-    """Load the model, ready for the first step; this is where MindSpore is imported."""
+    """Load the model; this is where MindSpore is imported."""
     from mindformers_glm import LLM
 
-    llm = LLM(config.pretrained_model_dir, **config.llm)
-    llm.warm_up()
+    llm: TextGenerator = LLM(config.pretrained_model_dir, **config.llm)
     return llm
 
 
@@ -93,6 +96,7 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
         note(f"{len(prompts)} prompts run one by one; --predict_batch_size N runs N together")
     prepare_environment(config)
     llm = create(config)
+    llm.warm_up()
     figures.end_loading(llm)
     answers = FinishedAnswers(prompts, AnswerFile(config.save_file) if is_writer else None)
     with leave_if_stuck(answers.tell) if ranks > 1 else nullcontext():

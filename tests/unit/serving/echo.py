@@ -34,6 +34,9 @@ class Echo:
         self._order = order
         self._before_step = before_step
 
+    def warm_up(self) -> None:
+        pass
+
     def generate_steps(
         self, prompts: Sequence[Any], params: SamplingParams, /, *, is_text_shown: bool
     ) -> Generator[list[tuple[int, RequestOutput]], None, None]:

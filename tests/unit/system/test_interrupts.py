@@ -58,18 +58,15 @@ def test_another_thread_runs_the_block_as_it_is(handlers: None) -> None:
 
 
 STUCK = """
-import signal, sys, time
+import ctypes, sys, threading, time
 from mindformers_glm.system.interrupts import leave_if_stuck, on_interrupt, raise_once
 on_interrupt(raise_once)
-def rescue():
-    print("rescued")
-with leave_if_stuck(rescue, patience_s=0.1):
-    print("ready", flush=True)
-    if sys.argv[1] == "stuck":
-        import ctypes
-        mutex = ctypes.create_string_buffer(64)
-        for _ in range(2):  # the second never ends, as inside a collective: no handler runs
-            ctypes.CDLL(None).pthread_mutex_lock(mutex)
+mutex = ctypes.create_string_buffer(64)
+ctypes.CDLL(None).pthread_mutex_lock(mutex)
+with leave_if_stuck(lambda: print("rescued"), patience_s=0.1):
+    threading.Timer(0.5, print, ["ready"], {"flush": True}).start()
+    if sys.argv[1] == "stuck":  # as inside a collective: no handler runs
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
     try:
         time.sleep(1000)
     finally:
