@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from mindformers_glm.config.command_line import given_settings
 from mindformers_glm.config.launched import check_parallel
@@ -51,6 +51,7 @@ class RunConfig:
     predict_data: tuple[str, ...]
     is_batch_size_given: bool
     save_file: Path
+    stream: bool | Literal["auto"]
     output_dir: Path
     rank: int
     auto_trans_ckpt: bool
@@ -187,6 +188,7 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
         predict_data=values["predict_data"],
         is_batch_size_given=is_batch_size_given,
         save_file=_path(values["save_file"]),
+        stream=values["stream"],
         output_dir=_path(values["output_dir"]),
         rank=rank,
         auto_trans_ckpt=values["auto_trans_ckpt"],

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
+from mindformers_glm.backends import ModelBatch
 from mindformers_glm.config.environment import launched_rank, packed_cache_folder
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
@@ -21,6 +22,7 @@ from mindformers_glm.engine.argument_names import (
     refuse_unknown_arguments,
 )
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
+from mindformers_glm.engine.generation_bar import GenerationBar
 from mindformers_glm.engine.llm_arguments import (
     Conversation,
     Prompt,
@@ -41,8 +43,8 @@ from mindformers_glm.engine.request_frontend import Request, RequestFrontend, To
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.row_logits import compute_row_logits, iter_row_logits
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.engine.step_times import StepTimes
 from mindformers_glm.system.log import silence_other_ranks
-from mindformers_glm.system.progress import Progress
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
@@ -210,6 +212,29 @@ class LLM:
         wanted: list[Any] = [prompts] if is_single_prompt(prompts) else list(prompts)
         return self._answer_all(wanted, sampling_params)
 
+    def generate_steps(
+        self,
+        prompts: Items[Prompt],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+        *,
+        is_text_shown: bool = False,
+    ) -> Generator[list[tuple[int, RequestOutput]], None, None]:
+        """Answer prompts together and tell after each step what has come of it.
+
+        Args:
+            prompts, sampling_params: as for `generate`; always a list of prompts.
+            is_text_shown: the caller writes the text to the terminal as it comes, so the progress
+                bar leaves when the first answer begins.
+        Yields:
+            (place of the prompt in the list, output) of each request that got tokens or ended, as
+            `stream` would give it; nothing for a step that only read prompts.
+        """
+        params = spread_params(sampling_params, len(prompts))
+        requests = [
+            (*asked, None, "auto", NO_OPTIONS) for asked in zip(prompts, params, strict=True)
+        ]
+        yield from self._run_together(requests, is_text_shown)
+
     def stream(
         self,
         prompt: Prompt,
@@ -243,7 +268,8 @@ class LLM:
         request_id = self._add(prompt, sampling_params, tools, tool_choice, options)
         try:
             self._check_ranks_agree([request_id])
-            yield from self._collect([request_id])
+            for outputs in self._collect([request_id]):
+                yield from outputs
         finally:
             self._discard([request_id])
 
@@ -341,6 +367,20 @@ class LLM:
         finally:
             self._one_thread.run_when_free(chunks.close)
 
+    def warm_up(self) -> None:
+        """Compile now what the first step would compile, so that it takes no longer than others."""
+        self.engine.runner.execute(ModelBatch.of_no_rows())
+
+    @property
+    def times(self) -> StepTimes:
+        """Where the time of all steps so far went."""
+        return self.engine.times
+
+    @property
+    def compile_s(self) -> float:
+        """Time in which graphs were compiled, in `warm_up` and in first steps of their kind."""
+        return self.engine.runner.compile_s
+
     @property
     def weights_bytes(self) -> int:
         """Memory of the weights."""
@@ -384,20 +424,35 @@ class LLM:
         options: ChatOptions = NO_OPTIONS,
     ) -> list[RequestOutput]:
         params = spread_params(sampling_params, len(prompts))
-        outputs: dict[str, RequestOutput] = {}
+        requests = [
+            (*asked, tools, tool_choice, options) for asked in zip(prompts, params, strict=True)
+        ]
+        outputs: dict[int, RequestOutput] = {}
+        for step in self._run_together(requests):
+            outputs |= {place: output for place, output in step if output.finished}
+        return [outputs[place] for place in range(len(prompts))]
+
+    def _run_together(
+        self, requests: Items[tuple[Any, ...]], is_text_shown: bool = False
+    ) -> Generator[list[tuple[int, RequestOutput]], None, None]:
+        """Run what `_add` takes, and yield as `generate_steps` does."""
         request_ids: list[str] = []
         try:
-            for prompt, prompt_params in zip(prompts, params, strict=True):
-                request_ids.append(self._add(prompt, prompt_params, tools, tool_choice, options))
+            for request in requests:
+                request_ids.append(self._add(*request))
             self._check_ranks_agree(request_ids)
-            with Progress("Generating", len(prompts), "prompt") as progress:
-                for output in self._collect(request_ids):
-                    if output.finished:
-                        outputs[output.request_id] = output
-                        progress.advance(1)
+            places = {request_id: place for place, request_id in enumerate(request_ids)}
+            num_prompt_tokens = sum(len(self._requests[i].token_ids) for i in request_ids)
+            num_finished = 0
+            with GenerationBar(
+                self.engine.times, len(request_ids), num_prompt_tokens, is_text_shown
+            ) as bar:
+                for outputs in self._collect(request_ids):
+                    num_finished += sum(output.finished for output in outputs)
+                    bar.show(num_finished)
+                    yield [(places[output.request_id], output) for output in outputs]
         finally:
             self._discard(request_ids)
-        return [outputs[request_id] for request_id in request_ids]
 
     def _add(
         self,
@@ -435,25 +490,26 @@ class LLM:
         under_way = self.engine.num_tokens_under_way | {"logits": len(asked)}
         check_requests_are_shared(self._group, [(asked, SamplingParams())], under_way)
 
-    def _collect(self, request_ids: Items[str]) -> Iterator[RequestOutput]:
-        """Step until these requests are done and yield their outputs; others' are kept for them."""
+    def _collect(self, request_ids: Items[str]) -> Iterator[list[RequestOutput]]:
+        """Step until these requests are done, yield their outputs; others' are kept for them."""
         open_ids = set(request_ids)
         while open_ids:
             with self._one_thread:
                 outputs = self._take(open_ids)
-                if not outputs:
+            yield outputs
+            if open_ids:
+                with self._one_thread:
                     for output in self.engine.step():
                         self._undelivered[output.request_id].append(output)
-            yield from outputs
 
     def _take(self, open_ids: set[str]) -> list[RequestOutput]:
         """What has come for these requests; those that are done are removed from `open_ids`."""
-        outputs = []
-        for request_id in [i for i in self._undelivered if i in open_ids]:
-            for output in self._undelivered.pop(request_id):
-                if output.finished:
-                    open_ids.remove(request_id)
-                outputs.append(self._requests[request_id].read(output))
+        outputs = [
+            self._requests[request_id].read(output)
+            for request_id in [i for i in self._undelivered if i in open_ids]
+            for output in self._undelivered.pop(request_id)
+        ]
+        open_ids -= {output.request_id for output in outputs if output.finished}
         return outputs
 
     def _discard(self, request_ids: Items[str]) -> None:

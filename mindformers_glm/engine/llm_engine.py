@@ -24,6 +24,7 @@ from mindformers_glm.engine.sampler import (
 from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings, check_settings
 from mindformers_glm.engine.scheduler import Chunk, Schedule, Scheduler
 from mindformers_glm.engine.sequence import Sequence
+from mindformers_glm.engine.step_times import StepTimes
 from mindformers_glm.system.interrupts import delay_interrupts
 from mindformers_glm.tokenizer.vocabulary import Detokenizer
 
@@ -86,6 +87,7 @@ class LLMEngine:
         self._outputs: list[RequestOutput] = []
         self.num_drafted = 0  # tokens guessed by prompt lookup
         self.num_accepted = 0  # those of them that were right
+        self.times = StepTimes()
         keep_freed_memory()
 
     def has_unfinished(self) -> bool:
@@ -163,6 +165,7 @@ class LLMEngine:
         Raises:
             MemoryBudgetError: no request can run while logits are read that hold too many blocks.
         """
+        self.times.begin_step()
         schedule = self.scheduler.schedule()
         self._outputs += [self._fail_for_blocks(sequence) for sequence in schedule.unschedulable]
         if schedule.chunks:
@@ -176,6 +179,8 @@ class LLMEngine:
                 f"{self.pool.num_blocks} KV-cache blocks and no request can run: read them to "
                 "their end or close them first."
             )
+        if not self._requests:
+            self.times.pause()
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -190,6 +195,7 @@ class LLMEngine:
                 output = self._advance(chunk, rows[chunk.num_prompt_rows :])
             if output is not None:
                 self._outputs.append(output)
+        self.times.end_step(schedule.chunks)
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a request now and return what it has; None if there is no such request."""
@@ -197,7 +203,10 @@ class LLMEngine:
         if request is None:
             return None
         under_way = [sample for sample in request.samples if not sample.is_done]
-        return [self._finish(sample, "abort") for sample in under_way][-1]
+        output = [self._finish(sample, "abort") for sample in under_way][-1]
+        if not self._requests:
+            self.times.pause()
+        return output
 
     def _read_prompt_rows(self, chunk: Chunk, logits: np.ndarray) -> RequestOutput | None:
         """Take the prompt's log-probabilities where they are wanted; an output if that fails."""

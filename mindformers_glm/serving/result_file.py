@@ -69,6 +69,26 @@ def write_atomically(path: Path, text: str) -> None:
         raise GlmError(f"Cannot write save_file {path}: {problem.strerror}.") from None
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add UTF-8 text to a file that `write_atomically` has made: all of it, or nothing.
+
+    Raises:
+        GlmError: it cannot be written, e.g. because the disk is full.
+    """
+    content = text.encode("utf-8")
+    try:
+        file = os.open(_target(path), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            num_bytes = os.fstat(file).st_size
+            if os.write(file, content) < len(content):
+                os.truncate(file, num_bytes)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(file)
+    except OSError as problem:
+        raise GlmError(f"Cannot write save_file {path}: {problem.strerror}.") from None
+
+
 def _target(path: Path) -> Path:
     """The file itself where `path` is a link: replacing must not turn the link into a file.
 

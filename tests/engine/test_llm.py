@@ -1,5 +1,6 @@
 """Prompts and streams through `LLM`, over a real folder and the fake runner."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,58 @@ def test_prompts_that_are_no_list_are_refused(checkpoint: Path, prompts: Any) ->
 def test_sampling_params_of_another_type_are_refused(checkpoint: Path, params: Any) -> None:
     with pytest.raises(ConfigError, match="sampling_params must be SamplingParams"):
         LLM(checkpoint).generate(["a"], params)
+
+
+def test_steps_tell_each_prompts_outputs_by_its_place(checkpoint: Path) -> None:
+    llm = LLM(checkpoint, max_num_seqs=2)
+    prompts = ["abc", "de", "", "f"]
+    whole = llm.generate(prompts, SHORT)
+    llm.generate("x", SHORT)  # numbers of requests are not places
+    streamed = [""] * len(prompts)
+    finished: dict[int, Any] = {}
+    for step in llm.generate_steps(prompts, SHORT):
+        for place, output in step:
+            streamed[place] += output.delta_text
+            if output.finished:
+                finished[place] = output
+    assert streamed == [output.text for output in whole]
+    found = [finished[place].finish_reason for place in range(4)]
+    assert found == [output.finish_reason for output in whole]
+    assert found[2] == "error"
+
+
+def test_leaving_the_steps_early_ends_all_requests(checkpoint: Path) -> None:
+    llm = LLM(checkpoint)
+    steps = llm.generate_steps(["abc", "de"], SHORT)
+    next(steps)
+    next(steps)
+    steps.close()
+    assert not llm.engine.has_unfinished()
+
+
+def test_times_count_what_was_generated(checkpoint: Path) -> None:
+    llm = LLM(checkpoint, enable_prefix_caching=False, max_num_batched_tokens=2)
+    llm.warm_up()
+    outputs = llm.generate(["abcdef", "gh"], SHORT)
+    num_new = sum(len(output.token_ids) for output in outputs)
+    assert llm.times.num_prompt_tokens == sum(len(output.prompt_token_ids) for output in outputs)
+    assert llm.times.num_new_tokens == num_new
+    assert llm.times.num_first_tokens == 2
+    assert llm.times.prompt_s > 0
+    assert llm.times.answer_s > 0
+
+
+def test_streamed_text_is_the_saved_text_for_500_prompts(checkpoint: Path) -> None:
+    # The answers are random bytes: most characters are whole only after several steps, or never.
+    rng = random.Random(0)
+    prompts = ["".join(rng.choices("北京🙂é👩‍👧a ", k=rng.randrange(1, 9))) for _ in range(500)]
+    llm = LLM(checkpoint, max_num_seqs=32)
+    streamed = [""] * len(prompts)
+    saved: dict[int, str] = {}
+    for step in llm.generate_steps(prompts, SamplingParams(max_new_tokens=12)):
+        for place, output in step:
+            streamed[place] += output.delta_text
+            if output.finished:
+                saved[place] = output.text
+    assert [saved[place] for place in range(500)] == streamed
+    assert len(set(streamed)) > 400
