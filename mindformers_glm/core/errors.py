@@ -16,8 +16,21 @@ def first_words(problem: BaseException) -> str:
     return [*plain, *lines, "no message"][0]
 
 
+_BEGINNING, _END = 1_200, 600  # characters of a message that are kept
+
+
 class GlmError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base of every error that is the user's to mend.
+
+    A message may quote a file, where a name can have megabytes: its middle is left out then.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _BEGINNING + _END:
+            num_left_out = len(message) - _BEGINNING - _END
+            middle = f"... ({num_left_out} characters) ..."
+            message = message[:_BEGINNING] + middle + message[-_END:]
+        super().__init__(message)
 
 
 class ConfigError(GlmError, ValueError):

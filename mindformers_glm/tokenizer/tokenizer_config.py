@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message, read_json_if_present
+from mindformers_glm.system.files import read_file, read_json_if_present
 
 # Entries that name one token; a text, or an object with "content".
 _TOKEN_KEYS = (
@@ -20,6 +20,9 @@ _TOKEN_KEYS = (
     "mask_token",
 )
 _TEMPLATE_FILE = "chat_template.jinja"
+# Of a special token, and their number: they are looked for in every text. Real ones have 30.
+_MAX_TOKEN_CHARACTERS = 256
+_MAX_TOKENS = 10_000
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ def _read_named_tokens(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     extra = raw.get("additional_special_tokens") or raw.get("extra_special_tokens") or []
     if isinstance(extra, Mapping):
         extra = list(extra.values())
+    if not isinstance(extra, list) or len(extra) > _MAX_TOKENS:
+        raise CheckpointError(
+            f"{path}: additional_special_tokens must be a list of up to {_MAX_TOKENS} tokens, got "
+            f"{extra!r:.80}."
+        )
     tokens["additional_special_tokens"] = [
         _read_token(token, "additional_special_tokens", path) for token in extra
     ]
@@ -84,8 +92,17 @@ def _read_named_tokens(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _read_token(value: Any, key: str, path: Path) -> str:
     token = value.get("content") if isinstance(value, Mapping) else value
     if not isinstance(token, str):
-        raise CheckpointError(f"{path}: {key} must be a text, got {value!r}.")
+        raise CheckpointError(f"{path}: {key} must be a text, got {value!r:.80}.")
+    _check_length(token, path)
     return token
+
+
+def _check_length(token: str, path: Path) -> None:
+    if len(token) > _MAX_TOKEN_CHARACTERS:
+        raise CheckpointError(
+            f"{path} has a special token of {len(token)} characters ({token[:40]!r}...), more than "
+            f"{_MAX_TOKEN_CHARACTERS}: download the file again."
+        )
 
 
 def _read_added_tokens(raw: Mapping[str, Any], path: Path) -> dict[int, Mapping[str, Any]]:
@@ -94,9 +111,12 @@ def _read_added_tokens(raw: Mapping[str, Any], path: Path) -> dict[int, Mapping[
         tokens = {int(token_id): token for token_id, token in added.items()}
     except (AttributeError, ValueError):
         raise added_tokens_error(path) from None
+    if len(tokens) > _MAX_TOKENS:
+        raise CheckpointError(f"{path} has {len(tokens)} added tokens, more than {_MAX_TOKENS}.")
     for token in tokens.values():
         if not isinstance(token, Mapping) or not isinstance(token.get("content"), str):
             raise added_tokens_error(path)
+        _check_length(token["content"], path)
     return tokens
 
 
@@ -109,11 +129,9 @@ def _read_template_file(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeError) as problem:
+        text = read_file(path, CheckpointError).decode()
+    except UnicodeError as problem:
         raise CheckpointError(f"Cannot read {path}: {problem}.") from None
-    if text.startswith(LFS_MAGIC.decode()):
-        raise CheckpointError(lfs_pointer_message(path))
     if not text.strip():
         raise CheckpointError(f"{path} is empty: download it again, or delete it.")
     return text

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.system.files import read_json_object
@@ -11,7 +12,8 @@ from mindformers_glm.weights.pytorch_file import read_pytorch_file
 from mindformers_glm.weights.safetensors_header import read_header
 from mindformers_glm.weights.tensor_entry import TensorEntry
 
-_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5}\.\w+)", re.ASCII)
+_MAX_NAME_BYTES = 255  # of a file, to the system
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,18 @@ def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
 def _find_without_index(kind: WeightFormat, folder: Path) -> list[Path]:
     single = folder / kind.single_file
     files = [single] if single.exists() else sorted(folder.glob(kind.pattern))
-    present = {file.name for file in files}
-    expected = set()
+    series: dict[tuple[str, str], set[int]] = {}
     for file in files:
         if match := _SHARD_NAME.fullmatch(file.name):
-            stem, count, suffix = match[1], match[3], match[4]
-            expected |= {
-                f"{stem}-{number:05d}-of-{count}{suffix}" for number in range(1, int(count) + 1)
-            }
-    if missing := sorted(expected - present):
+            series.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    for (stem, end), numbers in series.items():
+        missing = [
+            f"{stem}-{number:05d}-of-{end}"
+            for number in range(1, int(end[:5]) + 1)
+            if number not in numbers
+        ]
+        if not missing:
+            continue
         raise CheckpointError(
             f"{folder} lacks {list_names(missing)}: download the missing files "
             f"(and {kind.single_file}.index.json)."
@@ -129,13 +134,23 @@ def _read_index(path: Path) -> dict[str, Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no 'weight_map': download the index again.")
     for name, file in weight_map.items():
-        # A plain file name: an index must not lead out of its folder.
-        if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file:
+        if not _is_file_name(file):
             raise CheckpointError(
                 f"{path} says that {name!r} is in {file!r}, which is not a file name: "
                 "download the index again."
             )
     return {name: path.parent / file for name, file in weight_map.items()}
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether it is a plain name: an index must not lead out of its folder."""
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and name not in ("", ".", "..")
+        and not {"/", "\\"} & set(name)
+        and len(name.encode()) <= _MAX_NAME_BYTES
+    )
 
 
 def list_names(names: list[str]) -> str:
