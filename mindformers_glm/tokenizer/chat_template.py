@@ -2,12 +2,12 @@
 
 import re
 import secrets
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError, PromptError
 from mindformers_glm.tokenizer.chat import TemplateDialect
-from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
 from mindformers_glm.tokenizer.segments import Segment
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens
 
@@ -38,15 +38,12 @@ class ChatTemplate:
         special_tokens: SpecialTokens,
         source: str,
     ) -> None:
-        from tokenizers import Tokenizer, models
-
-        # Without a vocabulary: it only renders, with what Hugging Face gives to templates.
-        self._renderer = new_fast_tokenizer(
-            tokenizer_object=Tokenizer(models.BPE()), chat_template=template, **named_tokens
-        )
+        self._template = template
+        self._named_tokens = {name: token for name, token in named_tokens.items() if token}
         self._dialect = TemplateDialect(template)
         self._special_tokens = special_tokens
-        self._whole_or_begun = _find_begun_too(special_tokens)
+        self._names = sorted(special_tokens.ids)
+        self._max_begun = max(map(len, self._names), default=1) - 1
         self._source = source
 
     def __call__(
@@ -64,13 +61,16 @@ class ChatTemplate:
         marker = secrets.token_hex(16)
         found: list[str] = []
 
-        def mark(match: re.Match[str]) -> str:
-            found.append(match[0])
+        def mark(text: str) -> str:
+            found.append(text)
             return f"{marker}x{len(found) - 1}x"
 
         def mark_text(text: str, is_name: bool) -> str:
-            pattern = self._special_tokens.pattern if is_name else self._whole_or_begun
-            return pattern.sub(mark, text)
+            end = len(text) if is_name else self._find_begun(text)
+            marked = self._special_tokens.pattern.sub(
+                lambda match: mark(match[0]) if match.end() <= end else match[0], text
+            )
+            return marked if end == len(text) else marked[: end - len(text)] + mark(text[end:])
 
         rendered = self.render(_map_texts(list(messages), mark_text), _map_texts(tools, mark_text))
         segments = self._special_tokens.split(rendered)
@@ -84,6 +84,24 @@ class ChatTemplate:
             for segment in segments
         ]
 
+    def _find_begun(self, text: str) -> int:
+        """Return where a special token begins that the end of the text cuts off, else the end."""
+        begins = [
+            begin
+            for begin in range(max(len(text) - self._max_begun, 0), len(text))
+            if self._is_begun(text[begin:])
+        ]
+        if not begins:
+            return len(text)
+        # What belongs to a whole token begins no other.
+        whole = [match.span() for match in self._special_tokens.pattern.finditer(text)]
+        is_free = (b for b in begins if not any(begin <= b < end for begin, end in whole))
+        return next(is_free, len(text))
+
+    def _is_begun(self, text: str) -> bool:
+        following = self._names[bisect_right(self._names, text) :][:1]
+        return any(name.startswith(text) for name in following)
+
     def render(self, messages: Any, tools: Any = None) -> str:
         """Write a conversation as one text, special tokens by their names.
 
@@ -92,10 +110,17 @@ class ChatTemplate:
         """
         from jinja2 import TemplateSyntaxError
 
+        from mindformers_glm.tokenizer.template_sandbox import TemplateLimitError, render_template
+
+        given = {"messages": messages, "tools": tools, "documents": None}
+        given |= {"add_generation_prompt": True}
         try:
-            return self._renderer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=True, tokenize=False
-            )
+            return render_template(self._template, self._named_tokens | given)
+        except TemplateLimitError as problem:
+            raise PromptError(
+                f"The chat template of {self._source} is stopped, {problem}: take the template of "
+                "the original model."
+            ) from None
         except TemplateSyntaxError as problem:
             raise CheckpointError(
                 f"The chat template of {self._source} is broken at line {problem.lineno} "
@@ -105,14 +130,6 @@ class ChatTemplate:
             raise PromptError(
                 f"The chat template of {self._source} cannot write these messages: {problem}."
             ) from problem
-
-
-def _find_begun_too(special_tokens: SpecialTokens) -> re.Pattern[str]:
-    """Match special tokens, and the beginning of one at the end of a text."""
-    beginnings = {name[:end] for name in special_tokens.ids for end in range(1, len(name))}
-    longest_first = sorted(beginnings, key=len, reverse=True)
-    begun = "|".join(map(re.escape, longest_first)) or "(?!)"
-    return re.compile(f"{special_tokens.pattern.pattern}|(?:{begun})\\Z")
 
 
 def _map_texts(value: Any, change: Callable[[str, bool], str], is_name: bool = False) -> Any:

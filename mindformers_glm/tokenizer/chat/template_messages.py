@@ -65,10 +65,11 @@ def _is_openai(message: Message) -> bool:
 
 def _free_names(template: str) -> set[str]:
     """The names that a template takes from outside."""
-    from jinja2 import Environment, TemplateError, meta
+    from jinja2 import TemplateSyntaxError
+
+    from mindformers_glm.tokenizer.template_sandbox import find_free_names
 
     try:
-        environment = Environment(extensions=["jinja2.ext.loopcontrols"])
-        return meta.find_undeclared_variables(environment.parse(template))
-    except TemplateError:
-        return {"tools"}  # broken, or with a tag that Hugging Face adds: rendering will tell
+        return find_free_names(template)
+    except TemplateSyntaxError:
+        return {"tools"}  # broken: rendering will tell
