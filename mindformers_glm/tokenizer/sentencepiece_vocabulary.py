@@ -135,12 +135,14 @@ def load_sentencepiece(
 
     try:
         processor = SentencePieceProcessor(model_proto=content)
-    except RuntimeError:
+        vocabulary = SentencePieceVocabulary(processor, special_tokens)
+        for token_id in range(processor.get_piece_size()):
+            vocabulary._look_up_bytes(token_id)
+    except (RuntimeError, ValueError):  # a piece that is no UTF-8, or no byte where it says so
         raise CheckpointError(
             f"{path} cannot be read as a sentencepiece model of {len(content)} bytes: it is "
             "incomplete or damaged, download it again."
         ) from None
-    vocabulary = SentencePieceVocabulary(processor, special_tokens)
     detokenizer = vocabulary.new_detokenizer()
     probe = "".join(map(detokenizer.feed, vocabulary.encode_text(_PROBE))) + detokenizer.flush()
     if probe != _PROBE:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.system.files import read_file, read_json_if_present
+from mindformers_glm.tokenizer.vocabulary import check_tokens
 
 # Entries that name one token; a text, or an object with "content".
 _TOKEN_KEYS = (
@@ -20,9 +21,6 @@ _TOKEN_KEYS = (
     "mask_token",
 )
 _TEMPLATE_FILE = "chat_template.jinja"
-# Of a special token, and their number: they are looked for in every text. Real ones have 30.
-_MAX_TOKEN_CHARACTERS = 256
-_MAX_TOKENS = 10_000
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,14 @@ class TokenizerConfig:
         if "added_tokens_decoder" not in raw:  # older files; Hugging Face lets the map win then
             raw |= read_json_if_present(folder / "special_tokens_map.json", CheckpointError)
         template = _read_template_file(folder / _TEMPLATE_FILE)
+        named_tokens, added_tokens = _read_named_tokens(raw, path), _read_added_tokens(raw, path)
+        check_tokens([token["content"] for token in added_tokens.values()])
+        for tokens in named_tokens.values():
+            check_tokens(tokens if isinstance(tokens, list) else [tokens])
         return cls(
             path=path,
-            named_tokens=_read_named_tokens(raw, path),
-            added_tokens=_read_added_tokens(raw, path),
+            named_tokens=named_tokens,
+            added_tokens=added_tokens,
             add_prefix_space=raw.get("add_prefix_space", False),
             chat_template=template or _read_template(raw, path),
             template_place="in tokenizer_config.json" if template is None else _TEMPLATE_FILE,
@@ -78,10 +80,9 @@ def _read_named_tokens(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     extra = raw.get("additional_special_tokens") or raw.get("extra_special_tokens") or []
     if isinstance(extra, Mapping):
         extra = list(extra.values())
-    if not isinstance(extra, list) or len(extra) > _MAX_TOKENS:
+    if not isinstance(extra, list):
         raise CheckpointError(
-            f"{path}: additional_special_tokens must be a list of up to {_MAX_TOKENS} tokens, got "
-            f"{extra!r:.80}."
+            f"{path}: additional_special_tokens must be a list of tokens, got {extra!r:.80}."
         )
     tokens["additional_special_tokens"] = [
         _read_token(token, "additional_special_tokens", path) for token in extra
@@ -93,16 +94,7 @@ def _read_token(value: Any, key: str, path: Path) -> str:
     token = value.get("content") if isinstance(value, Mapping) else value
     if not isinstance(token, str):
         raise CheckpointError(f"{path}: {key} must be a text, got {value!r:.80}.")
-    _check_length(token, path)
     return token
-
-
-def _check_length(token: str, path: Path) -> None:
-    if len(token) > _MAX_TOKEN_CHARACTERS:
-        raise CheckpointError(
-            f"{path} has a special token of {len(token)} characters ({token[:40]!r}...), more than "
-            f"{_MAX_TOKEN_CHARACTERS}: download the file again."
-        )
 
 
 def _read_added_tokens(raw: Mapping[str, Any], path: Path) -> dict[int, Mapping[str, Any]]:
@@ -111,12 +103,9 @@ def _read_added_tokens(raw: Mapping[str, Any], path: Path) -> dict[int, Mapping[
         tokens = {int(token_id): token for token_id, token in added.items()}
     except (AttributeError, ValueError):
         raise added_tokens_error(path) from None
-    if len(tokens) > _MAX_TOKENS:
-        raise CheckpointError(f"{path} has {len(tokens)} added tokens, more than {_MAX_TOKENS}.")
     for token in tokens.values():
         if not isinstance(token, Mapping) or not isinstance(token.get("content"), str):
             raise added_tokens_error(path)
-        _check_length(token["content"], path)
     return tokens
 
 
