@@ -7,6 +7,7 @@ nor the machine's memory, and a pipe or a device in the place of a file does not
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ MAX_JSON_BYTES = 16 * 2**20
 _MAX_FILE_BYTES = 128 * 2**20  # a tokenizer.json has 20 MB
 _MAX_DEPTH = 100  # Python's own limit is met by whoever shows or compares what was read
 _MAX_DIGITS = 100
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def require_folder(folder: str | Path, error: type[Exception]) -> Path:
@@ -138,8 +140,12 @@ def parse_json(text: str, new_object: Callable[[list[tuple[str, Any]]], Any] | N
             for item in (outer.values() if isinstance(outer, dict) else outer)
         ]
         if not level:
-            return parsed
-    raise ValueError("it is nested too deeply")
+            break
+    else:
+        raise ValueError("it is nested too deeply")
+    if _SURROGATE.search(text):
+        json.dumps(parsed, ensure_ascii=False).encode()  # a ValueError where it is half a pair
+    return parsed
 
 
 def _read_int(digits: str) -> int:
