@@ -21,10 +21,10 @@ from mindformers_glm.config.settings_reader import (
     unknown_name,
 )
 from mindformers_glm.config.settings_table import SETTINGS
-from mindformers_glm.config.value_types import BOOLEAN, INTEGER, NUMBER, ON_OFF_AUTO
+from mindformers_glm.config.value_types import BOOLEAN, CACHE_MODE, INTEGER, NUMBER
 from mindformers_glm.core.errors import ConfigError
 
-_METAVARS = {BOOLEAN: "True|False", INTEGER: "N", NUMBER: "X", ON_OFF_AUTO: "on|off|auto"}
+_METAVARS = {BOOLEAN: "True|False", INTEGER: "N", NUMBER: "X", CACHE_MODE: "on|off|auto|verify"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,9 @@ from mindformers_glm.core.errors import ConfigError
 # Sources are written as they end a phrase: "seed in run.yaml", "--seed on the command line".
 COMMAND_LINE = "on the command line"
 _LONGEST_SHOWN_VALUE = 80
+_MAX_FILE_BYTES = 2**17  # takes 2 s; upstream's files have 10 KB
+_MAX_NODES = 100_000  # with every alias written out
+_MAX_NUMBER_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,12 @@ def read_yaml_settings(path: Path) -> dict[str, Given]:
         ConfigError: the file cannot be read, is not YAML, or holds something that is no setting.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)
+        with path.open("rb") as file:  # may be a pipe: --config <(command)
+            content = file.read(_MAX_FILE_BYTES + 1)
+        if len(content) > _MAX_FILE_BYTES:
+            raise ConfigError(f"The config file {path} has more than {_MAX_FILE_BYTES} bytes.")
+        # As text: PyYAML would take bytes for UTF-16 too.
+        tree = yaml.load(content.decode("utf-8-sig"), _StrictLoader)
     except OSError as problem:
         raise ConfigError(f"Cannot read the config file {path}: {problem.strerror}.") from None
     except UnicodeDecodeError:
@@ -49,7 +57,7 @@ def read_yaml_settings(path: Path) -> dict[str, Given]:
         raise ConfigError(f"The config file {path} is nested too deeply.") from None
     if not isinstance(tree, dict):
         raise ConfigError(
-            f"The config file {path} must hold `key: value` lines, it holds {tree!r}."
+            f"The config file {path} must hold `key: value` lines, it holds {_shortened(tree)}."
         )
     return settings_from_tree(tree, f"in {path}")
 
@@ -76,16 +84,46 @@ class _StrictLoader(yaml.SafeLoader):
             first_lines[identity] = key.start_mark.line + 1
         return node
 
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_size(node, {})
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
         try:
+            if is_number and len(node.value) > _MAX_NUMBER_CHARACTERS:
+                raise ValueError
             return super().construct_object(node, deep)
-        except ValueError:  # 2020-13-45, or a number with more digits than Python reads
+        # 2020-13-45; !!bool maybe; -_ has the form of a number.
+        except (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError):
             raise yaml.constructor.ConstructorError(
                 None,
                 None,
                 f"{_shortened(node.value)} is neither a number nor a date",
                 node.start_mark,
             ) from None
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """Count the nodes with every alias written out, as whoever shows or merges a value does.
+
+    Args:
+        sizes: of the nodes counted already, by identity; None: being counted, so this one is a part
+            of itself.
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = None
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in parts for part in pair]
+        sizes[id(node)] = 1 + sum(_check_size(part, sizes) for part in parts)
+    size = sizes[id(node)]
+    if size is None or size > _MAX_NODES:
+        problem = "a part of itself" if size is None else f"more than {_MAX_NODES} values"
+        raise yaml.composer.ComposerError(None, None, f"an alias is {problem}", node.start_mark)
+    return size
 
 
 def _told(problem: yaml.YAMLError) -> str:

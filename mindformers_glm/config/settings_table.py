@@ -17,13 +17,13 @@ from mindformers_glm.config.refused_settings import DENSE, NO_CKPT, NO_PROFILE, 
 from mindformers_glm.config.setting import Setting, SettingsTable
 from mindformers_glm.config.value_types import (
     BOOLEAN,
+    CACHE_MODE,
     DTYPE,
     ESCAPED_TEXTS,
     GRAPH_LEVEL,
     INTEGER,
     JSON_OBJECT,
     NUMBER,
-    ON_OFF_AUTO,
     SIZE,
     TEXT,
     TEXT_OR_INTEGER,
@@ -259,10 +259,10 @@ _MEMORY = (
     ),
     Setting(
         "packed_cache",
-        ON_OFF_AUTO,
+        CACHE_MODE,
         "auto",
-        "keep the loaded weights in a file for the next start: on, off, or auto where that "
-        "saves much reading",
+        "keep the loaded weights in a file for the next start: on, off, auto where that saves much "
+        "reading, or verify to check every byte of the file besides",
         "LLM",
     ),
     Setting(

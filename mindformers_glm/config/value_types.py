@@ -129,10 +129,10 @@ def _auto(value: Any) -> str:
     return "auto"
 
 
-def _on_off_auto(value: Any) -> str:
+def _cache_mode(value: Any) -> str:
     if isinstance(value, bool):  # on and off are booleans in YAML
         return "on" if value else "off"
-    if value not in ("on", "off", "auto"):
+    if value not in ("on", "off", "auto", "verify"):
         raise ValueError(value)
     return value
 
@@ -162,7 +162,7 @@ NUMBER = ValueType("a number", _number_from_yaml, lambda text: _number_from_yaml
 DTYPE = ValueType("float32, bfloat16 or float16", _dtype, _dtype)
 SIZE = ValueType('a size such as "59GB"', parse_size, parse_size)
 TRUE_FALSE_AUTO = ValueType("True, False or auto", *_boolean_or(_auto, _auto))
-ON_OFF_AUTO = ValueType("on, off or auto", _on_off_auto, _on_off_auto)
+CACHE_MODE = ValueType("on, off, auto or verify", _cache_mode, _cache_mode)
 GRAPH_LEVEL = ValueType(
     "True, False or a level from 0 to 3",
     *_boolean_or(_graph_level, lambda text: _graph_level(int(text))),

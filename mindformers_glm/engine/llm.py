@@ -98,7 +98,8 @@ class LLM:
             one on each physical core that the process may use, or on its share of them.
         device_target: "CPU" or "Ascend"; None: Ascend where there is one.
         packed_cache: whether what loading makes of the checkpoint is kept in a file for the next
-            start: "auto" where that saves much reading (quantized weights), "on", "off".
+            start: "auto" where that saves much reading (quantized weights), "verify" the same with
+            every byte checked before it is used, "on", "off".
         apply_chat_template: whether a text is written as a user's message: True, False, or "auto"
             for True where the checkpoint has a chat template, or is no base model and of a known
             chat format. Token ids are taken as they are.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.system.log import note
+from mindformers_glm.system.new_file import new_file
 
 # As upstream writes its result file (mindformers 1.7.0, FILE_PERMISSION): of a new file, and of one
 # that takes the place of another user's.
@@ -35,7 +36,7 @@ def check_place(path: Path) -> None:
         raise ConfigError(f"Cannot write save_file {path}: it is read-only.")
     try:
         # Trying is the only test that holds for read-only mounts, quotas and root alike.
-        os.unlink(_create_beside(target))
+        _create_beside(target).unlink(missing_ok=True)  # as abandoned by another run
     except OSError as problem:
         raise ConfigError(f"Cannot write save_file {path}: {problem.strerror}.") from None
     if not _claim(target):
@@ -56,15 +57,10 @@ def write_atomically(path: Path, text: str) -> None:
     """
     target = _target(path)
     try:
-        temporary = _create_beside(target)
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-            temporary.chmod(_mode(target))
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with new_file(target) as file:
+            os.fchmod(file, _mode(target))
+            with open(file, "w", encoding="utf-8", closefd=False) as stream:
+                stream.write(text)
     except OSError as problem:
         raise GlmError(f"Cannot write save_file {path}: {problem.strerror}.") from None
 

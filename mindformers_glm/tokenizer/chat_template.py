@@ -2,8 +2,8 @@
 
 import re
 import secrets
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from mindformers_glm.core.errors import ConfigError, PromptError
@@ -20,7 +20,7 @@ from mindformers_glm.tokenizer.chat import (
     read_tools,
 )
 from mindformers_glm.tokenizer.segments import Segment
-from mindformers_glm.tokenizer.template_renderer import TemplateRenderer
+from mindformers_glm.tokenizer.template_renderer import TemplateRenderer, TemplateStoppedError
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens
 
 _COMPARED = ("role", "type")  # keys whose values templates compare with words
@@ -58,7 +58,8 @@ class ChatTemplate:
         self._template = template
         self._renderer = TemplateRenderer(template, named_tokens, source)
         self._special_tokens = special_tokens
-        self._whole_or_begun = _find_begun_too(special_tokens)
+        self._names = sorted(special_tokens.ids)
+        self._max_begun = max(map(len, self._names), default=1) - 1
         self._source = source
 
     def __call__(
@@ -125,6 +126,8 @@ class ChatTemplate:
             try:
                 written = self.render(*form.write(marked.messages, marked.tools), options)
                 own_text = self.render(_USER) if form.tools == "own" else ""
+            except TemplateStoppedError:
+                raise
             except PromptError as problem:
                 failure = failure or problem
                 continue
@@ -157,9 +160,13 @@ class ChatTemplate:
     ) -> list[str]:
         unread: list[str] = []
         for what, messages, tools in marked.change_silent():
-            with suppress(PromptError):  # it was read
+            try:
                 if self.render(*form.write(messages, tools), options) == written:
                     unread.append(what)
+            except TemplateStoppedError:
+                raise
+            except PromptError:
+                continue  # it was read
         return unread
 
     def _write(
@@ -171,13 +178,16 @@ class ChatTemplate:
             _append(messages[-1], end)
         found: list[str] = []
 
-        def mark(match: re.Match[str]) -> str:
-            found.append(match[0])
+        def mark(text: str) -> str:
+            found.append(text)
             return f"{marker}x{len(found) - 1}x"
 
         def mark_text(text: str, is_name: bool) -> str:
-            pattern = self._special_tokens.pattern if is_name else self._whole_or_begun
-            return pattern.sub(mark, text)
+            end = len(text) if is_name else self._find_begun(text)
+            marked = self._special_tokens.pattern.sub(
+                lambda match: mark(match[0]) if match.end() <= end else match[0], text
+            )
+            return marked if end == len(text) else marked[: end - len(text)] + mark(text[end:])
 
         rendered = self._renderer.render(
             _map_texts(messages, mark_text),
@@ -203,6 +213,24 @@ class ChatTemplate:
             for segment in segments
         ]
 
+    def _find_begun(self, text: str) -> int:
+        """Return where a special token begins that the end of the text cuts off, else the end."""
+        begins = [
+            begin
+            for begin in range(max(len(text) - self._max_begun, 0), len(text))
+            if self._is_begun(text[begin:])
+        ]
+        if not begins:
+            return len(text)
+        # What belongs to a whole token begins no other.
+        whole = [match.span() for match in self._special_tokens.pattern.finditer(text)]
+        is_free = (b for b in begins if not any(begin <= b < end for begin, end in whole))
+        return next(is_free, len(text))
+
+    def _is_begun(self, text: str) -> bool:
+        following = self._names[bisect_right(self._names, text) :][:1]
+        return any(name.startswith(text) for name in following)
+
 
 def _append(message: dict[str, Any], end: str) -> None:
     """Put a mark behind the text of the message that is to be continued."""
@@ -213,14 +241,6 @@ def _append(message: dict[str, Any], end: str) -> None:
         message["content"] = content + end
     else:
         content[-1]["text"] += end
-
-
-def _find_begun_too(special_tokens: SpecialTokens) -> re.Pattern[str]:
-    """Match special tokens, and the beginning of one at the end of a text."""
-    beginnings = {name[:end] for name in special_tokens.ids for end in range(1, len(name))}
-    longest_first = sorted(beginnings, key=len, reverse=True)
-    begun = "|".join(map(re.escape, longest_first)) or "(?!)"
-    return re.compile(f"{special_tokens.pattern.pattern}|(?:{begun})\\Z")
 
 
 def _map_texts(value: Any, change: Callable[[str, bool], str], is_name: bool = False) -> Any:

@@ -166,15 +166,17 @@ def load_sentencepiece(
 
     try:
         processor = SentencePieceProcessor(model_proto=content)
-    except RuntimeError:
+        num_pieces = processor.get_piece_size()
+        own_ids = {name: num_pieces + place for place, name in enumerate(special_tokens)}
+        added = _read_added_tokens(processor, own_ids, config)
+        vocabulary = SentencePieceVocabulary(processor, own_ids, added)
+        for token_id in range(num_pieces):
+            vocabulary._look_up_bytes(token_id)
+    except (RuntimeError, ValueError):  # a piece that is no UTF-8, or no byte where it says so
         raise CheckpointError(
             f"{path} cannot be read as a sentencepiece model of {len(content)} bytes: it is "
             "incomplete or damaged, download it again."
         ) from None
-    num_pieces = processor.get_piece_size()
-    own_ids = {name: num_pieces + place for place, name in enumerate(special_tokens)}
-    added = _read_added_tokens(processor, own_ids, config)
-    vocabulary = SentencePieceVocabulary(processor, own_ids, added)
     detokenizer = vocabulary.new_detokenizer()
     probe = "".join(map(detokenizer.feed, vocabulary.encode_text(_PROBE))) + detokenizer.flush()
     if probe != _PROBE:

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError, PromptError
-from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
+
+
+class TemplateStoppedError(PromptError):
+    """The template does or writes too much; another form of the messages will not help."""
 
 
 class TemplateRenderer:
-    """Renders one template as Hugging Face's `apply_chat_template` does.
+    """Renders one template as Hugging Face's `apply_chat_template` does, within limits.
 
     Args:
         template: its text.
@@ -17,14 +20,9 @@ class TemplateRenderer:
     """
 
     def __init__(self, template: str, named_tokens: Mapping[str, Any], source: str) -> None:
-        from tokenizers import Tokenizer, models
-
         self._template = template
         self._source = source
-        # Without a vocabulary: it only renders, with what Hugging Face gives to templates.
-        self._renderer = new_fast_tokenizer(
-            tokenizer_object=Tokenizer(models.BPE()), chat_template=template, **named_tokens
-        )
+        self._named_tokens = {name: token for name, token in named_tokens.items() if token}
 
     def render(
         self,
@@ -38,18 +36,28 @@ class TemplateRenderer:
 
         Raises:
             CheckpointError: the template is broken.
+            TemplateStoppedError: it does or writes too much.
             PromptError: it cannot write these messages.
         """
         from jinja2 import TemplateSyntaxError
 
+        from mindformers_glm.tokenizer.template_sandbox import TemplateLimitError, render_template
+
+        given = {
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
         try:
-            return self._renderer.apply_chat_template(
-                messages,
-                tools=tools,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-                **(variables or {}),
+            return render_template(
+                self._template, {**self._named_tokens, **given, **(variables or {})}
             )
+        except TemplateLimitError as problem:
+            raise TemplateStoppedError(
+                f"The chat template of {self._source} is stopped, {problem}: take the template of "
+                "the original model."
+            ) from None
         except TemplateSyntaxError as problem:
             raise CheckpointError(
                 f"The chat template of {self._source} is broken at line {problem.lineno} "

@@ -8,6 +8,7 @@ from typing import Any
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.system.files import read_json_if_present
 from mindformers_glm.tokenizer.template_files import read_chat_templates
+from mindformers_glm.tokenizer.vocabulary import check_tokens
 
 # Entries that name one token; a text, or an object with "content".
 _TOKEN_KEYS = (
@@ -59,6 +60,9 @@ class TokenizerConfig:
         # Beside a tokenizer.json the map is all that counts, for Hugging Face too.
         if not added_tokens or not (folder / "tokenizer.json").exists():
             added_tokens = _read_added_tokens_file(folder, named_tokens) | added_tokens
+        check_tokens([token["content"] for token in added_tokens.values()])
+        for tokens in named_tokens.values():
+            check_tokens(tokens if isinstance(tokens, list) else [tokens])
         return cls(
             path=path,
             named_tokens=named_tokens,
@@ -79,6 +83,10 @@ def _read_named_tokens(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     extra = raw.get("additional_special_tokens") or raw.get("extra_special_tokens") or []
     if isinstance(extra, Mapping):
         extra = list(extra.values())
+    if not isinstance(extra, list):
+        raise CheckpointError(
+            f"{path}: additional_special_tokens must be a list of tokens, got {extra!r:.80}."
+        )
     tokens["additional_special_tokens"] = [
         _read_token(token, "additional_special_tokens", path) for token in extra
     ]
@@ -88,7 +96,7 @@ def _read_named_tokens(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _read_token(value: Any, key: str, path: Path) -> str:
     token = value.get("content") if isinstance(value, Mapping) else value
     if not isinstance(token, str):
-        raise CheckpointError(f"{path}: {key} must be a text, got {value!r}.")
+        raise CheckpointError(f"{path}: {key} must be a text, got {value!r:.80}.")
     return token
 
 

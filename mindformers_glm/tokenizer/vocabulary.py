@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Protocol
@@ -10,6 +10,10 @@ from typing import ClassVar, Protocol
 from mindformers_glm.core.errors import CheckpointError, PromptError
 from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer
 from mindformers_glm.tokenizer.segments import Segment, SpecialToken
+
+# Of special tokens; real ones have up to 30 characters, and there are some hundreds.
+_MAX_TOKEN_CHARACTERS = 256
+_MAX_TOKENS = 10_000
 
 
 class Detokenizer(Protocol):
@@ -47,8 +51,13 @@ class SpecialTokens:
 
     @classmethod
     def by_pattern(cls, ids: Mapping[str, int], patterns: Mapping[str, str]) -> "SpecialTokens":
-        """Find each token by its own pattern; the longest name where several begin alike."""
+        """Find each token by its own pattern; the longest name where several begin alike.
+
+        Raises:
+            CheckpointError: there are too many, or too long ones.
+        """
         longest_first = sorted(patterns, key=len, reverse=True)
+        check_tokens(longest_first)
         pattern = re.compile("|".join(patterns[name] for name in longest_first) or "(?!)")
         return cls(ids, pattern, patterns)
 
@@ -60,6 +69,25 @@ class SpecialTokens:
             segments += [text[end : match.start()], SpecialToken(match[match.lastindex or 0])]
             end = match.end()
         return [*segments, text[end:]]
+
+
+def check_tokens(tokens: Sequence[str]) -> None:
+    """Refuse what takes minutes, for special tokens are looked for in every text.
+
+    Raises:
+        CheckpointError: there are too many, or too long ones.
+    """
+    longest = max(tokens, key=len, default="")
+    if len(longest) > _MAX_TOKEN_CHARACTERS:
+        raise CheckpointError(
+            f"The special token {longest[:40]!r}... has {len(longest)} characters, more than "
+            f"{_MAX_TOKEN_CHARACTERS}: download the tokenizer's files again."
+        )
+    if len(tokens) > _MAX_TOKENS:
+        raise CheckpointError(
+            f"The tokenizer has {len(tokens)} special tokens, more than {_MAX_TOKENS}: download "
+            "its files again."
+        )
 
 
 class Vocabulary(ABC):

@@ -17,7 +17,7 @@ from mindformers_glm.config.partition import cut_blocks, keep_blocks
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import BlockCuts, Piece, TensorParallel
-from mindformers_glm.system.files import require_folder
+from mindformers_glm.system.files import open_file, require_folder
 from mindformers_glm.weights.shards import find_shards, single_file
 from mindformers_glm.weights.shares import find_share
 from mindformers_glm.weights.tensor_entry import TensorEntry
@@ -222,8 +222,8 @@ class _MappedFile:
     """A read-only shared mapping; the descriptor stays open to notice changes."""
 
     def __init__(self, path: Path, identity: tuple[int, int]) -> None:
-        self._identity = identity
-        self._file = path.open("rb")
+        self._path, self._identity = path, identity
+        self._file = open_file(path)
         try:
             self.check_unchanged()
             self.pages = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -234,7 +234,7 @@ class _MappedFile:
     def check_unchanged(self) -> None:
         if _read_identity(self._file.fileno()) != self._identity:
             raise CheckpointError(
-                f"{self._file.name} changed while it was being loaded: wait until it is complete, "
+                f"{self._path} changed while it was being loaded: wait until it is complete, "
                 "then retry."
             )
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mindformers_glm.config.adapter import is_adapter_file, refuse_adapter_alone
 from mindformers_glm.config.glm_config import QUANTIZED_HINT
@@ -15,7 +16,8 @@ from mindformers_glm.weights.tensor_entry import TensorEntry
 
 # Old AutoGPTQ and AutoAWQ, whose weights may be gptq_model-4bit-128g.bin or a .pt.
 _QUANTIZER_FILES = ("quantize_config.json", "quant_config.json")
-_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5}\.\w+)", re.ASCII)
+_MAX_NAME_BYTES = 255  # of a file, to the system
 
 
 @dataclass(frozen=True)
@@ -120,15 +122,18 @@ def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
 def _find_without_index(kind: WeightFormat, folder: Path) -> list[Path]:
     single = folder / kind.single_file
     files = [single] if single.exists() else _list(folder, kind.pattern)
-    present = {file.name for file in files}
-    expected = set()
+    series: dict[tuple[str, str], set[int]] = {}
     for file in files:
         if match := _SHARD_NAME.fullmatch(file.name):
-            stem, count, suffix = match[1], match[3], match[4]
-            expected |= {
-                f"{stem}-{number:05d}-of-{count}{suffix}" for number in range(1, int(count) + 1)
-            }
-    if missing := sorted(expected - present):
+            series.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    for (stem, end), numbers in series.items():
+        missing = [
+            f"{stem}-{number:05d}-of-{end}"
+            for number in range(1, int(end[:5]) + 1)
+            if number not in numbers
+        ]
+        if not missing:
+            continue
         raise CheckpointError(
             f"{folder} lacks {list_names(missing)}: download the missing files "
             f"(and {kind.single_file}.index.json)."
@@ -141,13 +146,23 @@ def _read_index(path: Path) -> dict[str, Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no 'weight_map': download the index again.")
     for name, file in weight_map.items():
-        # A plain file name: an index must not lead out of its folder.
-        if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file:
+        if not _is_file_name(file):
             raise CheckpointError(
                 f"{path} says that {name!r} is in {file!r}, which is not a file name: "
                 "download the index again."
             )
     return {name: path.parent / file for name, file in weight_map.items()}
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether it is a plain name: an index must not lead out of its folder."""
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and name not in ("", ".", "..")
+        and not {"/", "\\"} & set(name)
+        and len(name.encode()) <= _MAX_NAME_BYTES
+    )
 
 
 def list_names(names: list[str]) -> str:
