@@ -86,7 +86,8 @@ class ChatWriter:
             return write_chat(self._built_in, messages, tools, options)
         raise ConfigError(
             f"{self._source} has no chat template (chat_template.jinja, or chat_template in "
-            "tokenizer_config.json): use --apply_chat_template False, or add the file."
+            "tokenizer_config.json): add it, or give a text with "
+            "apply_chat_template False."
         )
 
     def _default(self, *, has_tools: bool) -> ChatTemplate:

@@ -127,7 +127,7 @@ def test_several_conversations_are_answered_together(checkpoint: Path) -> None:
     params = [SamplingParams(max_tokens=count) for count in (1, 2, 3)]
     outputs = llm.chat(tuple(conversations), params, [{"name": "f"}])
     assert [len(output.token_ids) for output in outputs] == [1, 2, 3]
-    assert outputs[1].prompt_token_ids == ids_of("1[user]yy>", llm)
+    assert outputs[1].prompt_token_ids == ids_of("f[user]yy>", llm)
     (only,) = llm.chat(conversations[:1], SHORT)
     assert only.token_ids == alone[0]
     with pytest.raises(ConfigError, match="3 sampling_params were given for 2 prompts"):
@@ -184,7 +184,7 @@ def with_tags(tmp_path: Path) -> LLM:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}<|assistant|>"
-        "{{ '<think>' if messages[0].content == 'think' }}{{ tools | length if tools }}"
+        "{{ '<think>' if messages[0].content == 'think' }}{{ tools[0].function.name if tools }}"
     )
     return LLM(folder, prompt_lookup_num_tokens=0)
 

@@ -229,9 +229,9 @@ def test_json_has_the_facts_of_the_report(tiny_folder: Path, capsys: pytest.Capt
     assert facts["config"]["hidden_size"] == 24
     assert facts["num_parameters"] == NUM_PARAMETERS
     assert facts["files"] == ["model.safetensors"]
-    assert facts["memory"]["ranks"] == [1]
-    assert facts["memory"]["weights_bytes"]["w8a16"] == [_weights(1, 4, 1)]
-    assert facts["memory"]["kv_cache_bytes_per_token"] == [256]
+    assert facts["memory"]["ranks"] == [1, 2, 4]
+    assert facts["memory"]["weights_bytes"]["w8a16"][0] == _weights(1, 4, 1)
+    assert facts["memory"]["kv_cache_bytes_per_token"][0] == 256
     assert facts["eos_token_ids"] == [3, 4]
     assert (facts["tokenizer"], facts["chat_template"]) == ("tokenizer.json", None)
     assert (facts["tensors_not_used"], facts["adapter"]) == ({}, None)

@@ -10,7 +10,6 @@ from safetensors.numpy import save_file
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.weights import checkpoint as checkpoint_module
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
 from mindformers_glm.weights.rules import build_rules, check_rules
@@ -179,7 +178,7 @@ def test_tied_embeddings_and_another_head_are_an_error(tensors, raw_config, writ
 def test_heads_are_compared_a_chunk_at_a_time(
     chatglm, chatglm_config, write_folder, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(checkpoint_module, "_CHUNK_BYTES", 5 * 24 * 4)
+    monkeypatch.setattr("mindformers_glm.weights.tensor_view._CHUNK_BYTES", 5 * 24 * 4)
     head = chatglm[OUTPUT].copy()
     folder = write_folder(chatglm | {HEAD: head}, chatglm_config)
     load(folder)
