@@ -13,6 +13,7 @@ from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.memory_plan import check_memory_before_loading, plan_kv_blocks_of
+from mindformers_glm.system.log import note
 from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
@@ -75,6 +76,11 @@ def open_model(
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
+        if settings.compute_dtype == "float32" != settings.rotary_dtype:
+            note(
+                f"rotary_dtype {settings.rotary_dtype} rounds the rotary tables, so results are "
+                "not exactly those of float32: leave it out, or give float32."
+            )
         defaults = from_generation_config(folder)
         tokenizer = load_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
