@@ -29,7 +29,6 @@ PREDICT_GLM4: dict[str, Any] = {
         "model_config": {
             "params_dtype": "bfloat16",
             "compute_dtype": "bfloat16",
-            "rotary_dtype": "bfloat16",
         }
     },
     "context": {"max_device_memory": "59GB"},

@@ -73,7 +73,7 @@ class LLM:
         params_dtype: type of the weights in memory (float32, bfloat16, float16, or short fp32,
             bf16, fp16); None: as in the checkpoint.
         compute_dtype: type in which products are taken; None: `params_dtype`.
-        rotary_dtype: type of the RoPE tables; None: `compute_dtype`.
+        rotary_dtype: type the RoPE tables are rounded to; None: float32.
         quantization: what the linear layers' weights become while they are loaded: "w8a16",
             "w8a8_dynamic", "w4a16" or "w4a8_dynamic"; None: they stay float.
         quantization_group_size: columns that share a scale of int4 weights (32, 64, 128);

@@ -80,6 +80,11 @@ def open_model(
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
+        if settings.compute_dtype == "float32" != settings.rotary_dtype:
+            note(
+                f"rotary_dtype {settings.rotary_dtype} rounds the rotary tables, so results are "
+                "not exactly those of float32: leave it out, or give float32."
+            )
         defaults = from_generation_config(folder)
         tokenizer = open_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)

@@ -20,13 +20,38 @@ def test_settings_reach_the_runner(checkpoint: Path, backend: FakeBackend) -> No
         RunnerSettings(
             params_dtype="bfloat16",
             compute_dtype="bfloat16",
-            rotary_dtype="bfloat16",
+            rotary_dtype="float32",
             max_num_seqs=3,
             max_num_batched_tokens=512,
             max_model_len=40,
             block_size=16,
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("rotary_dtype", "compute_dtype", "is_told"),
+    [
+        ("bfloat16", "float32", True),
+        ("float16", "float32", True),
+        ("float32", "float32", False),
+        (None, "float32", False),
+        ("bfloat16", "bfloat16", False),
+    ],
+)
+def test_tables_shorter_than_float32_products_are_told(
+    rotary_dtype: str | None,
+    compute_dtype: str,
+    is_told: bool,
+    checkpoint: Path,
+    backend: FakeBackend,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    types = {"params_dtype": compute_dtype, "compute_dtype": compute_dtype}
+    LLM(checkpoint, rotary_dtype=rotary_dtype, **types)
+    told = [line for line in capsys.readouterr().err.splitlines() if "rotary_dtype" in line]
+    assert len(told) == is_told
+    assert not is_told or f"rotary_dtype {rotary_dtype} rounds the rotary tables" in told[0]
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 11), (0, 0), (12, 12)])

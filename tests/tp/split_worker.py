@@ -70,7 +70,6 @@ def run(folder: Path, size: int, rank: int) -> tuple[dict[str, object], np.ndarr
         device_target="CPU",
         params_dtype="float32",
         compute_dtype="float32",
-        rotary_dtype="float32",
         max_num_seqs=3,
         max_num_batched_tokens=8,
         max_model_len=128,
