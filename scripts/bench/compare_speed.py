@@ -6,7 +6,7 @@ Three processes stay open and are asked in turn: old, new, old again, and in the
 other way round. A round gives two ratios: of new against the mean of both olds, and of the second
 old against the first, which says what a ratio is worth. A figure is kept where the median of the
 first is at most 1.02 (1.03 for load and memory), or no further from 1 than half of the second
-ratios are. Measured on 4 layers of the 9B's shape in bfloat16 and w4a8_dynamic (prefill of 512
+ratios are. Measured on 4 layers of the 9B's shape in bfloat16 and w4a8_dynamic, or in `--formats` (prefill of 512
 tokens, decoding one sequence, load and peak memory by bench_load.py), and on 40 narrow layers in
 w8a16 (time outside operators, bench_step_overhead.py). Exit code 1 if a figure is not kept.
 
@@ -35,7 +35,10 @@ from released_models import MODELS
 WORKER = Path(__file__).parent / "commits" / "speed_worker.py"
 MINI = REPO / "mindformers_glm" / "assets" / "glm4-mini"
 SIDES = ("old", "new", "again")
-FORMATS = {"bf16": "params_dtype=bfloat16", "w4a8_dynamic": "quantization=w4a8_dynamic"}
+FORMATS = {"bf16": "params_dtype=bfloat16"} | {
+    name: f"quantization={name}" for name in ("w8a16", "w8a8_dynamic", "w4a16", "w4a8_dynamic")
+}
+_USUAL_FORMATS = ["bf16", "w4a8_dynamic"]
 PROMPT_LEN, DECODE_STEPS, OVERHEAD_STEPS = 512, 12, 30
 _TIME_LIMIT, _LOAD_LIMIT = 0.02, 0.03
 _NARROW = {
@@ -220,7 +223,7 @@ def main() -> int:
     parser.add_argument("new", help="likewise")
     parser.add_argument("--pairs", type=positive, default=10, help="rounds; default: %(default)s")
     parser.add_argument("--loads", type=positive, default=3, help="rounds; default: %(default)s")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=_USUAL_FORMATS)
     parser.add_argument("--num_layers", type=positive, default=4)
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--checkpoints", type=Path, help="folder that keeps them for the next time")
