@@ -82,9 +82,8 @@ def test_the_largest_header_that_is_read_takes_little(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", ["10000000", "1e7", "1e308", "1e400", "-1", "0", '"2"', "[2]"])
 def test_a_manifest(tmp_path: Path, size: str) -> None:
-    (tmp_path / "model.shares.json").write_text(
-        f'{{"format_version": {FORMAT_VERSION}, "model_parallel": {size}, "source": "x", "files": []}}'
-    )
+    start = f'"format_version": {FORMAT_VERSION}, "model_parallel": {size}'
+    (tmp_path / "model.shares.json").write_text(f'{{{start}, "source": "x", "files": []}}')
     message = refusal(lambda: Checkpoint.open(tmp_path, TensorParallel(2, 0)))
     assert "model.shares.json" in message
     assert "version" not in message
