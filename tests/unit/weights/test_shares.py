@@ -66,6 +66,14 @@ def test_a_folder_of_shares_loads_as_the_whole_checkpoint_does(whole_folder, tmp
             np.testing.assert_array_equal(found[name], array)
 
 
+def test_named_chat_templates_come_along(whole_folder, tmp_path):
+    name = "additional_chat_templates/tool_use.jinja"
+    (whole_folder / name).parent.mkdir()
+    (whole_folder / name).write_text("{{ tools }}")
+    write_shares(whole_folder, tmp_path / "cut", 2)
+    assert (tmp_path / "cut" / name).read_text() == "{{ tools }}"
+
+
 def test_the_files_are_safetensors_to_the_library_too(whole_folder, tmp_path, tensors):
     write_shares(whole_folder, tmp_path / "cut", 2)
     parts = [
