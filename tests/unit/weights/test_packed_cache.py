@@ -293,7 +293,7 @@ def _unknown_flag(monkeypatch: pytest.MonkeyPatch) -> int:
 
 def test_a_file_system_without_unnamed_files_will_do(folder, monkeypatch):
     _unknown_flag(monkeypatch)
-    abandoned = folder / FOLDER_NAME / ".x.glmpack.1.tmp"
+    abandoned = folder / FOLDER_NAME / ".x.glmpack.0123456789abcdef.tmp"
     abandoned.parent.mkdir()
     abandoned.write_text("left by a process that was killed")
     file = write(folder)
