@@ -89,10 +89,7 @@ def explain_failed_exchange() -> Iterator[None]:
 
 
 def _leave_on_exceptions() -> None:
-    """Let an exception that nobody catches end this process at once.
-
-    MindSpore waits for the other ranks on its way out, and they may wait for this one.
-    """
+    """Let an exception that nobody catches end a program's rank at once, as our commands do."""
     report = sys.excepthook
 
     def report_and_leave(
