@@ -143,18 +143,19 @@ def cut_columns(config: GlmConfig, block: str, size: int) -> list[range]:
     return [range(cut.begin, cut.end) for cut in cuts]
 
 
-def widen_for_groups(
-    columns: range, config: GlmConfig, block: str, scheme: QuantizationScheme | None
-) -> range:
-    """The columns that a rank's matrix has, of which `columns` are its own.
+def matrix_columns(
+    config: GlmConfig, block: str, size: int, scheme: QuantizationScheme | None
+) -> list[range]:
+    """The columns that each rank's matrix has, its own ones (`cut_columns`) among them.
 
     Quantized ones that share a scale stay together, those of other ranks as zeros: so groups begin
     and end as in the whole matrix.
     """
+    own = cut_columns(config, block, size)
     if scheme is None:
-        return columns
+        return own
     length = cut_blocks(config, TensorParallel())[block].length
-    return widen(columns, length, scheme.activation_group)
+    return [widen(columns, length, scheme.activation_group) for columns in own]
 
 
 def _keep_columns(cut: BlockCut) -> BlockCut:

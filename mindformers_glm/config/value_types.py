@@ -4,7 +4,6 @@ YAML values are already typed and are taken literally: the text "4" is not a num
 command line knows text only, so there "4" is one.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindformers_glm.core.dtypes import DTYPE_BYTES
+from mindformers_glm.system.files import parse_json
 
 # "GB" counts 2**30, as MindSpore's max_device_memory does.
 _SIZE_UNITS = {"KB": 2**10, "MB": 2**20, "GB": 2**30}
@@ -117,10 +117,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _object_from_text(text: str) -> dict[str, Any]:
-    try:
-        return _object(json.loads(text))
-    except RecursionError:
-        raise ValueError(text) from None
+    return _object(parse_json(text))
 
 
 def _auto(value: Any) -> str:

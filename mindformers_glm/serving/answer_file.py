@@ -10,7 +10,7 @@ from typing import Any
 from mindformers_glm.core.errors import GlmError
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.serving.json_prompts import Prompt
-from mindformers_glm.serving.result_file import append_text, write_atomically
+from mindformers_glm.serving.result_file import FileState, append_text, write_atomically
 
 # Of the time, that a whole file may cost that is written anew for every answer.
 _WRITING_SHARE = 0.02
@@ -76,14 +76,19 @@ class AnswerFile:
         self._clock = clock
         self._entries: dict[int, str] = {}
         self._written: list[int] = []  # which entries the file has, in its order
+        self._state: FileState | None = None  # of the file as it was left
         self._not_before_s = 0.0
 
     def add(self, index: int, prompt: Prompt, output: RequestOutput) -> None:
         """Take a finished answer. A file that cannot be written now is tried again later."""
         self._entries[index] = self._format.write_entry(index, prompt, output)
         try:
-            if self._format.is_appended and len(self._written) == len(self._entries) - 1 > 0:
-                append_text(self._path, f"{self._entries[index]}\n")
+            if (
+                self._format.is_appended
+                and self._state is not None
+                and len(self._written) == len(self._entries) - 1
+            ):
+                self._state = append_text(self._path, f"{self._entries[index]}\n", self._state)
                 self._written.append(index)
             elif self._clock() >= self._not_before_s:
                 self._write()
@@ -102,7 +107,8 @@ class AnswerFile:
     def _write(self) -> None:
         started_s = self._clock()
         order = sorted(self._entries)
-        write_atomically(self._path, self._format.write_file(self._entries[i] for i in order))
+        text = self._format.write_file(self._entries[i] for i in order)
+        self._state = write_atomically(self._path, text)
         self._written = order
         ended_s = self._clock()
         self._not_before_s = ended_s + (ended_s - started_s) / _WRITING_SHARE

@@ -53,7 +53,6 @@ def main(
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     exit_code = _run_and_report(words, prog, script_folder)
     if exit_code != 0 and is_launched():
-        # MindSpore waits for the other ranks on its way out, and they may wait for this one.
         leave_at_once(exit_code)
     return exit_code
 

@@ -18,6 +18,7 @@ from mindformers_glm.config.model_names import default_folder, find_repository
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.serving.hubs import HUBS, DownloadError, Hub, Listing
 from mindformers_glm.serving.inspect import inspect_checkpoint
+from mindformers_glm.system.files import MORE_TEMPLATES
 from mindformers_glm.system.log import note
 from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.shards import WEIGHT_FORMATS
@@ -79,12 +80,14 @@ def run(arguments: argparse.Namespace) -> int:
 def choose_files(listing: Listing) -> tuple[list[str], list[str]]:
     """Choose the files that running the model needs: (small ones, weights).
 
-    Only of the repository's own folder: what lies below it is the model in other formats. Never
-    its Python files; of its weights, the first format that this project prefers.
+    Only of the repository's own folder and of named chat templates: what else lies below it is the
+    model in other formats. Never its Python files; of its weights, the first format that this
+    project prefers.
 
     Raises:
         DownloadError: the repository has no config.json or no weights that can be read.
     """
+    templates = _matching(sorted(listing.sizes), [f"{MORE_TEMPLATES}/*.jinja"])
     names = sorted(name for name in listing.sizes if "/" not in name)
     if "config.json" not in names and ADAPTER_CONFIG in names:
         raise DownloadError(
@@ -101,7 +104,7 @@ def choose_files(listing: Listing) -> tuple[list[str], list[str]]:
         raise DownloadError(f"{listing.repo_id} has no {patterns}: give a repository with them.")
     other_indexes = set(_matching(names, [_INDEX])) - set(_matching(names, [kind.index_pattern]))
     small = set(_matching(names, _SMALL_FILES)) - other_indexes
-    return sorted(small), weights
+    return sorted(small.union(templates)), weights
 
 
 def _matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
@@ -180,8 +183,11 @@ def _check(listing: Listing, partial: Path) -> None:
 
 def _remove_all_but(names: Sequence[str], partial: Path) -> None:
     """Remove the libraries' own records and our lock."""
+    kept = {name.split("/")[0] for name in names}
     for path in partial.iterdir():
+        if path.name in kept:
+            continue
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in names:
+        else:
             path.unlink()

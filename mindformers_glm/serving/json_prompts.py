@@ -1,11 +1,11 @@
 """Prompts written as JSON: objects with `prompt`, a text, or `messages`, a conversation."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.system.files import parse_json
 from mindformers_glm.system.log import note
 
 Message = Mapping[str, Any]
@@ -17,8 +17,8 @@ _SETTINGS = {*vars(SamplingParams()), "max_tokens", "tools", "tool_choice", "fun
 def looks_like_json_lines(line: str) -> bool:
     """Whether a line of text is an object with a prompt; text of people is none."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value = parse_json(line)
+    except ValueError:
         return False
     return isinstance(value, dict) and bool({"prompt", "messages"} & value.keys())
 
@@ -53,8 +53,10 @@ def read_json_list(text: str, source: str) -> list[Prompt]:
 
 def _parse(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as problem:
+        return parse_json(text)
+    except UnicodeEncodeError:  # half of a pair, "\ud800"
+        raise ConfigError(f"{place} holds a character that UTF-8 has not: check it.") from None
+    except ValueError as problem:
         raise ConfigError(
             f"{place} is not valid JSON ({problem}): write an object with prompt or messages."
         ) from None
@@ -95,9 +97,5 @@ def _read_entry(entry: Any, place: str) -> Prompt:
         raise ConfigError(
             f'{place} must have messages such as [{{"role": "user", "content": "..."}}].'
         )
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:  # half of a pair, "\ud800"
-        raise ConfigError(f"{place} holds a character that UTF-8 has not: check it.") from None
     prompt: Prompt = value
     return prompt

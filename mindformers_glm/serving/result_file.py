@@ -5,12 +5,11 @@ import hashlib
 import os
 import socket
 import stat
-import tempfile
 from pathlib import Path
 
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.system.log import note
-from mindformers_glm.system.new_file import new_file
+from mindformers_glm.system.new_file import new_file, try_new_file
 
 # As upstream writes its result file (mindformers 1.7.0, FILE_PERMISSION): of a new file, and of one
 # that takes the place of another user's.
@@ -36,7 +35,7 @@ def check_place(path: Path) -> None:
         raise ConfigError(f"Cannot write save_file {path}: it is read-only.")
     try:
         # Trying is the only test that holds for read-only mounts, quotas and root alike.
-        _create_beside(target).unlink(missing_ok=True)  # as abandoned by another run
+        try_new_file(target)
     except OSError as problem:
         raise ConfigError(f"Cannot write save_file {path}: {problem.strerror}.") from None
     if not _claim(target):
@@ -46,11 +45,16 @@ def check_place(path: Path) -> None:
         )
 
 
-def write_atomically(path: Path, text: str) -> None:
+FileState = tuple[int, int, int]  # device, inode and bytes: tells a file from another run's
+
+
+def write_atomically(path: Path, text: str) -> FileState:
     """Write UTF-8 text to `path`; readers see the old content or the whole new one.
 
     A file of this user keeps its mode.
 
+    Returns:
+        The file, as `append_text` must find it.
     Raises:
         ConfigError: another user's link leads there.
         GlmError: it cannot be written, e.g. because the disk is full. Nothing is left behind then.
@@ -61,28 +65,41 @@ def write_atomically(path: Path, text: str) -> None:
             os.fchmod(file, _mode(target))
             with open(file, "w", encoding="utf-8", closefd=False) as stream:
                 stream.write(text)
+            state = _state(file)
     except OSError as problem:
         raise GlmError(f"Cannot write save_file {path}: {problem.strerror}.") from None
+    return state
 
 
-def append_text(path: Path, text: str) -> None:
+def append_text(path: Path, text: str, state: FileState) -> FileState:
     """Add UTF-8 text to a file that `write_atomically` has made: all of it, or nothing.
 
+    Args:
+        state: of the file, as it was left.
+    Returns:
+        The same, as it is now.
     Raises:
-        GlmError: it cannot be written, e.g. because the disk is full.
+        GlmError: it cannot be written, e.g. because the disk is full, or is another one by now.
     """
     content = text.encode("utf-8")
     try:
         file = os.open(_target(path), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            num_bytes = os.fstat(file).st_size
+            if _state(file) != state:
+                raise OSError(errno.ESTALE, "another program has changed it")
             if os.write(file, content) < len(content):
-                os.truncate(file, num_bytes)
+                os.truncate(file, state[2])
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return _state(file)
         finally:
             os.close(file)
     except OSError as problem:
         raise GlmError(f"Cannot write save_file {path}: {problem.strerror}.") from None
+
+
+def _state(file: int) -> FileState:
+    status = os.fstat(file)
+    return status.st_dev, status.st_ino, status.st_size
 
 
 def _target(path: Path) -> Path:
@@ -146,10 +163,3 @@ def _claim(target: Path) -> bool:
         return problem.errno != errno.EADDRINUSE  # a system without such names tells nothing
     _claims[name] = claim
     return True
-
-
-def _create_beside(target: Path) -> Path:
-    """A new file in the same folder, named so that two runs at once never share one."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    return Path(name)

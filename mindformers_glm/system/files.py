@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+# The one folder inside a checkpoint's that counts: chat templates that have names.
+MORE_TEMPLATES = "additional_chat_templates"
 LFS_MAGIC = b"version https://git-lfs"
 # Of JSON, which takes up to 25 times its bytes in memory; the index of a model of 700 B parameters
 # has 9 MB.

@@ -38,7 +38,11 @@ def exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 
 def leave_at_once(exit_code: int) -> NoReturn:
-    """End this process with all that it has printed, but nothing else that runs at exit."""
+    """End this process with all that it has printed, but nothing else that runs at exit.
+
+    For a rank of a split model that has failed: MindSpore waits for the other ranks on its way out,
+    and they may wait for this one.
+    """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it, or it is closed
             stream.flush()
@@ -58,10 +62,12 @@ def leave_if_stuck(rescue: Callable[[], None], patience_s: float = 1.0) -> Itera
 
     def watch() -> None:
         if os.read(receiver, 1) and not ended.wait(patience_s):
-            rescue()
-            sys.stdout.flush()
+            try:
+                rescue()
+            except Exception as problem:
+                print(f"error: {problem}", file=sys.stderr)
             if not ended.wait(patience_s):
-                os._exit(EXIT_INTERRUPTED)
+                leave_at_once(EXIT_INTERRUPTED)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

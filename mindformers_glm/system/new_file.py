@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 # A file system without unnamed files answers with one of these (open(2), O_TMPFILE).
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+_TOKEN = "[0-9a-f]{16}"
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def new_file(path: Path, mode: int = 0o666, kind: str = "") -> Iterator[int]:
 
     Args:
         mode: who may do what with it, as far as the process's umask lets them.
-        kind: part of the names of which abandoned files are removed, too; none: those of `path`.
+        kind: end of the names of which abandoned files are removed, too; none: those of `path`.
 
     Until then it has no name, so that the system itself removes it when the process is killed.
     Where the file system cannot do that it has a temporary name; what a killed process leaves
@@ -29,10 +31,9 @@ def new_file(path: Path, mode: int = 0o666, kind: str = "") -> Iterator[int]:
         OSError: the folder is not writable, or the disk is full when the rest is written out.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    # A name that another user of the folder cannot take beforehand.
-    temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
+    temporary = _temporary_name(path)
     try:
-        _remove_abandoned(folder, kind or f".{path.name}.")
+        _remove_abandoned(folder, f".*{re.escape(kind)}" if kind else re.escape(path.name))
         file, is_named = _create(folder, temporary, mode)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)  # says that the temporary name is in use
@@ -54,6 +55,29 @@ def new_file(path: Path, mode: int = 0o666, kind: str = "") -> Iterator[int]:
         os.close(folder)
 
 
+def try_new_file(path: Path) -> None:
+    """Find out whether `new_file` can begin; nothing is left of it.
+
+    Raises:
+        OSError: it cannot.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    temporary = _temporary_name(path)
+    try:
+        file, is_named = _create(folder, temporary, 0o600)
+        os.close(file)
+        if is_named:
+            with suppress(FileNotFoundError):  # another process has taken it for abandoned
+                os.unlink(temporary, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _temporary_name(path: Path) -> str:
+    """A name that another user of the folder cannot take beforehand (_TOKEN)."""
+    return f".{path.name}.{secrets.token_hex(8)}.tmp"
+
+
 def _create(folder: int, temporary: str, mode: int) -> tuple[int, bool]:
     """Return the descriptor, and whether the file has the temporary name."""
     flags = os.O_RDWR | os.O_CLOEXEC
@@ -66,14 +90,15 @@ def _create(folder: int, temporary: str, mode: int) -> tuple[int, bool]:
     return os.open(temporary, flags, mode, dir_fd=folder), True
 
 
-def _remove_abandoned(folder: int, part: str) -> None:
+def _remove_abandoned(folder: int, names: str) -> None:
     """Remove one's own temporary files whose writer, and so its lock, is gone.
 
     Args:
-        part: of their names, which begin with a dot and end in .tmp.
+        names: of the files that they were to become, as a regular expression.
     """
+    temporary = re.compile(rf"\.{names}\.{_TOKEN}\.tmp", re.DOTALL)
     for name in os.listdir(folder):
-        if not (name.startswith(".") and part in name and name.endswith(".tmp")):
+        if temporary.fullmatch(name) is None:
             continue
         with suppress(OSError):  # gone by now, or in use
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW

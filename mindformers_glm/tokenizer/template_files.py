@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError, ConfigError
-from mindformers_glm.system.files import read_file, read_json_if_present
+from mindformers_glm.system.files import MORE_TEMPLATES, read_file, read_json_if_present
 
 DEFAULT_TEMPLATE = "default"
 TOOL_TEMPLATE = "tool_use"  # taken where tools are given
 _CONFIG = "tokenizer_config.json"
 _FILE = "chat_template.jinja"
 _JSON_FILE = "chat_template.json"  # as transformers 4 wrote it beside processors
-_MORE_FILES = "additional_chat_templates"
 TEMPLATE_FILES = (_FILE, _JSON_FILE)
 
 
 def list_template_files(folder: Path) -> list[Path]:
     """Return the files of a folder that hold nothing but templates, as far as they are there."""
     files = [folder / name for name in TEMPLATE_FILES if (folder / name).exists()]
-    return files + sorted((folder / _MORE_FILES).glob("*.jinja"))
+    return files + sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
 
 
 def read_chat_templates(
@@ -36,7 +35,7 @@ def read_chat_templates(
     """
     templates = {
         path.stem: _read_text(path, CheckpointError)
-        for path in sorted((folder / _MORE_FILES).glob("*.jinja"))
+        for path in sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
     }
     if (folder / _FILE).exists():
         return templates | {DEFAULT_TEMPLATE: _read_text(folder / _FILE, CheckpointError)}, _FILE

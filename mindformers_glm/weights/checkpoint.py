@@ -49,7 +49,7 @@ class Checkpoint:
     ) -> None:
         self.folder = folder
         self.is_share = is_share
-        self._row_maxima = {name: entries[name] for name in entries if name.endswith(ROW_MAXIMA)}
+        self._row_maxima = _find_row_maxima(entries) if is_share else {}
         self.files = list(identities)
         self.entries = {
             name: entry for name, entry in entries.items() if name not in self._row_maxima
@@ -250,6 +250,23 @@ def _read_identity(file: Path | int) -> tuple[int, int]:
     except OSError as problem:
         raise CheckpointError(f"Cannot read {file}: {problem.strerror}.") from None
     return stat.st_size, stat.st_mtime_ns
+
+
+def _find_row_maxima(entries: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
+    """The row maxima of a share, which the pages are read by without a further look.
+
+    Raises:
+        CheckpointError: they do not fit the tensor beside which they lie.
+    """
+    found = {name: entry for name, entry in entries.items() if name.endswith(ROW_MAXIMA)}
+    for name, entry in found.items():
+        tensor = entries.get(name.removesuffix(ROW_MAXIMA))
+        if tensor is None or entry.dtype != "float32" or entry.shape != tensor.shape[:1]:
+            raise CheckpointError(
+                f"{name} in {entry.file} is not the largest magnitude of each row of a tensor: cut "
+                "the original checkpoint anew with scripts/process_weights.py."
+            )
+    return found
 
 
 def _check_index(

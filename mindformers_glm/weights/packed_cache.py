@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class PackedCache:
         self.mapped_bytes = 0
         self._source = str(checkpoint.folder.resolve())
         self._is_share = checkpoint.is_share
-        self._readers = _readers_of(checkpoint)
+        self._checkpoint_files = (*checkpoint.files, checkpoint.folder / "config.json")
         self.key = {"identity": _identify(checkpoint), "format": dict(weight_format)}
         self.file = self._folder / _file_name(self.key)
 
@@ -121,7 +121,8 @@ class PackedCache:
                     f"{format_bytes(free)} are free"
                 )
                 return
-            write_file(self.file, planned, self._arrays, 0o600 | self._readers)
+            readers = _common_readers(self._checkpoint_files, self._folder)
+            write_file(self.file, planned, self._arrays, 0o600 | readers)
         except OSError as problem:
             self._tell_not_written(problem.strerror or str(problem))
             return
@@ -173,21 +174,24 @@ def _identify(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _readers_of(checkpoint: Checkpoint) -> int:
-    """Permission bits of the group and of others, if they may read every file of a checkpoint.
+def _common_readers(files: Sequence[Path], cache_folder: Path) -> int:
+    """Permission bits of the group and of others, if they may read every one of the files.
 
-    Its cache may lie in a folder that more people can enter than the checkpoint's.
+    A cache of them may lie in a folder that more people can enter than theirs.
     """
     readers = stat.S_IRGRP | stat.S_IROTH
-    places = [file.resolve() for file in (*checkpoint.files, checkpoint.folder / "config.json")]
+    folder = cache_folder.stat()
+    group = folder.st_gid if folder.st_mode & stat.S_ISGID else os.getegid()  # the cache's
+    places = [file.resolve() for file in files]
     for status in map(os.stat, places):
         readers &= status.st_mode
-        if status.st_gid != os.getegid() and not readers & stat.S_IROTH:
-            readers = 0  # the cache will be of another group
+        if status.st_gid != group and not readers & stat.S_IROTH:
+            readers = 0
     for status in map(os.stat, {parent for place in places for parent in place.parents}):
-        for may_enter, may_read in (stat.S_IXGRP, stat.S_IRGRP), (stat.S_IXOTH, stat.S_IROTH):
-            if not status.st_mode & may_enter:
-                readers &= ~may_read
+        if not status.st_mode & (stat.S_IXGRP if status.st_gid == group else stat.S_IXOTH):
+            readers &= ~stat.S_IRGRP
+        if not status.st_mode & stat.S_IXOTH:
+            readers &= ~stat.S_IROTH
     return readers
 
 

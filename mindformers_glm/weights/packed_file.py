@@ -52,7 +52,7 @@ def write_file(
         OSError: the folder takes no such file, e.g. for want of space; nothing is left behind.
     """
     with (
-        new_file(path, mode, kind=f"{SUFFIX}.") as file,
+        new_file(path, mode, kind=SUFFIX) as file,
         Progress("Writing the packed cache", sum(a.nbytes for a in arrays.values()), "B") as bar,
     ):
         os.truncate(file, planned.file_bytes)

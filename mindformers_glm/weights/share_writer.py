@@ -20,6 +20,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import check_split, cut_blocks
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import LARGEST_GROUP, Piece, TensorParallel, widen
+from mindformers_glm.system.files import MORE_TEMPLATES
 from mindformers_glm.system.new_folder import new_folder
 from mindformers_glm.system.progress import Progress
 from mindformers_glm.system.sizes import format_bytes
@@ -123,6 +124,9 @@ def _copy_other_files(folder: Path, target: Path) -> None:
         is_index = file.name.endswith(".index.json")
         if file.is_file() and file.suffix in _COPIED_SUFFIXES and not is_index:
             shutil.copyfile(file, target / file.name)
+    for file in sorted((folder / MORE_TEMPLATES).glob("*.jinja")):
+        (target / MORE_TEMPLATES).mkdir(exist_ok=True)
+        shutil.copyfile(file, target / MORE_TEMPLATES / file.name)
 
 
 def _write_files(

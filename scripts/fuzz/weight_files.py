@@ -20,6 +20,12 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCache, PackedCacheSettings, list_caches
 from mindformers_glm.weights.packed_file import verify_file
 from mindformers_glm.weights.packed_header import HUGE_PAGE, PackedFileError
+from mindformers_glm.weights.shares import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    ShareFile,
+    ShareManifest,
+)
 
 _CONFIG: dict[str, Any] = {
     "architectures": ["Glm4ForCausalLM"],
@@ -174,17 +180,15 @@ def read_json(rng: random.Random, folder: Path) -> None:
         for name in names:
             (folder / name).write_bytes(content)
         if kind == 2:
-            weight_map = dict.fromkeys(_HEADER, names[0])
+            weight_map = {name: names[0] for name in _HEADER if name != "__metadata__"}
             (folder / "model.safetensors.index.json").write_bytes(
                 damage_json({"metadata": {"total_size": 34}, "weight_map": weight_map}, rng)
             )
         else:
             digest = hashlib.sha256(content[: 8 + len(header)]).hexdigest()
-            files = [
-                {"name": name, "num_bytes": len(content), "header_sha256": digest} for name in names
-            ]
-            manifest = {"format_version": 1, "model_parallel": 2, "source": "x", "files": files}
-            (folder / "model.shares.json").write_bytes(damage_json(manifest, rng))
+            files = [ShareFile(name, len(content), digest) for name in names]
+            manifest = ShareManifest(FORMAT_VERSION, 2, "x", tuple(files)).to_json()
+            (folder / MANIFEST_NAME).write_bytes(damage_json(manifest, rng))
         with Checkpoint.open(folder, TensorParallel(2, rng.randrange(2))) as checkpoint:
             _ = checkpoint.identity
 
@@ -193,7 +197,10 @@ _ARRAYS = {"a": np.arange(9000, dtype=np.uint16), "b": np.ones((3, 5), np.float3
 
 
 def read_cache(rng: random.Random, folder: Path) -> None:
-    """Damage the header of a packed cache, whose digest fits, or the whole file."""
+    """Damage the header of a packed cache, whose digest fits, or the whole file.
+
+    What is read is what was written where checksums are compared, and nothing where it is refused.
+    """
     header = json.dumps(_HEADER).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + _DATA)
     (folder / "config.json").write_text("{}")
@@ -223,7 +230,10 @@ def read_cache(rng: random.Random, folder: Path) -> None:
         file.write(data if rng.random() < 0.9 else damage_bytes(data, rng))
     cache.file.chmod(rng.choice([0o600, 0o600, 0o600, 0o644, 0o666]))
     try:
-        cache.read()
+        is_read = cache.read()
+        if settings.mode == "verify" or not is_read:
+            for name, array in arrays.items():
+                assert np.array_equal(array, _ARRAYS[name] if is_read else np.zeros_like(array))
         for found, _ in list_caches(cache.file.parent):
             verify_file(found)
     except PackedFileError:

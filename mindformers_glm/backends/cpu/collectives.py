@@ -19,7 +19,7 @@ from mindspore.communication import get_group_size, get_rank, init
 from mindformers_glm.backends.cpu.trace import Module, Value, exchange
 from mindformers_glm.config.environment import failed_meeting
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.partition import cut_columns, widen_for_groups
+from mindformers_glm.config.partition import cut_columns, matrix_columns
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError, RankError
 from mindformers_glm.core.process_group import ProcessGroup
@@ -89,10 +89,7 @@ def explain_failed_exchange() -> Iterator[None]:
 
 
 def _leave_on_exceptions() -> None:
-    """Let an exception that nobody catches end this process at once.
-
-    MindSpore waits for the other ranks on its way out, and they may wait for this one.
-    """
+    """Let an exception that nobody catches end a program's rank at once, as our commands do."""
     report = sys.excepthook
 
     def report_and_leave(
@@ -149,9 +146,9 @@ class ShareGroups(Module):
 
     def __init__(self, config: GlmConfig, block: str, settings: RunnerSettings, name: str) -> None:
         super().__init__()
-        own = cut_columns(config, block, settings.model_parallel)
         scheme = settings.scheme_of(name)
-        wide = [widen_for_groups(columns, config, block, scheme) for columns in own]
+        own = cut_columns(config, block, settings.model_parallel)
+        wide = matrix_columns(config, block, settings.model_parallel, scheme)
         rank = settings.model_parallel_rank
         self.width = len(wide[rank])
         self.share = (

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.partition import PartitionSizes, partition
+from mindformers_glm.config.partition import matrix_columns, partition
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.dtypes import DTYPE_BYTES
+from mindformers_glm.core.sharding import FFN, QUERY
 
 # Rows of logits at a time: 32 x 151,552 float32 are 19 MB. So many are computed in the graph of the
 # last layers, which saves a call, more of them in a graph of their own.
@@ -36,7 +37,7 @@ def count_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     embedding = sizes.vocab_size_per_partition * config.hidden_size
     linears = sum(
         _count_linear_bytes(settings, name, num_rows, num_columns)
-        for name, num_rows, num_columns in _list_linears(config, sizes)
+        for name, num_rows, num_columns in _list_linears(config, settings)
     )
     num_norms = 4 if config.has_sandwich_norms else 2
     bias_size = config.attention_bias * sizes.qkv_size_per_partition
@@ -46,15 +47,22 @@ def count_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     return embedding_bytes + linears + vectors * DTYPE_BYTES["float32"]
 
 
-def _list_linears(config: GlmConfig, sizes: PartitionSizes) -> Iterator[tuple[str, int, int]]:
+def _list_linears(config: GlmConfig, settings: RunnerSettings) -> Iterator[tuple[str, int, int]]:
     """Name, rows and columns of every linear layer's weight on one rank."""
+    sizes = partition(config, settings.tensor_parallel)
     hidden, ffn = config.hidden_size, sizes.intermediate_size_per_partition
+
+    def width(block: str, name: str) -> int:
+        size, scheme = settings.model_parallel, settings.scheme_of(name)
+        return len(matrix_columns(config, block, size, scheme)[settings.model_parallel_rank])
+
     for layer in range(config.num_hidden_layers):
         prefix = f"decoder.layers.{layer}"
         yield f"{prefix}.self_attention.linear_qkv", sizes.qkv_size_per_partition, hidden
-        yield f"{prefix}.self_attention.linear_proj", hidden, sizes.query_size_per_partition
+        proj, fc2 = f"{prefix}.self_attention.linear_proj", f"{prefix}.mlp.linear_fc2"
+        yield proj, hidden, width(QUERY, proj)
         yield f"{prefix}.mlp.linear_fc1", 2 * ffn, hidden
-        yield f"{prefix}.mlp.linear_fc2", hidden, ffn
+        yield fc2, hidden, width(FFN, fc2)
     yield "output_layer", sizes.vocab_size_per_partition, hidden
 
 

@@ -105,7 +105,7 @@ class CpuModelRunner:
             inputs["hidden_states"] = self._run(graph, inputs)
         # asnumpy() waits for the graph: the next step reuses the input buffers.
         num_samples = len(batch.sample_rows)
-        if num_samples == 0:
+        if num_samples == 0 and len(batch.token_ids) > 0:  # without rows it is a step to warm up
             self._run(self._graphs.last_without_samples, inputs).asnumpy()
             return np.empty((0, self.vocab_size), np.float32)
         if num_samples <= MAX_SAMPLES:

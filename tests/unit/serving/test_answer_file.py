@@ -9,7 +9,7 @@ import pytest
 
 from mindformers_glm.core.errors import GlmError
 from mindformers_glm.serving.answer_file import AnswerFile
-from mindformers_glm.serving.result_file import append_text
+from mindformers_glm.serving.result_file import append_text, write_atomically
 from tests.unit.serving.echo import answer_to
 
 
@@ -92,7 +92,28 @@ def test_file_that_could_not_be_written_meanwhile_is_whole_in_the_end(
     assert [json.loads(line)["index"] for line in lines] == [0, 1, 2]
 
 
-def raise_disk_full(path: Path, text: str) -> None:
+def test_two_runs_do_not_mix_their_lines(tmp_path: Path) -> None:
+    """Of two that write one file by turns, it has the answers of one, all of them."""
+    path = tmp_path / "a.jsonl"
+    now_s = 0.0
+    runs = [AnswerFile(path, lambda: now_s) for _ in range(2)]
+    for index in range(5):
+        for run, name in zip(runs, ("one", "two"), strict=True):
+            run.add(index, name, answer_to(name))
+            now_s += 10
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            assert [(line["index"], line["prompt"]) for line in lines] in (
+                [(place, "one") for place in range(index + 1)],
+                [(place, "two") for place in range(index + (name == "two"))],
+            )
+    for run in runs:
+        run.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 5
+    assert len({line["prompt"] for line in lines}) == 1
+
+
+def raise_disk_full(path: Path, text: str, state: object) -> None:
     raise GlmError("Cannot write save_file: No space left on device.")
 
 
@@ -100,9 +121,9 @@ def test_line_that_does_not_fit_on_the_disk_is_not_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text("first\n")
+    state = write_atomically(path, "first\n")
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, content: write(file, content[:3]))
     with pytest.raises(GlmError, match="No space left"):
-        append_text(path, "second\n")
+        append_text(path, "second\n", state)
     assert path.read_text() == "first\n"

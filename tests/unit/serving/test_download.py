@@ -91,7 +91,8 @@ class _Answer(BaseHTTPRequestHandler):
 
     def _send_file(self, name: str) -> None:
         content, status = self.server.files[name], 200
-        headers = {"ETag": f'"{name}"', "X-Repo-Commit": COMMIT}
+        etag = name.replace("/", "-")  # the library makes a file's name of it
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
         if self.command == "GET":
             wanted = self.headers.get("Range")
             self.server.asked.append((name, wanted))
@@ -133,10 +134,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         "pytorch_model.bin.index.json": b"{}",
         "model.gguf": b"another format",
         "onnx/config.json": b"{}",
+        "additional_chat_templates/tool_use.jinja": b"{{ tools }}",
+        "additional_chat_templates/notes.json": b"{}",
     }
 
 
-WANTED = ["LICENSE", "config.json", "generation_config.json", "model.safetensors"]
+WANTED = [
+    *("LICENSE", "additional_chat_templates/tool_use.jinja", "config.json"),
+    *("generation_config.json", "model.safetensors"),
+]
 
 
 @pytest.fixture
@@ -164,7 +170,8 @@ def hub(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def partial_folders(folder: Path) -> list[Path]:
@@ -395,6 +402,7 @@ def modelscope(checkpoint, tmp_path, monkeypatch) -> SimpleNamespace:
             print("a bar", file=sys.stderr)
             assert state.repo == (repo_id, repo_type, revision)
             for name in allow_patterns:
+                (local_dir / name).parent.mkdir(exist_ok=True)
                 (local_dir / name).write_bytes(checkpoint[name])
             return local_dir
 

@@ -102,8 +102,10 @@ def _weights(bytes_per_weight: float, scale_bytes: int, ranks: int, vocab: int =
     kept = (1 + 2 * 4) * 24 * 4 + vocab // ranks * 24 * 2
     kv_rows = 2 * 32 // min(ranks, 2)  # two key-value heads: four ranks share them
     rows = vocab // ranks + 2 * (64 // ranks + kv_rows + 80 // ranks)  # of 24 columns
-    # o_proj and down_proj have 24 rows of fewer columns.
-    weights = rows * 24 + 2 * 24 * (64 + 40) // ranks
+    # o_proj and down_proj have 24 rows of fewer columns; quantized, these are one group each, which
+    # is whole on every rank.
+    columns = 64 + 40 if scale_bytes else (64 + 40) // ranks
+    weights = rows * 24 + 2 * 24 * columns
     scales = (rows + 4 * 24) * scale_bytes
     return kept + int(weights * bytes_per_weight) + scales
 

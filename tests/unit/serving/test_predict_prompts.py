@@ -200,6 +200,7 @@ def test_members_that_are_not_read_are_told(
         ('{"prompt": "a", "temperature": 0.5}', "sets temperature: that is not read"),
         ('{"messages": [{}], "tools": [{}]}', "sets tools: that is not read"),
         ('{"prompt": "\\ud800"}', "a character that UTF-8 has not"),
+        ('{"prompt": ' + "[" * 500 + "]" * 500 + "}", "nested too deeply"),
         ("[" * 100_000, "is not valid JSON"),
     ],
 )

@@ -63,9 +63,13 @@ from mindformers_glm.system.interrupts import leave_if_stuck, on_interrupt, rais
 on_interrupt(raise_once)
 mutex = ctypes.create_string_buffer(64)
 ctypes.CDLL(None).pthread_mutex_lock(mutex)
-with leave_if_stuck(lambda: print("rescued"), patience_s=0.1):
+def rescue():
+    print("rescued")
+    if "fails" in sys.argv:
+        raise OSError("No space left on device")
+with leave_if_stuck(rescue, patience_s=0.1):
     threading.Timer(0.5, print, ["ready"], {"flush": True}).start()
-    if sys.argv[1] == "stuck":  # as inside a collective: no handler runs
+    if "stuck" in sys.argv:  # as inside a collective: no handler runs
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
     try:
         time.sleep(1000)
@@ -74,17 +78,25 @@ with leave_if_stuck(lambda: print("rescued"), patience_s=0.1):
 """
 
 
-@pytest.mark.parametrize(("how", "said"), [("stuck", "rescued\n"), ("free", "unwound\n")])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("stuck", "rescued\n"), ("stuck fails", "rescued\n"), ("free", "unwound\n")],
+)
 def test_a_stuck_process_rescues_and_leaves_when_it_is_interrupted(how: str, said: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", STUCK, how],
+        [sys.executable, "-c", STUCK, *how.split()],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[0] == said
+    try:
+        stdout, stderr = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert stdout == said
+    assert ("error: No space left on device\n" in stderr) is ("fails" in how)
     # Python itself ends by the signal where KeyboardInterrupt is not caught.
-    assert process.returncode == (130 if how == "stuck" else -signal.SIGINT)
+    assert process.returncode == (130 if "stuck" in how else -signal.SIGINT)

@@ -293,7 +293,7 @@ def _unknown_flag(monkeypatch: pytest.MonkeyPatch) -> int:
 
 def test_a_file_system_without_unnamed_files_will_do(folder, monkeypatch):
     _unknown_flag(monkeypatch)
-    abandoned = folder / FOLDER_NAME / ".x.glmpack.1.tmp"
+    abandoned = folder / FOLDER_NAME / ".x.glmpack.0123456789abcdef.tmp"
     abandoned.parent.mkdir()
     abandoned.write_text("left by a process that was killed")
     file = write(folder)
@@ -556,7 +556,7 @@ def test_a_link_is_not_followed(folder, tmp_path, capsys):
     assert not file.is_symlink()
 
 
-@pytest.mark.parametrize("name", ["x.glmpack", ".x.glmpack.1.tmp"])
+@pytest.mark.parametrize("name", ["x.glmpack", ".x.glmpack.0123456789abcdef.tmp"])
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
 def test_what_is_no_file_stops_nothing(folder, capsys, make, name):
     (folder / FOLDER_NAME).mkdir()
@@ -565,6 +565,12 @@ def test_what_is_no_file_stops_nothing(folder, capsys, make, name):
     assert make_cache(folder, make_arrays(None)).read()
     for action in "list", "verify":
         assert cli.main(["cache", action, str(folder)]) == int(name == "x.glmpack")
+
+
+def open_parents(folder: Path) -> None:
+    for parent in folder.parent, *folder.parent.parents:  # pytest's are its user's own
+        if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
+            parent.chmod(0o755)
 
 
 @pytest.mark.parametrize(
@@ -579,12 +585,29 @@ def test_what_is_no_file_stops_nothing(folder, capsys, make, name):
     ],
 )
 def test_a_cache_is_no_more_readable_than_its_checkpoint(folder, place, mode, expected):
-    for parent in folder.parent, *folder.parent.parents:  # pytest's are its user's own
-        if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
-            parent.chmod(0o755)
+    open_parents(folder)
     (folder / "model.safetensors").chmod(0o644)
     (folder / place).chmod(mode)
     assert write(folder, place=folder / "cache").stat().st_mode & 0o777 == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder away")
+@pytest.mark.parametrize("place", ["cache", "checkpoint"])
+def test_a_group_that_cannot_read_the_checkpoint_cannot_read_its_cache(folder, place):
+    """Of a folder with its own group the cache is that group's; another's folder lets it not in."""
+    open_parents(folder)
+    (folder / "model.safetensors").chmod(0o640)
+    shared = folder / "cache"
+    shared.mkdir()
+    assert write(folder, place=shared).stat().st_mode & 0o777 == 0o640
+    if place == "cache":
+        os.chown(shared, -1, 1234)
+        shared.chmod(0o2770)
+    else:
+        os.chown(folder, -1, 1234)
+        folder.chmod(0o750)
+    next(shared.iterdir()).unlink()
+    assert write(folder, place=shared).stat().st_mode & 0o777 == 0o600
 
 
 def test_verify_looks_at_every_byte_before_it_is_used(folder, capsys):

@@ -20,7 +20,7 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
 from mindformers_glm.weights.rules import build_rules
 from mindformers_glm.weights.share_writer import write_shares
-from mindformers_glm.weights.shares import MANIFEST_NAME
+from mindformers_glm.weights.shares import MANIFEST_NAME, header_digest
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -66,6 +66,14 @@ def test_a_folder_of_shares_loads_as_the_whole_checkpoint_does(whole_folder, tmp
             np.testing.assert_array_equal(found[name], array)
 
 
+def test_named_chat_templates_come_along(whole_folder, tmp_path):
+    name = "additional_chat_templates/tool_use.jinja"
+    (whole_folder / name).parent.mkdir()
+    (whole_folder / name).write_text("{{ tools }}")
+    write_shares(whole_folder, tmp_path / "cut", 2)
+    assert (tmp_path / "cut" / name).read_text() == "{{ tools }}"
+
+
 def test_the_files_are_safetensors_to_the_library_too(whole_folder, tmp_path, tensors):
     write_shares(whole_folder, tmp_path / "cut", 2)
     parts = [
@@ -101,6 +109,42 @@ def test_a_share_has_what_scales_of_whole_rows_need(tensors, raw_config, write_f
             np.testing.assert_array_equal(view.data, tensors[name][:, columns])
             maxima = np.abs(tensors[name]).max(axis=1)
             np.testing.assert_array_equal(view.row_maxima(0, 24), maxima)
+
+
+def test_row_maxima_count_in_a_share_only(tensors, raw_config, write_folder):
+    name = "model.layers.0.mlp.down_proj.weight.row_maxima"
+    folder = write_folder(tensors | {name: np.zeros(24, np.float32)}, raw_config)
+    with pytest.raises(CheckpointError, match=f"1 unknown: {re.escape(name)}"):
+        load_share(folder, TensorParallel(2, 0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dtype", "I32"), ("shape", [12, 2]), ("shape", [2, 12])]
+)
+def test_row_maxima_must_fit_their_tensor(
+    tensors, raw_config, write_folder, tmp_path, field, value
+):
+    for layer in range(3):
+        prefix = f"model.layers.{layer}.mlp"
+        tensors[f"{prefix}.gate_up_proj.weight"] = np.ones((600, 24), np.float32)
+        tensors[f"{prefix}.down_proj.weight"] = np.ones((24, 300), np.float32)
+    folder = write_folder(tensors, raw_config | {"intermediate_size": 300})
+    write_shares(folder, tmp_path / "cut", 2)
+    share, manifest = (
+        tmp_path / "cut" / name for name in ("model-rank-00-of-02.safetensors", MANIFEST_NAME)
+    )
+    content = share.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["model.layers.0.mlp.down_proj.weight.row_maxima"][field] = value
+    encoded = json.dumps(header).encode()
+    share.write_bytes(len(encoded).to_bytes(8, "little") + encoded + content[end:])
+    described = json.loads(manifest.read_text())
+    described["files"][0]["num_bytes"] = share.stat().st_size
+    described["files"][0]["header_sha256"] = header_digest(share)
+    manifest.write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=r"down_proj\.weight\.row_maxima"):
+        Checkpoint.open(tmp_path / "cut", TensorParallel(2, 0))
 
 
 @pytest.mark.parametrize("vocab_size", [33, 31, 3])

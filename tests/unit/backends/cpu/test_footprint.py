@@ -71,6 +71,26 @@ def test_a_rank_has_its_share_of_the_weights_and_whole_norms(size: int) -> None:
     assert _count(model_parallel=size, model_parallel_rank=1) == expected
 
 
+def test_groups_that_several_ranks_share_are_whole_on_each() -> None:
+    config = replace(GLM_9B, num_attention_heads=8, num_key_value_heads=2, head_dim=20)
+    split = {"model_parallel": 2, "model_parallel_rank": 1}
+    found = {
+        name: count_weight_bytes(
+            config, RunnerSettings.for_config(config, "float32", quantization=name, **split)
+        )
+        for name in ("w8a16", "w4a16")
+    }
+    qkv_size, ffn = 80 + 2 * 20, 53 * 128
+    proj = 160  # its own 80 columns lie in two groups, of which the second is cut short
+    per_layer = (qkv_size + proj + 3 * ffn) * 4096
+    output = EMBEDDING // 2
+    vectors = 40 * (4 * 4096 + qkv_size) + 4096
+    scales = 40 * (qkv_size + 4096 + 2 * ffn + 4096) + 151552 // 2
+    assert found["w8a16"] == EMBEDDING + 40 * per_layer + output + 4 * (vectors + scales)
+    scales = 40 * ((qkv_size + 2 * ffn) * 32 + 4096 * (2 + 53)) + 151552 // 2 * 32
+    assert found["w4a16"] == EMBEDDING + (40 * per_layer + output) // 2 + 4 * (vectors + scales)
+
+
 @pytest.mark.parametrize(("size", "heads"), [(1, 2), (2, 1), (4, 1)])
 def test_a_rank_caches_only_the_key_value_heads_it_has(size: int, heads: int) -> None:
     settings = RunnerSettings.with_defaults("bfloat16", 8192, block_size=32, model_parallel=size)

@@ -22,10 +22,8 @@ struct SoftmaxState {
   float total;
 };
 
-// `state` and then `next`, in the place of state's sums. Never inlined: compiled twice, it might be
-// rounded in two ways.
-[[gnu::noinline]] inline SoftmaxState Merge(SoftmaxState state, SoftmaxState next,
-                                            int64_t padded_dim) {
+// `state` and then `next`, in the place of state's sums.
+inline SoftmaxState Merge(SoftmaxState state, SoftmaxState next, int64_t padded_dim) {
   const float max = next.max > state.max ? next.max : state.max;
   const Vec old_factor = Exp(Set1(state.max - max)), new_factor = Exp(Set1(next.max - max));
   for (int64_t d = 0; d < padded_dim; d += kLanes) {
