@@ -108,6 +108,7 @@ class RunningRequest:
     def __init__(self, samples: Items[RunningSample]) -> None:
         self.samples = samples
         self._latest = [sample.take_output() for sample in samples] if len(samples) > 1 else []
+        self._last_grown = 0
 
     @property
     def is_done(self) -> bool:
@@ -123,14 +124,18 @@ class RunningRequest:
         """Return the request's output now that one of its samples has a new one."""
         if not self._latest:
             return output
-        index = sample.sequence.sample_index
-        self._latest = [_without_deltas(latest) for latest in self._latest]
-        self._latest[index] = output
-        failed = next((latest for latest in self._latest if latest.error), self._latest[0])
+        # All but the one before this have no deltas any more.
+        self._latest[self._last_grown] = _without_deltas(self._latest[self._last_grown])
+        self._last_grown = sample.sequence.sample_index
+        self._latest[self._last_grown] = output
+        first = self._latest[0]
+        ended = first
+        if self.is_done:
+            ended = next((latest for latest in self._latest if latest.error), first)
         return replace(
-            self._latest[0],
-            finish_reason=failed.finish_reason if self.is_done else None,
-            error=failed.error if self.is_done else None,
+            first,
+            finish_reason=ended.finish_reason if self.is_done else None,
+            error=ended.error if self.is_done else None,
             samples=tuple(self._latest),
         )
 
