@@ -18,17 +18,22 @@ class RunningSample:
     """One answer: a sequence with the text and the log-probabilities made of it.
 
     Args:
+        prompt_token_ids: the sequence's; a list that all samples share.
         decode_token: text of a token by itself.
     """
 
     def __init__(
-        self, sequence: Sequence, detokenizer: Detokenizer, decode_token: Callable[[int], str]
+        self,
+        sequence: Sequence,
+        prompt_token_ids: list[int],
+        detokenizer: Detokenizer,
+        decode_token: Callable[[int], str],
     ) -> None:
         self.sequence = sequence
         self.matcher = StopStringMatcher(sequence.settings.stop)
         self.is_done = False
         self._decode_token = decode_token
-        self._prompt_token_ids = sequence.token_ids.tolist()
+        self._prompt_token_ids = prompt_token_ids
         self._detokenizer = detokenizer
         self._new_text = ""  # not in an output yet
         self._num_fed = 0  # characters given to the matcher, which may hold some of them
@@ -80,7 +85,9 @@ class RunningSample:
         text, self._new_text = self._new_text, ""
         self._token_ids += token_ids
         self._pieces.append(text)
-        self.is_done = reason is not None
+        if reason is not None:
+            self.is_done = True
+            sequence.stop_guessing()
         settings = sequence.settings
         has_prompt_logprobs = settings.prompt_logprobs is not None and sequence.sample_index == 0
         return RequestOutput(

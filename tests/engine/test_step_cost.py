@@ -130,3 +130,20 @@ def test_an_output_of_many_samples_makes_no_more_than_one_of_few(
             assert sample.reply is not None
             assert sample.reply.content == sample.text
     assert made[1] <= made[0] + 1
+
+
+def test_a_sample_that_is_done_keeps_little() -> None:
+    prompt = np.random.default_rng(0).integers(50, size=2_000).tolist()
+    sizes = {"max_model_len": 2_010, "num_blocks": 600, "max_num_seqs": 1}
+    engine = make_engine(runner_type=_ForgetfulRunner, prompt_lookup_num_tokens=8, **sizes)
+    engine.add_request("0", prompt, SamplingParams(n=5, do_sample=True, max_new_tokens=4))
+    held: dict[int, int] = {}
+    tracemalloc.start()
+    try:
+        while engine.has_unfinished():
+            for output in engine.step():
+                num_done = sum(sample.finished for sample in output.samples)
+                held.setdefault(num_done, tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[4] - held[1] < 3 * 100_000  # what guesses are looked up in takes 600,000 each
