@@ -370,7 +370,8 @@ class LLM:
 
     def warm_up(self) -> None:
         """Compile now what the first step would compile, so that it takes no longer than others."""
-        self.engine.runner.execute(ModelBatch.of_no_rows())
+        with self._one_thread:
+            self.engine.runner.execute(ModelBatch.of_no_rows())
 
     @property
     def times(self) -> StepTimes:

@@ -124,6 +124,7 @@ class LLMEngine:
         if not settings.ignore_eos:
             stop_token_ids |= self._eos_token_ids
         bad_words = [ids for word in settings.bad_words for ids in self.tokenizer.spell_word(word)]
+        shared_token_ids = np.array(prompt_token_ids, np.int32).tolist()
         samples = [
             RunningSample(
                 Sequence(
@@ -139,6 +140,7 @@ class LLMEngine:
                     sample_index=sample_index,
                     bad_words=bad_words,
                 ),
+                shared_token_ids,
                 self.tokenizer.new_detokenizer(skip_special_tokens=settings.skip_special_tokens),
                 self.tokenizer.decode_token,
             )

@@ -11,7 +11,8 @@ class OneThread:
     """A `with` block of it refuses a thread while another one is in such a block.
 
     Waiting would hide that answers come one after the other, and a caller who waits for both could
-    wait for ever. The same thread may enter again: the end of a generator comes anywhere.
+    wait for ever. What ends a generator comes anywhere, also in the middle of a block of the same
+    thread (the garbage collector's doing), and waits for its end: `run_when_free`.
     """
 
     def __init__(self) -> None:
@@ -45,14 +46,14 @@ class OneThread:
         with self._mutex:
             self._depth -= 1
             if self._depth == 0:
+                self._owner = None
                 while self._left:
                     self._left.pop()()
-                self._owner = None
 
     def run_when_free(self, action: Callable[[], None]) -> None:
-        """Run it at once, or let the thread that is inside run it on its way out."""
+        """Run it at once, or let the thread that is inside, even this one, do so on its way out."""
         with self._mutex:
-            if self._is_free():
+            if self._depth == 0:
                 action()
             else:
                 self._left.append(action)

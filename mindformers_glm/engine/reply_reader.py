@@ -86,6 +86,8 @@ class ReplyReader:
 
     def __init__(self, parser: ReplyParser) -> None:
         self._parser = parser
+        self._last: RequestOutput | None = None  # as it was given, and what was made of it
+        self._last_read: RequestOutput | None = None
         self._reply_pieces: list[ParsedReply] = []
         self._text = ""  # not read yet: a name may be incomplete
         # Read so far:
@@ -98,6 +100,10 @@ class ReplyReader:
 
         In their order; any may be skipped, and the last one may come again.
         """
+        if output is self._last and self._last_read is not None:  # another sample has grown
+            if self._last_read.delta_reply:
+                self._last_read = replace(self._last_read, delta_reply=ParsedReply())
+            return self._last_read
         answer = output.answer
         self._text += "".join(answer.pieces.since(self._num_pieces))
         self._num_pieces = len(answer.pieces)
@@ -117,9 +123,11 @@ class ReplyReader:
             # A stop text may have cut off what was to follow, as a length does.
             is_complete = output.finish_reason == "stop" and not isinstance(output.stop_reason, str)
             delta += self._parser.flush(is_complete=is_complete)
-        self._reply_pieces.append(delta)
+        if delta:
+            self._reply_pieces.append(delta)
         answer = replace(answer, reply_pieces=ListView(self._reply_pieces))
-        return replace(output, answer=answer, delta_reply=delta)
+        self._last, self._last_read = output, replace(output, answer=answer, delta_reply=delta)
+        return self._last_read
 
     def _take(self, end: int) -> str:
         """Return the text up to a place as read."""

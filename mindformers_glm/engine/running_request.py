@@ -18,17 +18,22 @@ class RunningSample:
     """One answer: a sequence with the text and the log-probabilities made of it.
 
     Args:
+        prompt_token_ids: the sequence's; a list that all samples share.
         decode_token: text of a token by itself.
     """
 
     def __init__(
-        self, sequence: Sequence, detokenizer: Detokenizer, decode_token: Callable[[int], str]
+        self,
+        sequence: Sequence,
+        prompt_token_ids: list[int],
+        detokenizer: Detokenizer,
+        decode_token: Callable[[int], str],
     ) -> None:
         self.sequence = sequence
         self.matcher = StopStringMatcher(sequence.settings.stop)
         self.is_done = False
         self._decode_token = decode_token
-        self._prompt_token_ids = sequence.token_ids.tolist()
+        self._prompt_token_ids = prompt_token_ids
         self._detokenizer = detokenizer
         self._new_text = ""  # not in an output yet
         self._num_fed = 0  # characters given to the matcher, which may hold some of them
@@ -80,7 +85,9 @@ class RunningSample:
         text, self._new_text = self._new_text, ""
         self._token_ids += token_ids
         self._pieces.append(text)
-        self.is_done = reason is not None
+        if reason is not None:
+            self.is_done = True
+            sequence.stop_guessing()
         settings = sequence.settings
         has_prompt_logprobs = settings.prompt_logprobs is not None and sequence.sample_index == 0
         return RequestOutput(
@@ -108,6 +115,7 @@ class RunningRequest:
     def __init__(self, samples: Items[RunningSample]) -> None:
         self.samples = samples
         self._latest = [sample.take_output() for sample in samples] if len(samples) > 1 else []
+        self._last_grown = 0
 
     @property
     def is_done(self) -> bool:
@@ -123,14 +131,18 @@ class RunningRequest:
         """Return the request's output now that one of its samples has a new one."""
         if not self._latest:
             return output
-        index = sample.sequence.sample_index
-        self._latest = [_without_deltas(latest) for latest in self._latest]
-        self._latest[index] = output
-        failed = next((latest for latest in self._latest if latest.error), self._latest[0])
+        # All but the one before this have no deltas any more.
+        self._latest[self._last_grown] = _without_deltas(self._latest[self._last_grown])
+        self._last_grown = sample.sequence.sample_index
+        self._latest[self._last_grown] = output
+        first = self._latest[0]
+        ended = first
+        if self.is_done:
+            ended = next((latest for latest in self._latest if latest.error), first)
         return replace(
-            self._latest[0],
-            finish_reason=failed.finish_reason if self.is_done else None,
-            error=failed.error if self.is_done else None,
+            first,
+            finish_reason=ended.finish_reason if self.is_done else None,
+            error=ended.error if self.is_done else None,
             samples=tuple(self._latest),
         )
 

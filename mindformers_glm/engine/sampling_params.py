@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from mindformers_glm.core.errors import ConfigError, PromptError
 from mindformers_glm.engine.argument_names import (
@@ -88,7 +88,7 @@ class SamplingParams:
         for name in ("stop", "bad_words"):
             texts = getattr(self, name)
             self._set(name, _read_texts(name, (texts,) if isinstance(texts, str) else texts))
-        self._set("stop_token_ids", _as_tuple("stop_token_ids", self.stop_token_ids))
+        self._set("stop_token_ids", _read_token_ids("stop_token_ids", self.stop_token_ids))
         self._set("logit_bias", _read_bias(self.logit_bias))
         _check_bool("do_sample", self.do_sample)
         _check_bool("ignore_eos", self.ignore_eos)
@@ -111,8 +111,6 @@ class SamplingParams:
         _check_int("n", self.n, low=1)
         if self.n is None or self.n > _MAX_SAMPLES:
             raise ConfigError(f"n must be a whole number from 1 to {_MAX_SAMPLES}, got {self.n}.")
-        for token_id in self.stop_token_ids:
-            _check_int("stop_token_ids", token_id, low=0)
         most, least = self.max_new_tokens, self.min_new_tokens
         if most is not None and least is not None and least > most:
             raise ConfigError(f"min_new_tokens={least} is more than max_new_tokens={most}.")
@@ -198,6 +196,19 @@ def _read_texts(name: str, values: Any) -> tuple[object, ...]:
     return texts
 
 
+def _read_token_ids(name: str, values: Any) -> tuple[int, ...]:
+    token_ids: list[int] = []
+    for value in _as_tuple(name, values):
+        if not _is_token_id(value):
+            raise ConfigError(f"{name} must hold token ids, got {value!r}.")
+        token_ids.append(int(value))
+    return tuple(token_ids)
+
+
+def _is_token_id(value: Any) -> TypeGuard[int]:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+
+
 def _read_bias(given: Any) -> tuple[tuple[int, float], ...]:
     """Return pairs of a token id and its bias; JSON's ids are texts."""
     pairs = list(given.items()) if isinstance(given, Mapping) else given
@@ -206,11 +217,10 @@ def _read_bias(given: Any) -> tuple[tuple[int, float], ...]:
         token_id, bias = pair if isinstance(pair, tuple) and len(pair) == 2 else (pair, None)
         if isinstance(token_id, str) and token_id.isascii() and token_id.isdigit():
             token_id = int(token_id)
-        is_number = isinstance(bias, Real) and not isinstance(bias, bool)
-        number = float(bias) if is_number else math.nan  # type: ignore[arg-type]
-        if type(token_id) is not int or token_id < 0 or math.isnan(number):
+        number = _as_float(bias)
+        if not _is_token_id(token_id) or math.isnan(number):
             raise ConfigError(f"logit_bias must map token ids to numbers, got {pair!r}.")
-        read[token_id] = min(max(number, -_MAX_BIAS), _MAX_BIAS)
+        read[int(token_id)] = min(max(number, -_MAX_BIAS), _MAX_BIAS)
     return tuple(read.items())
 
 
@@ -229,7 +239,15 @@ def _check_int(name: str, value: int | None, low: int) -> None:
 def _check_number(name: str, value: float | None, low: float, high: float = math.inf) -> None:
     if value is None:
         return
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not low <= value <= high:
+    number = _as_float(value)
+    if not math.isfinite(number) or not low <= number <= high:
         limits = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise ConfigError(f"{name} must be a number {limits}, got {value!r}.")
+
+
+def _as_float(value: Any) -> float:
+    """NaN for what is no number, or a larger one than there is."""
+    try:
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan

@@ -109,3 +109,7 @@ class Sequence:
             self._token_ids = np.concatenate([self._token_ids, np.zeros_like(self._token_ids)])
         self._token_ids[self.num_tokens] = token_id
         self.num_tokens += 1
+
+    def stop_guessing(self) -> None:
+        """Give back what guesses are looked up in: no more tokens come."""
+        self.lookup = PromptLookup(0)

@@ -4,7 +4,7 @@ import re
 import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mindformers_glm.core.errors import ConfigError, PromptError
 from mindformers_glm.tokenizer.chat import (
@@ -15,6 +15,7 @@ from mindformers_glm.tokenizer.chat import (
     Message,
     TemplateForm,
     Tool,
+    count_leading,
     list_forms,
     read_messages,
     read_tools,
@@ -25,6 +26,21 @@ from mindformers_glm.tokenizer.vocabulary import SpecialTokens
 
 _COMPARED = ("role", "type")  # keys whose values templates compare with words
 _USER = [{"role": "user", "content": "x"}]
+_MAX_NAMED = 5  # parts without a place, in a message
+
+
+class _Found(NamedTuple):
+    """What came of trying forms.
+
+    Attributes:
+        form: the first in which nothing is lost.
+        lost: what the best of the others loses.
+        failure: what the template says of the first that it does not take.
+    """
+
+    form: TemplateForm | None
+    lost: list[str]
+    failure: PromptError | None
 
 
 class ChatTemplate:
@@ -111,7 +127,40 @@ class ChatTemplate:
     def _choose_form(
         self, messages: Sequence[Message], tools: Sequence[Tool], options: ChatOptions
     ) -> TemplateForm:
-        """Return the first form in which nothing is lost.
+        """Return the first form in which nothing is lost."""
+        forms = list(list_forms(messages, tools))
+        num_leading = count_leading(messages)
+        if num_leading < len(messages) // 2 and len(forms) > 1:
+            # A long conversation in dozens of forms takes minutes: its beginning tells which.
+            begun = self._try_forms(messages[:num_leading], tools, forms, options)
+            if begun.form is not None:
+                whole = self._try_forms(messages, tools, [begun.form], options)
+                if whole.form is not None:
+                    return whole.form
+            elif begun.lost:  # what the beginning loses is lost, where its end is not refused
+                raise self._no_place(begun.lost)
+        found = self._try_forms(messages, tools, forms, options)
+        if found.form is not None:
+            return found.form
+        if found.failure is not None and not found.lost:
+            raise found.failure
+        raise self._no_place(found.lost)
+
+    def _no_place(self, lost: Sequence[str]) -> PromptError:
+        return PromptError(
+            f"The chat template of {self._source} has no place for {', '.join(lost[:_MAX_NAMED])}"
+            f"{', ...' if len(lost) > _MAX_NAMED else ''}: leave out what it cannot write, or give "
+            "another chat_template."
+        )
+
+    def _try_forms(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        forms: Sequence[TemplateForm],
+        options: ChatOptions,
+    ) -> _Found:
+        """Find the first form in which nothing is lost.
 
         One that makes a role's token out of a role for which there is none (`<|tool|>`) is taken
         where no other is left.
@@ -122,7 +171,7 @@ class ChatTemplate:
         last_choice: TemplateForm | None = None
         least_lost: list[str] = []
         failure: PromptError | None = None
-        for form in list_forms(messages, tools):
+        for form in forms:
             try:
                 written = self.render(*form.write(marked.messages, marked.tools), options)
                 own_text = self.render(_USER) if form.tools == "own" else ""
@@ -142,18 +191,10 @@ class ChatTemplate:
             ):
                 last_choice = last_choice or form
             elif not lost:
-                return form
+                return _Found(form, [], failure)
             elif not least_lost or len(lost) < len(least_lost):
                 least_lost = lost
-        if last_choice is not None:
-            return last_choice
-        if failure is not None and not least_lost:
-            raise failure
-        raise PromptError(
-            f"The chat template of {self._source} has no place for {', '.join(least_lost[:5])}"
-            f"{', ...' if len(least_lost) > 5 else ''}: leave out what it cannot write, or give "
-            "another chat_template."
-        )
+        return _Found(last_choice, least_lost, failure)
 
     def _find_unread(
         self, marked: MarkedConversation, form: TemplateForm, written: str, options: ChatOptions
@@ -167,6 +208,8 @@ class ChatTemplate:
                 raise
             except PromptError:
                 continue  # it was read
+            if len(unread) > _MAX_NAMED:
+                break
         return unread
 
     def _write(

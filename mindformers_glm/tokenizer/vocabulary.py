@@ -156,6 +156,8 @@ class Vocabulary(ABC):
             self.encode_segments(self.special_tokens.split(text)) for text in (word, f" {word}")
         )
         # Where the blank is a token of its own, the word behind it is found without it.
+        if not plain:  # the tokenizer drops all of it: no answer can hold it
+            return []
         return [plain] if behind_blank[-len(plain) :] == plain else [plain, behind_blank]
 
     def new_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:

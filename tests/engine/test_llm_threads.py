@@ -11,6 +11,7 @@ import pytest
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.core.errors import GlmError
 from mindformers_glm.engine.llm import LLM
+from mindformers_glm.engine.one_thread import OneThread
 from tests.engine.conftest import SHORT
 from tests.engine.fake_runner import FakeRunner
 
@@ -19,6 +20,7 @@ _CALLS: dict[str, Callable[[LLM], object]] = {
     "stream": lambda llm: list(llm.stream("b", SHORT)),
     "logits": lambda llm: llm.logits([1, 2]),
     "logits_chunks": lambda llm: list(llm.logits_chunks([1, 2])),
+    "warm_up": lambda llm: llm.warm_up(),
     "close": lambda llm: llm.close(),
 }
 
@@ -75,3 +77,33 @@ def test_threads_may_take_turns(checkpoint: Path) -> None:
         *_, last = pool.submit(list, stream).result()
     assert last.token_ids == LLM(checkpoint).generate("abc", SHORT)[0].token_ids
     assert other.finished
+
+
+def test_a_stream_that_is_dropped_in_the_middle_of_a_step_ends_behind_it(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = LLM(checkpoint)
+    expected = llm.generate("b", SHORT)[0].token_ids
+    stream = llm.stream("abc", SHORT)
+    next(stream)
+    execute = FakeRunner.execute
+
+    def drop(runner: FakeRunner, batch: ModelBatch) -> np.ndarray:
+        stream.close()  # as the garbage collector does wherever it runs
+        return execute(runner, batch)
+
+    monkeypatch.setattr(FakeRunner, "execute", drop)
+    assert llm.generate("b", SHORT)[0].token_ids == expected
+    assert llm.engine.num_tokens_under_way == {}
+    assert llm.engine.pool.num_free == llm.engine.config.num_blocks
+
+
+def test_what_fails_at_the_end_keeps_no_thread_out() -> None:
+    def fail() -> None:
+        raise ValueError("at the end")
+
+    one_thread = OneThread()
+    with pytest.raises(ValueError, match="at the end"), one_thread:
+        one_thread.run_when_free(fail)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(one_thread.__enter__).result() is None

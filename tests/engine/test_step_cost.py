@@ -3,15 +3,17 @@
 import statistics
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mindformers_glm.backends.runner import ModelBatch
-from mindformers_glm.engine import logit_changes
+from mindformers_glm.engine import logit_changes, reply_reader, running_request
 from mindformers_glm.engine.batch import build_slot_mapping
 from mindformers_glm.engine.reply_reader import ReplyReader
+from mindformers_glm.engine.request_frontend import Request
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.tokenizer.replies import ReplyParser
@@ -97,3 +99,51 @@ def test_the_repetition_penalty_looks_at_each_token_once(monkeypatch: pytest.Mon
         engine.step()
     assert len(looked_at) == 200
     assert max(looked_at) <= 50
+
+
+def test_an_output_of_many_samples_makes_no_more_than_one_of_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    num_made = 0
+
+    def count(output: Any, **changes: Any) -> Any:
+        nonlocal num_made
+        num_made += 1
+        return replace(output, **changes)
+
+    for module in (running_request, reply_reader):
+        monkeypatch.setattr(module, "replace", count)
+    made = []
+    for n in (4, 40):
+        params = SamplingParams(n=n, do_sample=True, max_new_tokens=20)
+        readers = tuple(ReplyReader(ReplyParser("glm4", [{"name": "f"}])) for _ in range(n))
+        request = Request("0", [1], params, reply_readers=readers)
+        engine = make_engine(runner_type=_ForgetfulRunner)
+        engine.add_request("0", [1], params)
+        num_made = num_outputs = 0
+        while engine.has_unfinished():
+            for output in engine.step():
+                last = request.read(output)
+                num_outputs += 1
+        made.append(num_made / num_outputs)
+        for sample in last.samples:
+            assert sample.reply is not None
+            assert sample.reply.content == sample.text
+    assert made[1] <= made[0] + 1
+
+
+def test_a_sample_that_is_done_keeps_little() -> None:
+    prompt = np.random.default_rng(0).integers(50, size=2_000).tolist()
+    sizes = {"max_model_len": 2_010, "num_blocks": 600, "max_num_seqs": 1}
+    engine = make_engine(runner_type=_ForgetfulRunner, prompt_lookup_num_tokens=8, **sizes)
+    engine.add_request("0", prompt, SamplingParams(n=5, do_sample=True, max_new_tokens=4))
+    held: dict[int, int] = {}
+    tracemalloc.start()
+    try:
+        while engine.has_unfinished():
+            for output in engine.step():
+                num_done = sum(sample.finished for sample in output.samples)
+                held.setdefault(num_done, tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert held[4] - held[1] < 3 * 100_000  # what guesses are looked up in takes 600,000 each

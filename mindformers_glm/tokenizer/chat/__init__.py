@@ -14,7 +14,11 @@ from mindformers_glm.tokenizer.chat.options import (
     NOTHING_TO_CONTINUE,
     ChatOptions,
 )
-from mindformers_glm.tokenizer.chat.template_forms import TemplateForm, list_forms
+from mindformers_glm.tokenizer.chat.template_forms import (
+    TemplateForm,
+    count_leading,
+    list_forms,
+)
 
 __all__ = [
     "CHAT_FORMATS",
@@ -26,6 +30,7 @@ __all__ = [
     "Message",
     "TemplateForm",
     "Tool",
+    "count_leading",
     "list_forms",
     "offered_tools",
     "read_messages",

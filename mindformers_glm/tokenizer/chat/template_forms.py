@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Literal
 
 from mindformers_glm.tokenizer.chat.messages import Message, Tool, function_of
@@ -118,3 +118,34 @@ def list_forms(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[T
         own_roles = sorted(roles, key=lambda role: role != "observation")
         for role, (place, is_bare) in product(own_roles if call == "metadata" else roles, places):
             yield TemplateForm(content, empty, call, role, place, is_bare)
+
+
+def count_leading(messages: Sequence[Message]) -> int:
+    """Return how many leading messages are of all the kinds that there are, one behind the other.
+
+    The last of them is of the kind of the last of all.
+    """
+    kinds = [_kind_of(message) for message in messages]
+    pairs = list(pairwise([None, *kinds]))
+    unseen = set(pairs)
+    for count, pair in enumerate(pairs, 1):
+        unseen.discard(pair)
+        if not unseen and pair[1] == kinds[-1]:
+            return count
+    return len(messages)
+
+
+def _kind_of(message: Message) -> tuple[Any, ...]:
+    """What of a message a form or a template may depend on, but its texts."""
+    return (
+        message.given_role,
+        None if message.parts is None else min(len(message.parts), 2),
+        bool(message.content),
+        "</think>" in message.content,
+        min(len(message.calls), 2),
+        message.has_argument_texts,
+        bool(message.metadata),
+        message.family_call is None,
+        message.tools is None,
+        frozenset(message.extras),
+    )

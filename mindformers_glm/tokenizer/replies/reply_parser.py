@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.tokenizer.chat.messages import Tool, tool_name
+from mindformers_glm.tokenizer.chat.messages import Tool, function_of, tool_name
 from mindformers_glm.tokenizer.chat.official_prompts import BUILT_IN_TOOLS, RUMINATION_TOOLS
 from mindformers_glm.tokenizer.replies.call_candidates import (
     CallCandidate,
@@ -209,6 +209,5 @@ def _new_candidate(
 
 def _needs_arguments(tool: Tool) -> bool:
     """Whether a description says that the tool cannot be called with nothing."""
-    function = tool.get("function")
-    parameters = (function if isinstance(function, Mapping) else tool).get("parameters")
+    parameters = function_of(tool).get("parameters")
     return isinstance(parameters, Mapping) and bool(parameters.get("required"))

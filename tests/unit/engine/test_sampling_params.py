@@ -3,6 +3,7 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mindformers_glm.core.errors import ConfigError
@@ -29,7 +30,10 @@ from mindformers_glm.engine.sampling_params import SamplingParams
         ({"do_sample": 1}, "do_sample must be True or False, got 1"),
         ({"stop": ["a", ""]}, "stop must hold non-empty texts, got ''"),
         ({"stop": {"a"}}, "stop must be a list"),
-        ({"stop_token_ids": ["a"]}, "stop_token_ids must be a whole number"),
+        ({"stop_token_ids": ["a"]}, "stop_token_ids must hold token ids, got 'a'"),
+        ({"stop_token_ids": [5, None]}, "stop_token_ids must hold token ids, got None"),
+        ({"temperature": 10**400}, "temperature must be a number of at least 0"),
+        ({"logit_bias": {1: 10**400}}, "logit_bias must map token ids to numbers"),
         ({"n": 0}, "n must be a whole number of at least 1, got 0"),
         ({"n": None}, "n must be a whole number from 1 to 16384, got None"),
         ({"n": 10**9}, "n must be a whole number from 1 to 16384"),
@@ -81,6 +85,12 @@ def test_bias_is_cut_to_a_hundred_and_ids_may_be_texts() -> None:
     params = SamplingParams(logit_bias={"5": 1000, 6: -1e9, "7": float("inf"), 8: 1})
     assert params.logit_bias == ((5, 100.0), (6, -100.0), (7, 100.0), (8, 1.0))
     assert replace(params, seed=1).logit_bias == params.logit_bias
+
+
+def test_token_ids_may_be_numbers_of_numpy() -> None:
+    ids = np.array([5, 6])
+    params = SamplingParams(stop_token_ids=list(ids), logit_bias=dict.fromkeys(ids, 1.0))
+    assert params == SamplingParams(stop_token_ids=[5, 6], logit_bias={5: 1.0, 6: 1.0})
 
 
 def test_lists_may_be_none_as_in_vllm() -> None:

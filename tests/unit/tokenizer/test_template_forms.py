@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mindformers_glm.core.errors import PromptError
+from mindformers_glm.tokenizer.template_renderer import TemplateRenderer
 from tests.unit.tokenizer.templates import (
     CALLS_IN_TAGS,
     PLAIN,
@@ -274,3 +275,68 @@ def test_messages_nested_beyond_reason_are_one_sentence() -> None:
         nested = {"a": nested}
     with pytest.raises(PromptError):
         write(TOOLS_IN_MESSAGES, _call(nested))
+
+
+def _long(num_rounds: int) -> list[dict[str, Any]]:
+    result = {"role": "tool", "tool_call_id": "1", "content": "sunny"}
+    last = {"role": "assistant", "content": "fine"}
+    return [m for n in range(num_rounds) for m in (*_call({"n": n}, content=None), result, last)]
+
+
+def _count_messages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    counted = []
+    render = TemplateRenderer.render
+
+    def count(renderer: TemplateRenderer, messages: Any, *args: Any, **kwargs: Any) -> str:
+        counted.append(len(messages))
+        return render(renderer, messages, *args, **kwargs)
+
+    monkeypatch.setattr(TemplateRenderer, "render", count)
+    return counted
+
+
+@pytest.mark.parametrize("template", [TOOLS_BESIDE, TOOLS_IN_MESSAGES])
+def test_a_long_conversation_is_rendered_whole_twice(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [*_long(40), USER]
+    counted = _count_messages(monkeypatch)
+    written = write(template, messages, [TOOL])
+    assert written.count("<|observation|>") == 40
+    assert len([count for count in counted if count > 40]) == 2
+    short = write(template, [*_long(1), USER], [TOOL])
+    assert written.startswith(short.removesuffix(_ASK))
+
+
+def test_what_the_beginning_of_a_long_conversation_loses_is_told_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    messages = [*_long(40), USER]
+    counted = _count_messages(monkeypatch)
+    with pytest.raises(PromptError, match="no place for tool 'weather'"):
+        write(CALLS_IN_TAGS, messages, [TOOL])
+    assert max(counted) < 20
+
+
+def test_what_only_the_whole_of_a_long_conversation_loses_is_found() -> None:
+    template = PLAIN.replace("in messages", "in messages[-10:]")
+    turns = [USER, {"role": "assistant", "content": "y"}] * 20
+    assert write(template, turns[:10]).count("<|user|>") == 5
+    with pytest.raises(PromptError, match="no place for the text of message 1 "):
+        write(template, turns)
+
+
+def test_a_template_that_wants_a_user_last_takes_a_long_conversation() -> None:
+    check = "{% if messages[-1].role != 'user' %}{{ raise_exception('no user') }}{% endif %}"
+    messages = [*[USER, {"role": "assistant", "content": "y"}] * 20, USER]
+    assert write(check + PLAIN, messages).count("<|user|>") == 21
+
+
+def test_keys_that_no_template_reads_are_looked_for_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    messages = [USER | {f"k{n}": n} for n in range(50)]
+    counted = _count_messages(monkeypatch)
+    with pytest.raises(PromptError, match=r"'k0' of a message .*'k4' of a message .*, \.\.\.: "):
+        write(PLAIN, messages)
+    assert len(counted) < 20

@@ -58,6 +58,13 @@ def test_sentencepiece_spells_a_word_as_within_a_text(write_pieces: Writer) -> N
     assert pieces.decode_token(pieces.num_token_ids - 1) == "<|observation|>"
 
 
+def test_a_word_of_which_no_token_is_left_has_no_spelling(
+    fast: GlmTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast.vocabulary, "encode_text", lambda text: [5] * text.count(" "))
+    assert fast.spell_word("\u200b") == []
+
+
 def test_half_a_surrogate_pair_is_no_word(fast: GlmTokenizer) -> None:
     with pytest.raises(PromptError, match="not valid Unicode"):
         fast.spell_word("\ud800")
