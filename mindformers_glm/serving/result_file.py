@@ -5,12 +5,11 @@ import hashlib
 import os
 import socket
 import stat
-import tempfile
 from pathlib import Path
 
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.system.log import note
-from mindformers_glm.system.new_file import new_file
+from mindformers_glm.system.new_file import check_new_file, new_file
 
 # As upstream writes its result file (mindformers 1.7.0, FILE_PERMISSION): of a new file, and of one
 # that takes the place of another user's.
@@ -35,8 +34,7 @@ def check_place(path: Path) -> None:
     if target.exists() and not os.access(target, os.W_OK):
         raise ConfigError(f"Cannot write save_file {path}: it is read-only.")
     try:
-        # Trying is the only test that holds for read-only mounts, quotas and root alike.
-        _create_beside(target).unlink(missing_ok=True)  # as abandoned by another run
+        check_new_file(target)
     except OSError as problem:
         raise ConfigError(f"Cannot write save_file {path}: {problem.strerror}.") from None
     if not _claim(target):
@@ -146,10 +144,3 @@ def _claim(target: Path) -> bool:
         return problem.errno != errno.EADDRINUSE  # a system without such names tells nothing
     _claims[name] = claim
     return True
-
-
-def _create_beside(target: Path) -> Path:
-    """A new file in the same folder, named so that two runs at once never share one."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    return Path(name)

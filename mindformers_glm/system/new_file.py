@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mindformers_glm.system.interrupts import delay_interrupts
+
 # A file system without unnamed files answers with one of these (open(2), O_TMPFILE).
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
@@ -29,8 +31,7 @@ def new_file(path: Path, mode: int = 0o666, kind: str = "") -> Iterator[int]:
         OSError: the folder is not writable, or the disk is full when the rest is written out.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    # A name that another user of the folder cannot take beforehand.
-    temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
+    temporary = _temporary_name(path)
     try:
         _remove_abandoned(folder, kind or f".{path.name}.")
         file, is_named = _create(folder, temporary, mode)
@@ -52,6 +53,23 @@ def new_file(path: Path, mode: int = 0o666, kind: str = "") -> Iterator[int]:
             os.close(file)
     finally:
         os.close(folder)
+
+
+def check_new_file(path: Path) -> None:
+    """Try whether a file can get there, which is the only test that holds for root and quotas too.
+
+    Raises:
+        OSError: `new_file(path)` would fail, for its name or its folder.
+    """
+    temporary = path.with_name(_temporary_name(path))
+    with delay_interrupts():
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        temporary.unlink(missing_ok=True)  # as abandoned by another run
+
+
+def _temporary_name(path: Path) -> str:
+    """A name that another user of the folder cannot take beforehand."""
+    return f".{path.name}.{secrets.token_hex(8)}.tmp"
 
 
 def _create(folder: int, temporary: str, mode: int) -> tuple[int, bool]:
