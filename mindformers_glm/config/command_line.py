@@ -47,8 +47,8 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Given]:
     """The settings that were given; they win over the YAML file `arguments.config`.
 
     Raises:
-        CommandLineError: --options holds what is no pair, a value cannot be read, or two names of
-            one setting disagree.
+        CommandLineError: --options holds what is no pair or no setting, a value cannot be read, or
+            two names of one setting disagree.
         ConfigError: a value that its setting does not take, or an option of training.
     """
     settings: dict[str, Given] = {}
@@ -86,11 +86,8 @@ def _reject(words: Sequence[str]) -> NoReturn:
         )
     name = words[0][2:].partition("=")[0].replace("-", "_")
     refuse_if_listed(name, COMMAND_LINE)
-    try:
-        refuse_if_block(name, COMMAND_LINE)
-        raise unknown_name(name, COMMAND_LINE)
-    except ConfigError as problem:
-        raise CommandLineError(str(problem)) from None
+    refuse_if_block(name, COMMAND_LINE)
+    raise unknown_name(name, COMMAND_LINE)
 
 
 class _StoreGiven(argparse.Action):

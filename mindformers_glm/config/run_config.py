@@ -83,6 +83,9 @@ def load_run_config(
         settings = settings_from_tree(PREDICT_GLM4, "in the default settings")
     else:
         settings = read_yaml_settings(_find_config(arguments.config, script_folder))
+    folder = from_command_line.get("pretrained_model_dir")
+    if folder is not None and not folder.value:  # "$DIR" that is not set; upstream's YAML has ''
+        raise ConfigError("--pretrained_model_dir is empty: give a folder, or leave it out.")
     settings |= from_command_line
     values = {row.path: row.default for row in SETTINGS}
     values |= {path: given.value for path, given in settings.items()}
@@ -172,6 +175,8 @@ def _tell_what_has_no_effect(settings: Mapping[str, Given], device_target: str |
 def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool) -> RunConfig:
     if not values["save_file"]:
         raise ConfigError("save_file is empty: give the name of a file.")
+    if values["save_file"].endswith("/"):
+        raise ConfigError(f"save_file {values['save_file']} is a folder: give the name of a file.")
     folder, is_shipped = _checkpoint_folder(
         values["pretrained_model_dir"], values["load_checkpoint"]
     )

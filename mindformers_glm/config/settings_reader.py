@@ -149,8 +149,8 @@ def setting_from_text(name: str, texts: list[str]) -> tuple[Setting, Given]:
     """The setting that `--name texts...` on the command line gives.
 
     Raises:
-        CommandLineError: the value cannot be read.
-        ConfigError: there is no such setting, or it does not take this value.
+        CommandLineError: there is no such setting, or the value cannot be read.
+        ConfigError: the setting does not take this value.
     """
     name = name.replace("-", "_")
     refuse_if_listed(name, COMMAND_LINE)
@@ -172,7 +172,7 @@ def refuse_if_listed(name: str, source: str) -> None:
 def refuse_if_block(name: str, source: str) -> None:
     """Raise if `name` is a block of settings where a single one was expected."""
     if SETTINGS.is_block(name):
-        raise ConfigError(
+        raise _error(source)(
             f"{name} {source} is a block of settings: give one of them, {_some_keys(name)}."
         )
 
@@ -180,7 +180,7 @@ def refuse_if_block(name: str, source: str) -> None:
 def unknown_name(name: str, source: str) -> ConfigError:
     """The error for a name that is no setting."""
     if name == "config":
-        return ConfigError(
+        return _error(source)(
             f"config {source} is no setting: give the YAML file as --config FILE on its own."
         )
     # What only the command line has, beside the settings.
@@ -193,7 +193,12 @@ def unknown_name(name: str, source: str) -> ConfigError:
         advice = f"{block} holds others, {_some_keys(block)}."
     else:
         advice = "mindformers-glm predict --help lists them."
-    return ConfigError(f"Unknown setting {name} {source}: {advice}")
+    return _error(source)(f"Unknown setting {name} {source}: {advice}")
+
+
+def _error(source: str) -> type[ConfigError]:
+    """The error for what cannot be understood there."""
+    return CommandLineError if source == COMMAND_LINE else ConfigError
 
 
 def _some_keys(block: str) -> str:
@@ -229,8 +234,7 @@ def _read_value(setting: Setting, raw: Any, name: str, source: str, *, from_text
         else:
             value = setting.type.from_text(raw)
     except ValueError:
-        error = CommandLineError if from_text else ConfigError
-        raise error(
+        raise _error(source)(
             f"{name} {source} must be {setting.type.description}, got {_shortened(raw)}."
         ) from None
     # `is` for bool against int: True == 1 in Python, and neither may pass for the other.
@@ -239,9 +243,9 @@ def _read_value(setting: Setting, raw: Any, name: str, source: str, *, from_text
         for allowed in setting.only
     ):
         allowed_text = " or ".join(_shown(allowed) for allowed in setting.only)
+        shown = "empty" if value == "" else _shown(value)
         raise ConfigError(
-            f"{name} {source} is {_shown(value)} but can only be {allowed_text} here: "
-            f"{setting.because}."
+            f"{name} {source} is {shown} but can only be {allowed_text} here: {setting.because}."
         )
     if setting.minimum is not None and value < setting.minimum:
         raise ConfigError(f"{name} {source} must be at least {setting.minimum}, got {value}.")

@@ -79,12 +79,13 @@ class RequestFrontend:
         self._tokenizer = tokenizer
         self._reply_parsers = reply_parsers
         self._chat_options = chat_options
-        self._is_base_model = apply_chat_template == "auto" and tokenizer.is_base_model
+        self._is_length_noted = self._is_plain_text_noted = False
         if apply_chat_template == "auto":
             has_template = tokenizer.has_chat_template and not tokenizer.is_base_model
             apply_chat_template = has_template or chat_options.chat_template is not None
+        else:
+            self._is_plain_text_noted = True  # somebody has chosen it
         self._writes_text_as_message = apply_chat_template
-        self._is_length_noted = self._is_base_noted = False
 
     def new_request(
         self,
@@ -182,8 +183,9 @@ class RequestFrontend:
             prompt, tools = [{"role": "user", "content": prompt}], tools or None
         if isinstance(prompt, str):
             _refuse_tools(tools)
-            self._note_base_model()
-            return self._tokenizer.encode(prompt), False
+            token_ids = self._tokenizer.encode(prompt)
+            self._note_plain_text()
+            return token_ids, False
         if not is_list(prompt):
             raise PromptError(
                 "A prompt must be a text, a list of token ids or a list of messages, got a "
@@ -195,13 +197,17 @@ class RequestFrontend:
         _refuse_tools(tools)
         return list(prompt), False  # type: ignore[arg-type]
 
-    def _note_base_model(self) -> None:
-        if self._is_base_model and not self._is_base_noted:
-            self._is_base_noted = True
-            note(
-                "this is a base model, which goes on with a text: prompts are taken as they are "
-                "(apply_chat_template True makes conversations of them)"
-            )
+    def _note_plain_text(self) -> None:
+        """Say once why a text is not made a message where nobody has said how it is taken."""
+        if self._is_plain_text_noted:
+            return
+        self._is_plain_text_noted = True
+        why, advice = "the checkpoint has no chat template", "chat_template gives one"
+        if self._tokenizer.is_base_model:
+            why = "this is a base model, which goes on with a text"
+        if self._tokenizer.has_chat_template:
+            advice = "apply_chat_template True makes conversations of them"
+        note(f"{why}: prompts are taken as they are ({advice})")
 
 
 def _refuse_tools(tools: Tools | None) -> None:

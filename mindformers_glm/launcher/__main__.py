@@ -3,9 +3,12 @@
 import importlib.util
 import sys
 
+from mindformers_glm.system.streams import open_closed_streams
+
 
 def main() -> int:
     """Run one job with the arguments of this process and return its exit code."""
+    open_closed_streams()
     if importlib.util.find_spec("mindspore") is None:
         print(
             f"error: The interpreter {sys.executable} (Python {sys.version_info[0]}."

@@ -5,6 +5,7 @@ that cannot be understood; 130 interrupted; 141 nobody reads the output any more
 """
 
 # Little is imported before `main` can answer Ctrl-C; the functions below import the rest.
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -18,9 +19,12 @@ from mindformers_glm.system.interrupts import (
     leave_at_once,
     on_interrupt,
 )
-from mindformers_glm.system.log import is_verbose, set_verbose
+from mindformers_glm.system.log import is_verbose, set_verbose, write_line
+from mindformers_glm.system.streams import drop_stdout, open_closed_streams
 from mindformers_glm.version import __version__
 
+# What stdout answers where its disk takes no more; whoever writes a file has his own sentence.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # Name -> file below mindformers_glm, and what --help says. The file has `add_arguments(parser)` and
 # `run(arguments)`, which returns the exit code; it is imported when its command is called.
 COMMANDS = {
@@ -44,6 +48,7 @@ def main(
         prog: how the command is called in help texts.
         script_folder: where relative --config names are also looked for.
     """
+    open_closed_streams()
     on_interrupt(exit_at_once)
     from mindformers_glm.config.environment import is_launched
     from mindformers_glm.config.sentence_parser import asks_for_verbose
@@ -69,11 +74,10 @@ def _run_and_report(words: list[str], prog: str, script_folder: Path | None) -> 
     except GlmError as problem:
         return _fail(problem, 1)
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        write_line(INTERRUPTED)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout again when it exits: give it a place that takes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         return 141
     except ModuleNotFoundError as problem:
         if (problem.name or "").startswith("mindformers_glm"):
@@ -84,6 +88,9 @@ def _run_and_report(words: list[str], prog: str, script_folder: Path | None) -> 
             1,
         )
     except Exception as problem:
+        if isinstance(problem, OSError) and problem.errno in _FULL and problem.filename is None:
+            drop_stdout()
+            return _fail(f"Cannot write to stdout: {problem.strerror}.", 1)
         defect = f"internal error, {type(problem).__name__}: {first_words(problem)}"
         hint = "" if is_verbose() else " (run again with --verbose for the whole story)"
         return _fail(f"{defect}{hint}", 1)
@@ -94,7 +101,7 @@ def _fail(problem: object, exit_code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"error: {problem}", file=sys.stderr)
+    write_line(f"error: {problem}")
     return exit_code
 
 
@@ -136,6 +143,12 @@ def _run(words: list[str], prog: str, script_folder: Path | None) -> int:
         return 0
     if arguments.version:
         return _print_versions()
+    try:
+        os.getcwd()
+    except OSError as problem:  # MindSpore ends by SIGABRT
+        raise GlmError(
+            f"The working directory cannot be used ({problem.strerror}): change to another one."
+        ) from None
     exit_code: int = arguments.run(arguments)
     return exit_code
 

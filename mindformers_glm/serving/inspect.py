@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mindformers_glm.config.rope_scaling import RopeScaling
 from mindformers_glm.config.run_config import default_llm_arguments
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS, RunnerSettings
 from mindformers_glm.config.sentence_parser import SentenceParser
-from mindformers_glm.core.errors import ConfigError, GlmError
+from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.llm_arguments import read_size
 from mindformers_glm.serving.inspect_memory import Fit, count_memory
@@ -102,6 +103,9 @@ def inspect_folder(folder: str | Path) -> Inspection:
         defaults = from_generation_config(checkpoint.folder)
         tokenizer = open_tokenizer(checkpoint.folder)
         check_vocabulary(tokenizer, config.vocab_size, checkpoint.folder)
+        if not isinstance(tokenizer, TokenIdsOnly) and tokenizer.has_chat_template:
+            with suppress(ConfigError, PromptError):  # it may want a name, or other messages
+                tokenizer.encode_chat([{"role": "user", "content": "x"}])
         return _describe(config, checkpoint, rules, defaults, tokenizer)
 
 

@@ -99,7 +99,9 @@ def _read_file(path: Path) -> bytes:
 
 
 def _read_stdin(has_stdin: bool) -> bytes:
-    if not has_stdin or sys.stdin is None:
+    if sys.stdin is None:
+        raise ConfigError("--predict_data - reads stdin, which is closed: give a file.")
+    if not has_stdin:
         raise ConfigError(
             "--predict_data - reads stdin, and the processes of a launched job have none: give a "
             "file."

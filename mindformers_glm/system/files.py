@@ -31,7 +31,7 @@ def require_folder(folder: str | Path, error: type[Exception]) -> Path:
     Raises:
         error: it is no path, does not exist, is a file, is empty or cannot be listed.
     """
-    if not isinstance(folder, str | Path):
+    if not isinstance(folder, str | Path) or not folder:
         raise error(
             f"pretrained_model_dir must be the path of a Hugging Face folder, got {folder!r}."
         )

@@ -33,7 +33,8 @@ def exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
     An exception inside the import of a C extension comes out as something else, or as a crash.
     """
     # Not sys.stderr: a download may have turned it away from the libraries' bars.
-    print(INTERRUPTED, file=sys.__stderr__, flush=True)
+    with suppress(OSError):
+        print(INTERRUPTED, file=sys.__stderr__, flush=True)
     os._exit(EXIT_INTERRUPTED)
 
 

@@ -1,6 +1,7 @@
 """What the user is told while the program works: on stderr, since results go to stdout."""
 
 import sys
+from contextlib import suppress
 
 _is_verbose = False
 _is_silent = False
@@ -32,10 +33,16 @@ def note(message: str) -> None:
     """Tell the user one line that concerns them."""
     if _is_silent:
         return
-    print(f"mindformers_glm: {message}", file=sys.stderr, flush=True)
+    write_line(f"mindformers_glm: {message}")
 
 
 def detail(message: str) -> None:
     """Tell the user one line that only someone who asked for it wants to read."""
     if _is_verbose:
         note(message)
+
+
+def write_line(line: str) -> None:
+    """Write to stderr; where nothing takes it, a full disk say, the work goes on without."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

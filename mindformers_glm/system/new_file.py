@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mindformers_glm.system.interrupts import delay_interrupts
+
 # A file system without unnamed files answers with one of these (open(2), O_TMPFILE).
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 _TOKEN = "[0-9a-f]{16}"
@@ -55,6 +57,7 @@ def new_file(path: Path, mode: int = 0o666, kind: str = "") -> Iterator[int]:
         os.close(folder)
 
 
+<<<<<<< HEAD
 def try_new_file(path: Path) -> None:
     """Find out whether `new_file` can begin; nothing is left of it.
 
@@ -75,6 +78,22 @@ def try_new_file(path: Path) -> None:
 
 def _temporary_name(path: Path) -> str:
     """A name that another user of the folder cannot take beforehand (_TOKEN)."""
+=======
+def check_new_file(path: Path) -> None:
+    """Try whether a file can get there, which is the only test that holds for root and quotas too.
+
+    Raises:
+        OSError: `new_file(path)` would fail, for its name or its folder.
+    """
+    temporary = path.with_name(_temporary_name(path))
+    with delay_interrupts():
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        temporary.unlink(missing_ok=True)  # as abandoned by another run
+
+
+def _temporary_name(path: Path) -> str:
+    """A name that another user of the folder cannot take beforehand."""
+>>>>>>> review-r1
     return f".{path.name}.{secrets.token_hex(8)}.tmp"
 
 

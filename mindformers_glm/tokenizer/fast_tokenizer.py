@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def _silent_in_panic() -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stderr)
             kept.seek(0)
-            os.write(2, b"" if is_panic else kept.read())
+            if not is_panic:
+                with suppress(OSError):  # nothing takes it
+                    os.write(2, kept.read())
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def test_chat_and_stop_texts_are_refused_and_stop_ids_are_not(llm: LLM) -> None:
     refused = llm.chat([{"role": "user", "content": "x"}], SHORT)
     assert WORDS in str(refused.error)
     (refused,) = llm.generate([PROMPT], SamplingParams(stop="x", max_new_tokens=4))
-    assert "stop looks for text" in str(refused.error)
+    assert "stop and bad_words look for text" in str(refused.error)
     second = llm.generate([PROMPT], SHORT)[0].token_ids[1]
     params = SamplingParams(max_new_tokens=4, do_sample=False, stop_token_ids=[second])
     assert llm.generate([PROMPT], params)[0].finish_reason == "stop"

@@ -117,10 +117,15 @@ def test_a_folder_as_config_is_told_with_a_file_in_it(
             load("--config", name)
 
 
-@pytest.mark.parametrize("option", ["--save_file", "--config"])
+@pytest.mark.parametrize("option", ["--save_file", "--config", "--pretrained_model_dir"])
 def test_empty_file_name_is_called_empty(option: str) -> None:
     with pytest.raises(ConfigError, match=f"{option[2:]} is empty"):
         load(option, "")
+
+
+def test_save_file_that_ends_as_a_folder_is_called_one() -> None:
+    with pytest.raises(ConfigError, match="save_file answers/ is a folder: give the name of a"):
+        load("--save_file", "answers/")
 
 
 @pytest.mark.parametrize("number", ["abc", "0", ""])

@@ -333,6 +333,13 @@ def test_a_folder_that_cannot_be_loaded_is_refused_with_its_sentence(tiny_folder
         inspect_checkpoint(tiny_folder / "nowhere")
 
 
+def test_a_chat_template_that_is_no_jinja_is_refused_as_predict_does(tiny_folder: Path):
+    save_byte_tokenizer(tiny_folder, 33)
+    (tiny_folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{% if %}"}))
+    with pytest.raises(CheckpointError, match=r"chat template of .* is broken at line 1"):
+        inspect_checkpoint(tiny_folder)
+
+
 def test_a_folder_is_described_where_the_default_device_cannot_be_used(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):

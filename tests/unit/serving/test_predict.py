@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,7 @@ def must_not_load(config: RunConfig) -> Echo:
         (["--save_file", "nothere/result.txt"], "does not exist: create it first"),
         (["--save_file", "."], "is a folder"),
         (["--save_file", "/dev/null"], "is a device or pipe"),
+        (["--save_file", "a" * 236], "File name too long"),  # with what writing adds to it
         (["--top_p", "1.5"], "top_p must be"),
         (["--predict_data", "nothere.txt"], "nothere.txt does not exist"),
     ],
@@ -115,6 +117,24 @@ def test_nothing_is_left_behind_when_writing_fails(
 
 def test_checking_the_place_leaves_no_file(tmp_path: Path) -> None:
     check_place(tmp_path / "result.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_check_of_the_place_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close_and_interrupt(file: int) -> None:
+        close(file)
+        signal.raise_signal(signal.SIGINT)
+
+    close, before = os.close, signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "close", close_and_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                check_place(tmp_path / "result.txt")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert list(tmp_path.iterdir()) == []
 
 

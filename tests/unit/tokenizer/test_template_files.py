@@ -11,6 +11,7 @@ from mindformers_glm.core.errors import CheckpointError, ConfigError, PromptErro
 from mindformers_glm.tokenizer import load_tokenizer, tokenizer_digest
 from mindformers_glm.tokenizer.chat import CHAT_FORMATS, ChatOptions, write_chat
 from mindformers_glm.tokenizer.segments import SpecialToken
+from tests.conftest import MINI
 from tests.unit.tokenizer.conftest import Writer, encode_prompt
 from tests.unit.tokenizer.templates import CALLS_IN_TAGS, PLAIN, write
 
@@ -276,5 +277,27 @@ def test_a_base_model_says_once_that_texts_are_taken_as_they_are(
     frontend = RequestFrontend(load_tokenizer(folder), ReplyParsers("none", "none"))
     for _ in range(2):
         assert not frontend.encode("x")[1]
-    assert capsys.readouterr().err.count("this is a base model") == 1
+    told = capsys.readouterr().err
+    assert told.count("this is a base model") == 1
+    assert "apply_chat_template True makes conversations of them" in told
     assert frontend.encode(USER)[1]  # messages are a conversation all the same
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("GLM-4-32B-Base-0414", "this is a base model"), ("x", "has no chat template")],
+)
+def test_without_a_template_the_advice_is_to_give_one(
+    name: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mindformers_glm.engine.reply_reader import ReplyParsers
+    from mindformers_glm.engine.request_frontend import RequestFrontend
+
+    folder = tmp_path / name
+    folder.mkdir()
+    shutil.copy(MINI / "tokenizer.json", folder)
+    tokenizer = load_tokenizer(folder)
+    for chosen in (False, "auto", "auto"):
+        RequestFrontend(tokenizer, ReplyParsers("none", "none"), chosen).encode("x")
+    told = capsys.readouterr().err
+    assert told.count(why) == told.count("taken as they are (chat_template gives one)") == 2
