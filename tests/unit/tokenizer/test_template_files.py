@@ -124,8 +124,10 @@ def test_a_template_may_be_given_as_a_text_or_a_file(write_folder: Writer, tmp_p
     given.write_bytes(b"\xff{{")
     with pytest.raises(ConfigError, match="Cannot read"):
         _written(folder, chat_template=str(given))
-    with pytest.raises(ConfigError, match="it has none"):
-        _written(folder, chat_template="missing.jinja")
+    for wrong in ("missing.jinja", "no template " * 500, "~nobody-here/a.jinja", "a\0b"):
+        with pytest.raises(ConfigError, match="it has none"):
+            _written(folder, chat_template=wrong)
+    assert ChatOptions.given(given, None, None, None).chat_template == str(given)
 
 
 def test_variables_of_the_template_are_given_to_it(write_folder: Writer) -> None:
