@@ -232,6 +232,20 @@ def test_what_is_no_answer_cannot_be_continued() -> None:
         write(cut, [*USER, {"role": "assistant", "content": "a</think>b"}], None, options)
 
 
+def test_thoughts_of_a_continued_message_are_not_left_out() -> None:
+    options = ChatOptions(continue_final_message=True)
+    thinking = [*USER, {"role": "assistant", "content": "", "reasoning_content": "half a thou"}]
+    writes_thoughts = PLAIN.replace("{{ m.content", "{{ m.reasoning_content }}{{ m.content")
+    assert write(writes_thoughts, thinking, None, options).endswith("\nhalf a thou")
+    with pytest.raises(PromptError, match="no place for 'reasoning_content' of message 2"):
+        write(PLAIN, thinking, None, options)
+    for name in CHAT_FORMATS:
+        with pytest.raises(PromptError, match="no place for 'reasoning_content'"):
+            write_chat(name, thinking, None, options)
+    earlier = [*thinking[:1], {**thinking[1], "content": "y"}, *USER]
+    assert "thou" not in write(PLAIN, earlier)
+
+
 def _text(segments: list[Any]) -> str:
     return "".join(s.name if isinstance(s, SpecialToken) else s for s in segments)
 
