@@ -85,7 +85,7 @@ def _read_text(path: Path, error: type[Exception]) -> str:
 def _read_entry(entry: Any, path: Path) -> dict[str, str]:
     """A text; several by name as an object, or as a list of {"name": ..., "template": ...}."""
     named = entry
-    if entry is None:
+    if entry is None or entry == "":
         named = {}
     elif isinstance(entry, str):
         named = {DEFAULT_TEMPLATE: entry}

@@ -93,6 +93,15 @@ def test_templates_without_a_default_must_be_named(write_folder: Writer) -> None
     assert _written(folder, TOOLS) == "Tfx"
 
 
+def test_an_empty_text_is_no_template(write_folder: Writer) -> None:
+    folder = write_folder(chat_template=None)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": ""}))
+    with pytest.raises(ConfigError, match="has no chat template"):
+        _written(folder)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": _TEXT}))
+    assert _written(folder) == "x"
+
+
 @pytest.mark.parametrize("wrong", [5, ["x"], {"default": 1}, [{"name": "default"}], [{}]])
 def test_a_template_that_is_no_text_is_one_sentence(write_folder: Writer, wrong: Any) -> None:
     folder = write_folder(chat_template=None)
