@@ -56,6 +56,9 @@ OTHER_NAMES_OF_SAMPLING_PARAMS = {
     "guided_decoding": _NOT_OFFERED,
     "structured_outputs": _NOT_OFFERED,
     "logits_processors": _NOT_OFFERED,
+    "allowed_token_ids": _NOT_OFFERED,
+    "include_stop_str_in_output": _NOT_OFFERED,
+    "truncate_prompt_tokens": _NOT_OFFERED,
 }
 
 

@@ -83,8 +83,8 @@ class SamplingParams:
     min_tokens: InitVar[int | None] = None
 
     def __post_init__(self, max_tokens: int | None, min_tokens: int | None) -> None:
-        self._take("max_new_tokens", "max_tokens", max_tokens)
-        self._take("min_new_tokens", "min_tokens", min_tokens)
+        self._take("max_new_tokens", "max_tokens", max_tokens, low=1)
+        self._take("min_new_tokens", "min_tokens", min_tokens, low=0)
         for name in ("stop", "bad_words"):
             texts = getattr(self, name)
             self._set(name, _read_texts(name, (texts,) if isinstance(texts, str) else texts))
@@ -118,14 +118,14 @@ class SamplingParams:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _take(self, name: str, other_name: str, value: int | None) -> None:
+    def _take(self, name: str, other_name: str, value: int | None, *, low: int) -> None:
         """Take over what was given by vLLM's name."""
         if value is None:
             return
         own = getattr(self, name)
         if own not in (None, value):
             raise ConfigError(f"{other_name}={value!r} and {name}={own!r} are the same setting.")
-        _check_int(other_name, value, low=0)
+        _check_int(other_name, value, low=low)
         self._set(name, value)
 
 
@@ -213,6 +213,7 @@ def _read_bias(given: Any) -> tuple[tuple[int, float], ...]:
     """Return pairs of a token id and its bias; JSON's ids are texts."""
     pairs = list(given.items()) if isinstance(given, Mapping) else given
     read: dict[int, float] = {}
+    token_id: Any
     for pair in _as_tuple("logit_bias", pairs):
         token_id, bias = pair if isinstance(pair, tuple) and len(pair) == 2 else (pair, None)
         if isinstance(token_id, str) and token_id.isascii() and token_id.isdigit():

@@ -9,11 +9,7 @@ from pathlib import Path
 
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.system.log import note
-<<<<<<< HEAD
-from mindformers_glm.system.new_file import new_file, try_new_file
-=======
 from mindformers_glm.system.new_file import check_new_file, new_file
->>>>>>> review-r1
 
 # As upstream writes its result file (mindformers 1.7.0, FILE_PERMISSION): of a new file, and of one
 # that takes the place of another user's.
@@ -38,12 +34,7 @@ def check_place(path: Path) -> None:
     if target.exists() and not os.access(target, os.W_OK):
         raise ConfigError(f"Cannot write save_file {path}: it is read-only.")
     try:
-<<<<<<< HEAD
-        # Trying is the only test that holds for read-only mounts, quotas and root alike.
-        try_new_file(target)
-=======
         check_new_file(target)
->>>>>>> review-r1
     except OSError as problem:
         raise ConfigError(f"Cannot write save_file {path}: {problem.strerror}.") from None
     if not _claim(target):

@@ -57,28 +57,6 @@ def new_file(path: Path, mode: int = 0o666, kind: str = "") -> Iterator[int]:
         os.close(folder)
 
 
-<<<<<<< HEAD
-def try_new_file(path: Path) -> None:
-    """Find out whether `new_file` can begin; nothing is left of it.
-
-    Raises:
-        OSError: it cannot.
-    """
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    temporary = _temporary_name(path)
-    try:
-        file, is_named = _create(folder, temporary, 0o600)
-        os.close(file)
-        if is_named:
-            with suppress(FileNotFoundError):  # another process has taken it for abandoned
-                os.unlink(temporary, dir_fd=folder)
-    finally:
-        os.close(folder)
-
-
-def _temporary_name(path: Path) -> str:
-    """A name that another user of the folder cannot take beforehand (_TOKEN)."""
-=======
 def check_new_file(path: Path) -> None:
     """Try whether a file can get there, which is the only test that holds for root and quotas too.
 
@@ -92,8 +70,7 @@ def check_new_file(path: Path) -> None:
 
 
 def _temporary_name(path: Path) -> str:
-    """A name that another user of the folder cannot take beforehand."""
->>>>>>> review-r1
+    """A name that another user of the folder cannot take beforehand (_TOKEN)."""
     return f".{path.name}.{secrets.token_hex(8)}.tmp"
 
 

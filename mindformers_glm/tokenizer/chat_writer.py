@@ -94,7 +94,7 @@ class ChatWriter:
         name = TOOL_TEMPLATE if has_tools and TOOL_TEMPLATE in self._templates else DEFAULT_TEMPLATE
         if name not in self._templates:
             raise ConfigError(
-                f"{self._source} has several chat templates and no default: choose one with "
+                f"{self._source} has chat templates by name and no default: choose one with "
                 f"chat_template ({', '.join(sorted(self._templates))})."
             )
         return self._new_template(self._templates[name], self._source)

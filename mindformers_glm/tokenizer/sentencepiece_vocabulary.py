@@ -79,10 +79,11 @@ class SentencePieceVocabulary(Vocabulary):
         require_unicode(text)
         return self._added.encode_around(text, self._processor.encode)
 
-    def spell_word(self, word: str) -> list[list[int]]:
-        """Return the tokens of a word; without the blank before it where that is one of its own."""
-        ids = self.encode_text(word)
-        return [ids[1:] if len(ids) > 1 and self._processor.id_to_piece(ids[0]) == "▁" else ids]
+    def _encode_within(self, text: str) -> list[int]:
+        """Tokenize text without the blank that is put before a whole one."""
+        before = self.encode_text("\n")  # a byte, which joins nothing behind it
+        # An added token may take the newline away, and begins no text.
+        return self.encode_text(f"\n{text}")[len(before) :] or self.encode_text(text)
 
     def new_detokenizer(self, *, skip_special_tokens: bool = True) -> "SentencePieceDetokenizer":
         """Return a detokenizer for one answer; special tokens have no text, or their names."""

@@ -1,6 +1,7 @@
 """The chat templates of a folder, by name, from all the places where transformers puts them."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,14 @@ def read_given_template(given: str, names: Mapping[str, str]) -> tuple[str, str]
         return names[given], given
     if "{%" in given or "{{" in given:
         return given, "chat_template"
-    path = Path(given).expanduser()
-    if not path.is_file():
+    path = os.path.expanduser(given)  # neither this nor isfile() raises, whatever the text is
+    if not os.path.isfile(path):
         known = f"the checkpoint has {', '.join(sorted(names))}" if names else "it has none"
         raise ConfigError(
             f"chat_template {given!r:.80} is neither the name of a template ({known}) nor a "
             "template's text nor a file: correct it or leave it out."
         )
-    return _read_text(path, ConfigError), str(path)
+    return _read_text(Path(path), ConfigError), path
 
 
 def _read_text(path: Path, error: type[Exception]) -> str:
@@ -83,7 +84,7 @@ def _read_text(path: Path, error: type[Exception]) -> str:
 def _read_entry(entry: Any, path: Path) -> dict[str, str]:
     """A text; several by name as an object, or as a list of {"name": ..., "template": ...}."""
     named = entry
-    if entry is None:
+    if entry is None or entry == "":
         named = {}
     elif isinstance(entry, str):
         named = {DEFAULT_TEMPLATE: entry}

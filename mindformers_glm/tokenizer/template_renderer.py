@@ -61,7 +61,7 @@ class TemplateRenderer:
         except TemplateSyntaxError as problem:
             raise CheckpointError(
                 f"The chat template of {self._source} is broken at line {problem.lineno} "
-                f"({problem.message}): download the file again."
+                f"({problem.message}): correct it or download the file again."
             ) from None
         except Exception as problem:  # the template is a program of its own and may raise anything
             raise PromptError(

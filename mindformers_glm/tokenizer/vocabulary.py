@@ -152,13 +152,15 @@ class Vocabulary(ABC):
             PromptError: as `encode`.
         """
         word = word.lstrip() or word
-        plain, behind_blank = (
-            self.encode_segments(self.special_tokens.split(text)) for text in (word, f" {word}")
-        )
+        plain, behind_blank = map(self._encode_within, (word, f" {word}"))
         # Where the blank is a token of its own, the word behind it is found without it.
         if not plain:  # the tokenizer drops all of it: no answer can hold it
             return []
         return [plain] if behind_blank[-len(plain) :] == plain else [plain, behind_blank]
+
+    def _encode_within(self, text: str) -> list[int]:
+        """Tokenize what stands within a longer text."""
+        return self.encode_segments(self.special_tokens.split(text))
 
     def new_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """Return a detokenizer for one answer; special tokens have no text, or their names."""

@@ -88,7 +88,8 @@ def write_chat(
     conversation = read_messages(messages)
     turns = [turn for message in conversation for turn in message.turns]
     for message in conversation:
-        for key in message.meaningful_extras:
+        is_continued = options.continue_final_message and message is conversation[-1]
+        for key in message.meaningful_extras | (message.thoughts if is_continued else {}):
             raise PromptError(
                 f"The chat format {format_name} has no place for {key!r} of a message (role "
                 f"{message.given_role}): leave it out."

@@ -101,7 +101,8 @@ class MarkedConversation:
     def _mark_message(self, message: Message, number: int, *, is_whole: bool) -> Message:
         place = f"message {number} (role {message.given_role})"
         extras = dict(message.extras)
-        for key, value in message.meaningful_extras.items():
+        wanted = message.meaningful_extras | (message.thoughts if is_whole else {})
+        for key, value in wanted.items():
             if isinstance(value, str):
                 extras[key] = self._new_mark(f"{key!r} of {place}")
         marked = replace(

@@ -98,6 +98,11 @@ class Message:
         return {key: value for key, value in self.extras.items() if key not in optional}
 
     @property
+    def thoughts(self) -> dict[str, Any]:
+        """The extras that may be lost, but not where the answer goes on with this message."""
+        return {key: value for key, value in self.extras.items() if key in _REASONING_KEYS}
+
+    @property
     def turns(self) -> list[Turn]:
         """A turn for its text, if it has any, and one for each call."""
         calls = [Turn(self.role, call=call) for call in self.calls]

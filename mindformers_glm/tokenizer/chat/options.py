@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from mindformers_glm.core.errors import ConfigError
@@ -67,13 +68,15 @@ class ChatOptions:
     @classmethod
     def given(
         cls,
-        chat_template: str | None,
+        chat_template: str | Path | None,
         chat_template_kwargs: Mapping[str, Any] | None,
         add_generation_prompt: bool | None,
         continue_final_message: bool | None,
     ) -> "ChatOptions":
         """Take them as arguments are given."""
         kwargs = {} if chat_template_kwargs is None else chat_template_kwargs
+        if isinstance(chat_template, Path):
+            chat_template = str(chat_template)
         return cls(chat_template, kwargs, add_generation_prompt, continue_final_message)
 
     @property

@@ -36,6 +36,7 @@ def test_llm_names_the_right_argument(arguments: dict[str, Any], message: str) -
         ({"stop_strings": ["a"]}, "it is called stop here"),
         ({"max_completion_tokens": 2}, "it is called max_tokens here"),
         ({"use_beam_search": True}, "this version does not offer it"),
+        ({"allowed_token_ids": [1]}, "this version does not offer it"),
         ({"zzz": 1}, "it takes do_sample, temperature, "),
     ],
 )

@@ -51,7 +51,9 @@ from mindformers_glm.engine.sampling_params import SamplingParams
         ({"logit_bias": 5}, "logit_bias must be a list, got 5"),
         ({"bad_words": [""]}, "bad_words must hold non-empty texts, got ''"),
         ({"bad_words": [5]}, "bad_words must hold non-empty texts, got 5"),
-        ({"max_tokens": 0}, "max_new_tokens must be a whole number of at least 1, got 0"),
+        ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1, got 0"),
+        ({"max_tokens": -1}, "max_tokens must be a whole number of at least 1, got -1"),
+        ({"min_tokens": -1}, "min_tokens must be a whole number of at least 0, got -1"),
         ({"max_tokens": "5"}, "max_tokens must be a whole number"),
         ({"max_tokens": 5, "max_new_tokens": 4}, "max_tokens=5 and max_new_tokens=4 are the same"),
         ({"min_tokens": 5, "max_tokens": 4}, "min_new_tokens=5 is more than max_new_tokens=4"),
@@ -85,6 +87,7 @@ def test_bias_is_cut_to_a_hundred_and_ids_may_be_texts() -> None:
     params = SamplingParams(logit_bias={"5": 1000, 6: -1e9, "7": float("inf"), 8: 1})
     assert params.logit_bias == ((5, 100.0), (6, -100.0), (7, 100.0), (8, 1.0))
     assert replace(params, seed=1).logit_bias == params.logit_bias
+    assert SamplingParams(logit_bias={np.int64(5): np.float32(1)}).logit_bias == ((5, 1.0),)
 
 
 def test_token_ids_may_be_numbers_of_numpy() -> None:

@@ -94,6 +94,15 @@ def test_templates_without_a_default_must_be_named(write_folder: Writer) -> None
     assert _written(folder, TOOLS) == "Tfx"
 
 
+def test_an_empty_text_is_no_template(write_folder: Writer) -> None:
+    folder = write_folder(chat_template=None)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": ""}))
+    with pytest.raises(ConfigError, match="has no chat template"):
+        _written(folder)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": _TEXT}))
+    assert _written(folder) == "x"
+
+
 @pytest.mark.parametrize("wrong", [5, ["x"], {"default": 1}, [{"name": "default"}], [{}]])
 def test_a_template_that_is_no_text_is_one_sentence(write_folder: Writer, wrong: Any) -> None:
     folder = write_folder(chat_template=None)
@@ -125,8 +134,10 @@ def test_a_template_may_be_given_as_a_text_or_a_file(write_folder: Writer, tmp_p
     given.write_bytes(b"\xff{{")
     with pytest.raises(ConfigError, match="Cannot read"):
         _written(folder, chat_template=str(given))
-    with pytest.raises(ConfigError, match="it has none"):
-        _written(folder, chat_template="missing.jinja")
+    for wrong in ("missing.jinja", "no template " * 500, "~nobody-here/a.jinja", "a\0b"):
+        with pytest.raises(ConfigError, match="it has none"):
+            _written(folder, chat_template=wrong)
+    assert ChatOptions.given(given, None, None, None).chat_template == str(given)
 
 
 def test_variables_of_the_template_are_given_to_it(write_folder: Writer) -> None:
@@ -229,6 +240,20 @@ def test_what_is_no_answer_cannot_be_continued() -> None:
     cut = PLAIN.replace("m.content", "m.content.split('</think>')[-1]")
     with pytest.raises(PromptError, match="no place for the text of message 2"):
         write(cut, [*USER, {"role": "assistant", "content": "a</think>b"}], None, options)
+
+
+def test_thoughts_of_a_continued_message_are_not_left_out() -> None:
+    options = ChatOptions(continue_final_message=True)
+    thinking = [*USER, {"role": "assistant", "content": "", "reasoning_content": "half a thou"}]
+    writes_thoughts = PLAIN.replace("{{ m.content", "{{ m.reasoning_content }}{{ m.content")
+    assert write(writes_thoughts, thinking, None, options).endswith("\nhalf a thou")
+    with pytest.raises(PromptError, match="no place for 'reasoning_content' of message 2"):
+        write(PLAIN, thinking, None, options)
+    for name in CHAT_FORMATS:
+        with pytest.raises(PromptError, match="no place for 'reasoning_content'"):
+            write_chat(name, thinking, None, options)
+    earlier = [*thinking[:1], {**thinking[1], "content": "y"}, *USER]
+    assert "thou" not in write(PLAIN, earlier)
 
 
 def _text(segments: list[Any]) -> str:

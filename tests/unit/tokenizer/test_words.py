@@ -50,11 +50,16 @@ def test_a_word_of_ranks_is_spelled_without_the_prefix(write_ranks: Writer) -> N
     assert len(ranks.spell_word("world")[0]) < len(ranks.encode("world"))
 
 
-def test_sentencepiece_spells_a_word_as_within_a_text(write_pieces: Writer) -> None:
+@pytest.mark.parametrize("word", ["北京", "a", "world", " world", "👍"])
+def test_sentencepiece_spells_a_word_as_it_stands_in_a_text(
+    write_pieces: Writer, word: str
+) -> None:
     pieces = load_tokenizer(write_pieces())
-    inside = pieces.encode("好北京")
-    (spelling,) = pieces.spell_word("北京")
-    assert inside[-len(spelling) :] == spelling
+    spellings = pieces.spell_word(word)
+    word = word.strip() or word
+    for before in ("", "\n", "\n ", "好\n"):  # at the beginning, in a line, behind a blank
+        written = pieces.encode(before + word)
+        assert any(written[-len(ids) :] == ids for ids in spellings), before
     assert pieces.decode_token(pieces.num_token_ids - 1) == "<|observation|>"
 
 
