@@ -5,6 +5,10 @@ Upstream has no plugin discovery, so importing `mindformers_glm` is the hook. Re
 whichever order they are imported.
 """
 
+# The launcher tells older Pythons what is wrong and has to be imported for that.
+from __future__ import annotations
+
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -12,6 +16,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 
 def register_on_import() -> None:
@@ -30,7 +35,8 @@ def register() -> None:
     and with legacy=True, because look-ups before a context with `use_legacy False` exists take the
     unprefixed names.
     """
-    from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from mindformers.models import PreTrainedTokenizerFast
     from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 
     from mindformers_glm.config.glm_config import DIALECTS
@@ -49,8 +55,40 @@ def register() -> None:
                     cls, module_type=module_type, legacy=legacy, search_names=names
                 )
         AutoConfig.register(config.model_type, config, exist_ok=True)
+        # Without an entry, pipeline(model=DIR, tokenizer=DIR) takes the name for the tokenizer.
+        AutoTokenizer.register(config, fast_tokenizer_class=PreTrainedTokenizerFast, exist_ok=True)
         for auto_class in (AutoModel, AutoModelForCausalLM):
             auto_class.register(config, networks[0], exist_ok=True)
+    for auto_class in (AutoConfig, AutoModel, AutoModelForCausalLM):
+        _let_errors_through(auto_class)
+
+
+def _let_errors_through(auto_class: Any) -> None:
+    """Have `from_pretrained` raise this project's errors as they are.
+
+    Upstream raises "Error occurred when executing function ... not available now" from them
+    (mindformers 1.7.0, tools/generic.py, experimental_mode_func_checker).
+    """
+    from mindformers_glm.core.errors import GlmError
+
+    original = auto_class.from_pretrained.__func__
+    if getattr(original, "lets_errors_through", False):  # registered before
+        return
+
+    @functools.wraps(original)
+    def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(cls, *args, **kwargs)
+        except RuntimeError as problem:
+            cause: BaseException | None = problem
+            while cause is not None and not isinstance(cause, GlmError):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            raise cause from None
+
+    vars(from_pretrained)["lets_errors_through"] = True
+    auto_class.from_pretrained = classmethod(from_pretrained)
 
 
 class _MindformersFinder(importlib.abc.MetaPathFinder):

@@ -32,6 +32,9 @@ elif ! is_supported "$VENV/bin/python"; then
     echo "error: $VENV is there but holds no Python 3.10 or 3.11: remove it, or choose another" \
         "place with VENV=DIR bash $0" >&2
     exit 1
+else
+    echo "Using the virtual environment in $VENV"
 fi
-echo "Installing mindformers_glm${EXTRAS:-} and what it needs into $VENV (minutes on first run)"
+echo "Installing mindformers_glm${EXTRAS:-} into $VENV: downloads what it needs (once; 3.3 GB" \
+    "installed) and compiles the CPU kernels, which takes minutes on the first run"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${EXTRAS:-}"

@@ -7,36 +7,38 @@ of the configuration and the tokenizer; it is given as --pretrained_model_dir to
 or without --auto_trans_ckpt. Ranks can also cut DIR while they load it (--auto_trans_ckpt True).
 """
 
-import argparse
 import os
 import signal
 import sys
 from pathlib import Path
 
+from mindformers_glm.config.model_names import locate_folder
+from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.system.log import note
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.share_writer import write_shares
 
 
 def main() -> int:
-    """Return the exit code: 1 after an error of the user, 130 if interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Return the exit code: 1 after an error of the user, 2 of the line, 130 if interrupted."""
+    parser = SentenceParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face folder")
     parser.add_argument("--tp_size", type=int, required=True, help="number of ranks")
     parser.add_argument("--output", type=Path, help="new folder (default: DIR-tpN beside DIR)")
-    arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so nothing is left
     try:
-        source = _as_absolute(arguments.model_path)
+        arguments = parser.read(sys.argv[1:])
+        source = _as_absolute(Path(locate_folder(arguments.model_path)))
         output = _as_absolute(arguments.output or _default_output(source, arguments.tp_size))
         num_bytes = write_shares(source, output, arguments.tp_size)
     except GlmError as problem:
         print(f"error: {problem}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(problem, CommandLineError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    note(f"{output} ({num_bytes / 2**30:.1f} GB) is ready for {arguments.tp_size} ranks")
+    note(f"{output} ({format_bytes(num_bytes)}) is ready for {arguments.tp_size} ranks")
     return 0
 
 

@@ -37,7 +37,7 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
 echo "Compiling the kernels with $compiler"
-flags=(-std=c++17 -O3 -fopenmp -fno-math-errno -Wall -Werror -DGLM_SOURCE_HASH='"aarch64"')
+flags=(-std=c++17 -O3 -fopenmp -fno-math-errno -ffp-contract=off -Wall -Werror -DGLM_SOURCE_HASH='"aarch64"')
 find mindformers_glm/backends/cpu/csrc -name '*.cc' -print0 |
     xargs -0 -P "$(nproc)" -I{} sh -c '"$@" -c {} -o "$0/$(basename {} .cc).o"' \
         "$build" "$compiler" "${flags[@]}"

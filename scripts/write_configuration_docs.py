@@ -2,9 +2,9 @@
 
     python scripts/write_configuration_docs.py
 
-They follow from the table of settings, and from the signature and docstring of `LLM`. A table
-stands between `<!-- table: NAME -->` and `<!-- end of table -->`; the text around these is written
-by hand. tests/unit/test_docs.py fails while a table is outdated.
+They follow from the table of settings, and from the signatures and docstrings of `LLM` and
+`SamplingParams`. A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`; the
+text around these is written by hand. tests/unit/test_docs.py fails while a table is outdated.
 """
 
 import inspect
@@ -18,19 +18,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mindformers_glm import LLM  # noqa: E402  needs the line above
+from mindformers_glm import LLM, SamplingParams  # noqa: E402  needs the line above
 from mindformers_glm.config.setting import Setting  # noqa: E402
 from mindformers_glm.config.settings_table import SETTINGS  # noqa: E402
 
 DOCS = ROOT / "docs"
 _TABLE = re.compile(r"(<!-- table: (.+) -->\n)(?:.*\n)*?(<!-- end of table -->\n)")
-_ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+_OWNERS = (LLM, SamplingParams)
+_ARGUMENT = re.compile(r"^    ([\w, ]+?): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def tables_by_page() -> dict[str, dict[str, str]]:
     """Markdown of each table, by the name of its page and its own."""
     settings = {section: _settings_table(rows) for section, rows in SETTINGS.sections.items()}
-    return {"configuration.md": settings, "python_api.md": {"arguments of LLM": _llm_arguments()}}
+    arguments = {f"arguments of {owner.__name__}": _arguments(owner) for owner in _OWNERS}
+    return {"configuration.md": settings, "python_api.md": arguments}
 
 
 def write_tables(text: str, tables: Mapping[str, str]) -> str:
@@ -48,17 +50,26 @@ def write_tables(text: str, tables: Mapping[str, str]) -> str:
     return _TABLE.sub(lambda match: match[1] + tables[match[2]] + match[3], text)
 
 
-def _llm_arguments() -> str:
-    """The signature, and what the docstring says of each argument."""
-    told = dict(_ARGUMENT.findall((inspect.getdoc(LLM) or "").partition("Args:\n")[2]))
-    first, *others = inspect.signature(LLM).parameters.values()
-    defaults = {arg.name: repr(arg.default).replace("'", '"') for arg in others}
-    call = ", ".join([first.name, "*", *(f"{name}={value}" for name, value in defaults.items())])
+def _arguments(owner: type) -> str:
+    """The signature, and what the docstring says of each argument that has a default."""
+    told = dict(_ARGUMENT.findall((inspect.getdoc(owner) or "").partition("Args:\n")[2]))
+    arguments = inspect.signature(owner).parameters.values()
+    required = [arg.name for arg in arguments if arg.default is arg.empty]
+    defaults = {
+        arg.name: repr(arg.default).replace("'", '"')
+        for arg in arguments
+        if arg.name not in required
+    }
+    given = [f"{name}={value}" for name, value in defaults.items()]
+    call = ", ".join([*required, "*", *given] if required else given)
     signature = textwrap.fill(
-        f"LLM({call})", 100, initial_indent=" " * 4, subsequent_indent=" " * 8
+        f"{owner.__name__}({call})", 100, initial_indent=" " * 4, subsequent_indent=" " * 8
     )
+    # Names that share a line of the docstring mean the same.
+    meanings = {name: text for names, text in told.items() for name in names.split(", ")}
     lines = [
-        f"| `{name}` | `{value}` | {_one_line(told[name])} |" for name, value in defaults.items()
+        f"| `{name}` | `{value}` | {_one_line(meanings[name])} |"
+        for name, value in defaults.items()
     ]
     return "\n".join(
         [signature, "", "| argument | default | meaning |", "|---|---|---|", *lines, ""]

@@ -20,13 +20,15 @@ __all__ = [
     "MemoryNeed",
     "ModelBatch",
     "ModelRunner",
+    "default_target",
+    "find_backend",
     "select_backend",
 ]
 
 BACKENDS: dict[str, Backend] = {"CPU": CpuBackend()}
 # What device_target may say and this version cannot do.
 _MISSING = {
-    "Ascend": "device_target Ascend is not implemented in this version: use --device_target CPU."
+    "Ascend": "device_target Ascend is not implemented in this version: set device_target to CPU."
 }
 
 
@@ -42,8 +44,22 @@ def select_backend(
         UnsupportedError: no such backend, or it cannot be used here.
     """
     if device_target is None:
-        device_target = "Ascend" if (has_ascend or _has_ascend)() else "CPU"
+        device_target = default_target(has_ascend)
         note(f"device_target is not set: running on {device_target}")
+    return find_backend(device_target)
+
+
+def default_target(has_ascend: Callable[[], bool] | None = None) -> str:
+    """What a run takes where device_target is not set."""
+    return "Ascend" if (has_ascend or _has_ascend)() else "CPU"
+
+
+def find_backend(device_target: str) -> Backend:
+    """Return the backend of this name.
+
+    Raises:
+        UnsupportedError: there is none, or it cannot be used here.
+    """
     if device_target in _MISSING:
         raise UnsupportedError(_MISSING[device_target])
     if device_target not in BACKENDS:

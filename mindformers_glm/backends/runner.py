@@ -36,6 +36,12 @@ class ModelBatch:
     block_tables: list[list[int]]
     sample_rows: np.ndarray
 
+    @classmethod
+    def of_no_rows(cls) -> "ModelBatch":
+        """A step that does nothing, but what a runner does before the first one."""
+        none = np.empty(0, np.int32)
+        return cls(none, none, none, np.zeros(1, np.int32), none, [], none)
+
 
 class ModelRunner(Protocol):
     """A loaded network with its paged KV cache.
@@ -49,6 +55,7 @@ class ModelRunner(Protocol):
         read_weight_bytes: what was read from the checkpoint for them; 0 where a cache had them.
         workspace_bytes: memory of activations and graphs at the largest step.
         kv_block_bytes: memory of one KV-cache block in all layers, keys and values.
+        compile_s: time of `execute` that went into compiling graphs, so far.
     """
 
     network: Any
@@ -58,6 +65,7 @@ class ModelRunner(Protocol):
     read_weight_bytes: int
     workspace_bytes: int
     kv_block_bytes: int
+    compile_s: float
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Take other weights of the same network; all names and shapes are checked first."""
@@ -71,7 +79,7 @@ class ModelRunner(Protocol):
         """Run one step: write K and V of every row, return the logits of `sample_rows`.
 
         Args:
-            batch: at most max_num_batched_tokens rows; up to all of them are sample rows.
+            batch: at most max_num_batched_tokens rows, or none; up to all of them are sample rows.
         Returns:
             float32 [len(sample_rows), vocab_size], the caller's own; [0, vocab_size] when no row is
             sampled.

@@ -14,16 +14,17 @@ from mindformers_glm.config.setting import Setting
 from mindformers_glm.config.settings_reader import (
     COMMAND_LINE,
     Given,
+    check_agreement,
     refuse_if_block,
     refuse_if_listed,
     setting_from_text,
     unknown_name,
 )
 from mindformers_glm.config.settings_table import SETTINGS
-from mindformers_glm.config.value_types import BOOLEAN, INTEGER, NUMBER, ON_OFF_AUTO
+from mindformers_glm.config.value_types import BOOLEAN, CACHE_MODE, INTEGER, NUMBER
 from mindformers_glm.core.errors import ConfigError
 
-_METAVARS = {BOOLEAN: "True|False", INTEGER: "N", NUMBER: "X", ON_OFF_AUTO: "on|off|auto"}
+_METAVARS = {BOOLEAN: "True|False", INTEGER: "N", NUMBER: "X", CACHE_MODE: "on|off|auto|verify"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options", nargs="+", action="extend", metavar="KEY=VALUE", help="several settings"
     )
-    parser.set_defaults(given=None, reject=_reject)
+    parser.set_defaults(given=(), reject=_reject)
     for setting in SETTINGS:
         _add_option(parser, setting)
 
@@ -46,7 +47,8 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Given]:
     """The settings that were given; they win over the YAML file `arguments.config`.
 
     Raises:
-        CommandLineError: --options holds what is no pair.
+        CommandLineError: --options holds what is no pair, a value cannot be read, or two names of
+            one setting disagree.
         ConfigError: a value that its setting does not take, or an option of training.
     """
     settings: dict[str, Given] = {}
@@ -57,17 +59,22 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Given]:
             raise CommandLineError(f"--options takes KEY=VALUE pairs, got {assignment!r}.")
         _enter(settings, name, [text])
     singles: dict[str, Given] = {}
-    for name, texts in (arguments.given or {}).values():
+    for name, texts in arguments.given:
         _enter(singles, name, texts)
     return settings | singles
 
 
 def _enter(settings: dict[str, Given], name: str, texts: list[str]) -> None:
-    """Add a setting; of one given twice the last value stays, of texts all."""
+    """Add a setting; of one given twice by one name the last value stays, of texts all."""
     setting, given = setting_from_text(name, texts)
     before = settings.get(setting.path)
     if before is not None and setting.type.takes_many:
         given = replace(given, value=before.value + given.value)
+    elif before is not None and before.name != given.name:
+        try:
+            check_agreement(before, given)
+        except ConfigError as problem:
+            raise CommandLineError(str(problem)) from None
     settings[setting.path] = given
 
 
@@ -77,7 +84,7 @@ def _reject(words: Sequence[str]) -> NoReturn:
         raise CommandLineError(
             f"{words[0]!r} on the command line belongs to no option: a setting is --name value."
         )
-    name = words[0][2:].partition("=")[0]
+    name = words[0][2:].partition("=")[0].replace("-", "_")
     refuse_if_listed(name, COMMAND_LINE)
     try:
         refuse_if_block(name, COMMAND_LINE)
@@ -87,10 +94,7 @@ def _reject(words: Sequence[str]) -> NoReturn:
 
 
 class _StoreGiven(argparse.Action):
-    """Collects {setting path: (name as typed, texts)}.
-
-    A repeated setting keeps its last value, but where it takes many, such as prompts, all of them.
-    """
+    """Collects (name as typed, texts) in the order of the command line."""
 
     def __call__(
         self,
@@ -100,13 +104,8 @@ class _StoreGiven(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         assert option_string is not None
-        given = dict(namespace.given or {})
-        if isinstance(values, list):
-            texts = [*given.get(self.dest, ("", []))[1], *values]
-        else:
-            texts = [values]
-        given[self.dest] = (option_string.removeprefix("--"), texts)
-        namespace.given = given
+        texts = values if isinstance(values, list) else [values]
+        namespace.given = (*namespace.given, (option_string.removeprefix("--"), texts))
 
 
 def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:

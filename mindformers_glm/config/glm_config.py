@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mindformers_glm.config.adapter import refuse_adapter_alone
 from mindformers_glm.config.chatglm_keys import (
     CHATGLM_KEY_NAMES,
     read_chatglm_keys,
@@ -87,12 +88,16 @@ _RELATIVE_CLASSES = {
 }
 _MAX_SIZE = 2**31 - 1  # the kernels index with int32
 
-_QUANTIZED = (
+QUANTIZED_HINT = (
     "quantized checkpoints are not supported by this version: use the float checkpoint, which the "
     "setting quantization can quantize while it is loaded"
 )
 # Keys of every dialect that this version cannot honour; null, false and empty are fine.
-_REFUSED_KEYS = {"quantization_config": _QUANTIZED, "quantize": _QUANTIZED}
+_REFUSED_KEYS = dict.fromkeys(
+    # msModelSlim writes quantize, MLX quantization, compressed-tensors once compression_config.
+    ("quantization_config", "quantize", "quantization", "compression_config"),
+    QUANTIZED_HINT,
+)
 # Every layer's tensors are listed by name; the largest GLM has 92 layers.
 _MOST_LAYERS = 1000
 
@@ -202,6 +207,7 @@ class GlmConfig:
         """
         path = require_folder(folder, ConfigError) / "config.json"
         if not path.exists():
+            refuse_adapter_alone(path.parent)
             raise ConfigError(
                 f"{path.parent} has no config.json: give a Hugging Face folder as downloaded."
             )

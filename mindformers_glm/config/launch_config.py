@@ -4,7 +4,6 @@ Options have msrun's names (mindspore 2.7.1), defaults those of MindSpore Transf
 scripts/msrun_launcher.sh, which both scripts pass on by position.
 """
 
-import argparse
 import os
 import shlex
 import shutil
@@ -14,17 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mindformers_glm.config.sentence_parser import CommandLineError
+from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.system.processors import count_physical_cores
 
 AUTO_PORTS = range(50_000, 65_536)
+DEFAULT_PORT = 8118
 _ROOT = Path(__file__).resolve().parents[2]
 _DEFAULTS = {
     "worker_num": "8",
     "local_worker_num": "",  # as many as worker_num
     "master_addr": "127.0.0.1",
-    "master_port": "",  # the environment's MASTER_PORT, else 8118
+    "master_port": "",  # the environment's MASTER_PORT, else DEFAULT_PORT
     "node_rank": "0",
     "log_dir": "output/msrun_log",
     "join": "True",
@@ -39,6 +39,7 @@ class LaunchConfig:
     command: program and arguments, the same for every process.
     num_workers, num_local_workers: processes of the whole job, and on this host.
     master_port: None takes a free one.
+    is_port_chosen: somebody named it; the default gives way to a free one where it is taken.
     log_dir: relative to the working directory, as the user typed it.
     is_joined: wait for the processes and return their exit code.
     cluster_timeout_s: how long processes wait for each other at the start; -1: without end.
@@ -50,6 +51,7 @@ class LaunchConfig:
     num_local_workers: int
     master_addr: str
     master_port: int | None
+    is_port_chosen: bool
     node_rank: int
     log_dir: Path
     is_joined: bool
@@ -90,13 +92,15 @@ def load_launch_config(
     _check_hosts(num_workers, num_local_workers, _whole_number(given, "node_rank", least=0))
     if not given["log_dir"]:
         raise CommandLineError("LOG_DIR is empty: give the name of a folder.")
+    port = given["master_port"] or environ.get("MASTER_PORT")
     suffix = f"_{environ['MF_LOG_SUFFIX']}" if environ.get("MF_LOG_SUFFIX") else ""
     config = LaunchConfig(
         command=_read_command(given["command"]),
         num_workers=num_workers,
         num_local_workers=num_local_workers,
         master_addr=given["master_addr"],
-        master_port=_port(given["master_port"] or environ.get("MASTER_PORT") or "8118"),
+        master_port=_port(port or str(DEFAULT_PORT)),
+        is_port_chosen=bool(port),
         node_rank=_whole_number(given, "node_rank", least=0),
         log_dir=Path(os.path.expanduser(given["log_dir"] + suffix)),
         is_joined=_boolean(given, "join"),
@@ -111,9 +115,7 @@ def load_launch_config(
     return config
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of printing its usage and exiting."""
-
+class _Parser(SentenceParser):
     def error(self, message: str) -> NoReturn:
         raise CommandLineError(f"The launcher's command line is wrong: {message}.")
 

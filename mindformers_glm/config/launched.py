@@ -9,8 +9,7 @@ from mindformers_glm.core.errors import ConfigError, first_words
 
 # msrun runs the program in its scheduler process too, as far as it connects to the others.
 _ROLES = ("MS_WORKER", "MS_SCHED")
-_LAUNCH = 'bash scripts/msrun_launcher.sh "run_mindformer.py ..." {}'
-_ALONE = "run one process with --use_parallel False --parallel_config.model_parallel 1"
+_LAUNCH = 'bash scripts/msrun_launcher.sh "{} ..." {}'
 
 
 def check_parallel(use_parallel: bool, model_parallel: int, environ: Mapping[str, str]) -> int:
@@ -25,17 +24,22 @@ def check_parallel(use_parallel: bool, model_parallel: int, environ: Mapping[str
             f"The launcher started {ranks} processes, but parallel_config.model_parallel is "
             f"{model_parallel}: they must be equal."
         )
-    rank = find_rank(model_parallel, environ)
+    if ranks is None and (use_parallel or model_parallel > 1):
+        asked = (
+            f"parallel_config.model_parallel {model_parallel}"
+            if model_parallel > 1
+            else "use_parallel True"
+        )
+        launch = _LAUNCH.format("run_mindformer.py", max(model_parallel, 2))
+        raise ConfigError(
+            f"{asked} needs processes that a launcher starts: {launch}, or run one process with "
+            "--use_parallel False --parallel_config.model_parallel 1."
+        )
     if model_parallel > 1 and not use_parallel:
         raise ConfigError(
             f"parallel_config.model_parallel {model_parallel} needs --use_parallel True."
         )
-    if use_parallel and ranks is None:
-        raise ConfigError(
-            f"use_parallel True needs processes that a launcher starts: {_LAUNCH.format(2)}, or "
-            f"{_ALONE}."
-        )
-    return rank
+    return find_rank(model_parallel, environ)
 
 
 def find_rank(model_parallel: object, environ: Mapping[str, str]) -> int:
@@ -54,7 +58,8 @@ def find_rank(model_parallel: object, environ: Mapping[str, str]) -> int:
     if ranks is None:
         raise ConfigError(
             f"model_parallel {model_parallel} needs {model_parallel} processes, and this one was "
-            f"started without a launcher: {_LAUNCH.format(model_parallel)}, or {_ALONE}."
+            f"started without a launcher: {_LAUNCH.format('SCRIPT.py', model_parallel)}, or leave "
+            "model_parallel out."
         )
     if ranks != model_parallel:
         raise ConfigError(

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.quantization_scheme import QuantizationScheme
 from mindformers_glm.core.sharding import (
     FFN,
     HIDDEN,
     KEY_VALUE,
+    LARGEST_GROUP,
     QUERY,
     VOCAB,
     BlockCut,
     TensorParallel,
+    widen,
 )
 
 
@@ -22,6 +25,8 @@ from mindformers_glm.core.sharding import (
 class PartitionSizes:
     """The sizes that differ on one rank from the whole network's.
 
+    vocab_size_per_partition: the same on every rank; where the vocabulary ends before, the rest is
+        padding.
     vocab_begin: the first token id of this rank's rows of the embedding and the output layer.
     """
 
@@ -40,9 +45,10 @@ class PartitionSizes:
 
 
 def check_split(config: GlmConfig, size: int) -> None:
-    """Refuse to split a network into parts that are not equal.
+    """Refuse to split a network where the parts could not have whole attention heads, as many each.
 
-    Key-value heads may also be fewer than the parts: each is then held by several ranks.
+    Key-value heads may also be fewer than the parts: each is then held by several ranks. Inner
+    columns and vocabulary need not be divided evenly.
 
     Raises:
         ConfigError: names what cannot be divided, and the sizes that work.
@@ -63,16 +69,17 @@ def can_split(config: GlmConfig, size: int) -> bool:
 
 
 def _find_problems(config: GlmConfig, size: int) -> list[str]:
-    undivided = [
-        f"{config.in_file_keys(name)}={getattr(config, name)}"
-        for name in ("num_attention_heads", "intermediate_size", "vocab_size")
-        if getattr(config, name) % size
-    ]
-    problems = [f"it must divide {' and '.join(undivided)}"] if undivided else []
+    problems = []
+    if config.num_attention_heads % size:
+        name = config.in_file_keys("num_attention_heads")
+        problems.append(f"it must divide {name}={config.num_attention_heads}")
     kv_heads = config.num_key_value_heads
     if kv_heads % size and size % kv_heads:
         name = config.in_file_keys("num_key_value_heads")
         problems.append(f"it must divide {name}={kv_heads} or be a multiple of it")
+    if config.intermediate_size < size:
+        name = config.in_file_keys("intermediate_size")
+        problems.append(f"it must not be more than {name}={config.intermediate_size}")
     return problems
 
 
@@ -90,7 +97,7 @@ def partition(config: GlmConfig, tensor_parallel: TensorParallel) -> PartitionSi
         query_size_per_partition=query,
         kv_size_per_partition=key_value,
         intermediate_size_per_partition=_taken(cuts[FFN]),
-        vocab_size_per_partition=_taken(cuts[VOCAB]),
+        vocab_size_per_partition=-(-config.vocab_size // tensor_parallel.size),
         vocab_begin=cuts[VOCAB].begin,
     )
 
@@ -112,24 +119,61 @@ def cut_blocks(config: GlmConfig, tensor_parallel: TensorParallel) -> dict[str, 
     head_dim, hidden = config.head_dim, config.hidden_size
     return {
         HIDDEN: BlockCut(hidden, 0, hidden),
-        VOCAB: _cut_evenly(config.vocab_size, size, rank),
-        FFN: _cut_evenly(config.intermediate_size, size, rank),
-        QUERY: _cut_evenly(config.num_attention_heads * head_dim, size, rank),
-        KEY_VALUE: _cut_evenly(config.num_key_value_heads * head_dim, kv_size, kv_rank),
+        VOCAB: _cut_rounded_up(config.vocab_size, size, rank),
+        FFN: _cut_ffn(config.intermediate_size, size, rank),
+        QUERY: _cut_rounded_up(config.num_attention_heads * head_dim, size, rank),
+        KEY_VALUE: _cut_rounded_up(config.num_key_value_heads * head_dim, kv_size, kv_rank),
     }
 
 
 def keep_blocks(config: GlmConfig, tensor_parallel: TensorParallel) -> dict[str, BlockCut]:
-    """The blocks of a checkpoint that holds one rank's share already: all of them is taken."""
+    """The blocks of a checkpoint that holds one rank's share already: all of them is taken.
+
+    Columns are stored up to the borders of the largest groups (`widen`); the rank's own are taken.
+    """
     return {
-        name: BlockCut(_taken(cut), 0, _taken(cut))
+        name: BlockCut(_taken(cut), 0, _taken(cut), columns=_keep_columns(cut))
         for name, cut in cut_blocks(config, tensor_parallel).items()
     }
 
 
-def _cut_evenly(length: int, size: int, rank: int) -> BlockCut:
-    part = length // size
-    return BlockCut(length, rank * part, (rank + 1) * part)
+def cut_columns(config: GlmConfig, block: str, size: int) -> list[range]:
+    """The columns of each rank where a block is the columns of a linear layer."""
+    cuts = [cut_blocks(config, TensorParallel(size, rank))[block] for rank in range(size)]
+    return [range(cut.begin, cut.end) for cut in cuts]
+
+
+def widen_for_groups(
+    columns: range, config: GlmConfig, block: str, scheme: QuantizationScheme | None
+) -> range:
+    """The columns that a rank's matrix has, of which `columns` are its own.
+
+    Quantized ones that share a scale stay together, those of other ranks as zeros: so groups begin
+    and end as in the whole matrix.
+    """
+    if scheme is None:
+        return columns
+    length = cut_blocks(config, TensorParallel())[block].length
+    return widen(columns, length, scheme.activation_group)
+
+
+def _keep_columns(cut: BlockCut) -> BlockCut:
+    stored = widen(range(cut.begin, cut.end), cut.length, LARGEST_GROUP)
+    return BlockCut(len(stored), cut.begin - stored.start, cut.end - stored.start)
+
+
+def _cut_ffn(length: int, size: int, rank: int) -> BlockCut:
+    """Whole groups of columns where there are enough, so that no two ranks share a scale."""
+    unit = LARGEST_GROUP if length >= LARGEST_GROUP * size else 1
+    num_units = -(-length // unit)
+    begin, end = (min(-(-num_units * part // size) * unit, length) for part in (rank, rank + 1))
+    return BlockCut(length, begin, end)
+
+
+def _cut_rounded_up(length: int, size: int, rank: int) -> BlockCut:
+    """Even parts, of which the last ones are shorter where the length cannot be divided."""
+    part = -(-length // size)
+    return BlockCut(length, min(rank * part, length), min((rank + 1) * part, length))
 
 
 def _taken(cut: BlockCut) -> int:

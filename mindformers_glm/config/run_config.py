@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from mindformers_glm.config.command_line import given_settings
 from mindformers_glm.config.launched import check_parallel
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import check_types_together
 from mindformers_glm.config.settings_reader import Given, read_yaml_settings, settings_from_tree
 from mindformers_glm.config.settings_table import SETTINGS
@@ -28,7 +29,6 @@ PREDICT_GLM4: dict[str, Any] = {
         "model_config": {
             "params_dtype": "bfloat16",
             "compute_dtype": "bfloat16",
-            "rotary_dtype": "bfloat16",
         }
     },
     "context": {"max_device_memory": "59GB"},
@@ -50,6 +50,7 @@ class RunConfig:
     predict_data: tuple[str, ...]
     is_batch_size_given: bool
     save_file: Path
+    stream: bool | Literal["auto"]
     output_dir: Path
     rank: int
     auto_trans_ckpt: bool
@@ -96,6 +97,17 @@ def load_run_config(
     return _run_config(values, rank, "predict_batch_size" in settings)
 
 
+def default_llm_arguments() -> dict[str, Any]:
+    """What `predict` gives `LLM` where nothing but a folder is said."""
+    given = settings_from_tree(PREDICT_GLM4, "in the default settings")
+    values = {row.path: row.default for row in SETTINGS}
+    return _llm_arguments(values | {path: one.value for path, one in given.items()})
+
+
+def _llm_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {row.name: values[row.path] for row in SETTINGS if row.use == "LLM"}
+
+
 def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | None = None) -> None:
     """Set what MindSpore reads from the environment while it is imported.
 
@@ -114,6 +126,10 @@ def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | N
         environ["MS_DEV_SAVE_GRAPHS_PATH"] = str(config.save_graphs_path)
 
 
+def _package_folder() -> Path:
+    return Path(str(files("mindformers_glm")))
+
+
 def _path(name: str) -> Path:
     return Path(os.path.expanduser(name))  # unlike Path's own, it leaves ~unknown as it is
 
@@ -122,16 +138,24 @@ def _find_config(name: str, script_folder: Path | None) -> Path:
     if not name:
         raise ConfigError("--config is empty: give the name of a YAML file, or leave it out.")
     path = _path(name)
-    candidates = [path]
-    if not path.is_absolute():
-        if script_folder is not None:
-            candidates.append(script_folder / path)
-        # Where `pip install .` puts configs/ (data_files in setup.py).
-        candidates.append(Path(sysconfig.get_path("data")) / "share" / "mindformers_glm" / path)
+    beside = [script_folder] if script_folder is not None else []
+    # A checkout, and where pip puts configs/ (data_files in setup.py) without and with --user.
+    beside.append(_package_folder().parent)
+    for scheme in (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")):
+        beside.append(Path(sysconfig.get_path("data", scheme)) / "share" / "mindformers_glm")
+    # An absolute name stays what it is behind any folder.
+    candidates = list(dict.fromkeys([path, *(folder / path for folder in beside)]))
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    looked = " or ".join(str(candidate) for candidate in candidates)
+    for candidate in candidates:
+        if candidate.is_dir():
+            files_in_it = sorted(
+                [*candidate.glob("[!.]*.yaml"), *candidate.glob("[!.]*/[!.]*.yaml")]
+            )
+            advice = f"such as {files_in_it[0]}" if files_in_it else "and it holds none"
+            raise ConfigError(f"--config {name} is a folder: give a YAML file, {advice}.")
+    looked = " or ".join(map(str, candidates[:3]))
     raise ConfigError(f"The config file {name} does not exist (looked for {looked}).")
 
 
@@ -151,7 +175,7 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
     folder, is_shipped = _checkpoint_folder(
         values["pretrained_model_dir"], values["load_checkpoint"]
     )
-    llm = {row.name: values[row.path] for row in SETTINGS if row.use == "LLM"}
+    llm = _llm_arguments(values)
     sampling = {row.name: values[row.path] for row in SETTINGS if row.use == "sampling"}
     for row in SETTINGS:
         if row.check is not None:
@@ -163,6 +187,7 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
         predict_data=values["predict_data"],
         is_batch_size_given=is_batch_size_given,
         save_file=_path(values["save_file"]),
+        stream=values["stream"],
         output_dir=_path(values["output_dir"]),
         rank=rank,
         auto_trans_ckpt=values["auto_trans_ckpt"],
@@ -176,7 +201,8 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
 
 def _checkpoint_folder(pretrained_model_dir: str, load_checkpoint: str) -> tuple[Path, bool]:
     """The one folder that holds config, tokenizer and weights; True if it is the shipped one."""
-    given = [_path(name) for name in (pretrained_model_dir, load_checkpoint) if name]
+    names = [name for name in (pretrained_model_dir, load_checkpoint) if name]
+    given = [_path(str(locate_folder(name))) for name in dict.fromkeys(names)]
     if len(given) == 2 and given[0].resolve() != given[1].resolve():
         raise ConfigError(
             f"load_checkpoint {given[1]} and pretrained_model_dir {given[0]} are two folders, but "
@@ -185,4 +211,4 @@ def _checkpoint_folder(pretrained_model_dir: str, load_checkpoint: str) -> tuple
         )
     if given:
         return given[0], False
-    return Path(str(files("mindformers_glm"))) / "assets" / "glm4-mini", True
+    return _package_folder() / "assets" / "glm4-mini", True

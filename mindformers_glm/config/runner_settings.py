@@ -100,7 +100,8 @@ class RunnerSettings:
     ) -> "RunnerSettings":
         """Settings with what is not given (or None) chosen from the checkpoint.
 
-        Weights keep the checkpoint's type, products take the weights', RoPE tables the products'.
+        Weights keep the checkpoint's type, products take the weights'. RoPE tables stay float32:
+        they cost no more, and short ones take a result further from Hugging Face's float32.
 
         Raises:
             ConfigError: there is no such setting, or its value is of the wrong type, out of its
@@ -119,7 +120,7 @@ class RunnerSettings:
         defaults: dict[str, Any] = {
             "params_dtype": params_dtype,
             "compute_dtype": compute_dtype,
-            "rotary_dtype": compute_dtype,
+            "rotary_dtype": "float32",
             "max_num_seqs": 32,
             "max_num_batched_tokens": 512,
             "max_model_len": min(max_position_embeddings, DEFAULT_MAX_MODEL_LEN),

@@ -1,8 +1,9 @@
 """Command lines whose errors are one sentence; knows no setting, so that --help answers at once."""
 
 import argparse
+import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mindformers_glm.core.errors import ConfigError
 
@@ -12,7 +13,7 @@ class CommandLineError(ConfigError):
 
 
 class SentenceParser(argparse.ArgumentParser):
-    """Raises instead of printing its usage and exiting.
+    """Raises instead of printing its usage and exiting; takes --save-file for --save_file.
 
     sentence: what to say where argparse's own words would not help; empty: those.
     """
@@ -30,6 +31,18 @@ class SentenceParser(argparse.ArgumentParser):
         if rest:
             vars(arguments).get("reject", self.reject)(rest)
         return arguments
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, and what it calls for a command's own parser too."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._with_underscores(word) for word in words], namespace)
+
+    def _with_underscores(self, word: str) -> str:
+        """The word as the option is called, if it is one: a prompt may look like one too."""
+        name, equals, value = word.partition("=")
+        known = f"--{name[2:].replace('-', '_')}"
+        is_option = word.startswith("--") and known in self._option_string_actions
+        return f"{known}{equals}{value}" if is_option else word
 
     def reject(self, words: Sequence[str]) -> NoReturn:
         """Refuse what no argument takes."""

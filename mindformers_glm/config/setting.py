@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mindformers_glm.config.value_types import ValueType
 
+_LEAST_LIKENESS = 0.75  # of a name that is suggested
 _UNSET_MEANS = "CPU"  # of device_target, as long as nothing else is implemented
 
 
@@ -97,25 +98,39 @@ class SettingsTable:
         return [name for name in self._by_name if name.startswith(f"{block}.")]
 
     def nearest_name(self, name: str, *, extra: Iterable[str] = ()) -> str:
-        """The setting, or one of `extra`, that `name` was probably meant to be; always one.
+        """The setting, block or one of `extra` that was probably meant by `name`; "": none is near.
 
         A key of a known block is looked for in that block, unless exactly this key stands
         elsewhere: context.top_k is top_k, max_device_memory context.max_device_memory.
         """
         block, _, key = name.rpartition(".")
-        known = [*self._by_name, *extra]
+        known = [*self._by_name, *self._blocks, *extra]
         if not any(other.rpartition(".")[2] == key for other in known) and self.is_block(block):
             known = self.block_keys(block)
-        return max(known, key=lambda other: _likeness(name, other))
+        arguments = {row.name: row.path for row in self._rows if row.use}
+        if name in arguments:  # what Python calls it
+            return arguments[name]
+        scored = [(self._likeness(name, other), other) for other in known]
+        (likeness, _), nearest = max(scored, key=lambda pair: pair[0])
+        return nearest if likeness >= _LEAST_LIKENESS else ""
+
+    def _likeness(self, name: str, known: str) -> tuple[float, float]:
+        """How alike two names are: their last parts or the whole, then the whole.
+
+        Equal blocks prove nothing: context.foo is like no setting of context.
+        """
+        key, known_key = name.rpartition(".")[2], known.rpartition(".")[2]
+        whole, last = _spelt_alike(name, known), _spelt_alike(key, known_key)
+        row = self.find(known)
+        if row is None or row.help:
+            # --temp is a shortened temperature, and --batch_size the end of predict_batch_size.
+            is_start = known_key.startswith(key) and len(key) >= 0.36 * len(known_key)
+            is_end = known_key.endswith(f"_{key}") and len(key) >= 0.4 * len(known_key)
+            last = max(last, 0.9 * (is_start or is_end))
+        elif "." not in name and last < 1:  # nobody looks for it by a part of its name
+            last = 0
+        return max(last, 0.0 if "." in name else whole), whole
 
 
-def _likeness(name: str, known: str) -> tuple[float, float]:
-    """How alike two names are: the more alike of their last parts and the whole, then the whole."""
-    key, known_key = name.rpartition(".")[2], known.rpartition(".")[2]
-    whole, last = (
-        difflib.SequenceMatcher(None, left.lower(), right.lower()).ratio()
-        for left, right in ((name, known), (key, known_key))
-    )
-    if len(key) > 2 and known_key.startswith(key):  # --temp is a shortened temperature
-        last = max(last, 0.9)
-    return max(whole, last), whole
+def _spelt_alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mindformers_glm.config.refused_settings import find_refusal
+from mindformers_glm.config.sentence_parser import CommandLineError
 from mindformers_glm.config.setting import Setting
 from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.core.errors import ConfigError
@@ -19,6 +20,9 @@ from mindformers_glm.core.errors import ConfigError
 # Sources are written as they end a phrase: "seed in run.yaml", "--seed on the command line".
 COMMAND_LINE = "on the command line"
 _LONGEST_SHOWN_VALUE = 80
+_MAX_FILE_BYTES = 2**17  # takes 2 s; upstream's files have 10 KB
+_MAX_NODES = 100_000  # with every alias written out
+_MAX_NUMBER_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,12 @@ def read_yaml_settings(path: Path) -> dict[str, Given]:
         ConfigError: the file cannot be read, is not YAML, or holds something that is no setting.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)
+        with path.open("rb") as file:  # may be a pipe: --config <(command)
+            content = file.read(_MAX_FILE_BYTES + 1)
+        if len(content) > _MAX_FILE_BYTES:
+            raise ConfigError(f"The config file {path} has more than {_MAX_FILE_BYTES} bytes.")
+        # As text: PyYAML would take bytes for UTF-16 too.
+        tree = yaml.load(content.decode("utf-8-sig"), _StrictLoader)
     except OSError as problem:
         raise ConfigError(f"Cannot read the config file {path}: {problem.strerror}.") from None
     except UnicodeDecodeError:
@@ -48,7 +57,7 @@ def read_yaml_settings(path: Path) -> dict[str, Given]:
         raise ConfigError(f"The config file {path} is nested too deeply.") from None
     if not isinstance(tree, dict):
         raise ConfigError(
-            f"The config file {path} must hold `key: value` lines, it holds {tree!r}."
+            f"The config file {path} must hold `key: value` lines, it holds {_shortened(tree)}."
         )
     return settings_from_tree(tree, f"in {path}")
 
@@ -75,16 +84,46 @@ class _StrictLoader(yaml.SafeLoader):
             first_lines[identity] = key.start_mark.line + 1
         return node
 
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_size(node, {})
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        is_number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
         try:
+            if is_number and len(node.value) > _MAX_NUMBER_CHARACTERS:
+                raise ValueError
             return super().construct_object(node, deep)
-        except ValueError:  # 2020-13-45, or a number with more digits than Python reads
+        # 2020-13-45; !!bool maybe; -_ has the form of a number.
+        except (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError):
             raise yaml.constructor.ConstructorError(
                 None,
                 None,
                 f"{_shortened(node.value)} is neither a number nor a date",
                 node.start_mark,
             ) from None
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """Count the nodes with every alias written out, as whoever shows or merges a value does.
+
+    Args:
+        sizes: of the nodes counted already, by identity; None: being counted, so this one is a part
+            of itself.
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = None
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in parts for part in pair]
+        sizes[id(node)] = 1 + sum(_check_size(part, sizes) for part in parts)
+    size = sizes[id(node)]
+    if size is None or size > _MAX_NODES:
+        problem = "a part of itself" if size is None else f"more than {_MAX_NODES} values"
+        raise yaml.composer.ComposerError(None, None, f"an alias is {problem}", node.start_mark)
+    return size
 
 
 def _told(problem: yaml.YAMLError) -> str:
@@ -110,8 +149,10 @@ def setting_from_text(name: str, texts: list[str]) -> tuple[Setting, Given]:
     """The setting that `--name texts...` on the command line gives.
 
     Raises:
+        CommandLineError: the value cannot be read.
         ConfigError: there is no such setting, or it does not take this value.
     """
+    name = name.replace("-", "_")
     refuse_if_listed(name, COMMAND_LINE)
     setting = SETTINGS.find(name, on_command_line=True)
     if setting is None:
@@ -143,9 +184,16 @@ def unknown_name(name: str, source: str) -> ConfigError:
             f"config {source} is no setting: give the YAML file as --config FILE on its own."
         )
     # What only the command line has, beside the settings.
-    extra = ("config", "options") if source == COMMAND_LINE else ()
+    extra = ("config", "options", "help", "version") if source == COMMAND_LINE else ()
     nearest = SETTINGS.nearest_name(name, extra=extra)
-    return ConfigError(f"Unknown setting {name} {source}: did you mean {nearest}?")
+    block = name.rpartition(".")[0]
+    if nearest:
+        advice = f"did you mean {nearest}?"
+    elif SETTINGS.is_block(block):
+        advice = f"{block} holds others, {_some_keys(block)}."
+    else:
+        advice = "mindformers-glm predict --help lists them."
+    return ConfigError(f"Unknown setting {name} {source}: {advice}")
 
 
 def _some_keys(block: str) -> str:
@@ -181,7 +229,8 @@ def _read_value(setting: Setting, raw: Any, name: str, source: str, *, from_text
         else:
             value = setting.type.from_text(raw)
     except ValueError:
-        raise ConfigError(
+        error = CommandLineError if from_text else ConfigError
+        raise error(
             f"{name} {source} must be {setting.type.description}, got {_shortened(raw)}."
         ) from None
     # `is` for bool against int: True == 1 in Python, and neither may pass for the other.
@@ -216,10 +265,15 @@ def _shown(value: Any) -> str:
 
 def _add(settings: dict[str, Given], setting: Setting, given: Given) -> None:
     """Enter a setting; two names of one setting in one file must agree."""
-    other = settings.get(setting.path)
-    if other is not None and other.value != given.value:
-        raise ConfigError(
-            f"{other.name} and {given.name} {given.source} mean the same setting but differ: "
-            f"{other.value} and {given.value}; keep one."
-        )
+    if setting.path in settings:
+        check_agreement(settings[setting.path], given)
     settings[setting.path] = given
+
+
+def check_agreement(one: Given, other: Given) -> None:
+    """Raise if two names of one setting, given in one place, have two values."""
+    if one.value != other.value:
+        raise ConfigError(
+            f"{one.name} and {other.name} {other.source} mean the same setting but differ: "
+            f"{one.value} and {other.value}; keep one."
+        )

@@ -17,12 +17,13 @@ from mindformers_glm.config.refused_settings import DENSE, NO_CKPT, NO_PROFILE, 
 from mindformers_glm.config.setting import Setting, SettingsTable
 from mindformers_glm.config.value_types import (
     BOOLEAN,
+    CACHE_MODE,
     DTYPE,
     ESCAPED_TEXTS,
     GRAPH_LEVEL,
     INTEGER,
+    JSON_OBJECT,
     NUMBER,
-    ON_OFF_AUTO,
     SIZE,
     TEXT,
     TEXT_OR_INTEGER,
@@ -58,7 +59,7 @@ _RUN = (
         "pretrained_model_dir",
         TEXT,
         "",
-        "Hugging Face folder: config.json, tokenizer and weights",
+        "Hugging Face folder (config.json, tokenizer, weights) or the name of a downloaded model",
         "command",
         unset="the small checkpoint shipped with this project",
     ),
@@ -67,7 +68,7 @@ _RUN = (
         "predict_data",
         TEXTS,
         (),
-        "one or more prompts, or a .txt file with one prompt a line",
+        "one or more prompts, a file of them (.txt, .jsonl, .json), or - for stdin",
         "command",
         aliases=("input_data",),
     ),
@@ -80,7 +81,20 @@ _RUN = (
         "max_num_seqs",
         minimum=1,
     ),
-    Setting("save_file", TEXT, "text_generation_result.txt", "where the answers go", "command"),
+    Setting(
+        "save_file",
+        TEXT,
+        "text_generation_result.txt",
+        "where the answers go as they are finished; .json and .jsonl say more of each",
+        "command",
+    ),
+    Setting(
+        "stream",
+        TRUE_FALSE_AUTO,
+        "auto",
+        "write answers to stderr as they are generated; auto: one answer, on a terminal",
+        "command",
+    ),
     Setting(
         "output_dir",
         TEXT,
@@ -96,7 +110,7 @@ _RUN = (
         "verbose",
         BOOLEAN,
         False,
-        "show MindSpore's own messages, details and tracebacks",
+        "show MindSpore's own messages, details, tracebacks, and what the last line is made of",
         "command",
     ),
 )
@@ -109,6 +123,12 @@ _GENERATION = (
     _sampling("top_p", NUMBER, 0, "sample from the likeliest tokens whose probabilities reach p"),
     _sampling(
         "repetition_penalty", NUMBER, 0, "above 1: tokens of prompt and answer become less likely"
+    ),
+    _sampling(
+        "presence_penalty", NUMBER, -2, "above 0: tokens of the answer become less likely; up to 2"
+    ),
+    _sampling(
+        "frequency_penalty", NUMBER, -2, "the same for each time that they occur in it; up to 2"
     ),
     _sampling("max_new_tokens", INTEGER, 1, "longest answer, in tokens; beats max_length"),
     _sampling("max_length", INTEGER, 1, "longest prompt and answer together, in tokens"),
@@ -128,7 +148,39 @@ _GENERATION = (
         "apply_chat_template",
         TRUE_FALSE_AUTO,
         "auto",
-        "whether a prompt becomes a user's message; auto: when the checkpoint has a template",
+        "whether a prompt becomes a user's message; auto: when the checkpoint has a template, or "
+        "is no base model and of a known chat format",
+        "LLM",
+    ),
+    Setting(
+        "chat_template",
+        TEXT,
+        None,
+        "what writes conversations: the name of one of the checkpoint's templates, a template's "
+        "text, or a file",
+        "LLM",
+        unset="the checkpoint's own",
+    ),
+    Setting(
+        "chat_template_kwargs",
+        JSON_OBJECT,
+        None,
+        "further variables of the chat template, e.g. '{\"enable_thinking\": false}'",
+        "LLM",
+    ),
+    Setting(
+        "add_generation_prompt",
+        BOOLEAN,
+        None,
+        "whether a conversation ends where an answer begins",
+        "LLM",
+        unset="unless continue_final_message",
+    ),
+    Setting(
+        "continue_final_message",
+        BOOLEAN,
+        False,
+        "whether the answer goes on with the last message",
         "LLM",
     ),
     _neutral(
@@ -156,9 +208,9 @@ _PRECISION = (
         "model.model_config.rotary_dtype",
         DTYPE,
         None,
-        "type of the rotary tables",
+        "type the rotary tables are rounded to",
         "LLM",
-        unset="compute_dtype",
+        unset="float32",
     ),
     _neutral("model.model_config.layernorm_compute_dtype", DTYPE, "float32", _FLOAT32_ONLY),
     _neutral("model.model_config.softmax_compute_dtype", DTYPE, "float32", _FLOAT32_ONLY),
@@ -207,10 +259,10 @@ _MEMORY = (
     ),
     Setting(
         "packed_cache",
-        ON_OFF_AUTO,
+        CACHE_MODE,
         "auto",
-        "keep the loaded weights in a file for the next start: on, off, or auto where that "
-        "saves much reading",
+        "keep the loaded weights in a file for the next start: on, off, auto where that saves much "
+        "reading, or verify to check every byte of the file besides",
         "LLM",
     ),
     Setting(

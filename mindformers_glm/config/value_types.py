@@ -4,6 +4,7 @@ YAML values are already typed and are taken literally: the text "4" is not a num
 command line knows text only, so there "4" is one.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -109,16 +110,29 @@ def _boolean_or(from_yaml: Callable[[Any], Any], from_text: Callable[[str], Any]
     return read_yaml, read_text
 
 
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ValueError(value)
+    return value
+
+
+def _object_from_text(text: str) -> dict[str, Any]:
+    try:
+        return _object(json.loads(text))
+    except RecursionError:
+        raise ValueError(text) from None
+
+
 def _auto(value: Any) -> str:
     if value != "auto":
         raise ValueError(value)
     return "auto"
 
 
-def _on_off_auto(value: Any) -> str:
+def _cache_mode(value: Any) -> str:
     if isinstance(value, bool):  # on and off are booleans in YAML
         return "on" if value else "off"
-    if value not in ("on", "off", "auto"):
+    if value not in ("on", "off", "auto", "verify"):
         raise ValueError(value)
     return value
 
@@ -141,13 +155,14 @@ ESCAPED_TEXTS = ValueType(
     _with_new_lines,
     takes_many=True,
 )
+JSON_OBJECT = ValueType('an object such as {"enable_thinking": false}', _object, _object_from_text)
 BOOLEAN = ValueType("True or False", _exactly(bool), _boolean_from_text)
 INTEGER = ValueType("a whole number", _exactly(int), int)
 NUMBER = ValueType("a number", _number_from_yaml, lambda text: _number_from_yaml(float(text)))
 DTYPE = ValueType("float32, bfloat16 or float16", _dtype, _dtype)
 SIZE = ValueType('a size such as "59GB"', parse_size, parse_size)
 TRUE_FALSE_AUTO = ValueType("True, False or auto", *_boolean_or(_auto, _auto))
-ON_OFF_AUTO = ValueType("on, off or auto", _on_off_auto, _on_off_auto)
+CACHE_MODE = ValueType("on, off, auto or verify", _cache_mode, _cache_mode)
 GRAPH_LEVEL = ValueType(
     "True, False or a level from 0 to 3",
     *_boolean_or(_graph_level, lambda text: _graph_level(int(text))),

@@ -5,6 +5,8 @@ raised is a defect of this project. A message says what was expected, what came,
 to do.
 """
 
+import re
+
 
 def first_words(problem: BaseException) -> str:
     """Return the first line of an error's message that says something.
@@ -16,8 +18,23 @@ def first_words(problem: BaseException) -> str:
     return [*plain, *lines, "no message"][0]
 
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_BEGINNING, _END = 1_200, 600  # characters of a message that are kept
+
+
 class GlmError(Exception):
-    """Base of every error that is the user's to mend."""
+    """Base of every error that is the user's to mend.
+
+    A message may quote a file, where a name can have megabytes, line ends and what moves a
+    terminal's cursor: the middle is left out then, and such characters are spelt.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _BEGINNING + _END:
+            num_left_out = len(message) - _BEGINNING - _END
+            middle = f"... ({num_left_out} characters) ..."
+            message = message[:_BEGINNING] + middle + message[-_END:]
+        super().__init__(_CONTROLS.sub(lambda match: ascii(match[0])[1:-1], message))
 
 
 class ConfigError(GlmError, ValueError):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.sharding import LARGEST_GROUP
 
 GROUP_SIZES = (32, 64, 128)
 _SCALE_BYTES = 4  # float32
@@ -24,6 +25,11 @@ class QuantizationScheme:
     weight_bits: int
     activation_bits: int
     group_size: int | None
+
+    @property
+    def activation_group(self) -> int:
+        """Columns of activations that share a scale."""
+        return LARGEST_GROUP if self.group_size is None else self.group_size
 
     def count_bytes(self, num_rows: int, num_columns: int) -> int:
         """Bytes of a weight matrix and its scales, up to the padding to full tiles."""

@@ -22,6 +22,8 @@ from mindformers_glm.core.errors import ConfigError
 # Blocks, named as config.json gives their lengths.
 HIDDEN, VOCAB, FFN = "hidden_size", "vocab_size", "intermediate_size"
 QUERY, KEY_VALUE = "num_attention_heads * head_dim", "num_key_value_heads * head_dim"
+# The most columns that share a scale, of weights or of activations.
+LARGEST_GROUP = 128
 
 Axis = tuple[str, ...]
 
@@ -43,11 +45,21 @@ class TensorParallel:
 
 @dataclass(frozen=True)
 class BlockCut:
-    """A block of an axis: how long it is where it is stored, and what of it is taken."""
+    """A block of an axis: how long it is where it is stored, and what of it is taken.
+
+    columns: the same of the block as columns, where that differs: a rank's own file has columns up
+        to the borders of their groups.
+    """
 
     length: int
     begin: int
     end: int
+    columns: "BlockCut | None" = None
+
+    @property
+    def as_columns(self) -> "BlockCut":
+        """The cut of the block where it is the columns of a tensor."""
+        return self.columns or self
 
 
 BlockCuts = Mapping[str, BlockCut]
@@ -74,6 +86,17 @@ def stored_length(axis: Axis, cuts: BlockCuts) -> int:
     return sum(cuts[block].length for block in axis)
 
 
+def stored_shape(axes: tuple[Axis, ...], cuts: BlockCuts) -> tuple[int, ...]:
+    """Shape of a tensor in the checkpoint; columns are one block."""
+    rows, *columns = axes
+    return (stored_length(rows, cuts), *(cuts[block].as_columns.length for (block,) in columns))
+
+
+def widen(columns: range, length: int, group: int) -> range:
+    """The columns up to the borders of groups of `group`, which begin at column 0 of `length`."""
+    return range(columns.start // group * group, min(-(-columns.stop // group) * group, length))
+
+
 def cut_tensor(axes: tuple[Axis, ...], cuts: BlockCuts) -> tuple[Piece, ...]:
     """The pieces of a tensor that are taken; stacked on axis 0 they are a rank's tensor.
 
@@ -83,7 +106,8 @@ def cut_tensor(axes: tuple[Axis, ...], cuts: BlockCuts) -> tuple[Piece, ...]:
     columns = None
     if len(axes) > 1:
         _, (block,) = axes
-        columns = range(cuts[block].begin, cuts[block].end)
+        cut = cuts[block].as_columns
+        columns = range(cut.begin, cut.end)
     pieces, start = [], 0
     for block in axes[0]:
         cut = cuts[block]

@@ -3,11 +3,26 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from mindformers_glm.tokenizer.replies import ParsedReply
+from mindformers_glm.engine.logprobs import TokenLogprobs
+from mindformers_glm.tokenizer.replies import ASSISTANT_TOKEN, ParsedReply
 
 T = TypeVar("T")
+
+
+class SpecialMark(NamedTuple):
+    """A special token within an answer.
+
+    Attributes:
+        place: where in the text it stands; may lie behind what there is of the text so far.
+        name: as the vocabulary writes it.
+        length: characters of the text that are its name; 0 where it is not shown.
+    """
+
+    place: int
+    name: str
+    length: int
 
 
 class ListView(Generic[T]):
@@ -32,18 +47,22 @@ class ListView(Generic[T]):
 class Answer:
     """An answer as it stood after one step; making it costs the same however long it is.
 
-    A whole (`token_ids`, `text`, `turn_starts`, `reply`) is built when it is first asked for.
+    A whole (`token_ids`, `text`, `turn_starts`, `reply`, `logprobs`) is built when it is first
+    asked for.
 
     Attributes:
-        tokens, pieces, turns: what RequestOutput calls token_ids, text and turn_starts; each output
-            of a request adds one piece of text.
+        tokens, pieces: what RequestOutput calls token_ids and text; each output of a request adds
+            one piece of text.
+        marks: the special tokens in it, in their order.
         reply_pieces: their sum is the reply; None where the answer is not told apart.
+        token_logprobs: of each token; None where they were not asked for.
     """
 
     tokens: ListView[int]
     pieces: ListView[str]
-    turns: ListView[int]
+    marks: ListView[SpecialMark]
     reply_pieces: ListView[ParsedReply] | None = None
+    token_logprobs: ListView[TokenLogprobs] | None = None
 
     @cached_property
     def token_ids(self) -> list[int]:
@@ -55,19 +74,23 @@ class Answer:
 
     @cached_property
     def turn_starts(self) -> tuple[int, ...]:
-        return tuple(self.turns.since(0))
+        return tuple(mark.place for mark in self.marks.since(0) if mark.name == ASSISTANT_TOKEN)
 
     @cached_property
     def reply(self) -> ParsedReply | None:
         return None if self.reply_pieces is None else ParsedReply.join(self.reply_pieces.since(0))
 
-    def _whole(self) -> tuple[list[int], str, tuple[int, ...], ParsedReply | None]:
-        return self.token_ids, self.text, self.turn_starts, self.reply
+    @cached_property
+    def logprobs(self) -> list[TokenLogprobs] | None:
+        return None if self.token_logprobs is None else self.token_logprobs.since(0)
+
+    def _whole(self) -> tuple[Any, ...]:
+        return self.token_ids, self.text, self.turn_starts, self.reply, self.logprobs
 
     def __eq__(self, other: object) -> bool:
         return self._whole() == other._whole() if isinstance(other, Answer) else NotImplemented
 
     def __repr__(self) -> str:
-        names = ("token_ids", "text", "turn_starts", "reply")
+        names = ("token_ids", "text", "turn_starts", "reply", "logprobs")
         values = zip(names, self._whole(), strict=True)
         return f"Answer({', '.join(f'{name}={value!r}' for name, value in values)})"

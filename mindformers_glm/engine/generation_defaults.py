@@ -21,6 +21,8 @@ _TAKEN_KEYS = (
     "top_p",
     "min_p",
     "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
     "max_new_tokens",
     "max_length",
     "min_new_tokens",
@@ -41,8 +43,6 @@ _NEUTRAL_VALUES: dict[str, Any] = {
     "eta_cutoff": 0,
     "diversity_penalty": 0,
     "encoder_repetition_penalty": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
     "min_length": 0,
@@ -119,6 +119,14 @@ class GenerationDefaults:
             stop=tuple(asked.stop) or tuple(own.stop),
             stop_token_ids=tuple(asked.stop_token_ids),
             ignore_eos=asked.ignore_eos,
+            n=asked.n,
+            presence_penalty=_first(asked.presence_penalty, own.presence_penalty, 0.0),
+            frequency_penalty=_first(asked.frequency_penalty, own.frequency_penalty, 0.0),
+            logit_bias=tuple(asked.logit_bias),  # type: ignore[arg-type]
+            bad_words=tuple(asked.bad_words),
+            logprobs=asked.logprobs,
+            prompt_logprobs=asked.prompt_logprobs,
+            skip_special_tokens=asked.skip_special_tokens,
         )
 
 

@@ -3,20 +3,31 @@
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as Items
+from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
+from mindformers_glm.backends import ModelBatch
 from mindformers_glm.config.environment import launched_rank, packed_cache_folder
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
 from mindformers_glm.core.errors import GlmError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
+from mindformers_glm.engine.argument_names import (
+    OTHER_NAMES_OF_LLM,
+    OTHER_NAMES_OF_METHODS,
+    refuse_unknown_arguments,
+)
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
+from mindformers_glm.engine.generation_bar import GenerationBar
 from mindformers_glm.engine.llm_arguments import (
+    Conversation,
     Prompt,
+    ToolChoice,
+    check_single_prompt,
     check_types,
     is_list,
     is_single_prompt,
@@ -32,12 +43,20 @@ from mindformers_glm.engine.request_frontend import Request, RequestFrontend, To
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.row_logits import compute_row_logits, iter_row_logits
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.engine.step_times import StepTimes
 from mindformers_glm.system.log import silence_other_ranks
-from mindformers_glm.system.progress import Progress
 from mindformers_glm.tokenizer import GlmTokenizer
+from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
+_OTHER_NAMES = OTHER_NAMES_OF_METHODS | dict.fromkeys(
+    signature(SamplingParams).parameters, "it is an argument of SamplingParams"
+)
 
+
+@refuse_unknown_arguments(
+    OTHER_NAMES_OF_LLM, dict.fromkeys(("generate", "stream", "chat"), _OTHER_NAMES)
+)
 class LLM:
     """A loaded model that answers prompts.
 
@@ -48,11 +67,13 @@ class LLM:
     A program that steps the engine itself finds its parts in `frontend` and `engine`.
 
     Args:
-        pretrained_model_dir: a Hugging Face folder as downloaded.
+        pretrained_model_dir: a Hugging Face folder as downloaded, or the name of a model that
+            `mindformers-glm download` has put into the working directory. A folder without a
+            tokenizer takes token ids only.
         params_dtype: type of the weights in memory (float32, bfloat16, float16, or short fp32,
             bf16, fp16); None: as in the checkpoint.
         compute_dtype: type in which products are taken; None: `params_dtype`.
-        rotary_dtype: type of the RoPE tables; None: `compute_dtype`.
+        rotary_dtype: type the RoPE tables are rounded to; None: float32.
         quantization: what the linear layers' weights become while they are loaded: "w8a16",
             "w8a8_dynamic", "w4a16" or "w4a8_dynamic"; None: they stay float.
         quantization_group_size: columns that share a scale of int4 weights (32, 64, 128);
@@ -77,13 +98,21 @@ class LLM:
             one on each physical core that the process may use, or on its share of them.
         device_target: "CPU" or "Ascend"; None: Ascend where there is one.
         packed_cache: whether what loading makes of the checkpoint is kept in a file for the next
-            start: "auto" where that saves much reading (quantized weights), "on", "off".
+            start: "auto" where that saves much reading (quantized weights), "verify" the same with
+            every byte checked before it is used, "on", "off".
         apply_chat_template: whether a text is written as a user's message: True, False, or "auto"
-            for True where the checkpoint has a chat template. Token ids are taken as they are.
+            for True where the checkpoint has a chat template, or is no base model and of a known
+            chat format. Token ids are taken as they are.
         tool_call_parser: what finds tool calls in the answers to conversations
             (`tokenizer.replies.TOOL_CALL_PARSERS`); "auto": what fits the checkpoint's chat
             template; "none": nothing.
         reasoning_parser: what tells thoughts from answers there (`REASONING_PARSERS`), likewise.
+        chat_template: what writes conversations in place of the checkpoint's own: the name of one
+            of its templates, a template's text, or a file.
+        chat_template_kwargs: further variables of the template, {"enable_thinking": False}, say.
+        add_generation_prompt: whether a conversation ends where an answer begins; None: unless the
+            final message is continued.
+        continue_final_message: whether answers go on with the last message of a conversation.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it; in one sentence.
     """
@@ -112,11 +141,18 @@ class LLM:
         apply_chat_template: bool | Literal["auto"] = "auto",
         tool_call_parser: str = "auto",
         reasoning_parser: str = "auto",
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
     ) -> None:
         given = dict(locals())  # the arguments by name; nothing else is named yet
         check_types(seed, apply_chat_template, enable_prefix_caching)
         check_num_threads(num_threads)
         wanted_parsers = ReplyParsers(tool_call_parser, reasoning_parser)
+        options = ChatOptions.given(
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
+        )
         tensor_parallel = TensorParallel(model_parallel, launched_rank(model_parallel))
         silence_other_ranks(tensor_parallel.rank)
         given["seed"] = int(seed)
@@ -131,11 +167,12 @@ class LLM:
             num_threads=num_threads,
             cap_bytes=read_size(max_device_memory),
             cache_settings=PackedCacheSettings(packed_cache, packed_cache_folder()),
+            chat_template=chat_template,
         )
         self.config, self.settings = model.config, model.settings
         self.tokenizer: GlmTokenizer = model.tokenizer
-        reply_parsers = wanted_parsers.resolve(self.tokenizer.reply_parsers)
-        self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template)
+        reply_parsers = wanted_parsers.resolve(model.reply_parsers)
+        self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template, options)
         self._num_requests = 0
         self._one_thread = OneThread()
         self._group = model.group
@@ -151,7 +188,8 @@ class LLM:
                 *self.tokenizer.eos_token_ids,
             ),
             defaults=model.defaults,
-            special_token_ids=self.tokenizer.special_token_ids,
+            special_token_names=self.tokenizer.special_token_names,
+            max_position_embeddings=self.config.max_position_embeddings,
         )
 
     def generate(
@@ -173,61 +211,129 @@ class LLM:
             ConfigError: sampling_params are of another type, or not as many as prompts.
         """
         wanted: list[Any] = [prompts] if is_single_prompt(prompts) else list(prompts)
-        params = spread_params(sampling_params, len(wanted))
-        outputs: dict[str, RequestOutput] = {}
-        request_ids: list[str] = []
-        try:
-            for prompt, prompt_params in zip(wanted, params, strict=True):
-                request_ids.append(self._add(prompt, prompt_params))
-            self._check_ranks_agree(request_ids)
-            with Progress("Generating", len(wanted), "prompt") as progress:
-                for output in self._collect(request_ids):
-                    if output.finished:
-                        outputs[output.request_id] = output
-                        progress.advance(1)
-        finally:
-            self._discard(request_ids)
-        return [outputs[request_id] for request_id in request_ids]
+        return self._answer_all(wanted, sampling_params)
+
+    def generate_steps(
+        self,
+        prompts: Items[Prompt],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+        *,
+        is_text_shown: bool = False,
+    ) -> Generator[list[tuple[int, RequestOutput]], None, None]:
+        """Answer prompts together and tell after each step what has come of it.
+
+        Args:
+            prompts, sampling_params: as for `generate`; always a list of prompts.
+            is_text_shown: the caller writes the text to the terminal as it comes, so the progress
+                bar leaves when the first answer begins.
+        Yields:
+            (place of the prompt in the list, output) of each request that got tokens or ended, as
+            `stream` would give it; nothing for a step that only read prompts.
+        """
+        params = spread_params(sampling_params, len(prompts))
+        requests = [
+            (*asked, None, "auto", NO_OPTIONS) for asked in zip(prompts, params, strict=True)
+        ]
+        yield from self._run_together(requests, is_text_shown)
 
     def stream(
         self,
         prompt: Prompt,
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
     ) -> Iterator[RequestOutput]:
         """Answer one prompt; yields an output for each step, the last one has a finish_reason.
 
         A step gives one token, or several where `prompt_lookup_num_tokens` guessed right.
         `delta_text` is what is new; it can be empty while a character or a stop string is
         incomplete. Leaving the loop early ends the request. `tools` are descriptions of functions
-        that the model may call; they need a prompt that the chat template writes. For such a prompt
-        `reply` is the answer told apart (thoughts, content, tool calls), `delta_reply` its growth.
+        that the model may call; they need a prompt that the chat template writes, and with
+        `tool_choice` "none" the model is not told of them. For such a prompt `reply` is the answer
+        told apart (thoughts, content, tool calls), `delta_reply` its growth.
+        The last four are those of `LLM` itself, for this prompt.
+
+        Raises:
+            PromptError: several prompts are given.
+            ConfigError: sampling_params, tools or an option are something else.
         """
-        request_id = self._add(prompt, sampling_params, tools)
+        check_single_prompt(prompt)
+        options = ChatOptions.given(
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
+        )
+        request_id = self._add(prompt, sampling_params, tools, tool_choice, options)
         try:
             self._check_ranks_agree([request_id])
-            yield from self._collect([request_id])
+            for outputs in self._collect([request_id]):
+                yield from outputs
         finally:
             self._discard([request_id])
 
+    @overload
     def chat(
         self,
-        messages: Items[Mapping[str, Any]],
+        messages: Conversation,
         sampling_params: SamplingParams | None = None,
         tools: Tools | None = None,
-    ) -> RequestOutput:
-        """Answer a conversation, written by the checkpoint's chat template.
+        tool_choice: ToolChoice = "auto",
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
+    ) -> RequestOutput: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Items[Conversation],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
+    ) -> list[RequestOutput]: ...
+
+    def chat(
+        self,
+        messages: Conversation | Items[Conversation],
+        sampling_params: SamplingParams | Items[SamplingParams] | None = None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
+    ) -> RequestOutput | list[RequestOutput]:
+        """Answer a conversation, or several together, written by the checkpoint's chat template.
 
         Args:
-            messages: [{"role": "user", "content": "..."}, ...], in OpenAI's form or the family's.
-            tools: descriptions of functions that the model may call.
+            messages: [{"role": "user", "content": "..."}, ...], in OpenAI's form or the family's;
+                or a list of such conversations.
+            sampling_params: as for `generate`.
+            tools: descriptions of functions that the model may call, in each conversation.
+            tool_choice: "auto" lets the model decide; "none": it is not told of the tools.
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message:
+                those of `LLM` itself, for these conversations.
         Returns:
-            Its `text` is what the model wrote, `reply` the same told apart.
+            One output, or for several conversations a list, in their order. Its `text` is what the
+            model wrote, `reply` the same told apart.
         """
-        for output in self.stream(messages, sampling_params, tools):
-            if output.finished:
-                return output
-        raise AssertionError("a stream ends with a finished output")
+        options = ChatOptions.given(
+            chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
+        )
+        if is_list(messages) and len(messages) > 0 and is_list(messages[0]):
+            return self._answer_all(messages, sampling_params, tools, tool_choice, options)
+        return self._answer_all([messages], sampling_params, tools, tool_choice, options)[0]
 
     def logits(self, token_ids: Items[int]) -> np.ndarray:
         """Return what the network says after each token: float32 [num_tokens, vocab_size].
@@ -261,6 +367,20 @@ class LLM:
                 yield chunk
         finally:
             self._one_thread.run_when_free(chunks.close)
+
+    def warm_up(self) -> None:
+        """Compile now what the first step would compile, so that it takes no longer than others."""
+        self.engine.runner.execute(ModelBatch.of_no_rows())
+
+    @property
+    def times(self) -> StepTimes:
+        """Where the time of all steps so far went."""
+        return self.engine.times
+
+    @property
+    def compile_s(self) -> float:
+        """Time in which graphs were compiled, in `warm_up` and in first steps of their kind."""
+        return self.engine.runner.compile_s
 
     @property
     def weights_bytes(self) -> int:
@@ -296,14 +416,60 @@ class LLM:
             raise GlmError("This LLM is closed: create a new one.")
         return self._open_engine
 
+    def _answer_all(
+        self,
+        prompts: Items[Any],
+        sampling_params: SamplingParams | Items[SamplingParams] | None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        options: ChatOptions = NO_OPTIONS,
+    ) -> list[RequestOutput]:
+        params = spread_params(sampling_params, len(prompts))
+        requests = [
+            (*asked, tools, tool_choice, options) for asked in zip(prompts, params, strict=True)
+        ]
+        outputs: dict[int, RequestOutput] = {}
+        for step in self._run_together(requests):
+            outputs |= {place: output for place, output in step if output.finished}
+        return [outputs[place] for place in range(len(prompts))]
+
+    def _run_together(
+        self, requests: Items[tuple[Any, ...]], is_text_shown: bool = False
+    ) -> Generator[list[tuple[int, RequestOutput]], None, None]:
+        """Run what `_add` takes, and yield as `generate_steps` does."""
+        request_ids: list[str] = []
+        try:
+            for request in requests:
+                request_ids.append(self._add(*request))
+            self._check_ranks_agree(request_ids)
+            places = {request_id: place for place, request_id in enumerate(request_ids)}
+            num_prompt_tokens = sum(len(self._requests[i].token_ids) for i in request_ids)
+            num_finished = 0
+            with GenerationBar(
+                self.engine.times, len(request_ids), num_prompt_tokens, is_text_shown
+            ) as bar:
+                for outputs in self._collect(request_ids):
+                    num_finished += sum(output.finished for output in outputs)
+                    bar.show(num_finished)
+                    yield [(places[output.request_id], output) for output in outputs]
+        finally:
+            self._discard(request_ids)
+
     def _add(
-        self, prompt: Prompt, params: SamplingParams | None, tools: Tools | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        tools: Tools | None,
+        tool_choice: ToolChoice,
+        options: ChatOptions,
     ) -> str:
         """Queue a prompt; what is wrong with it becomes its only output."""
         with self._one_thread:
             request_id = str(self._num_requests)
             self._num_requests += 1
-            request = self.frontend.new_request(request_id, prompt, params, tools)
+            request = self.frontend.new_request(
+                request_id, prompt, params, tools, tool_choice, options
+            )
             refusal = self.frontend.submit(request, self.engine)
             if refusal is not None:
                 self._undelivered[request_id].append(refusal)
@@ -325,25 +491,26 @@ class LLM:
         under_way = self.engine.num_tokens_under_way | {"logits": len(asked)}
         check_requests_are_shared(self._group, [(asked, SamplingParams())], under_way)
 
-    def _collect(self, request_ids: Items[str]) -> Iterator[RequestOutput]:
-        """Step until these requests are done and yield their outputs; others' are kept for them."""
+    def _collect(self, request_ids: Items[str]) -> Iterator[list[RequestOutput]]:
+        """Step until these requests are done, yield their outputs; others' are kept for them."""
         open_ids = set(request_ids)
         while open_ids:
             with self._one_thread:
                 outputs = self._take(open_ids)
-                if not outputs:
+            yield outputs
+            if open_ids:
+                with self._one_thread:
                     for output in self.engine.step():
                         self._undelivered[output.request_id].append(output)
-            yield from outputs
 
     def _take(self, open_ids: set[str]) -> list[RequestOutput]:
         """What has come for these requests; those that are done are removed from `open_ids`."""
-        outputs = []
-        for request_id in [i for i in self._undelivered if i in open_ids]:
-            for output in self._undelivered.pop(request_id):
-                if output.finished:
-                    open_ids.remove(request_id)
-                outputs.append(self._requests[request_id].read(output))
+        outputs = [
+            self._requests[request_id].read(output)
+            for request_id in [i for i in self._undelivered if i in open_ids]
+            for output in self._undelivered.pop(request_id)
+        ]
+        open_ids -= {output.request_id for output in outputs if output.finished}
         return outputs
 
     def _discard(self, request_ids: Items[str]) -> None:

@@ -7,15 +7,35 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.config.value_types import parse_size
-from mindformers_glm.core.errors import ConfigError, PromptError
+from mindformers_glm.core.errors import ConfigError, PromptError, UnsupportedError
 from mindformers_glm.engine.sampling_params import SamplingParams
 
 # Twelve rows in a step take 1.1 to 1.7 times as long as one, less with AMX; guesses get that long
 # only while they are right.
 DEFAULT_PROMPT_LOOKUP_NUM_TOKENS = 11
 
+Conversation = Items[Mapping[str, Any]]
 # A text, token ids, or a conversation.
-Prompt = str | Items[int] | Items[Mapping[str, Any]]
+Prompt = str | Items[int] | Conversation
+# "auto" or "none"; None is "auto". OpenAI has more, which are refused by name.
+ToolChoice = str | Mapping[str, Any] | None
+
+
+def may_call_tools(tool_choice: ToolChoice) -> bool:
+    """Whether the model may call tools.
+
+    Raises:
+        UnsupportedError: it must call one.
+        ConfigError: it is no choice at all.
+    """
+    if tool_choice == "required" or isinstance(tool_choice, Mapping):
+        raise UnsupportedError(
+            f"tool_choice={tool_choice!r} would make the model call a tool, which this version "
+            'cannot: use "auto" or "none".'
+        )
+    if tool_choice not in ("auto", "none", None):
+        raise ConfigError(f'tool_choice must be "auto" or "none", got {tool_choice!r}.')
+    return tool_choice != "none"
 
 
 def is_single_prompt(prompts: Prompt | Items[Prompt]) -> bool:
@@ -32,7 +52,28 @@ def is_single_prompt(prompts: Prompt | Items[Prompt]) -> bool:
 
 def is_list(value: Any) -> bool:
     """Whether it can be token ids or messages; bytes hold numbers too, but nobody means those."""
-    return isinstance(value, Items | np.ndarray) and not isinstance(value, str | bytes | bytearray)
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Items) and not isinstance(value, str | bytes | bytearray)
+
+
+def check_single_prompt(prompt: Any) -> None:
+    """Refuse a list of prompts where one is wanted; what else may be wrong is found later."""
+    if is_list(prompt) and len(prompt) > 0 and (isinstance(prompt[0], str) or is_list(prompt[0])):
+        raise PromptError(
+            f"stream() answers one prompt, got a list of {len(prompt)}: give generate() several."
+        )
+
+
+def check_tools(tools: Any) -> None:
+    """Refuse what are no descriptions of functions; None is fine."""
+    if tools is not None and not (
+        is_list(tools) and all(isinstance(tool, Mapping) or callable(tool) for tool in tools)
+    ):
+        raise ConfigError(
+            'tools must be a list of {"type": "function", "function": {...}}, one for each '
+            f"function that the model may call, got {tools!r}."
+        )
 
 
 def spread_params(
@@ -55,7 +96,8 @@ def check_params(params: Any) -> None:
     """Refuse what is no SamplingParams; None is fine."""
     if params is not None and not isinstance(params, SamplingParams):
         raise ConfigError(
-            f"sampling_params must be SamplingParams or a list of them, got {params!r}."
+            "sampling_params must be SamplingParams (for generate() also a list, one for each "
+            f"prompt), got {params!r}."
         )
 
 

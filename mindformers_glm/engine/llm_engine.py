@@ -1,6 +1,6 @@
 """The generation loop: add_request -> schedule -> run -> sample -> output."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from typing import Protocol
 
@@ -8,17 +8,23 @@ import numpy as np
 
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.core.errors import MemoryBudgetError, PromptError
-from mindformers_glm.engine.answer import Answer, ListView
 from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
+from mindformers_glm.engine.llm_arguments import is_list
 from mindformers_glm.engine.request_output import FinishReason, RequestOutput
-from mindformers_glm.engine.sampler import NonFiniteLogitsError, keep_freed_memory, sample_token
-from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings
+from mindformers_glm.engine.running_request import RunningRequest, RunningSample
+from mindformers_glm.engine.sampler import (
+    NonFiniteLogitsError,
+    check_finite,
+    keep_freed_memory,
+    sample_token,
+)
+from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSettings, check_settings
 from mindformers_glm.engine.scheduler import Chunk, Schedule, Scheduler
 from mindformers_glm.engine.sequence import Sequence
-from mindformers_glm.engine.stop_strings import StopStringMatcher
+from mindformers_glm.engine.step_times import StepTimes
 from mindformers_glm.system.interrupts import delay_interrupts
 from mindformers_glm.tokenizer.vocabulary import Detokenizer
 
@@ -26,8 +32,16 @@ from mindformers_glm.tokenizer.vocabulary import Detokenizer
 class Detokenizing(Protocol):
     """What the engine needs of a tokenizer."""
 
-    def new_detokenizer(self) -> Detokenizer:
+    def new_detokenizer(self, *, skip_special_tokens: bool) -> Detokenizer:
         """Return a detokenizer for one answer."""
+        ...
+
+    def decode_token(self, token_id: int) -> str:
+        """Return the text of a token by itself."""
+        ...
+
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Return the tokens of a word as it is and behind a blank."""
         ...
 
 
@@ -40,7 +54,8 @@ class LLMEngine:
         runner: its KV cache is allocated with `config.num_blocks` blocks.
         eos_token_ids: tokens that end an answer, unless a request ignores them.
         defaults: what requests get that leave a setting open.
-        special_token_ids: tokens without text; where they stand in an answer is kept.
+        special_token_names: of the tokens without text; where they stand in an answer is kept.
+        max_position_embeddings: up to where `max_model_len` could be raised; None: not at all.
     """
 
     def __init__(
@@ -50,7 +65,8 @@ class LLMEngine:
         tokenizer: Detokenizing,
         eos_token_ids: Items[int],
         defaults: GenerationDefaults | None = None,
-        special_token_ids: Collection[int] = (),
+        special_token_names: Mapping[int, str] | None = None,
+        max_position_embeddings: int | None = None,
     ) -> None:
         self.config = config
         self.runner = runner
@@ -59,14 +75,19 @@ class LLMEngine:
         self.defaults = defaults or GenerationDefaults()
         self.tokenizer = tokenizer
         self._eos_token_ids = frozenset(eos_token_ids)
-        self._special_token_ids = frozenset(special_token_ids)
-        self._requests: dict[str, _RunningRequest] = {}
+        self._special_token_names = special_token_names or {}
+        self._requests: dict[str, RunningRequest] = {}
         self.measured: list[Sequence] = []  # texts whose logits somebody reads (row_logits.py)
         self._num_requests_seen = 0
+        # What to do with a text that is too long.
+        self.length_advice = "shorten it"
+        if (max_position_embeddings or 0) > config.max_model_len:
+            self.length_advice += f" or raise max_model_len (up to {max_position_embeddings})"
         # Of the step under way, or one that was interrupted.
         self._outputs: list[RequestOutput] = []
         self.num_drafted = 0  # tokens guessed by prompt lookup
         self.num_accepted = 0  # those of them that were right
+        self.times = StepTimes()
         keep_freed_memory()
 
     def has_unfinished(self) -> bool:
@@ -79,7 +100,7 @@ class LLMEngine:
 
         Also the tokens that are done of each text in `measured`.
         """
-        return {name: request.sequence.num_tokens for name, request in self._requests.items()} | {
+        return {name: request.num_tokens for name, request in self._requests.items()} | {
             f"logits {index}": text.num_computed for index, text in enumerate(self.measured)
         }
 
@@ -96,23 +117,47 @@ class LLMEngine:
             raise ValueError(f"request {request_id!r} is already running")
         settings = self.defaults.resolve(params or SamplingParams())
         index = self._num_requests_seen
-        self._num_requests_seen += 1  # also for a bad prompt: it must not shift others' draws
-        check_prompt(prompt_token_ids, self.config.max_model_len, self.runner.vocab_size)
-        seed = settings.seed if settings.seed is not None else [self.config.seed, index]
+        self.count_request()
+        self._check_prompt(prompt_token_ids)
+        check_settings(settings, self.runner.vocab_size)
         stop_token_ids = set(settings.stop_token_ids)
         if not settings.ignore_eos:
             stop_token_ids |= self._eos_token_ids
-        sequence = Sequence(
-            request_id,
-            prompt_token_ids,
-            settings,
-            max_tokens=self._limit_tokens(len(prompt_token_ids), settings),
-            stop_token_ids=frozenset(i for i in stop_token_ids if i < self.runner.vocab_size),
-            rng=np.random.default_rng(seed),
-            max_draft_len=self.config.prompt_lookup_num_tokens,
-        )
-        self._requests[request_id] = _RunningRequest(sequence, self.tokenizer.new_detokenizer())
-        self.scheduler.add(sequence)
+        bad_words = [ids for word in settings.bad_words for ids in self.tokenizer.spell_word(word)]
+        samples = [
+            RunningSample(
+                Sequence(
+                    request_id,
+                    prompt_token_ids,
+                    settings,
+                    max_tokens=self._limit_tokens(len(prompt_token_ids), settings),
+                    stop_token_ids=frozenset(
+                        i for i in stop_token_ids if i < self.runner.vocab_size
+                    ),
+                    rng=np.random.default_rng(self._seed_of(settings, index, sample_index)),
+                    max_draft_len=self.config.prompt_lookup_num_tokens,
+                    sample_index=sample_index,
+                    bad_words=bad_words,
+                ),
+                self.tokenizer.new_detokenizer(skip_special_tokens=settings.skip_special_tokens),
+                self.tokenizer.decode_token,
+            )
+            for sample_index in range(settings.n)
+        ]
+        self._requests[request_id] = RunningRequest(samples)
+        for sample in samples:
+            self.scheduler.add(sample.sequence)
+
+    def _seed_of(
+        self, settings: SamplingSettings, request_index: int, sample_index: int
+    ) -> np.random.SeedSequence:
+        """Every sample of a request has draws of its own; those of the first do not depend on n."""
+        seed = [self.config.seed, request_index] if settings.seed is None else settings.seed
+        return np.random.SeedSequence(seed, spawn_key=(sample_index,) if sample_index else ())
+
+    def count_request(self) -> None:
+        """Use up a request's number, also a refused one's: it must not shift others' draws."""
+        self._num_requests_seen += 1
 
     def step(self) -> list[RequestOutput]:
         """Run one batch and return an output for each request that got tokens or ended.
@@ -120,6 +165,7 @@ class LLMEngine:
         Raises:
             MemoryBudgetError: no request can run while logits are read that hold too many blocks.
         """
+        self.times.begin_step()
         schedule = self.scheduler.schedule()
         self._outputs += [self._fail_for_blocks(sequence) for sequence in schedule.unschedulable]
         if schedule.chunks:
@@ -133,6 +179,8 @@ class LLMEngine:
                 f"{self.pool.num_blocks} KV-cache blocks and no request can run: read them to "
                 "their end or close them first."
             )
+        if not self._requests:
+            self.times.pause()
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -140,16 +188,37 @@ class LLMEngine:
         self.scheduler.complete(schedule)
         row = 0
         for chunk in schedule.chunks:
-            if chunk.is_sampled:
-                self._outputs.append(self._advance(chunk, logits[row : row + chunk.num_samples]))
-                row += chunk.num_samples
+            rows = logits[row : row + chunk.num_samples]
+            row += chunk.num_samples
+            output = self._read_prompt_rows(chunk, rows[: chunk.num_prompt_rows])
+            if output is None and chunk.is_sampled:
+                output = self._advance(chunk, rows[chunk.num_prompt_rows :])
+            if output is not None:
+                self._outputs.append(output)
+        self.times.end_step(schedule.chunks)
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a request now and return what it has; None if there is no such request."""
         request = self._requests.get(request_id)
         if request is None:
             return None
-        return self._finish(request, "abort")
+        under_way = [sample for sample in request.samples if not sample.is_done]
+        output = [self._finish(sample, "abort") for sample in under_way][-1]
+        if not self._requests:
+            self.times.pause()
+        return output
+
+    def _read_prompt_rows(self, chunk: Chunk, logits: np.ndarray) -> RequestOutput | None:
+        """Take the prompt's log-probabilities where they are wanted; an output if that fails."""
+        if not len(logits):
+            return None
+        sample = self._sample_of(chunk.sequence)
+        try:
+            check_finite(logits)
+        except NonFiniteLogitsError:
+            return self._fail_for_numbers(sample)
+        sample.read_prompt_rows(logits)
+        return None
 
     def _advance(self, chunk: Chunk, logits: np.ndarray) -> RequestOutput:
         """Sample one token, and another for each token of the draft that proves right.
@@ -157,14 +226,14 @@ class LLMEngine:
         A row's logits are those of normal decoding as long as all drafted tokens before it are the
         sampled ones; at the first that is not, the rest is dropped.
         """
-        request = self._requests[chunk.sequence.request_id]
-        output = self._take_token(request, logits[0])
+        sample = self._sample_of(chunk.sequence)
+        output = self._take_token(sample, logits[0])
         num_accepted = 0
         for guess, row in zip(chunk.draft, logits[1:], strict=True):
             if output is not None or chunk.sequence.token_ids[-1] != guess:
                 break
             num_accepted += 1
-            output = self._take_token(request, row)
+            output = self._take_token(sample, row)
         self.num_drafted += len(chunk.draft)
         self.num_accepted += num_accepted
         if output is not None:
@@ -172,55 +241,92 @@ class LLMEngine:
         if chunk.draft:
             chunk.sequence.lookup.learn(len(chunk.draft), num_accepted)
             self.scheduler.settle_draft(chunk, num_accepted)
-        return request.take_output()
+        return self._make_output(sample)
 
-    def _take_token(self, request: "_RunningRequest", logits: np.ndarray) -> RequestOutput | None:
-        """Sample, and return the last output if that was the request's last token."""
-        sequence = request.sequence
+    def _take_token(self, sample: RunningSample, logits: np.ndarray) -> RequestOutput | None:
+        """Sample, and return the last output if that was the sample's last token."""
+        sequence = sample.sequence
         try:
             token_id = sample_token(logits, sequence)
         except NonFiniteLogitsError:
-            return self._finish(
-                request,
-                "error",
-                f"The network's output for token {sequence.num_tokens} of this request is not a "
-                "number: use params_dtype bfloat16 or float32 if it is float16, else check the "
-                "checkpoint's files.",
-            )
-        sequence.append(token_id)
+            return self._fail_for_numbers(sample)
+        sample.append(token_id, logits)
         if token_id in sequence.stop_token_ids:
-            return self._finish(request, "stop")
-        if token_id in self._special_token_ids:
-            request.start_turn()
-        request.add_text(token_id)
-        if request.matcher.is_stopped:
-            return self._finish(request, "stop")
+            is_end_of_text = not sequence.settings.ignore_eos and token_id in self._eos_token_ids
+            return self._finish(sample, "stop", stop_reason=None if is_end_of_text else token_id)
+        sample.add_text(token_id, self._special_token_names.get(token_id))
+        if sample.matcher.is_stopped:
+            return self._finish(sample, "stop")
         if sequence.num_tokens >= sequence.max_tokens:
-            return self._finish(request, "length")
+            return self._finish(sample, "length")
         return None
 
     def _finish(
-        self, request: "_RunningRequest", reason: FinishReason, error: str | None = None
+        self,
+        sample: RunningSample,
+        reason: FinishReason,
+        error: str | None = None,
+        stop_reason: int | str | None = None,
     ) -> RequestOutput:
-        del self._requests[request.sequence.request_id]
-        self.scheduler.remove(request.sequence)
-        request.flush_text()
+        self.scheduler.remove(sample.sequence)
+        sample.flush_text()
         # The end of the text may complete a stop string only here: broken bytes become visible.
-        if request.matcher.is_stopped and reason == "length":
+        if sample.matcher.is_stopped and reason in ("stop", "length"):
             reason = "stop"
-        return request.take_output(reason, error)
+            stop_reason = sample.matcher.found if stop_reason is None else stop_reason
+        return self._make_output(sample, reason, error, stop_reason)
+
+    def _make_output(
+        self,
+        sample: RunningSample,
+        reason: FinishReason | None = None,
+        error: str | None = None,
+        stop_reason: int | str | None = None,
+    ) -> RequestOutput:
+        """Return what is new of a request, and forget it with the last of its samples."""
+        request = self._requests[sample.sequence.request_id]
+        output = request.make_output(sample, sample.take_output(reason, error, stop_reason))
+        if request.is_done:
+            del self._requests[output.request_id]
+        return output
+
+    def _sample_of(self, sequence: Sequence) -> RunningSample:
+        return self._requests[sequence.request_id].samples[sequence.sample_index]
+
+    def _fail_for_numbers(self, sample: RunningSample) -> RequestOutput:
+        return self._finish(
+            sample,
+            "error",
+            f"The network's output for token {sample.sequence.num_tokens} of this request is not "
+            "a number: use params_dtype bfloat16 or float32 if it is float16, else check the "
+            "checkpoint's files.",
+        )
 
     def _fail_for_blocks(self, sequence: Sequence) -> RequestOutput:
         """End a request that the scheduler removed because the KV cache is too small for it."""
-        request = self._requests.pop(sequence.request_id)
+        sample = self._sample_of(sequence)
         room = (self.pool.num_blocks - self._num_measured_blocks) * self.config.block_size
-        request.flush_text()
+        sample.flush_text()
         place = "what unfinished logits_chunks leave of the" if self.measured else "the whole"
-        return request.take_output(
+        return self._make_output(
+            sample,
             "error",
             f"The request has {sequence.num_tokens} tokens, {place} KV cache has room for {room}: "
             "raise max_device_memory, or lower max_model_len to refuse it earlier.",
         )
+
+    def _check_prompt(self, token_ids: Items[int]) -> None:
+        """Refuse a prompt that the network cannot continue.
+
+        Raises:
+            PromptError: it is empty, leaves no room for an answer, or has tokens that do not exist.
+        """
+        check_token_ids(token_ids, self.runner.vocab_size)
+        if len(token_ids) >= self.config.max_model_len:
+            raise PromptError(
+                f"The prompt has {len(token_ids)} tokens and the limit is max_model_len="
+                f"{self.config.max_model_len} for prompt and answer together: {self.length_advice}."
+            )
 
     @property
     def _num_measured_blocks(self) -> int:
@@ -242,76 +348,13 @@ class LLMEngine:
         return limit
 
 
-class _RunningRequest:
-    """A sequence with the text made of it."""
-
-    def __init__(self, sequence: Sequence, detokenizer: Detokenizer) -> None:
-        self.sequence = sequence
-        self.matcher = StopStringMatcher(sequence.settings.stop)
-        self._prompt_token_ids = sequence.token_ids.tolist()
-        self._detokenizer = detokenizer
-        self._new_text = ""  # not in an output yet
-        self._num_fed = 0  # characters given to the matcher, which may hold some of them
-        # What outputs had; they share these lists, which only grow.
-        self._token_ids: list[int] = []
-        self._pieces: list[str] = []
-        self._turn_starts: list[int] = []
-
-    def add_text(self, token_id: int) -> None:
-        text = self._detokenizer.feed(token_id)
-        self._num_fed += len(text)
-        self._new_text += self.matcher.feed(text)
-
-    def start_turn(self) -> None:
-        self._turn_starts.append(self._num_fed)
-
-    def flush_text(self) -> None:
-        self._new_text += self.matcher.feed(self._detokenizer.flush())
-        self._new_text += self.matcher.flush()
-
-    def take_output(
-        self, reason: FinishReason | None = None, error: str | None = None
-    ) -> RequestOutput:
-        sequence = self.sequence
-        token_ids = sequence.generated_token_ids[len(self._token_ids) :].tolist()
-        text, self._new_text = self._new_text, ""
-        self._token_ids += token_ids
-        self._pieces.append(text)
-        return RequestOutput(
-            request_id=sequence.request_id,
-            prompt_token_ids=self._prompt_token_ids,
-            answer=Answer(
-                ListView(self._token_ids), ListView(self._pieces), ListView(self._turn_starts)
-            ),
-            delta_token_ids=token_ids,
-            delta_text=text,
-            finish_reason=reason,
-            error=error,
-            num_cached_tokens=sequence.num_cached_tokens or 0,
-        )
-
-
-def check_prompt(token_ids: Items[int], max_model_len: int, vocab_size: int) -> None:
-    """Refuse a prompt that the network cannot continue.
-
-    Raises:
-        PromptError: it is empty, leaves no room for an answer, or names tokens that do not exist.
-    """
-    check_token_ids(token_ids, vocab_size)
-    if len(token_ids) >= max_model_len:
-        raise PromptError(
-            f"The prompt has {len(token_ids)} tokens and the limit is max_model_len="
-            f"{max_model_len} for prompt and answer together: shorten it or raise --max_model_len."
-        )
-
-
 def check_token_ids(token_ids: Items[int], vocab_size: int) -> None:
     """Refuse what the network cannot embed.
 
     Raises:
         PromptError: it is no list, there is no token, or one is not in the vocabulary.
     """
-    if isinstance(token_ids, str | bytes) or not isinstance(token_ids, Items | np.ndarray):
+    if not is_list(token_ids):
         raise PromptError(
             f"Token ids must be a list of whole numbers, got a {type(token_ids).__name__}."
         )

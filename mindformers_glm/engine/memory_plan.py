@@ -10,6 +10,7 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import MemoryBudgetError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.quantization_scheme import SCHEMES
+from mindformers_glm.system.sizes import format_bytes
 
 _MODEL_PARALLEL = (2, 4, 8, 16)  # what is advised where one rank's cap is too low
 
@@ -137,27 +138,19 @@ def plan_kv_blocks(demand: MemoryDemand, supply: MemorySupply) -> int:
     return min(usable_blocks, (supply.bytes - demand.fixed_bytes) // demand.need.kv_block_bytes)
 
 
-def format_memory(num_bytes: int) -> str:
-    """Write a size for people; units count in powers of 1024, as in settings: "17.5 GB"."""
-    for size, unit in ((2**30, "GB"), (2**20, "MB")):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes / 2**10:.0f} KB"
-
-
 def _explain_shortage(demand: MemoryDemand, supply: MemorySupply) -> str:
     need, settings = demand.need, demand.settings
     is_capped = supply.bytes == supply.cap_bytes
     limit = (
-        f"max_device_memory allows {format_memory(supply.bytes or 0)}"
+        f"max_device_memory allows {format_bytes(supply.bytes or 0)}"
         if is_capped
-        else f"{format_memory(supply.bytes or 0)} of memory is available"
+        else f"{format_bytes(supply.bytes or 0)} of memory is available"
     )
     weights_type = settings.quantization or settings.params_dtype
     return (
-        f"The model needs {format_memory(demand.least_bytes)} "
-        f"(weights {format_memory(need.weights_bytes)} in {weights_type}, workspace "
-        f"{format_memory(need.workspace_bytes)}, KV cache {format_memory(demand.kv_bytes)} for one "
+        f"The model needs {format_bytes(demand.least_bytes)} "
+        f"(weights {format_bytes(need.weights_bytes)} in {weights_type}, workspace "
+        f"{format_bytes(need.workspace_bytes)}, KV cache {format_bytes(demand.kv_bytes)} for one "
         f"sequence of {settings.max_model_len} tokens), but {limit}: "
         f"{' or '.join(_list_remedies(demand, supply))}."
     )

@@ -7,13 +7,15 @@ from typing import Any
 
 from mindformers_glm.backends import Backend, ModelRunner, select_backend
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.memory_plan import check_memory_before_loading, plan_kv_blocks_of
-from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
+from mindformers_glm.system.log import note
+from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, open_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
@@ -40,6 +42,7 @@ class OpenModel(OpenRunner):
     settings: RunnerSettings
     tokenizer: GlmTokenizer
     defaults: GenerationDefaults
+    reply_parsers: tuple[str, str]
 
 
 def open_model(
@@ -52,18 +55,20 @@ def open_model(
     num_threads: int | None,
     cap_bytes: int | None,
     cache_settings: PackedCacheSettings,
+    chat_template: str | None,
 ) -> OpenModel:
     """Check a Hugging Face folder, load its weights and allocate the KV cache.
 
     Args:
         given: fields of RunnerSettings; None stands for the default.
         engine_settings: what else answers depend on; all ranks must have the same.
-        device_target, num_threads: as `LLM` takes them.
+        device_target, num_threads, chat_template: as `LLM` takes them.
         cap_bytes: most bytes of weights, KV cache and workspace; None: what the machine has.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it.
         ConfigError: the ranks opened different checkpoints, or with different settings.
     """
+    folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder, tensor_parallel) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
@@ -75,9 +80,15 @@ def open_model(
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
+        if settings.compute_dtype == "float32" != settings.rotary_dtype:
+            note(
+                f"rotary_dtype {settings.rotary_dtype} rounds the rotary tables, so results are "
+                "not exactly those of float32: leave it out, or give float32."
+            )
         defaults = from_generation_config(folder)
-        tokenizer = load_tokenizer(folder)
+        tokenizer = open_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
+        parsers = tokenizer.parsers_for(chat_template)
         backend = select_backend(device_target)
         group = backend.connect(tensor_parallel)
         backend.set_num_threads(group, num_threads)
@@ -86,7 +97,12 @@ def open_model(
             backend, group, config, checkpoint, settings, cap_bytes, cache_settings
         )
     return OpenModel(
-        **vars(opened), config=config, settings=settings, tokenizer=tokenizer, defaults=defaults
+        **vars(opened),
+        config=config,
+        settings=settings,
+        tokenizer=tokenizer,
+        defaults=defaults,
+        reply_parsers=parsers,
     )
 
 
@@ -110,6 +126,8 @@ def open_runner(
     """
     # From the sizes in the headers; again below with the real ones.
     check_memory_before_loading(backend, config, settings, cap_bytes, group)
+    if checkpoint.dtype != settings.params_dtype:
+        note(f"weights stored in {checkpoint.dtype} run in {settings.params_dtype} (params_dtype)")
     runner = backend.create_runner(config, checkpoint, settings, packed_cache)
     try:
         num_blocks = plan_kv_blocks_of(backend, runner, settings, cap_bytes, group)

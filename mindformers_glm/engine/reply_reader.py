@@ -9,7 +9,13 @@ from mindformers_glm.engine.answer import ListView
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.chat import offered_tools
-from mindformers_glm.tokenizer.replies import ParsedReply, ReplyParser, check_parser_names
+from mindformers_glm.tokenizer.replies import (
+    CLOSE_TAG,
+    OPEN_TAG,
+    ParsedReply,
+    ReplyParser,
+    check_parser_names,
+)
 
 _AUTO = "auto"
 
@@ -46,11 +52,16 @@ class ReplyParsers:
         prompt_token_ids: Items[int],
         prompt: str | Items[Any],
         tools: Items[Mapping[str, Any]] | None,
+        *,
+        calls_tools: bool = True,
+        is_continued: bool = False,
     ) -> "ReplyReader":
         """Return what reads the answer to one prompt.
 
         Args:
             prompt: the messages, which may bring tools, or the text of the only one.
+            calls_tools: False: nothing is taken for a call.
+            is_continued: the answer goes on with the last message.
         """
         messages: Items[Any] = [] if isinstance(prompt, str) else prompt
         return ReplyReader(
@@ -58,7 +69,10 @@ class ReplyParsers:
                 self.tool_calls,
                 offered_tools(messages, tools),
                 self.reasoning,
-                starts_in_reasoning=_ends_in_think(tokenizer, prompt_token_ids),
+                starts_in_reasoning=_ends_in_thoughts(tokenizer, prompt_token_ids, is_continued),
+                calls_tools=calls_tools,
+                is_continued=is_continued,
+                special_tokens=frozenset(tokenizer.special_token_names.values()),
             )
         )
 
@@ -73,39 +87,62 @@ class ReplyReader:
     def __init__(self, parser: ReplyParser) -> None:
         self._parser = parser
         self._reply_pieces: list[ParsedReply] = []
+        self._text = ""  # not read yet: a name may be incomplete
         # Read so far:
         self._num_pieces = 0
         self._num_chars = 0
-        self._num_turns = 0
+        self._num_marks = 0
 
     def read(self, output: RequestOutput) -> RequestOutput:
-        """Return the output with what is told apart of it; outputs in their order, any skipped."""
+        """Return the output with what is told apart of it.
+
+        In their order; any may be skipped, and the last one may come again.
+        """
         answer = output.answer
-        text = "".join(answer.pieces.since(self._num_pieces))
+        self._text += "".join(answer.pieces.since(self._num_pieces))
         self._num_pieces = len(answer.pieces)
-        end = self._num_chars + len(text)
-        delta = ParsedReply()
-        for place in answer.turns.since(self._num_turns):
-            if place > end:
-                break  # text before it is held back, or was cut off by a stop string
-            cut = len(text) - (end - place)
-            delta += self._parser.feed(text[:cut]) + self._parser.start_turn()
-            text = text[cut:]
-            self._num_turns += 1
-        self._num_chars = end
-        delta += self._parser.feed(text)
+        end = self._num_chars + len(self._text)
+        delta, place = ParsedReply(), end
+        for mark in answer.marks.since(self._num_marks):
+            place = mark.place
+            # The text up to there is held back, or was cut off by a stop string.
+            if place + mark.length > end:
+                break
+            delta += self._parser.feed(self._take(place)) + self._parser.feed_token(mark.name)
+            self._take(place + mark.length)  # the name is no text, shown or not
+            self._num_marks += 1
+            place = end
+        delta += self._parser.feed(self._take(end if output.finished else min(place, end)))
         if output.finished:
-            delta += self._parser.flush()
+            # A stop text may have cut off what was to follow, as a length does.
+            is_complete = output.finish_reason == "stop" and not isinstance(output.stop_reason, str)
+            delta += self._parser.flush(is_complete=is_complete)
         self._reply_pieces.append(delta)
         answer = replace(answer, reply_pieces=ListView(self._reply_pieces))
         return replace(output, answer=answer, delta_reply=delta)
 
+    def _take(self, end: int) -> str:
+        """Return the text up to a place as read."""
+        count = end - self._num_chars
+        text, self._text = self._text[:count], self._text[count:]
+        self._num_chars = end
+        return text
 
-def _ends_in_think(tokenizer: GlmTokenizer, token_ids: Items[int]) -> bool:
-    """Whether <think> is all that stands behind the last role token."""
+
+def _ends_in_thoughts(tokenizer: GlmTokenizer, token_ids: Items[int], is_continued: bool) -> bool:
+    """Whether <think> is all that stands behind the last role token; or, continued, is open.
+
+    The tags are special tokens or text.
+    """
     tail: list[int] = []
+    names = tokenizer.special_token_names
     for token_id in reversed(token_ids):
-        if token_id in tokenizer.special_token_ids or len(tail) > 16:
+        is_role = names.get(token_id) not in (None, OPEN_TAG, CLOSE_TAG)
+        if is_role or (len(tail) > 16 and not is_continued):
             break
-        tail.insert(0, token_id)
-    return tokenizer.decode(tail).strip() == "<think>"
+        tail.append(token_id)
+    detokenizer = tokenizer.new_detokenizer(skip_special_tokens=False)
+    text = "".join(map(detokenizer.feed, reversed(tail))) + detokenizer.flush()
+    if is_continued:
+        return text.rfind(OPEN_TAG) > text.rfind(CLOSE_TAG)
+    return text.strip() == OPEN_TAG

@@ -6,18 +6,26 @@ the one that steps the engine, and reads the outputs of each request in one thre
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mindformers_glm.core.errors import PromptError
 from mindformers_glm.engine.generation_defaults import DEFAULT_MAX_NEW_TOKENS
-from mindformers_glm.engine.llm_arguments import Prompt, check_params, is_list
+from mindformers_glm.engine.llm_arguments import (
+    Prompt,
+    ToolChoice,
+    check_params,
+    check_tools,
+    is_list,
+    may_call_tools,
+)
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.system.log import note
-from mindformers_glm.tokenizer import GlmTokenizer
+from mindformers_glm.tokenizer import GlmTokenizer, TokenIdsOnly
+from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
 
 Tools = Items[Mapping[str, Any]]
 
@@ -30,18 +38,25 @@ class Request:
         request_id: names it among all that are under way.
         token_ids: the prompt as the network will see it; empty where there is an `error`.
         error: one sentence that says what is wrong with the prompt.
-        reply_reader: reads the answer to a conversation; None for any other prompt.
+        reply_readers: read the answers to a conversation, one each; none for any other prompt.
     """
 
     request_id: str
     token_ids: list[int]
     params: SamplingParams
     error: str | None = None
-    reply_reader: ReplyReader | None = None
+    reply_readers: tuple[ReplyReader, ...] = ()
 
     def read(self, output: RequestOutput) -> RequestOutput:
         """Return one of the request's outputs with its `reply`, in the order they came."""
-        return output if self.reply_reader is None else self.reply_reader.read(output)
+        if not self.reply_readers:
+            return output
+        if not output.samples:
+            return self.reply_readers[0].read(output)
+        pairs = zip(self.reply_readers, output.samples, strict=True)
+        samples = tuple(reader.read(sample) for reader, sample in pairs)
+        first = samples[0]
+        return replace(output, answer=first.answer, delta_reply=first.delta_reply, samples=samples)
 
 
 class RequestFrontend:
@@ -49,7 +64,9 @@ class RequestFrontend:
 
     Args:
         reply_parsers: what reads answers to conversations; resolved, none is "auto".
-        apply_chat_template: whether a text is a user's message; "auto": where there is a template.
+        apply_chat_template: whether a text is a user's message; "auto": where there is a template
+            or a chat format, unless the model is a base model.
+        chat_options: how conversations are written where a request does not say it.
     """
 
     def __init__(
@@ -57,13 +74,17 @@ class RequestFrontend:
         tokenizer: GlmTokenizer,
         reply_parsers: ReplyParsers,
         apply_chat_template: bool | Literal["auto"] = "auto",
+        chat_options: ChatOptions = NO_OPTIONS,
     ) -> None:
         self._tokenizer = tokenizer
         self._reply_parsers = reply_parsers
-        self._writes_text_as_message = (
-            tokenizer.has_chat_template if apply_chat_template == "auto" else apply_chat_template
-        )
-        self._is_length_noted = False
+        self._chat_options = chat_options
+        self._is_base_model = apply_chat_template == "auto" and tokenizer.is_base_model
+        if apply_chat_template == "auto":
+            has_template = tokenizer.has_chat_template and not tokenizer.is_base_model
+            apply_chat_template = has_template or chat_options.chat_template is not None
+        self._writes_text_as_message = apply_chat_template
+        self._is_length_noted = self._is_base_noted = False
 
     def new_request(
         self,
@@ -71,26 +92,46 @@ class RequestFrontend:
         prompt: Prompt,
         params: SamplingParams | None = None,
         tools: Tools | None = None,
+        tool_choice: ToolChoice = "auto",
+        chat_options: ChatOptions = NO_OPTIONS,
     ) -> Request:
         """Encode a prompt; what is wrong with it becomes the request's `error`.
 
         Args:
             params: None: as the checkpoint says.
             tools: descriptions of functions that the model may call.
+            tool_choice: "none": the model is not told of them, and nothing is taken for a call.
+            chat_options: how a conversation is written.
         Raises:
-            ConfigError: `params` is of another type, or the checkpoint has no chat template.
+            ConfigError: `params`, `tools` or `tool_choice` is another thing, the checkpoint has no
+                chat template, or the template does not read an option.
+            UnsupportedError: `tool_choice` asks for a call.
             CheckpointError: its chat template is broken.
         """
         check_params(params)
+        check_tools(tools)
+        calls_tools = may_call_tools(tool_choice)
+        tools = tools if calls_tools else None
         params = params or SamplingParams()
         try:
-            token_ids, is_chat = self.encode(prompt, tools)
+            token_ids, is_chat = self.encode(prompt, tools, chat_options)
         except PromptError as problem:
             return Request(request_id, [], params, str(problem))
         if not is_chat:
             return Request(request_id, token_ids, params)
-        reader = self._reply_parsers.new_reader(self._tokenizer, token_ids, prompt, tools)
-        return Request(request_id, token_ids, params, reply_reader=reader)
+        is_continued = chat_options.over(self._chat_options).continue_final_message
+        readers = tuple(
+            self._reply_parsers.new_reader(
+                self._tokenizer,
+                token_ids,
+                prompt,
+                tools,
+                calls_tools=calls_tools,
+                is_continued=bool(is_continued),
+            )
+            for _ in range(params.n)
+        )
+        return Request(request_id, token_ids, params, reply_readers=readers)
 
     def submit(self, request: Request, engine: LLMEngine) -> RequestOutput | None:
         """Queue a request; return its only output where it cannot run.
@@ -99,7 +140,18 @@ class RequestFrontend:
             ValueError: the id belongs to an unfinished request.
         """
         error = request.error
-        if error is None:
+        if (
+            error is None
+            and isinstance(self._tokenizer, TokenIdsOnly)
+            and (request.params.bad_words or engine.defaults.resolve(request.params).stop)
+        ):
+            error = (
+                "stop and bad_words look for text (stop_token_ids and logit_bias do not): "
+                f"{self._tokenizer.refusal}"
+            )
+        if error is not None:
+            engine.count_request()
+        else:
             try:
                 engine.add_request(request.request_id, request.token_ids, request.params)
             except PromptError as problem:
@@ -114,7 +166,12 @@ class RequestFrontend:
             )
         return None
 
-    def encode(self, prompt: Prompt, tools: Tools | None = None) -> tuple[list[int], bool]:
+    def encode(
+        self,
+        prompt: Prompt,
+        tools: Tools | None = None,
+        chat_options: ChatOptions = NO_OPTIONS,
+    ) -> tuple[list[int], bool]:
         """Return a prompt's token ids, and whether the chat template wrote them.
 
         Raises:
@@ -125,15 +182,26 @@ class RequestFrontend:
             prompt, tools = [{"role": "user", "content": prompt}], tools or None
         if isinstance(prompt, str):
             _refuse_tools(tools)
+            self._note_base_model()
             return self._tokenizer.encode(prompt), False
         if not is_list(prompt):
             raise PromptError(
-                f"A prompt must be a text, token ids or messages, got a {type(prompt).__name__}."
+                "A prompt must be a text, a list of token ids or a list of messages, got a "
+                f"{type(prompt).__name__}."
             )
         if len(prompt) > 0 and isinstance(prompt[0], Mapping):
-            return self._tokenizer.encode_chat(prompt, tools), True  # type: ignore[arg-type]
+            options = chat_options.over(self._chat_options)
+            return self._tokenizer.encode_chat(prompt, tools, options), True  # type: ignore[arg-type]
         _refuse_tools(tools)
         return list(prompt), False  # type: ignore[arg-type]
+
+    def _note_base_model(self) -> None:
+        if self._is_base_model and not self._is_base_noted:
+            self._is_base_noted = True
+            note(
+                "this is a base model, which goes on with a text: prompts are taken as they are "
+                "(apply_chat_template True makes conversations of them)"
+            )
 
 
 def _refuse_tools(tools: Tools | None) -> None:

@@ -4,14 +4,41 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from mindformers_glm.engine.answer import Answer, ListView
+from mindformers_glm.engine.logprobs import TokenLogprobs
 from mindformers_glm.tokenizer.replies import ParsedReply
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 @dataclass(frozen=True)
+class CompletionOutput:
+    """One of the answers to a prompt, by the names that vLLM gives them (`outputs`).
+
+    Attributes:
+        index: its place in `outputs`.
+        logprobs: of each token of `token_ids`; None unless SamplingParams asked for them.
+        cumulative_logprob: the sum of those of the answer's own tokens, likewise.
+        stop_reason: the stop text or the token of stop_token_ids that ended it; None otherwise.
+        reply: as `RequestOutput.reply`.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None
+    logprobs: list[TokenLogprobs] | None
+    finish_reason: FinishReason | None
+    stop_reason: int | str | None
+    reply: ParsedReply | None
+
+    def finished(self) -> bool:
+        """Whether this answer is complete."""
+        return self.finish_reason is not None
+
+
+@dataclass(frozen=True)
 class RequestOutput:
-    """The state of one request after a step.
+    """The state of one request after a step, or with n > 1 after one of its answers grew.
 
     Whoever follows an answer by the deltas pays nothing for its length; `token_ids`, `text` and
     `reply` are put together when they are asked for.
@@ -28,6 +55,11 @@ class RequestOutput:
         num_cached_tokens: leading tokens of the prompt whose keys and values were taken over from
             an earlier request with the same beginning.
         delta_reply: what this output adds to `reply`.
+        stop_reason: the stop text or the token of stop_token_ids that ended the answer.
+        prompt_logprobs: of each token of the prompt, None for the first; None unless asked for.
+        samples: with n > 1 each answer as an output of its own, in which only what has just grown
+            has deltas. All else here is of the first one, `finish_reason` None until all are done
+            and "error" if one of them failed.
     """
 
     request_id: str
@@ -39,6 +71,9 @@ class RequestOutput:
     error: str | None = None
     num_cached_tokens: int = 0
     delta_reply: ParsedReply | None = None
+    stop_reason: int | str | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    samples: tuple["RequestOutput", ...] = ()
 
     @classmethod
     def refused(cls, request_id: str, prompt_token_ids: list[int], error: str) -> "RequestOutput":
@@ -53,15 +88,15 @@ class RequestOutput:
 
     @property
     def text(self) -> str:
-        """The answer so far, without special tokens and without the stop string."""
+        """The answer so far, without the stop string, and without special tokens unless wanted."""
         return self.answer.text
 
     @property
     def turn_starts(self) -> tuple[int, ...]:
-        """Places in `text`, ascending, at which the model wrote a special token within the answer.
+        """Places in `text`, ascending, at which the model wrote <|assistant|> within the answer.
 
-        Mostly <|assistant|>, with which it begins another message, such as the next tool call. One
-        may lie behind what there is of `text` so far.
+        With it the model begins another message, such as the next tool call. One may lie behind
+        what there is of `text` so far.
         """
         return self.answer.turn_starts
 
@@ -74,12 +109,45 @@ class RequestOutput:
         """
         return self.answer.reply
 
+    @property
+    def logprobs(self) -> list[TokenLogprobs] | None:
+        """Of each token of `token_ids`: its own and the likeliest ones; None unless asked for."""
+        return self.answer.logprobs
+
+    @property
+    def delta_logprobs(self) -> list[TokenLogprobs] | None:
+        """The same of `delta_token_ids`."""
+        entries = self.answer.token_logprobs
+        return None if entries is None else entries.since(len(entries) - len(self.delta_token_ids))
+
+    @property
+    def outputs(self) -> list[CompletionOutput]:
+        """All answers in vLLM's form; one unless SamplingParams.n says more."""
+        return [sample._complete(index) for index, sample in enumerate(self.samples or (self,))]
+
+    def _complete(self, index: int) -> CompletionOutput:
+        total = None
+        if self.logprobs is not None:
+            pairs = zip(self.token_ids, self.logprobs, strict=True)
+            total = sum(entry[token_id].logprob for token_id, entry in pairs)
+        return CompletionOutput(
+            index,
+            self.text,
+            self.token_ids,
+            total,
+            self.logprobs,
+            self.finish_reason,
+            self.stop_reason,
+            self.reply,
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain data, the answer whole, for JSON and the like."""
-        plain = asdict(replace(self, answer=self.refused("", [], "").answer))
-        del plain["answer"]
+        """Return everything as plain data, the answers whole, for JSON and the like."""
+        plain = asdict(replace(self, answer=self.refused("", [], "").answer, samples=()))
+        del plain["answer"], plain["samples"]
         whole = {name: getattr(self, name) for name in ("token_ids", "text", "turn_starts")}
-        return plain | whole | {"reply": None if self.reply is None else asdict(self.reply)}
+        whole["reply"] = None if self.reply is None else asdict(self.reply)
+        return plain | whole | {"outputs": [asdict(output) for output in self.outputs]}
 
     @property
     def finished(self) -> bool:

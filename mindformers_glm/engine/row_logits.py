@@ -46,7 +46,7 @@ def iter_row_logits(engine: LLMEngine, token_ids: Items[int]) -> Generator[np.nd
     if len(token_ids) > engine.config.max_model_len:
         raise PromptError(
             f"{len(token_ids)} tokens were given and the limit is max_model_len="
-            f"{engine.config.max_model_len}: shorten the text or raise --max_model_len."
+            f"{engine.config.max_model_len}: {engine.length_advice}."
         )
     return _run_chunks(engine, token_ids)
 

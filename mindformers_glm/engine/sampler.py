@@ -1,9 +1,9 @@
 """From the logits of one row to the next token, as Hugging Face chooses it.
 
 Order and rules follow transformers 4.51.3, `generation/utils.py _get_logits_processor` and
-`generation/logits_process.py`: repetition penalty, forbidden end tokens, then for sampling
-temperature, top_k, top_p, min_p. One row at a time with the request's own generator: the result
-does not depend on the rest of the batch.
+`generation/logits_process.py`: what the settings change of the logits (logit_changes.py), then for
+sampling temperature, top_k, top_p, min_p. One row at a time with the request's own generator: the
+result does not depend on the rest of the batch.
 """
 
 from functools import lru_cache
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mindformers_glm.engine.logit_changes import change_logits
 from mindformers_glm.engine.sampling_params import SamplingSettings
 from mindformers_glm.engine.sequence import Sequence
 
@@ -63,15 +64,8 @@ def sample_token(logits: np.ndarray, sequence: Sequence) -> int:
         NonFiniteLogitsError: a logit is NaN or infinite.
     """
     settings = sequence.settings
-    if not np.isfinite(logits).all():
-        raise NonFiniteLogitsError("the network's output is not finite")
-    scores = logits
-    if settings.repetition_penalty != 1.0:
-        seen = sequence.distinct_token_ids  # all of them would cost more with each token
-        scores = penalize_repetition(scores, seen, settings.repetition_penalty)
-    if sequence.num_generated < settings.min_new_tokens and sequence.stop_token_ids:
-        scores = scores.copy()
-        scores[list(sequence.stop_token_ids)] = -np.inf
+    check_finite(logits)
+    scores = change_logits(logits, sequence)
     if settings.is_greedy:
         return int(np.argmax(scores))  # the first one of equals, as torch.argmax
     candidates = weigh_candidates(scores, settings)
@@ -79,12 +73,14 @@ def sample_token(logits: np.ndarray, sequence: Sequence) -> int:
     return int(candidates.token_ids[index])
 
 
-def penalize_repetition(scores: np.ndarray, token_ids: np.ndarray, penalty: float) -> np.ndarray:
-    """Make the tokens that occurred less likely (Keskar et al. 2019, arXiv:1909.05858)."""
-    scores = scores.copy()
-    found = scores[token_ids]  # with repetitions: each is written with the same value
-    scores[token_ids] = np.where(found < 0, found * penalty, found / penalty)
-    return scores
+def check_finite(logits: np.ndarray) -> None:
+    """Refuse logits that are no numbers.
+
+    Raises:
+        NonFiniteLogitsError: a logit is NaN or infinite.
+    """
+    if not np.isfinite(logits).all():
+        raise NonFiniteLogitsError("the network's output is not finite")
 
 
 def weigh_candidates(scores: np.ndarray, settings: SamplingSettings) -> Candidates:

@@ -1,13 +1,22 @@
 """How the next token is chosen and when a request ends, as the caller asks for it."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass
 from numbers import Integral, Real
+from typing import Any
 
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.errors import ConfigError, PromptError
+from mindformers_glm.engine.argument_names import (
+    OTHER_NAMES_OF_SAMPLING_PARAMS,
+    refuse_unknown_arguments,
+)
+
+_MAX_SAMPLES = 16_384  # as vLLM
+_MAX_BIAS = 100.0  # as OpenAI and vLLM: what is beyond counts as this much
 
 
+@refuse_unknown_arguments(OTHER_NAMES_OF_SAMPLING_PARAMS)
 @dataclass(frozen=True)
 class SamplingParams:
     """The caller's wishes for one request; None means "as the checkpoint says".
@@ -32,8 +41,21 @@ class SamplingParams:
         stop: texts that end the answer; the answer is cut before them.
         stop_token_ids: tokens that end the answer, besides the checkpoint's end-of-text tokens.
         ignore_eos: do not end at the checkpoint's end-of-text tokens.
+        n: how many answers to draw for the prompt; more than 1 needs sampling. The first is the one
+            that n=1 draws.
+        presence_penalty: subtracted from the logits of the tokens of the answer so far.
+        frequency_penalty: the same as often as the token occurs in it.
+        logit_bias: added to the logits of these token ids, cut to -100 .. 100.
+        bad_words: texts that the answer does not hold, neither as written nor behind a blank, as
+            far as it spells them in the tokens that the tokenizer makes of them (as in vLLM).
+        logprobs: tell the log-probability of each token of the answer and of so many likeliest
+            ones; -1: of all. They are the network's own, before any of these settings.
+        prompt_logprobs: the same for the tokens of the prompt; all of it is computed then.
+        skip_special_tokens: False: the text shows special tokens by their names, and a stop text
+            may be one; not the one that ended the answer.
+        max_tokens, min_tokens: vLLM's names of max_new_tokens and min_new_tokens.
     Raises:
-        ConfigError: a value is of the wrong type or out of its range.
+        ConfigError: a value is of the wrong type or out of its range, or there is no such setting.
     """
 
     do_sample: bool | None = None
@@ -49,13 +71,28 @@ class SamplingParams:
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
+    n: int = 1
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
+    bad_words: str | Sequence[str] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
+    max_tokens: InitVar[int | None] = None
+    min_tokens: InitVar[int | None] = None
 
-    def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
-        object.__setattr__(self, "stop", _as_tuple("stop", stop))
-        object.__setattr__(self, "stop_token_ids", _as_tuple("stop_token_ids", self.stop_token_ids))
+    def __post_init__(self, max_tokens: int | None, min_tokens: int | None) -> None:
+        self._take("max_new_tokens", "max_tokens", max_tokens)
+        self._take("min_new_tokens", "min_tokens", min_tokens)
+        for name in ("stop", "bad_words"):
+            texts = getattr(self, name)
+            self._set(name, _read_texts(name, (texts,) if isinstance(texts, str) else texts))
+        self._set("stop_token_ids", _as_tuple("stop_token_ids", self.stop_token_ids))
+        self._set("logit_bias", _read_bias(self.logit_bias))
         _check_bool("do_sample", self.do_sample)
         _check_bool("ignore_eos", self.ignore_eos)
+        _check_bool("skip_special_tokens", self.skip_special_tokens)
         _check_number("temperature", self.temperature, low=0.0)
         _check_int("top_k", self.top_k, low=-1)
         _check_number("top_p", self.top_p, low=0.0, high=1.0)
@@ -63,18 +100,35 @@ class SamplingParams:
         _check_number("repetition_penalty", self.repetition_penalty, low=0.0)
         if self.repetition_penalty == 0.0:
             raise ConfigError("repetition_penalty must be above 0, got 0: 1.0 changes nothing.")
+        _check_number("presence_penalty", self.presence_penalty, low=-2.0, high=2.0)
+        _check_number("frequency_penalty", self.frequency_penalty, low=-2.0, high=2.0)
         _check_int("max_new_tokens", self.max_new_tokens, low=1)
         _check_int("max_length", self.max_length, low=1)
         _check_int("min_new_tokens", self.min_new_tokens, low=0)
         _check_int("seed", self.seed, low=0)
-        for text in self.stop:
-            if not isinstance(text, str) or not text:
-                raise ConfigError(f"stop must hold non-empty texts, got {text!r}.")
+        _check_int("logprobs", self.logprobs, low=-1)
+        _check_int("prompt_logprobs", self.prompt_logprobs, low=-1)
+        _check_int("n", self.n, low=1)
+        if self.n is None or self.n > _MAX_SAMPLES:
+            raise ConfigError(f"n must be a whole number from 1 to {_MAX_SAMPLES}, got {self.n}.")
         for token_id in self.stop_token_ids:
             _check_int("stop_token_ids", token_id, low=0)
         most, least = self.max_new_tokens, self.min_new_tokens
         if most is not None and least is not None and least > most:
             raise ConfigError(f"min_new_tokens={least} is more than max_new_tokens={most}.")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _take(self, name: str, other_name: str, value: int | None) -> None:
+        """Take over what was given by vLLM's name."""
+        if value is None:
+            return
+        own = getattr(self, name)
+        if own not in (None, value):
+            raise ConfigError(f"{other_name}={value!r} and {name}={own!r} are the same setting.")
+        _check_int(other_name, value, low=0)
+        self._set(name, value)
 
 
 @dataclass(frozen=True)
@@ -99,12 +153,65 @@ class SamplingSettings:
     stop: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
     ignore_eos: bool
+    n: int
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
+    bad_words: tuple[str, ...]
+    logprobs: int | None
+    prompt_logprobs: int | None
+    skip_special_tokens: bool
 
 
-def _as_tuple(name: str, values: Sequence[object]) -> tuple[object, ...]:
+def check_settings(settings: SamplingSettings, vocab_size: int) -> None:
+    """Refuse what cannot be seen before the checkpoint is known.
+
+    Raises:
+        PromptError: a bias is for no token, or all answers would be the same.
+    """
+    unknown = [token_id for token_id, _ in settings.logit_bias if token_id >= vocab_size]
+    if unknown:
+        raise PromptError(
+            f"logit_bias has the token id {unknown[0]}, which is outside the vocabulary "
+            f"0..{vocab_size - 1}."
+        )
+    if settings.n > 1 and settings.is_greedy:
+        raise PromptError(
+            f"n={settings.n} greedy answers would all be the same: set do_sample=True or a "
+            "temperature above 0, or n=1."
+        )
+
+
+def _as_tuple(name: str, values: Sequence[object] | None) -> tuple[object, ...]:
+    if values is None:
+        return ()
     if not isinstance(values, list | tuple):
         raise ConfigError(f"{name} must be a list, got {values!r}.")
     return tuple(values)
+
+
+def _read_texts(name: str, values: Any) -> tuple[object, ...]:
+    texts = _as_tuple(name, values)
+    for text in texts:
+        if not isinstance(text, str) or not text:
+            raise ConfigError(f"{name} must hold non-empty texts, got {text!r}.")
+    return texts
+
+
+def _read_bias(given: Any) -> tuple[tuple[int, float], ...]:
+    """Return pairs of a token id and its bias; JSON's ids are texts."""
+    pairs = list(given.items()) if isinstance(given, Mapping) else given
+    read: dict[int, float] = {}
+    for pair in _as_tuple("logit_bias", pairs):
+        token_id, bias = pair if isinstance(pair, tuple) and len(pair) == 2 else (pair, None)
+        if isinstance(token_id, str) and token_id.isascii() and token_id.isdigit():
+            token_id = int(token_id)
+        is_number = isinstance(bias, Real) and not isinstance(bias, bool)
+        number = float(bias) if is_number else math.nan  # type: ignore[arg-type]
+        if type(token_id) is not int or token_id < 0 or math.isnan(number):
+            raise ConfigError(f"logit_bias must map token ids to numbers, got {pair!r}.")
+        read[token_id] = min(max(number, -_MAX_BIAS), _MAX_BIAS)
+    return tuple(read.items())
 
 
 def _check_bool(name: str, value: bool | None) -> None:

@@ -27,6 +27,7 @@ class Chunk:
     is_sampled: the last row's logits are wanted; only the last chunk of what is pending tells the
         next token.
     draft: guessed tokens of positions end, end + 1, ...; their logits are wanted too.
+    num_prompt_rows: rows of the prompt whose logits are wanted besides, the last ones before these.
     """
 
     sequence: Sequence
@@ -34,6 +35,7 @@ class Chunk:
     end: int
     is_sampled: bool
     draft: tuple[int, ...] = ()
+    num_prompt_rows: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -42,8 +44,8 @@ class Chunk:
 
     @property
     def num_samples(self) -> int:
-        """Rows whose logits are wanted: none, or the last token's and the draft's."""
-        return 1 + len(self.draft) if self.is_sampled else 0
+        """Rows whose logits are wanted: of the prompt, and the last token's and the draft's."""
+        return self.num_prompt_rows + (1 + len(self.draft) if self.is_sampled else 0)
 
 
 @dataclass
@@ -175,7 +177,7 @@ class Scheduler:
         False and nothing if too few are free. Its last token is always computed, for its logits.
         """
         if self._config.enable_prefix_caching:
-            num_full = (sequence.num_tokens - 1) // self._config.block_size
+            num_full = sequence.num_reusable_tokens // self._config.block_size
             self._extend_keys(sequence, num_full)
             sequence.block_table = self._pool.take_cached(sequence.block_keys[:num_full])
         num_shared_blocks = len(sequence.block_table)
@@ -194,7 +196,18 @@ class Scheduler:
         end = min(sequence.num_tokens, sequence.num_computed + budget)
         if end > sequence.num_computed:
             is_sampled = end == sequence.num_tokens
-            schedule.chunks.append(Chunk(sequence, sequence.num_computed, end, is_sampled))
+            # All rows of a prompt are read before a token is generated: none lies behind these.
+            first_unread = max(sequence.num_computed, sequence.num_prompt_rows_read)
+            num_prompt_rows = max(min(end, sequence.num_prompt_tokens - 1) - first_unread, 0)
+            schedule.chunks.append(
+                Chunk(
+                    sequence,
+                    sequence.num_computed,
+                    end,
+                    is_sampled,
+                    num_prompt_rows=num_prompt_rows,
+                )
+            )
             schedule.num_tokens += end - sequence.num_computed
             self._unfilled.update(self._register_blocks(sequence, sequence.num_computed, end))
 

@@ -24,6 +24,10 @@ class Sequence:
         rng: this request's own source of randomness, so that a draw does not depend on what else
             is in the batch.
         lookup: guesses the next tokens, at most `max_draft_len` of them.
+        sample_index: which of the request's answers it is (SamplingParams.n).
+        bad_words: token sequences that the answer may not hold.
+        num_prompt_rows_read: leading tokens of the prompt whose logits are no longer wanted:
+            prompt_logprobs reads those of all but the last, which tells the first new token.
     """
 
     def __init__(
@@ -36,6 +40,8 @@ class Sequence:
         stop_token_ids: frozenset[int],
         rng: np.random.Generator,
         max_draft_len: int = 0,
+        sample_index: int = 0,
+        bad_words: Items[Items[int]] = (),
     ) -> None:
         self.request_id = request_id
         self.settings = settings
@@ -43,7 +49,11 @@ class Sequence:
         self.stop_token_ids = stop_token_ids
         self.rng = rng
         self.lookup = PromptLookup(max_draft_len)
+        self.sample_index = sample_index
+        self.bad_words = bad_words
         self.num_prompt_tokens = len(prompt_token_ids)
+        reads_prompt = settings.prompt_logprobs is not None and sample_index == 0
+        self.num_prompt_rows_read = 0 if reads_prompt else len(prompt_token_ids) - 1
         self.num_tokens = len(prompt_token_ids)
         self.num_computed = 0
         self.num_cached_tokens: int | None = None
@@ -75,6 +85,12 @@ class Sequence:
                 self._distinct_token_ids, np.array([*new], np.int32)
             )
         return self._distinct_token_ids
+
+    @property
+    def num_reusable_tokens(self) -> int:
+        """Leading tokens that need not run where their K and V are in the cache already."""
+        is_read = self.num_prompt_rows_read == self.num_prompt_tokens - 1
+        return self.num_tokens - 1 if is_read else self.num_prompt_rows_read
 
     @property
     def num_generated(self) -> int:

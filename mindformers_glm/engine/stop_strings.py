@@ -14,18 +14,23 @@ class StopStringMatcher:
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
         self._held = ""
-        self.is_stopped = False
+        self.found: str | None = None  # the stop string that ended the answer
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.found is not None
 
     def feed(self, text: str) -> str:
         """Take the next piece and return what can be shown; nothing after a stop string."""
         if self.is_stopped:
             return ""
         text = self._held + text
-        starts = [start for start in map(text.find, self._stop) if start >= 0]
-        if starts:
-            self.is_stopped = True
+        found = [(start, stop) for stop in self._stop if (start := text.find(stop)) >= 0]
+        if found:
+            start, self.found = min(found)
             self._held = ""
-            return text[: min(starts)]
+            return text[:start]
         num_held = self._num_possible_stop_chars(text)
         self._held = text[len(text) - num_held :]
         return text[: len(text) - num_held]

@@ -8,8 +8,9 @@ def main() -> int:
     """Run one job with the arguments of this process and return its exit code."""
     if importlib.util.find_spec("mindspore") is None:
         print(
-            f"error: The interpreter {sys.executable} has no mindspore: activate the environment, "
-            "or name its interpreter in PYTHON.",
+            f"error: The interpreter {sys.executable} (Python {sys.version_info[0]}."
+            f"{sys.version_info[1]}) has no mindspore: activate the environment, or name its "
+            "interpreter in PYTHON.",
             file=sys.stderr,
         )
         return 1

@@ -41,13 +41,12 @@ def start_child(
     environment: Mapping[str, str],
     log: Path,
     *,
-    is_piped: bool = False,
+    outputs: tuple[int, int] | None = None,
 ) -> Child:
     """Start a process in a session of its own, so that Ctrl-C reaches only the launcher.
 
     Args:
-        is_piped: leave its output to the caller, as process.stdout and process.stderr, instead of
-            writing it to `log`.
+        outputs: its stdout and stderr, to be closed by the caller; None: both are `log`.
 
     Raises:
         ConfigError: the program cannot be run or the log not be written.
@@ -65,8 +64,8 @@ def start_child(
                 command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if is_piped else log_file,
-                stderr=subprocess.PIPE if is_piped else subprocess.STDOUT,
+                stdout=outputs[0] if outputs else log_file,
+                stderr=outputs[1] if outputs else log_file,
                 start_new_session=True,
                 preexec_fn=die_with_parent,  # the launcher has one thread, so this is safe
             )

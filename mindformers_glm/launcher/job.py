@@ -76,17 +76,20 @@ class Job:
             )
         for rank in self._config.ranks:
             # Upstream's file names; the launcher of rank 0's host shows what rank 0 says.
+            log = self._log_dir / f"worker_{rank}.log"
             is_shown = rank == 0 and self._config.is_joined
+            relay = OutputRelay(log) if is_shown else None
             worker = start_child(
                 f"rank {rank}",
                 self._config.command,
                 self._environment | worker_environment(self._config, rank),
-                self._log_dir / f"worker_{rank}.log",
-                is_piped=is_shown,
+                log,
+                outputs=(relay.stdout, relay.stderr) if relay else None,
             )
             self._workers.append(worker)
-            if is_shown:
-                self._relay = OutputRelay(worker)
+            if relay is not None:
+                relay.begin()
+                self._relay = relay
 
     def wait(self) -> Outcome:
         """Return when the workers have ended, one process has failed, or a signal has come.
@@ -106,16 +109,20 @@ class Job:
                 self._drain()
                 return Outcome(0)
 
-    def stop(self) -> None:
-        """End whatever still runs; a second signal does it at once."""
+    def stop(self, *, is_heard: bool) -> None:
+        """End whatever still runs; a second signal does it at once.
+
+        Args:
+            is_heard: what rank 0 says of its end is shown: the answers that are finished.
+        """
+        if self._relay is not None:
+            self._relay.is_shown, self._relay.is_ending = is_heard, True
         try:
             self._end_processes()
         finally:
             self._kill_descendants()
 
     def _end_processes(self) -> None:
-        if self._relay is not None:
-            self._relay.is_shown = False
         if self._scheduler is not None:
             self._scheduler.end(signal.SIGKILL)  # it has nothing to put in order
         for worker in self._workers:
@@ -126,6 +133,7 @@ class Job:
             self._pause(_POLL_S)
             if time.monotonic() > deadline_s or len(self._signals) > num_signals:
                 break
+        self._drain()
 
     def _kill_descendants(self) -> None:
         """Kill what is left, also what the workers started and what has lost its parent."""
@@ -231,10 +239,12 @@ def run_job(job: Job) -> int:
         The exit code: 0, that of the worker that failed (128 + N if signal N killed it), 1 if the
         scheduler failed, 128 + N after signal N, 141 if nobody reads the output any more.
     """
+    is_heard = True
     try:
         job.start()
         outcome = job.wait()
     except BrokenPipeError:
+        is_heard = False
         # Python flushes stdout again when it exits: give it a place that takes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         outcome = Outcome(141)
@@ -245,7 +255,7 @@ def run_job(job: Job) -> int:
             1, f"error: The job was ended, because its output cannot be kept: {problem}"
         )
     finally:
-        job.stop()
+        job.stop(is_heard=is_heard)
     if outcome.message:
         print(outcome.message, file=sys.stderr)
     return outcome.exit_code

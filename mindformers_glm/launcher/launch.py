@@ -12,6 +12,7 @@ from mindformers_glm.launcher.background import run_in_background
 from mindformers_glm.launcher.job import Job, run_job
 from mindformers_glm.launcher.log_folder import LogFolder
 from mindformers_glm.launcher.ports import (
+    PortTaken,
     ReservedPort,
     is_local_address,
     reserve_free_port,
@@ -77,4 +78,11 @@ def _find_address(config: LaunchConfig) -> str:
 def _reserve(config: LaunchConfig, address: str) -> ReservedPort:
     if config.master_port is None:
         return reserve_free_port(address)
-    return ReservedPort(address, config.master_port)
+    try:
+        return ReservedPort(address, config.master_port)
+    except PortTaken:
+        if config.is_port_chosen or not config.is_single_host:
+            raise
+    reserved = reserve_free_port(address)
+    note(f"port {config.master_port} of {address} is taken: this job takes {reserved.port}")
+    return reserved

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindformers.generation.utils import GenerateOutput
 from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
@@ -13,6 +14,7 @@ from mindspore import Tensor
 from mindformers_glm.backends import select_backend
 from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.core.sharding import TensorParallel
@@ -29,6 +31,8 @@ _NO_WEIGHTS = (
     "The network has no weights yet: call load_weights(folder), or get it from "
     "from_pretrained(folder)."
 )
+# How upstream's AutoModel and pipeline say which files of a hub they mean; a folder has one kind.
+_HUB_KEYS = ("token", "trust_remote_code", "_commit_hash", "_from_pipeline")
 
 
 class GlmFamilyConfig(PretrainedConfig):
@@ -101,13 +105,17 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
                 the memory does not allow it.
         """
         kwargs.pop("config", None)  # AutoModel passes the one it read from the same folder
+        for name in _HUB_KEYS:
+            kwargs.pop(name, None)
+        if kwargs.pop("revision", None) is not None:
+            raise ConfigError("revision is a hub's, and the weights are a folder's: leave it out.")
         device_target = kwargs.pop("device_target", None)
         if "model_parallel_rank" in kwargs:
             raise ConfigError("model_parallel_rank is the launcher's to choose: leave it out.")
         size = kwargs.get("model_parallel", 1)
         rank = launched_rank(size)
-        folder = str(pretrained_model_name_or_dir)
-        with Checkpoint.open(pretrained_model_name_or_dir, TensorParallel(size, rank)) as opened:
+        folder = str(locate_folder(pretrained_model_name_or_dir))
+        with Checkpoint.open(folder, TensorParallel(size, rank)) as opened:
             config = resolve_attention_bias(GlmConfig.from_hf(folder), opened)
             settings = RunnerSettings.for_config(
                 config, opened.dtype, **(kwargs | {"model_parallel_rank": rank})
@@ -159,7 +167,7 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         rank, settings = self.settings.tensor_parallel, self.settings
         with ExitStack() as stack:
             if not isinstance(weights, Checkpoint):
-                weights = stack.enter_context(Checkpoint.open(weights, rank))
+                weights = stack.enter_context(Checkpoint.open(locate_folder(weights), rank))
             group = self.backend.connect(rank)
             if self.opened is None:
                 self.glm_config = resolve_attention_bias(self.glm_config, weights)
@@ -203,8 +211,10 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         generation_config: Any = None,
         seed: int | None = None,
         attention_mask: list[int] | list[list[int]] | np.ndarray | Tensor | None = None,
+        streamer: Any = None,
+        return_dict_in_generate: bool = False,
         **kwargs: Any,
-    ) -> list[np.ndarray]:
+    ) -> list[np.ndarray] | GenerateOutput:
         """Generate as upstream's `generate` does, through this project's engine.
 
         Args:
@@ -215,11 +225,16 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
                 `from_pretrained`.
             attention_mask: of the shape of `input_ids`, bool, int or float: 1 for a token, 0 for
                 padding before or behind the tokens. Padding is dropped, and every prompt runs at
-                its own length. None: there is no padding.
+                its own length. None: of several prompts of one length, tokens `pad_token_id` of
+                config.json at both ends are padding.
+            streamer: a TextStreamer of MindSpore Transformers or transformers, or what has their
+                `put` and `end`; it is given the prompt, which must be one, and then each token.
+            return_dict_in_generate: wrap the result as upstream's pipeline wants it.
             kwargs: single settings (do_sample, top_k, max_new_tokens, ...), which win.
         Returns:
             For each prompt its token ids, without padding, followed by the generated ones: int32,
-            each of its own length.
+            each of its own length. With return_dict_in_generate a GenerateOutput of these
+            `sequences`.
         Raises:
             GlmError: there are no weights, or a setting or a prompt is wrong; in one sentence.
         """
@@ -229,4 +244,8 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
             self.engine = create_engine(
                 self.opened, self.glm_config, self.settings, self.name_or_path
             )
-        return generate(self.engine, input_ids, generation_config, seed, attention_mask, **kwargs)
+        kwargs.setdefault("pad_token_id", self.glm_config.pad_token_id)
+        sequences = generate(
+            self.engine, input_ids, generation_config, seed, attention_mask, streamer, **kwargs
+        )
+        return GenerateOutput(sequences=sequences) if return_dict_in_generate else sequences

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,24 @@ from mindformers_glm.engine.generation_defaults import (
     read_eos_token_ids,
     refuse_unsupported,
 )
-from mindformers_glm.engine.llm_engine import Detokenizing, LLMEngine
+from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.open_model import OpenRunner
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.models.streaming import StreamerFeed
 from mindformers_glm.models.token_id_prompts import read_prompts
-from mindformers_glm.tokenizer import find_tokenizer_file, load_tokenizer
+from mindformers_glm.tokenizer import TokenIdsOnly, open_tokenizer
 
-_PARAMS = tuple(field.name for field in fields(SamplingParams))
+# Of one answer's token ids: what tells more has no place in the result.
+_PARAMS = tuple(
+    field.name
+    for field in fields(SamplingParams)
+    if field.name not in ("n", "logprobs", "prompt_logprobs", "skip_special_tokens")
+)
 # Hugging Face's names for what SamplingParams calls stop_token_ids and stop.
 _ALIASES = ("eos_token_id", "stop_strings")
+# What upstream's text generation pipeline passes on beside the settings: it has formed the batch
+# by then, and reads no pictures or sounds (mindformers 1.7.0, pipeline/pipeline.py).
+_OF_THE_PIPELINE = ("batch_size", "image_processor", "audio_processor", "model_name")
 
 
 def create_engine(
@@ -41,9 +49,10 @@ def create_engine(
     return LLMEngine(
         opened.runner,
         EngineConfig.for_runner(settings, opened.num_blocks, {"seed": 0}),
-        _load_tokenizer(folder),
+        open_tokenizer(folder) if folder else TokenIdsOnly("The network"),
         eos_token_ids=(*config.eos_token_ids, *defaults.eos_token_ids),
         defaults=defaults,
+        max_position_embeddings=config.max_position_embeddings,
     )
 
 
@@ -53,6 +62,8 @@ def generate(
     generation_config: Any = None,
     seed: int | None = None,
     attention_mask: Any = None,
+    streamer: Any = None,
+    pad_token_id: int | None = None,
     **kwargs: Any,
 ) -> list[np.ndarray]:
     """See GlmInferenceModel.generate.
@@ -63,12 +74,17 @@ def generate(
         PromptError: a prompt is empty, too long, or has ids outside the vocabulary; or the mask is
             not one of these prompts.
     """
-    params = _read_params(generation_config, seed, kwargs)
-    prompts = read_prompts(input_ids, attention_mask)
+    settings = {name: value for name, value in kwargs.items() if name not in _OF_THE_PIPELINE}
+    params = _read_params(generation_config, seed, settings)
+    prompts = read_prompts(input_ids, attention_mask, pad_token_id)
     _check_stop(engine, params)
     # Whoever holds the network may have changed its weights since the last call.
     engine.pool.forget_all()
-    return _run(engine, prompts, params)
+    feed = StreamerFeed(streamer, prompts)
+    try:
+        return _run(engine, prompts, params, feed)
+    finally:
+        feed.end()
 
 
 def _read_params(
@@ -88,7 +104,9 @@ def _read_params(
     return params
 
 
-def _run(engine: LLMEngine, prompts: list[list[int]], params: SamplingParams) -> list[np.ndarray]:
+def _run(
+    engine: LLMEngine, prompts: list[list[int]], params: SamplingParams, feed: StreamerFeed
+) -> list[np.ndarray]:
     answers: dict[str, list[int]] = {}
     request_ids = [str(index) for index in range(len(prompts))]
     try:
@@ -98,6 +116,7 @@ def _run(engine: LLMEngine, prompts: list[list[int]], params: SamplingParams) ->
             for output in engine.step():
                 if output.error:
                     raise ConfigError(f"prompt {output.request_id}: {output.error}")
+                feed.put(output.delta_token_ids)
                 if output.finished:
                     answers[output.request_id] = list(output.token_ids)
     finally:
@@ -140,29 +159,11 @@ def _read_settings(raw: Mapping[str, Any], source: str) -> dict[str, Any]:
     return settings
 
 
-def _load_tokenizer(folder: str | None) -> Detokenizing:
-    """The folder's tokenizer, which stop texts need; token ids alone do without one."""
-    if not folder or find_tokenizer_file(Path(folder)) is None:
-        return _NoText()
-    return load_tokenizer(folder)
-
-
 def _check_stop(engine: LLMEngine, params: SamplingParams) -> None:
-    if isinstance(engine.tokenizer, _NoText) and engine.defaults.resolve(params).stop:
+    if not isinstance(engine.tokenizer, TokenIdsOnly):
+        return
+    if engine.defaults.resolve(params).stop or params.bad_words:
         raise ConfigError(
-            "stop looks for text and this network has no tokenizer: build it with from_pretrained "
-            "from a folder with a tokenizer, or use stop_token_ids."
+            "stop and bad_words look for text and this network has no tokenizer: build it with "
+            "from_pretrained from a folder with a tokenizer, or use stop_token_ids and logit_bias."
         )
-
-
-class _NoText:
-    """Stands in for the tokenizer: the caller wants token ids only."""
-
-    def new_detokenizer(self) -> "_NoText":
-        return self
-
-    def feed(self, token_id: int) -> str:
-        return ""
-
-    def flush(self) -> str:
-        return ""

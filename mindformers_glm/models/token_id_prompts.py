@@ -9,21 +9,26 @@ from mindspore import Tensor
 from mindformers_glm.core.errors import PromptError
 
 
-def read_prompts(input_ids: Any, attention_mask: Any = None) -> list[list[int]]:
+def read_prompts(
+    input_ids: Any, attention_mask: Any = None, pad_token_id: int | None = None
+) -> list[list[int]]:
     """One list for each prompt, without padding; what they hold is checked by the engine.
 
     Args:
         input_ids: [S] or [B, S], an array, a Tensor or lists; lists may differ in length where
             there is no mask.
         attention_mask: of the same shape, 1 for a token and 0 for padding, whose ids are dropped;
-            None: there is no padding.
+            None: there is no padding but `pad_token_id`.
+        pad_token_id: dropped before and behind the tokens of several prompts of one length, as
+            upstream does behind them: a tokenizer has padded these.
     Raises:
         PromptError: either is something else, or a row of the mask has no token or a gap.
     """
     input_ids = _from_tensor(input_ids)
     prompts, is_single = _as_lists(input_ids)
     if attention_mask is None:
-        return prompts
+        is_padded = len(prompts) > 1 and len({len(prompt) for prompt in prompts}) == 1
+        return [_strip(prompt, pad_token_id) for prompt in prompts] if is_padded else prompts
     mask = _read_mask(attention_mask)
     _check_shape(mask, prompts, is_single)
     rows = mask[None] if is_single else mask
@@ -90,6 +95,11 @@ def _check_shape(mask: np.ndarray, prompts: list[list[int]], is_single: bool) ->
         raise PromptError(
             f"attention_mask must have the shape of input_ids, {shape}, it has {list(mask.shape)}."
         )
+
+
+def _strip(prompt: list[int], pad_token_id: int | None) -> list[int]:
+    kept = [place for place, token_id in enumerate(prompt) if token_id != pad_token_id]
+    return prompt[kept[0] : kept[-1] + 1] if kept else prompt
 
 
 def _without_padding(row: int, prompt: list[int], mask: np.ndarray) -> list[int]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from mindformers_glm.config.environment import packed_cache_folder
 from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.engine.memory_plan import format_memory
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.packed_cache import FOLDER_NAME, list_caches
 from mindformers_glm.weights.packed_file import verify_file
 from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader
 
+_Caches = Sequence[tuple[Path, PackedHeader | PackedFileError]]
 _USAGE = "mindformers-glm cache list|verify|clear [DIR ...]"
 
 
@@ -30,9 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     A DIR is a checkpoint or a folder of caches; without one it is what MINDFORMERS_GLM_CACHE names.
 
     Returns:
-        The exit code: 1 if a file is damaged and was not removed, else 0.
+        The exit code: 1 if a file is not used and was not removed, else 0.
     Raises:
-        ConfigError: no folder is given, or one is not there or cannot be changed.
+        ConfigError: no folder is given, or one is not there.
     """
     folders = [_find_folder(name) for name in arguments.folders]
     if not folders:
@@ -57,30 +58,30 @@ def _find_folder(name: str) -> Path:
     return beside if beside.is_dir() else folder
 
 
-def _list(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
+def _list(caches: _Caches) -> int:
     for file, header in caches:
         print(file)
         for name, value in _describe(file, header):
             print(f"  {name:<12}{value}")
-    return int(any(header is None for _, header in caches))
+    return int(any(isinstance(header, PackedFileError) for _, header in caches))
 
 
-def _describe(file: Path, header: PackedHeader | None) -> Iterator[tuple[str, str]]:
-    if header is None:
-        yield "state", "damaged or of another version: the next start that needs it replaces it"
+def _describe(file: Path, header: PackedHeader | PackedFileError) -> Iterator[tuple[str, str]]:
+    if isinstance(header, PackedFileError):
+        yield "state", f"not used, {header}: the next start that needs it replaces it"
     else:
         yield "checkpoint", header.source
         settings = [f"{name} {value}" for name, value in header.key["format"].items()]
         yield "format", ", ".join(settings)
     try:
-        stat = file.stat()
-    except FileNotFoundError:  # removed meanwhile
+        stat = file.lstat()
+    except OSError:  # removed meanwhile, say
         return
-    yield "size", format_memory(stat.st_size)
+    yield "size", format_bytes(stat.st_size)
     yield "written", time.strftime("%Y-%m-%d %H:%M", time.localtime(stat.st_mtime))
 
 
-def _verify(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
+def _verify(caches: _Caches) -> int:
     exit_code = 0
     for file, _ in caches:
         try:
@@ -93,17 +94,20 @@ def _verify(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
     return exit_code
 
 
-def _clear(caches: Sequence[tuple[Path, PackedHeader | None]]) -> int:
+def _clear(caches: _Caches) -> int:
+    exit_code = 0
     for file, _ in caches:
         try:
-            num_bytes = file.stat().st_size
+            num_bytes = file.lstat().st_size
             file.unlink()
         except FileNotFoundError:
             continue
         except OSError as problem:
-            raise ConfigError(f"Cannot remove {file}: {problem.strerror}.") from None
-        print(f"removed {file} ({format_memory(num_bytes)})")
-    return 0
+            print(f"{file}: it cannot be removed: {problem.strerror}")
+            exit_code = 1
+            continue
+        print(f"removed {file} ({format_bytes(num_bytes)})")
+    return exit_code
 
 
 _ACTIONS = {"list": _list, "verify": _verify, "clear": _clear}

@@ -76,6 +76,14 @@ def _run_and_report(words: list[str], prog: str, script_folder: Path | None) -> 
         # Python flushes stdout again when it exits: give it a place that takes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").startswith("mindformers_glm"):
+            raise
+        return _fail(
+            f"The interpreter {sys.executable} has no {problem.name}: activate the environment, or "
+            "run `pip install -e .` in the source folder.",
+            1,
+        )
     except Exception as problem:
         defect = f"internal error, {type(problem).__name__}: {first_words(problem)}"
         hint = "" if is_verbose() else " (run again with --verbose for the whole story)"
@@ -112,19 +120,23 @@ def _run(words: list[str], prog: str, script_folder: Path | None) -> int:
             module = import_module(f"mindformers_glm.{file}")
             command.set_defaults(run=module.run, reject=command.reject)
             module.add_arguments(command)
+            command.add_argument("--version", action="store_true", help=version_help)
     if words[:1] in ([], ["-h"], ["--help"]):
         parser.print_help()
         return 0 if words else 2
-    if words[0] == "--version":
+    if words[0] == "--version" or (words[0] in COMMANDS and words[1:] == ["--version"]):
         return _print_versions()
     if words[0] not in COMMANDS:
         known = [*COMMANDS, "--version", "--help", "-h"]
-        nearest = difflib.get_close_matches(words[0], known, n=1, cutoff=0.0)
-        raise CommandLineError(f"Unknown command {words[0]!r}: did you mean {nearest[0]}?")
+        nearest = difflib.get_close_matches(words[0], known, n=1)
+        advice = f"did you mean {nearest[0]}?" if nearest else f"{prog} --help lists the commands."
+        raise CommandLineError(f"Unknown command {words[0]!r}: {advice}")
     try:
         arguments = parser.read(words)
     except SystemExit:  # --help of the command has been printed
         return 0
+    if arguments.version:
+        return _print_versions()
     exit_code: int = arguments.run(arguments)
     return exit_code
 

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from mindformers_glm.config.adapter import ADAPTER_CONFIG
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import default_folder, find_repository
 from mindformers_glm.core.errors import ConfigError, GlmError
-from mindformers_glm.engine.memory_plan import format_memory
 from mindformers_glm.serving.hubs import HUBS, DownloadError, Hub, Listing
 from mindformers_glm.serving.inspect import inspect_checkpoint
-from mindformers_glm.serving.model_names import find_repository
 from mindformers_glm.system.log import note
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.shards import WEIGHT_FORMATS
 
 # Beside the weights: config, tokenizer, templates, and the terms under which all is given.
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     source = arguments.source
     repo_id = find_repository(arguments.name, source)
-    target = Path(arguments.output or repo_id.rpartition("/")[2]).expanduser().resolve()
+    target = Path(arguments.output or default_folder(repo_id)).expanduser().resolve()
     _check_target(target)
     hub = HUBS[source]()
     listing = hub.list_files(repo_id, arguments.revision)
@@ -85,6 +86,11 @@ def choose_files(listing: Listing) -> tuple[list[str], list[str]]:
         DownloadError: the repository has no config.json or no weights that can be read.
     """
     names = sorted(name for name in listing.sizes if "/" not in name)
+    if "config.json" not in names and ADAPTER_CONFIG in names:
+        raise DownloadError(
+            f"{listing.repo_id} holds an adapter (LoRA), which is not supported: download a "
+            "repository that it has been merged into."
+        )
     if "config.json" not in names:
         raise DownloadError(f"{listing.repo_id} has no config.json: it holds no model to run.")
     for kind in WEIGHT_FORMATS:
@@ -131,8 +137,8 @@ def _check_space(listing: Listing, names: Sequence[str], partial: Path) -> None:
     free = shutil.disk_usage(partial).free
     if needed > free:
         raise DownloadError(
-            f"{listing.repo_id} needs {format_memory(needed)} more, {partial.parent} has "
-            f"{format_memory(free)} free: make room or give another --output."
+            f"{listing.repo_id} needs {format_bytes(needed)} more, {partial.parent} has "
+            f"{format_bytes(free)} free: make room or give another --output."
         )
 
 

@@ -1,84 +1,145 @@
-"""What `mindformers-glm inspect DIR` says about a checkpoint folder, from headers alone."""
+"""What `mindformers-glm inspect DIR` says about a checkpoint folder."""
 
 import argparse
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mindformers_glm.backends import BACKENDS
+from mindformers_glm.config.adapter import find_adapter
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.rope_scaling import RopeScaling
-from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.config.run_config import default_llm_arguments
+from mindformers_glm.config.runner_settings import GIVEN_SETTINGS, RunnerSettings
 from mindformers_glm.config.sentence_parser import SentenceParser
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
-from mindformers_glm.serving.inspect_memory import describe_memory, format_bytes
+from mindformers_glm.engine.llm_arguments import read_size
+from mindformers_glm.serving.inspect_memory import Fit, count_memory
 from mindformers_glm.system.files import read_json_if_present
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.tokenizer import (
     GlmTokenizer,
+    TokenIdsOnly,
     check_vocabulary,
-    find_tokenizer_file,
-    load_tokenizer,
+    open_tokenizer,
 )
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import (
     WeightRule,
     build_rules,
     check_rules,
+    find_surplus,
     resolve_attention_bias,
 )
+from mindformers_glm.weights.surplus import check_repeats, describe_surplus
 
 _GENERATION_BOOKKEEPING = ("_from_model_config", "transformers_version")
 
 
 def add_arguments(parser: SentenceParser) -> None:
-    """Add the one argument."""
-    parser.sentence = "inspect takes one checkpoint folder: mindformers-glm inspect DIR"
+    """Add the folder and the form of the report."""
+    parser.sentence = "inspect takes one checkpoint folder: mindformers-glm inspect DIR [--json]"
     parser.add_argument("folder", metavar="DIR", help="a Hugging Face folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is known of the folder and return the exit code."""
-    print(inspect_checkpoint(arguments.folder))
-    return 0
+    """Print what is known of the folder and return the exit code: 1 where `predict` would fail."""
+    try:
+        found = inspect_folder(arguments.folder)
+    except GlmError as problem:
+        if arguments.json:
+            refused = {"checkpoint": arguments.folder, "can_run": False, "obstacle": str(problem)}
+            print(json.dumps(refused, ensure_ascii=False))
+        raise
+    if arguments.json:
+        print(json.dumps(found.facts, ensure_ascii=False))
+    else:
+        print(found.as_text())
+    return int(not found.facts["can_run"])
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a folder: as lines of a name and a value, and as values for programs."""
+
+    lines: list[tuple[str, str]]
+    facts: dict[str, Any]
+
+    def as_text(self) -> str:
+        """Aligned "name  value" lines."""
+        width = max(len(name) for name, _ in self.lines) + 2
+        return "\n".join(f"{name:<{width}}{value}" for name, value in self.lines)
 
 
 def inspect_checkpoint(folder: str | Path) -> str:
-    """Describe a checkpoint folder and check it as loading would, without reading weights.
+    """Describe a checkpoint folder for people; see `inspect_folder`."""
+    return inspect_folder(folder).as_text()
 
-    A folder without a tokenizer is described all the same: token ids can be run.
 
-    Returns:
-        Aligned "name  value" lines.
+def inspect_folder(folder: str | Path) -> Inspection:
+    """Describe a checkpoint folder and check it as loading would, mostly from its headers.
+
+    Weights are read only where one must be the same as another. A folder without a tokenizer is
+    described all the same: token ids can be run.
+
     Raises:
-        ConfigError, UnsupportedError, CheckpointError: what `predict` would refuse it for.
+        ConfigError, UnsupportedError, CheckpointError: what `predict` would refuse it for on any
+            machine; what it would on this one is among the facts.
     """
+    folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
         rules = build_rules(config)
         check_rules(rules, checkpoint)
+        check_repeats(rules, checkpoint)
         defaults = from_generation_config(checkpoint.folder)
-        tokenizer = None
-        if find_tokenizer_file(checkpoint.folder) is not None:
-            tokenizer = load_tokenizer(checkpoint.folder)
-            check_vocabulary(tokenizer, config.vocab_size, checkpoint.folder)
-        lines = [
-            ("checkpoint", str(checkpoint.folder)),
-            *_describe_architecture(config),
-            *_describe_weights(config, checkpoint, rules),
-            *(
-                line
-                for backend in BACKENDS.values()
-                for line in describe_memory(backend, config, _default_settings(config, checkpoint))
-            ),
-            ("tensors", f"all {len(checkpoint.entries)} accounted for"),
-            _describe_ends(config, defaults, tokenizer),
-            _describe_generation(checkpoint.folder),
-            *_describe_tokenizer(tokenizer),
-        ]
-    width = max(len(name) for name, _ in lines) + 2
-    return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
+        tokenizer = open_tokenizer(checkpoint.folder)
+        check_vocabulary(tokenizer, config.vocab_size, checkpoint.folder)
+        return _describe(config, checkpoint, rules, defaults, tokenizer)
+
+
+def _describe(
+    config: GlmConfig,
+    checkpoint: Checkpoint,
+    rules: Sequence[WeightRule],
+    defaults: GenerationDefaults,
+    tokenizer: GlmTokenizer,
+) -> Inspection:
+    arguments = default_llm_arguments()
+    given = {name: arguments[name] for name in GIVEN_SETTINGS if name in arguments}
+    settings = RunnerSettings.for_config(config, checkpoint.dtype, **given)
+    fit = Fit.find(
+        config, settings, arguments["device_target"], read_size(arguments["max_device_memory"])
+    )
+    table = count_memory(next(iter(BACKENDS.values())), config, settings)
+    sections = [
+        _Section([("checkpoint", str(checkpoint.folder))], {"checkpoint": str(checkpoint.folder)}),
+        _Section(_describe_architecture(config), {"config": asdict(config)}),
+        _describe_weights(config, checkpoint, rules, settings),
+        _Section(
+            [*table.lines(), fit.line()],
+            {"memory": asdict(table), "can_run": fit.obstacle is None} | asdict(fit),
+        ),
+        _describe_tensors(checkpoint, rules),
+        _describe_ends(config, defaults, tokenizer),
+        _describe_generation(checkpoint.folder),
+        _describe_tokenizer(tokenizer),
+    ]
+    lines = [line for section in sections for line in section.lines]
+    return Inspection(lines, {k: v for section in sections for k, v in section.facts.items()})
+
+
+@dataclass(frozen=True)
+class _Section:
+    lines: list[tuple[str, str]]
+    facts: dict[str, Any]
 
 
 def _describe_architecture(config: GlmConfig) -> list[tuple[str, str]]:
@@ -116,8 +177,11 @@ def _describe_scaling(scaling: RopeScaling | None) -> str:
 
 
 def _describe_weights(
-    config: GlmConfig, checkpoint: Checkpoint, rules: Sequence[WeightRule]
-) -> list[tuple[str, str]]:
+    config: GlmConfig,
+    checkpoint: Checkpoint,
+    rules: Sequence[WeightRule],
+    settings: RunnerSettings,
+) -> _Section:
     # Constants that some exporters save are no parameters.
     used = {source.name: source.shape for rule in rules for source in rule.sources}
     num_parameters = sum(math.prod(shape) for shape in used.values())
@@ -125,64 +189,93 @@ def _describe_weights(
         f"{dtype} {format_bytes(num_bytes)}"
         for dtype, num_bytes in checkpoint.num_bytes_by_dtype.items()
     )
-    settings = _default_settings(config, checkpoint)
     kv_bytes = config.kv_bytes_per_token(settings.kv_cache_dtype)
     num_files = len(checkpoint.files)
-    files = f"{num_files} {checkpoint.file_format} {'file' if num_files == 1 else 'shards'}"
     kept_float = ", ".join(map(str, config.float_layers_id))
-    return [
+    as_stored = RunnerSettings.for_config(config, checkpoint.dtype).params_dtype
+    by_llm = "" if as_stored == settings.params_dtype else f", {as_stored} by LLM(DIR)"
+    lines = [
         ("parameters", f"{num_parameters:,}"),
         ("stored as", by_dtype),
-        ("runs as", f"{settings.params_dtype} unless params_dtype or quantization says otherwise"),
+        (
+            "runs as",
+            f"{settings.params_dtype} by predict{by_llm}, unless params_dtype or quantization says "
+            "otherwise",
+        ),
         *([("never quantized", f"layers {kept_float}")] if kept_float else []),
         (
             "KV cache",
             f"{format_bytes(kv_bytes)} a token in {settings.kv_cache_dtype}, "
             f"{format_bytes(kv_bytes * config.max_position_embeddings)} for the whole context",
         ),
-        ("files", files),
+        (
+            "files",
+            f"{num_files} {checkpoint.file_format} {'file' if num_files == 1 else 'shards'}",
+        ),
     ]
+    facts = {
+        "num_parameters": num_parameters,
+        "num_bytes_by_dtype": checkpoint.num_bytes_by_dtype,
+        "compute_dtype": settings.compute_dtype,
+        "params_dtype_of_llm": as_stored,
+        "files": [file.name for file in checkpoint.files],
+    }
+    return _Section(lines, facts)
 
 
-def _default_settings(config: GlmConfig, checkpoint: Checkpoint) -> RunnerSettings:
-    """What a run without further settings would have."""
-    return RunnerSettings.for_config(config, checkpoint.dtype)
+def _describe_tensors(checkpoint: Checkpoint, rules: Sequence[WeightRule]) -> _Section:
+    adapter = find_adapter(checkpoint.folder)
+    not_used = describe_surplus(rules, checkpoint)
+    accounted = f"all {len(checkpoint.entries)} accounted for"
+    lines = [
+        ("tensors", f"{accounted}, not used: {not_used}" if not_used else accounted),
+        *([("adapter", f"{adapter}, which is not applied")] if adapter else []),
+    ]
+    return _Section(
+        lines, {"tensors_not_used": find_surplus(rules, checkpoint), "adapter": adapter}
+    )
 
 
 def _describe_ends(
-    config: GlmConfig, defaults: GenerationDefaults, tokenizer: GlmTokenizer | None
-) -> tuple[str, str]:
+    config: GlmConfig, defaults: GenerationDefaults, tokenizer: GlmTokenizer
+) -> _Section:
     """The tokens that end an answer, whoever names them, as in `LLM`."""
     by_source = {
         "config.json": config.eos_token_ids,
         "generation_config.json": defaults.eos_token_ids,
-        "tokenizer": tokenizer.eos_token_ids if tokenizer is not None else (),
+        "tokenizer": tokenizer.eos_token_ids,
     }
     token_ids = sorted({token_id for ids in by_source.values() for token_id in ids})
     sources = ", ".join(source for source, ids in by_source.items() if ids)
     found = f"token ids {token_ids} ({sources})"
-    return "end of text", found if token_ids else "no token ids: answers end by their length alone"
+    line = found if token_ids else "no token ids: answers end by their length alone"
+    return _Section([("end of text", line)], {"eos_token_ids": token_ids})
 
 
-def _describe_generation(folder: Path) -> tuple[str, str]:
-    generation = read_json_if_present(folder / "generation_config.json", ConfigError)
-    settings = [
-        f"{key}={value}"
-        for key, value in generation.items()
+def _describe_generation(folder: Path) -> _Section:
+    raw = read_json_if_present(folder / "generation_config.json", ConfigError)
+    generation = {
+        key: value
+        for key, value in raw.items()
         if key not in _GENERATION_BOOKKEEPING and value is not None
-    ]
-    return "generation", ", ".join(settings) or "no generation_config.json"
+    }
+    settings = ", ".join(f"{key}={value}" for key, value in generation.items())
+    return _Section(
+        [("generation", settings or "no generation_config.json")], {"generation": generation}
+    )
 
 
-def _describe_tokenizer(tokenizer: GlmTokenizer | None) -> list[tuple[str, str]]:
-    if tokenizer is None:
-        return [("tokenizer", "none: prompts cannot be read")]
-    return [
-        ("tokenizer", tokenizer.vocabulary.source),
-        (
-            "chat template",
-            tokenizer.chat_format
-            if tokenizer.has_chat_template
-            else "none: prompts are taken as they are",
-        ),
+def _describe_tokenizer(tokenizer: GlmTokenizer) -> _Section:
+    if isinstance(tokenizer, TokenIdsOnly):
+        line = "none: token ids run (LLM.generate, stream, logits), text is refused"
+        return _Section([("tokenizer", line)], {"tokenizer": None, "chat_template": None})
+    source = tokenizer.vocabulary.source
+    chat_format = tokenizer.chat_format if tokenizer.has_chat_template else None
+    template = chat_format or "none: prompts are taken as they are"
+    if chat_format and tokenizer.is_base_model:
+        template += ", for conversations; a base model: texts are taken as they are"
+    lines = [
+        ("tokenizer", source),
+        ("chat template", template),
     ]
+    return _Section(lines, {"tokenizer": source, "chat_template": chat_format})

@@ -1,10 +1,26 @@
-"""Read the small JSON files of a checkpoint folder; whatever is wrong becomes one sentence."""
+"""Read the small files of a checkpoint folder; whatever is wrong becomes one sentence.
 
+Nobody vouches for such a folder: what is read of it is bounded, so that it takes neither minutes
+nor the machine's memory, and a pipe or a device in the place of a file does not stop the program.
+"""
+
+import errno
 import json
+import os
+import re
+import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 LFS_MAGIC = b"version https://git-lfs"
+# Of JSON, which takes up to 25 times its bytes in memory; the index of a model of 700 B parameters
+# has 9 MB.
+MAX_JSON_BYTES = 16 * 2**20
+_MAX_FILE_BYTES = 128 * 2**20  # a tokenizer.json has 20 MB
+_MAX_DEPTH = 100  # Python's own limit is met by whoever shows or compares what was read
+_MAX_DIGITS = 100
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def require_folder(folder: str | Path, error: type[Exception]) -> Path:
@@ -35,20 +51,44 @@ def require_folder(folder: str | Path, error: type[Exception]) -> Path:
     return path
 
 
-def read_file(path: Path, error: type[Exception]) -> bytes:
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading, also through links, without waiting for anything.
+
+    Raises:
+        OSError: it cannot be read, or is no file: a folder, a pipe, a device.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError:  # a NUL in the name
+        raise OSError(errno.EINVAL, "it has no possible name") from None
+    mode = os.fstat(file).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(file, "rb")
+    os.close(file)
+    problem = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "it is no ordinary file"
+    raise OSError(errno.EISDIR, problem)
+
+
+def read_file(path: Path, error: type[Exception], max_bytes: int = _MAX_FILE_BYTES) -> bytes:
     """Read a whole file.
 
     Raises:
-        error: it is missing, unreadable, or a Git-LFS pointer.
+        error: it is missing, unreadable, too large to be what it should be, or a Git-LFS pointer.
     """
     try:
-        content = path.read_bytes()
+        with open_file(path) as file:
+            content = file.read(max_bytes + 1)
     except FileNotFoundError:
         raise error(f"{path} does not exist: download the complete model folder again.") from None
     except OSError as problem:
         raise error(f"Cannot read {path}: {problem.strerror}.") from None
     if content.startswith(LFS_MAGIC):
         raise error(lfs_pointer_message(path))
+    if len(content) > max_bytes:
+        raise error(
+            f"{path} has more than {max_bytes} bytes, which no such file needs: download it again."
+        )
     return content
 
 
@@ -67,16 +107,51 @@ def read_json_object(
     Raises:
         error: the file is missing, unreadable, a Git-LFS pointer, not JSON, or not an object.
     """
-    content = read_file(path, error)
+    content = read_file(path, error, MAX_JSON_BYTES)
     try:
-        parsed = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as problem:  # a bad UTF-8 byte is a ValueError too
+        parsed = parse_json(content.decode("utf-8-sig"))
+    except ValueError as problem:  # a bad UTF-8 byte is one too
         raise error(f"{path} is not valid JSON ({problem}): {advice}.") from None
     if not isinstance(parsed, dict):
         raise error(
             f"{path} must hold a JSON object, it holds a {type(parsed).__name__}: {advice}."
         )
     return parsed
+
+
+def parse_json(text: str, new_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Read JSON whose values can be shown, compared and computed with.
+
+    Args:
+        new_object: makes an object of its members; None: the last of each name counts.
+    Raises:
+        ValueError: it is no JSON, or no file of a model is nested so deeply or has such numbers.
+    """
+    try:
+        parsed = json.loads(text, object_pairs_hook=new_object, parse_int=_read_int)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [parsed]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            break
+    else:
+        raise ValueError("it is nested too deeply")
+    if _SURROGATE.search(text):
+        json.dumps(parsed, ensure_ascii=False).encode()  # a ValueError where it is half a pair
+    return parsed
+
+
+def _read_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"it has a number of {len(digits)} digits")
+    return int(digits)
 
 
 def lfs_pointer_message(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""How much memory this process can still take: the machine's and its container's."""
+"""How much memory this process can still take, and how much it has taken at most."""
 
 from pathlib import Path
 
@@ -22,6 +22,11 @@ def read_available_memory(root: Path = Path("/")) -> int | None:
         return None
     available = max(min(known), 0)
     return available - min(_MARGIN_BYTES, int(available * _MARGIN_SHARE))
+
+
+def read_peak_memory(root: Path = Path("/")) -> int:
+    """Return the most bytes of memory this process has held; 0 where the system tells nothing."""
+    return _read_table(root / "proc/self/status").get("VmHWM:", 0) * 1024
 
 
 def _read_mem_available(root: Path) -> int | None:

@@ -46,6 +46,38 @@ def leave_at_once(exit_code: int) -> NoReturn:
 
 
 @contextmanager
+def leave_if_stuck(rescue: Callable[[], None], patience_s: float = 1.0) -> Iterator[None]:
+    """After an interrupt, call `rescue` and leave if the block does not end by itself.
+
+    For a rank of a split model: while it waits for one that is dead, no handler runs. Not nested,
+    in the main thread.
+    """
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+    ended = threading.Event()
+
+    def watch() -> None:
+        if os.read(receiver, 1) and not ended.wait(patience_s):
+            rescue()
+            sys.stdout.flush()
+            if not ended.wait(patience_s):
+                os._exit(EXIT_INTERRUPTED)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    # Python's own handler writes a byte there, in whatever the main thread is.
+    before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(sender)
+        watcher.join()
+        os.close(receiver)
+
+
+@contextmanager
 def interrupts_raise() -> Iterator[None]:
     """Let Ctrl-C raise KeyboardInterrupt while a graph runs.
 

@@ -12,15 +12,16 @@ class Progress:
 
     Args:
         label: what is going on, e.g. "Loading weights".
-        total: the amount of work, in `unit`.
+        total: the amount of work, in `unit`; None where nobody knows: then there is no bar, but the
+            amount that is done, the time and the speed.
         unit: "B" counts bytes (shown as KB, MB, GB); any other word counts items.
     """
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
         self._bar = tqdm(
             desc=label,
             total=total,
-            unit=unit,
+            unit=unit if unit == "B" else f" {unit}",
             unit_scale=unit == "B",
             leave=False,
             file=sys.stderr,
@@ -31,8 +32,14 @@ class Progress:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._bar.close()
+        self.close()
 
-    def advance(self, amount: int) -> None:
-        """Report `amount` more units as done."""
+    def advance(self, amount: int, label: str | None = None) -> None:
+        """Report `amount` more units as done; a new label is shown with them."""
+        if label is not None:
+            self._bar.set_description_str(label, refresh=False)
         self._bar.update(amount)
+
+    def close(self) -> None:
+        """Take the bar off the screen; more than once does no harm."""
+        self._bar.close()

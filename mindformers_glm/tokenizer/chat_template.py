@@ -1,24 +1,41 @@
-"""The checkpoint's own chat template, in which the users' special tokens stay text."""
+"""A chat template of a checkpoint or a user, in which the users' special tokens stay text."""
 
 import re
 import secrets
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mindformers_glm.core.errors import CheckpointError, PromptError
-from mindformers_glm.tokenizer.chat import TemplateDialect
-from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
+from mindformers_glm.core.errors import ConfigError, PromptError
+from mindformers_glm.tokenizer.chat import (
+    NO_OPTIONS,
+    NOTHING_TO_CONTINUE,
+    ChatOptions,
+    MarkedConversation,
+    Message,
+    TemplateForm,
+    Tool,
+    list_forms,
+    read_messages,
+    read_tools,
+)
 from mindformers_glm.tokenizer.segments import Segment
+from mindformers_glm.tokenizer.template_renderer import TemplateRenderer, TemplateStoppedError
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens
 
 _COMPARED = ("role", "type")  # keys whose values templates compare with words
+_USER = [{"role": "user", "content": "x"}]
 
 
 class ChatTemplate:
     """A Jinja template as a chat format.
 
-    The segments are those of Hugging Face's `apply_chat_template(tokenize=True)`, with one
-    difference: special tokens that stand in the text of a message (or in a tool's description)
+    Templates differ in what they read: calls in `tool_calls` or in the family's own form, tools
+    beside the messages or in one of them. Which form holds the whole of a conversation is found by
+    rendering it with marks; what no form can hold is an error.
+
+    The segments are those of Hugging Face's `apply_chat_template(tokenize=True)` of that form, with
+    one difference: special tokens that stand in the text of a message (or in a tool's description)
     stay text, also where they begin in one text and end in the next. Hugging Face makes control
     tokens of them, so that a user can end the turn or speak as the system. Only a template that
     takes characters out of a text can still make one, by joining what is left. The text between two
@@ -28,7 +45,7 @@ class ChatTemplate:
     Args:
         named_tokens: eos_token and the like, which a template may write.
         special_tokens: those of the vocabulary.
-        source: the folder, for messages.
+        source: where it comes from, for messages.
     """
 
     def __init__(
@@ -38,41 +55,153 @@ class ChatTemplate:
         special_tokens: SpecialTokens,
         source: str,
     ) -> None:
-        from tokenizers import Tokenizer, models
-
-        # Without a vocabulary: it only renders, with what Hugging Face gives to templates.
-        self._renderer = new_fast_tokenizer(
-            tokenizer_object=Tokenizer(models.BPE()), chat_template=template, **named_tokens
-        )
-        self._dialect = TemplateDialect(template)
+        self._template = template
+        self._renderer = TemplateRenderer(template, named_tokens, source)
         self._special_tokens = special_tokens
-        self._whole_or_begun = _find_begun_too(special_tokens)
+        self._names = sorted(special_tokens.ids)
+        self._max_begun = max(map(len, self._names), default=1) - 1
         self._source = source
 
     def __call__(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        options: ChatOptions = NO_OPTIONS,
     ) -> list[Segment]:
         """Write a conversation up to where the answer begins.
 
         Raises:
             CheckpointError: the template is broken.
-            PromptError: the template cannot write these messages.
+            ConfigError: the template does not read one of the options.
+            PromptError: it cannot write these messages, or has no place for a part of them.
         """
-        messages, tools = self._dialect.fit(messages, tools)
+        self._check_variables(options)
+        conversation, offered = read_messages(messages), read_tools(tools or ())
+        try:
+            form = self._choose_form(conversation, offered, options)
+            return self._write(*form.write(conversation, offered), options)
+        except RecursionError:
+            raise PromptError("These messages are nested too deeply: give simpler ones.") from None
+
+    def render(self, messages: Any, tools: Any = None, options: ChatOptions = NO_OPTIONS) -> str:
+        """Write a conversation as one text, special tokens by their names.
+
+        Raises:
+            CheckpointError, PromptError: as calling it.
+        """
+        return self._renderer.render(
+            messages,
+            tools,
+            add_generation_prompt=options.begins_answer,
+            variables=options.chat_template_kwargs,
+        )
+
+    def _check_variables(self, options: ChatOptions) -> None:
+        unread = [
+            name
+            for name in options.chat_template_kwargs
+            if not re.search(rf"\b{re.escape(name)}\b", self._template)
+        ]
+        if unread:
+            raise ConfigError(
+                f"The chat template of {self._source} does not read {', '.join(unread)} of "
+                "chat_template_kwargs: correct the name or leave it out."
+            )
+
+    def _choose_form(
+        self, messages: Sequence[Message], tools: Sequence[Tool], options: ChatOptions
+    ) -> TemplateForm:
+        """Return the first form in which nothing is lost.
+
+        One that makes a role's token out of a role for which there is none (`<|tool|>`) is taken
+        where no other is left.
+        """
+        marked = MarkedConversation(
+            messages, tools, is_continued=bool(options.continue_final_message)
+        )
+        last_choice: TemplateForm | None = None
+        least_lost: list[str] = []
+        failure: PromptError | None = None
+        for form in list_forms(messages, tools):
+            try:
+                written = self.render(*form.write(marked.messages, marked.tools), options)
+                own_text = self.render(_USER) if form.tools == "own" else ""
+            except TemplateStoppedError:
+                raise
+            except PromptError as problem:
+                failure = failure or problem
+                continue
+            lost = marked.find_lost(written, own_text) or self._find_unread(
+                marked, form, written, options
+            )
+            result_token = f"<|{form.result_role}|>"
+            if (
+                not lost
+                and result_token in written
+                and result_token not in self._special_tokens.ids
+            ):
+                last_choice = last_choice or form
+            elif not lost:
+                return form
+            elif not least_lost or len(lost) < len(least_lost):
+                least_lost = lost
+        if last_choice is not None:
+            return last_choice
+        if failure is not None and not least_lost:
+            raise failure
+        raise PromptError(
+            f"The chat template of {self._source} has no place for {', '.join(least_lost[:5])}"
+            f"{', ...' if len(least_lost) > 5 else ''}: leave out what it cannot write, or give "
+            "another chat_template."
+        )
+
+    def _find_unread(
+        self, marked: MarkedConversation, form: TemplateForm, written: str, options: ChatOptions
+    ) -> list[str]:
+        unread: list[str] = []
+        for what, messages, tools in marked.change_silent():
+            try:
+                if self.render(*form.write(messages, tools), options) == written:
+                    unread.append(what)
+            except TemplateStoppedError:
+                raise
+            except PromptError:
+                continue  # it was read
+        return unread
+
+    def _write(
+        self, messages: list[dict[str, Any]], tools: list[Tool] | None, options: ChatOptions
+    ) -> list[Segment]:
         marker = secrets.token_hex(16)
+        end = f"{marker}end" if options.continue_final_message else ""
+        if end:
+            _append(messages[-1], end)
         found: list[str] = []
 
-        def mark(match: re.Match[str]) -> str:
-            found.append(match[0])
+        def mark(text: str) -> str:
+            found.append(text)
             return f"{marker}x{len(found) - 1}x"
 
         def mark_text(text: str, is_name: bool) -> str:
-            pattern = self._special_tokens.pattern if is_name else self._whole_or_begun
-            return pattern.sub(mark, text)
+            end = len(text) if is_name else self._find_begun(text)
+            marked = self._special_tokens.pattern.sub(
+                lambda match: mark(match[0]) if match.end() <= end else match[0], text
+            )
+            return marked if end == len(text) else marked[: end - len(text)] + mark(text[end:])
 
-        rendered = self.render(_map_texts(list(messages), mark_text), _map_texts(tools, mark_text))
+        rendered = self._renderer.render(
+            _map_texts(messages, mark_text),
+            _map_texts(tools, mark_text),
+            add_generation_prompt=options.begins_answer,
+            variables=_map_variables(options.chat_template_kwargs, mark_text),
+        )
+        if end:
+            rendered, found_end, _ = rendered.rpartition(end)
+            if not found_end:
+                raise PromptError(
+                    f"The chat template of {self._source} does not write the final message, so it "
+                    "cannot be continued: give it a text."
+                )
         segments = self._special_tokens.split(rendered)
         if not found:
             return segments
@@ -84,35 +213,34 @@ class ChatTemplate:
             for segment in segments
         ]
 
-    def render(self, messages: Any, tools: Any = None) -> str:
-        """Write a conversation as one text, special tokens by their names.
+    def _find_begun(self, text: str) -> int:
+        """Return where a special token begins that the end of the text cuts off, else the end."""
+        begins = [
+            begin
+            for begin in range(max(len(text) - self._max_begun, 0), len(text))
+            if self._is_begun(text[begin:])
+        ]
+        if not begins:
+            return len(text)
+        # What belongs to a whole token begins no other.
+        whole = [match.span() for match in self._special_tokens.pattern.finditer(text)]
+        is_free = (b for b in begins if not any(begin <= b < end for begin, end in whole))
+        return next(is_free, len(text))
 
-        Raises:
-            CheckpointError, PromptError: as calling it.
-        """
-        from jinja2 import TemplateSyntaxError
-
-        try:
-            return self._renderer.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=True, tokenize=False
-            )
-        except TemplateSyntaxError as problem:
-            raise CheckpointError(
-                f"The chat template of {self._source} is broken at line {problem.lineno} "
-                f"({problem.message}): download the file again."
-            ) from None
-        except Exception as problem:  # the template is a program of its own and may raise anything
-            raise PromptError(
-                f"The chat template of {self._source} cannot write these messages: {problem}."
-            ) from problem
+    def _is_begun(self, text: str) -> bool:
+        following = self._names[bisect_right(self._names, text) :][:1]
+        return any(name.startswith(text) for name in following)
 
 
-def _find_begun_too(special_tokens: SpecialTokens) -> re.Pattern[str]:
-    """Match special tokens, and the beginning of one at the end of a text."""
-    beginnings = {name[:end] for name in special_tokens.ids for end in range(1, len(name))}
-    longest_first = sorted(beginnings, key=len, reverse=True)
-    begun = "|".join(map(re.escape, longest_first)) or "(?!)"
-    return re.compile(f"{special_tokens.pattern.pattern}|(?:{begun})\\Z")
+def _append(message: dict[str, Any], end: str) -> None:
+    """Put a mark behind the text of the message that is to be continued."""
+    content = message.get("content", "")
+    if "tool_calls" in message or "metadata" in message or content == []:
+        raise PromptError(NOTHING_TO_CONTINUE)
+    if isinstance(content, str):
+        message["content"] = content + end
+    else:
+        content[-1]["text"] += end
 
 
 def _map_texts(value: Any, change: Callable[[str, bool], str], is_name: bool = False) -> Any:
@@ -134,3 +262,11 @@ def _map_texts(value: Any, change: Callable[[str, bool], str], is_name: bool = F
     if isinstance(value, list | tuple):
         return [_map_texts(item, change) for item in value]
     return value
+
+
+def _map_variables(values: Mapping[str, Any], change: Callable[[str, bool], str]) -> dict[str, Any]:
+    """As `_map_texts`; the variables keep their names, and words that templates compare."""
+    return {
+        key: _map_texts(value, change, is_name=isinstance(value, str) and value.isidentifier())
+        for key, value in values.items()
+    }

@@ -1,18 +1,24 @@
 """A `tokenizer.json`: byte-level BPE as Hugging Face's fast tokenizers write it."""
 
-import re
+import json
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindformers_glm.core.errors import CheckpointError, UnsupportedError
+from mindformers_glm.core.errors import CheckpointError, PromptError, UnsupportedError
+from mindformers_glm.system.files import read_file
+from mindformers_glm.tokenizer.added_tokens import write_pattern
 from mindformers_glm.tokenizer.detokenizer import byte_level_alphabet
-from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
+from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer, panics_as
 from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig, added_tokens_error
-from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary, require_unicode
+from mindformers_glm.tokenizer.vocabulary import (
+    SpecialTokens,
+    Vocabulary,
+    check_tokens,
+    require_unicode,
+)
 
 if TYPE_CHECKING:
-    from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
 _BYTE_OF_CHAR = byte_level_alphabet()
@@ -36,9 +42,17 @@ class FastVocabulary(Vocabulary):
         super().__init__(
             SpecialTokens.by_pattern(
                 {token.content: token_id for token_id, token in special.items()},
-                {token.content: _write_pattern(token) for token in special.values()},
+                {
+                    token.content: write_pattern(
+                        token.content,
+                        single_word=token.single_word,
+                        lstrip=token.lstrip,
+                        rstrip=token.rstrip,
+                    )
+                    for token in special.values()
+                },
             ),
-            special_token_ids=special,
+            special_token_names={token_id: token.content for token_id, token in special.items()},
             eos_token_ids=() if eos_token_id is None else (eos_token_id,),
             num_token_ids=max(self._backend.get_vocab(True).values(), default=-1) + 1,
         )
@@ -55,7 +69,7 @@ class FastVocabulary(Vocabulary):
         self, text: str, *, add_special_tokens: bool, encode_special_tokens: bool
     ) -> list[int]:
         require_unicode(text)
-        with self._lock:
+        with self._lock, panics_as(PromptError):
             self._backend.encode_special_tokens = encode_special_tokens
             # encode_batch_fast is 1.2 to 1.9 times as fast, but starts threads of its own, for
             # which the library then warns whoever forks.
@@ -80,6 +94,7 @@ def load_fast_vocabulary(path: Path, config: TokenizerConfig) -> FastVocabulary:
     """
     from tokenizers.decoders import ByteLevel
 
+    _check_special_tokens(read_file(path, CheckpointError))
     try:
         fast_tokenizer = new_fast_tokenizer(
             tokenizer_file=str(path),
@@ -91,7 +106,8 @@ def load_fast_vocabulary(path: Path, config: TokenizerConfig) -> FastVocabulary:
         raise
     except Exception as problem:  # the Rust library raises plain Exception
         raise CheckpointError(
-            f"{path} cannot be read as a tokenizer ({problem}): download it again."
+            f"{path} cannot be read as a tokenizer ({' '.join(str(problem).split())}): download it "
+            "again."
         ) from problem
     # Decoding must be byte for byte, so that text can be streamed (detokenizer.py).
     decoder = fast_tokenizer.backend_tokenizer.decoder
@@ -106,6 +122,15 @@ def load_fast_vocabulary(path: Path, config: TokenizerConfig) -> FastVocabulary:
     return FastVocabulary(fast_tokenizer)
 
 
+def _check_special_tokens(content: bytes) -> None:
+    """Look at the special tokens before the library does, which takes hours for a long one."""
+    try:
+        added = json.loads(content)["added_tokens"]
+        check_tokens([token["content"] for token in added if isinstance(token["content"], str)])
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return  # the library tells what is wrong
+
+
 def _read_added_tokens(config: TokenizerConfig) -> dict[int, Any]:
     from tokenizers import AddedToken
 
@@ -113,11 +138,3 @@ def _read_added_tokens(config: TokenizerConfig) -> dict[int, Any]:
         return {token_id: AddedToken(**token) for token_id, token in config.added_tokens.items()}
     except TypeError:
         raise added_tokens_error(config.path) from None
-
-
-def _write_pattern(token: "AddedToken") -> str:
-    """Write how the library finds a token: blanks around it and words may count."""
-    pattern = f"({re.escape(token.content)})"
-    if token.single_word:
-        pattern = rf"(?<!\w){pattern}(?!\w)"
-    return (r"\s*" if token.lstrip else "") + pattern + (r"\s*" if token.rstrip else "")

@@ -1,17 +1,13 @@
 """Prompts and conversations to token ids, and token ids to text."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from mindformers_glm.core.errors import ConfigError, PromptError
-from mindformers_glm.tokenizer.chat import read_role
+from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
+from mindformers_glm.tokenizer.chat_writer import ChatWriter
+from mindformers_glm.tokenizer.replies import detect_parsers
 from mindformers_glm.tokenizer.segments import Segment
 from mindformers_glm.tokenizer.vocabulary import Detokenizer, Vocabulary
-
-# Messages and tools (None: no tools) to segments, up to where the answer begins.
-WriteChat: TypeAlias = Callable[
-    [Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None], list[Segment]
-]
 
 
 class GlmTokenizer:
@@ -20,36 +16,53 @@ class GlmTokenizer:
     Special tokens in the text of a conversation stay text, whoever wrote it.
 
     Args:
-        write_chat: by the checkpoint's template or in the model's own format, if there is one.
-        chat_format: what `write_chat` follows, for people.
-        source: the folder, for messages.
+        writer: by the checkpoint's templates or in the model's own format, if there is one.
+        chat_format: what `writer` follows, for people.
         reply_parsers: names of the tool-call parser and the reasoning parser that read its answers
             (`replies.TOOL_CALL_PARSERS`, `replies.REASONING_PARSERS`).
+        is_base_model: the model goes on with texts, and was not trained on conversations.
     """
 
     def __init__(
         self,
         vocabulary: Vocabulary,
-        write_chat: WriteChat | None,
+        writer: ChatWriter,
         chat_format: str,
-        source: str,
         reply_parsers: tuple[str, str] = ("none", "none"),
+        *,
+        is_base_model: bool = False,
     ) -> None:
         self.vocabulary = vocabulary
         self.chat_format = chat_format
         self.reply_parsers = reply_parsers
-        self._write_chat = write_chat
-        self._source = source
+        self.is_base_model = is_base_model
+        self._writer = writer
 
     @property
     def has_chat_template(self) -> bool:
         """Whether it is known how the checkpoint writes a conversation."""
-        return self._write_chat is not None
+        return self._writer.knows_format
+
+    def parsers_for(self, chat_template: str | None) -> tuple[str, str]:
+        """Return the names of the parsers where conversations are written by that template.
+
+        Raises:
+            ConfigError: there is no such template.
+        """
+        if chat_template is None:
+            return self.reply_parsers
+        found = detect_parsers(self._writer.template_text(chat_template))
+        return self.reply_parsers if found == ("none", "none") else found
 
     @property
     def special_token_ids(self) -> frozenset[int]:
         """Ids that have no text."""
         return self.vocabulary.special_token_ids
+
+    @property
+    def special_token_names(self) -> Mapping[int, str]:
+        """The same ids with their names."""
+        return self.vocabulary.special_token_names
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -82,6 +95,7 @@ class GlmTokenizer:
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        options: ChatOptions = NO_OPTIONS,
     ) -> list[int]:
         """Write a conversation as the checkpoint does, up to where the answer begins.
 
@@ -89,31 +103,35 @@ class GlmTokenizer:
             messages: each with a "role" (system, user, assistant, observation, or OpenAI's names of
                 them) and what the chat format reads besides, mostly "content".
             tools: descriptions of functions the model may call, given to the chat format.
+            options: another template, and where the prompt ends.
         Raises:
-            ConfigError: the checkpoint has no chat template.
+            ConfigError: the checkpoint has no chat template, or not the one that is asked for.
             CheckpointError: its chat template is broken.
             PromptError: the chat format cannot write these messages.
         """
-        _check_messages(messages)
-        if self._write_chat is None:
-            raise ConfigError(
-                f"{self._source} has no chat template (chat_template.jinja, or chat_template in "
-                "tokenizer_config.json): use --apply_chat_template False, or add the file."
-            )
-        return self.encode_segments(self._write_chat(messages, tools))
+        return self.encode_segments(self._writer.write(messages, tools, options))
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of tokens without the special ones."""
         detokenizer = self.new_detokenizer()
         return "".join(map(detokenizer.feed, token_ids)) + detokenizer.flush()
 
-    def new_detokenizer(self) -> Detokenizer:
-        """Return a detokenizer for one answer; its pieces add up to `decode`."""
-        return self.vocabulary.new_detokenizer()
+    def decode_token(self, token_id: int) -> str:
+        """Return the text of a token by itself; of a special one its name."""
+        return self.vocabulary.decode_token(token_id)
 
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Return the ways in which an answer may write a word: see `SamplingParams.bad_words`.
 
-def _check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
-    if not messages:
-        raise PromptError("The conversation is empty: give at least one message.")
-    for message in messages:
-        read_role(message)
+        Raises:
+            PromptError: it is not valid Unicode.
+        """
+        return self.vocabulary.spell_word(word)
+
+    def new_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """Return a detokenizer for one answer; its pieces add up to `decode`.
+
+        Args:
+            skip_special_tokens: False: they have text, their names.
+        """
+        return self.vocabulary.new_detokenizer(skip_special_tokens=skip_special_tokens)

@@ -2,31 +2,35 @@
 
 import hashlib
 import re
-from functools import partial
 from pathlib import Path
 
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.system.files import read_file, read_json_if_present, require_folder
-from mindformers_glm.tokenizer.chat import CHAT_FORMATS, write_chat
+from mindformers_glm.tokenizer.chat import CHAT_FORMATS
 from mindformers_glm.tokenizer.chat_template import ChatTemplate
+from mindformers_glm.tokenizer.chat_writer import ChatWriter
 from mindformers_glm.tokenizer.fast_vocabulary import load_fast_vocabulary
-from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer, WriteChat
+from mindformers_glm.tokenizer.glm_tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.ranks_vocabulary import load_ranks
-from mindformers_glm.tokenizer.replies import detect_parsers
+from mindformers_glm.tokenizer.replies import ASSISTANT_TOKEN, CLOSE_TAG, detect_parsers
 from mindformers_glm.tokenizer.sentencepiece_vocabulary import (
     CHATGLM2_SPECIAL_TOKENS,
     CHATGLM3_SPECIAL_TOKENS,
     load_sentencepiece,
 )
+from mindformers_glm.tokenizer.template_files import DEFAULT_TEMPLATE, list_template_files
+from mindformers_glm.tokenizer.token_ids_only import TokenIdsOnly
 from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig
 from mindformers_glm.tokenizer.vocabulary import Vocabulary
 
 # In the order in which a folder's are looked for.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
-# What TokenizerConfig reads besides.
-_CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+# What TokenizerConfig reads besides, and the templates.
+_CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 _RANKS_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\s")
+_CHAT_NAME = re.compile(r"[-_.](chat|z1|rumination)([-_.]|$)")
+_BASE_NAME = re.compile(r"(^|[-_.])base([-_.]|$)|^glm-4-9b$")
 _FIRST_PIECE = b"\n"  # field 1 of the protobuf, with a length
 _CHATGLM_SPECIAL_TOKENS = {"chatglm2": CHATGLM2_SPECIAL_TOKENS, "chatglm3": CHATGLM3_SPECIAL_TOKENS}
 
@@ -44,8 +48,15 @@ def load_tokenizer(folder: str | Path) -> GlmTokenizer:
     path = require_folder(folder, CheckpointError)
     config = TokenizerConfig.read(path)
     vocabulary, built_in = _load_vocabulary(path, config)
-    write_chat, chat_format, parsers = _choose_chat_format(vocabulary, built_in, config)
-    return GlmTokenizer(vocabulary, write_chat, chat_format, str(path), parsers)
+    writer, chat_format, parsers = _choose_chat_format(vocabulary, built_in, config)
+    is_base = not writer.has_templates and _is_base_model(path, config)
+    return GlmTokenizer(vocabulary, writer, chat_format, parsers, is_base_model=is_base)
+
+
+def open_tokenizer(folder: str | Path) -> GlmTokenizer:
+    """As `load_tokenizer`; a folder that has none takes token ids only."""
+    path = require_folder(folder, CheckpointError)
+    return TokenIdsOnly(str(path)) if find_tokenizer_file(path) is None else load_tokenizer(path)
 
 
 def find_tokenizer_file(folder: Path) -> Path | None:
@@ -61,7 +72,12 @@ def tokenizer_digest(folder: Path) -> str:
     """
     vocabulary = find_tokenizer_file(folder)
     paths = [folder / name for name in _CONFIG_FILES] + ([vocabulary] if vocabulary else [])
-    contents = {path.name: read_file(path, CheckpointError) for path in paths if path.exists()}
+    paths += list_template_files(folder)
+    contents = {
+        str(path.relative_to(folder)): read_file(path, CheckpointError)
+        for path in paths
+        if path.exists()
+    }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     return repr(digests)
 
@@ -108,7 +124,10 @@ def _tell_chatglm(folder: Path, config: TokenizerConfig) -> str:
         CheckpointError: nothing in the folder tells.
     """
     added = {token["content"] for token in config.added_tokens.values()}
-    if "<|user|>" in added or "<|" in (config.chat_template or ""):
+    template = "".join(config.chat_templates.values())
+    for name in added:  # a fine-tune's tokens tell nothing
+        template = template.replace(name, "")
+    if "<|user|>" in added or "<|" in template:
         return "chatglm3"
     code = folder / "tokenization_chatglm.py"  # read, not run
     if code.exists():
@@ -124,24 +143,64 @@ def _tell_chatglm(folder: Path, config: TokenizerConfig) -> str:
     )
 
 
+def _is_base_model(folder: Path, config: TokenizerConfig) -> bool:
+    """Whether the model's name says that it goes on with texts and was not trained to answer.
+
+    The folder's own name counts first, then those that its files bring: a fine-tuned model keeps
+    the name of the base model there.
+    """
+    raw = read_json_if_present(folder / "config.json", CheckpointError)
+    cached = [part for part in folder.absolute().parts if part.startswith("models--")]
+    for path in (folder.absolute().name, *cached, config.name, str(raw.get("_name_or_path", ""))):
+        name = re.split(r"[/\\]|--", path.rstrip("/\\"))[-1].lower()
+        if _CHAT_NAME.search(name):
+            return False
+        if _BASE_NAME.search(name):
+            return True
+    return False
+
+
 def _choose_chat_format(
     vocabulary: Vocabulary, built_in: str | None, config: TokenizerConfig
-) -> tuple[WriteChat | None, str, tuple[str, str]]:
-    """Return the checkpoint's own template, else the format built in; what it is; its parsers."""
-    if config.chat_template is not None:
-        template = ChatTemplate(
-            config.chat_template,
-            config.named_tokens,
-            vocabulary.special_tokens,
-            str(config.path.parent),
-        )
-        if not (built_in == "chatglm3" and _is_imitation(template)):
-            return template, config.template_place, detect_parsers(config.chat_template)
+) -> tuple[ChatWriter, str, tuple[str, str]]:
+    """Return the checkpoint's own templates, else the format built in; what it is; its parsers."""
+    templates = config.chat_templates
+    source = str(config.path.parent)
+
+    default = templates.get(DEFAULT_TEMPLATE)
+    if built_in == "chatglm3" and default is not None:
+        template = ChatTemplate(default, config.named_tokens, vocabulary.special_tokens, source)
+        if _is_imitation(template):
+            templates = {}
+    writer = ChatWriter(templates, built_in, config.named_tokens, vocabulary.special_tokens, source)
+    if templates:
+        parsers = _choose_parsers(writer.template_text(None), vocabulary, built_in)
+        return writer, config.template_place, parsers
     if built_in is not None:
         chat_format = CHAT_FORMATS[built_in]
         parsers = (chat_format.tool_call_parser, chat_format.reasoning_parser)
-        return partial(write_chat, built_in), f"{built_in}, built in", parsers
-    return None, "none", ("none", "none")
+        return writer, f"{built_in}, built in", parsers
+    return writer, "none", ("none", "none")
+
+
+def _choose_parsers(
+    chat_template: str, vocabulary: Vocabulary, built_in: str | None
+) -> tuple[str, str]:
+    """Return the parsers that the template gives away, else those of the model that it is for.
+
+    A tool that fine-tunes a model writes templates of its own, but not another way of answering.
+    """
+    tool_calls, reasoning = detect_parsers(chat_template)
+    names = vocabulary.special_tokens.ids
+    if (tool_calls, reasoning) == ("none", "none"):
+        if built_in is not None:
+            chat_format = CHAT_FORMATS[built_in]
+            tool_calls, reasoning = chat_format.tool_call_parser, chat_format.reasoning_parser
+        elif ASSISTANT_TOKEN in names:
+            tool_calls = "glm4"
+    if reasoning == "none" and CLOSE_TAG in names:
+        reasoning = "glm_z1"  # it has a token for the end of its thoughts
+    return tool_calls, reasoning
 
 
 def _is_imitation(template: ChatTemplate) -> bool:

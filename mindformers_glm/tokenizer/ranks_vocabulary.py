@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindformers_glm.core.errors import CheckpointError, PromptError, UnsupportedError
+from mindformers_glm.core.errors import CheckpointError, PromptError
+from mindformers_glm.tokenizer.added_tokens import AddedTokens
 from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig
-from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary, require_unicode
+from mindformers_glm.tokenizer.vocabulary import Vocabulary, require_unicode
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -29,7 +30,7 @@ class RanksVocabulary(Vocabulary):
 
     Args:
         encoding: the ranks alone.
-        special_tokens: ids by name, after the ranks.
+        added: all tokens after the ranks; the model's own and those of a fine-tune.
         eos_token_ids: as tokenizer_config.json says.
     """
 
@@ -38,24 +39,30 @@ class RanksVocabulary(Vocabulary):
     def __init__(
         self,
         encoding: "Encoding",
-        special_tokens: Mapping[str, int],
+        added: AddedTokens,
         eos_token_ids: tuple[int, ...],
     ) -> None:
+        special_ids = added.special.ids
         super().__init__(
-            SpecialTokens.as_written(special_tokens),
-            special_token_ids=special_tokens.values(),
+            added.special,
+            special_token_names={token_id: name for name, token_id in special_ids.items()},
             eos_token_ids=eos_token_ids,
-            num_token_ids=max(special_tokens.values()) + 1,
+            num_token_ids=max(*special_ids.values(), *added.ordinary.ids.values()) + 1,
         )
         self._encoding = encoding
-        self._prefix_ids = [special_tokens[name] for name in _PREFIX]
+        self._added = added
+        self._texts = added.texts
+        self._prefix_ids = [special_ids[name] for name in _PREFIX]
 
     def encode(self, text: str) -> list[int]:
         """Tokenize text after the prefix [gMASK] <sop>; special tokens in it are special."""
         return self._prefix_ids + self.encode_segments(self.special_tokens.split(text))
 
     def encode_text(self, text: str) -> list[int]:
-        """Tokenize text as it is."""
+        """Tokenize text as it is, with the tokens in it that are not special."""
+        return self._added.encode_around(text, self._encode_ordinary)
+
+    def _encode_ordinary(self, text: str) -> list[int]:
         require_unicode(text)  # tiktoken would write U+FFFD instead
         if len(text) > _MAX_BLANKS and _TOO_MANY_BLANKS.search(text):
             raise PromptError(
@@ -65,6 +72,8 @@ class RanksVocabulary(Vocabulary):
         return self._encoding.encode_ordinary(text)
 
     def _look_up_bytes(self, token_id: int) -> bytes:
+        if token_id in self._texts:
+            return self._texts[token_id]
         try:
             return self._encoding.decode_single_token_bytes(token_id)
         except (KeyError, OverflowError):  # a special or unknown id
@@ -75,47 +84,42 @@ def load_ranks(path: Path, content: bytes, config: TokenizerConfig) -> RanksVoca
     """Read the vocabulary from the content of a `tokenizer.model`.
 
     Args:
-        config: names the special tokens, whose ids begin after the ranks.
+        config: names the added tokens, whose ids begin after the ranks.
     Raises:
         CheckpointError: the file is damaged or incomplete, or special tokens are missing.
-        UnsupportedError: there are added tokens that are not special.
     """
     from tiktoken import Encoding
 
     ranks = _read_ranks(path, content)
-    special_tokens = _read_special_tokens(config)
-    first_special = min(special_tokens.values())
-    if len(ranks) != first_special:
+    added = AddedTokens.from_map(config.added_tokens, config)
+    special_tokens = added.special.ids
+    _check_prefix(special_tokens, config)
+    first_added = min(config.added_tokens)
+    if len(ranks) != first_added:
         raise CheckpointError(
             f"{path} has {len(ranks)} ranks, but the special tokens of {config.path.name} begin at "
-            f"{first_special}: a file is incomplete or of another model, download both again."
+            f"{first_added}: a file is incomplete or of another model, download both again."
         )
     encoding = Encoding("glm-4", pat_str=GLM4_SPLIT, mergeable_ranks=ranks, special_tokens={})
     eos_token = config.named_tokens.get("eos_token")
-    if eos_token is not None and eos_token not in special_tokens:
+    # A fine-tune may have named one of its own that is not special.
+    known = {**added.ordinary.ids, **special_tokens}
+    if eos_token is not None and eos_token not in known:
         raise CheckpointError(
-            f"{config.path}: the eos_token {eos_token} is not among the special tokens of "
+            f"{config.path}: the eos_token {eos_token} is not among the tokens of "
             "added_tokens_decoder: download the file again."
         )
-    eos_token_ids = () if eos_token is None else (special_tokens[eos_token],)
-    return RanksVocabulary(encoding, special_tokens, eos_token_ids)
+    eos_token_ids = () if eos_token is None else (known[eos_token],)
+    return RanksVocabulary(encoding, added, eos_token_ids)
 
 
-def _read_special_tokens(config: TokenizerConfig) -> dict[str, int]:
-    for token_id, token in config.added_tokens.items():
-        if not token.get("special", False):
-            raise UnsupportedError(
-                f"{config.path}: the added token {token['content']} ({token_id}) is not special; "
-                "beside a file of ranks only special ones can be read."
-            )
-    special_tokens = {token["content"]: token_id for token_id, token in config.added_tokens.items()}
+def _check_prefix(special_tokens: Mapping[str, int], config: TokenizerConfig) -> None:
     for name in _PREFIX:
         if name not in special_tokens:
             raise CheckpointError(
                 f"{config.path} must name the special tokens in added_tokens_decoder, but {name} "
                 "is not there: download the file again."
             )
-    return special_tokens
 
 
 def _read_ranks(path: Path, content: bytes) -> dict[bytes, int]:

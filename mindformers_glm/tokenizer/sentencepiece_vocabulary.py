@@ -1,10 +1,12 @@
 """ChatGLM2's and ChatGLM3's `tokenizer.model`: sentencepiece, and special ids after its pieces."""
 
 import codecs
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
+from mindformers_glm.tokenizer.added_tokens import AddedTokens
 from mindformers_glm.tokenizer.tokenizer_config import TokenizerConfig
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens, Vocabulary, require_unicode
 
@@ -30,49 +32,65 @@ class SentencePieceVocabulary(Vocabulary):
 
     Special tokens in a plain text are text, as for the official tokenizer: `sop` is the beginning
     of many a word. The one thing that sentencepiece changes is U+2581 (▁), its own sign for a
-    blank, which comes back as a blank.
+    blank, which comes back as a blank. Tokens that a fine-tune has added are found as Hugging
+    Face's tokenizer does: special ones in a plain text, others also in a conversation.
 
     Args:
         processor: with byte fallback and a dummy prefix, without a normalization of its own.
-        special_tokens: names, for the ids from the number of pieces on.
+        own_ids: the model's special tokens, after the pieces.
+        added: a fine-tune's tokens, after these.
     """
 
     source = "tokenizer.model (sentencepiece)"
 
     def __init__(
-        self, processor: "SentencePieceProcessor", special_tokens: tuple[str, ...]
+        self,
+        processor: "SentencePieceProcessor",
+        own_ids: Mapping[str, int],
+        added: AddedTokens,
     ) -> None:
-        num_pieces = processor.get_piece_size()
-        ids = {name: num_pieces + place for place, name in enumerate(special_tokens)}
+        ids = {**own_ids, **added.special.ids}
         # <unk> is also the padding, and has no text (in ChatGLM's tokenizers; in sentencepiece ⁇).
         without_text = {processor.unk_id(), processor.bos_id(), processor.eos_id()} - {-1}
         super().__init__(
-            SpecialTokens.as_written(ids),
-            special_token_ids={*ids.values(), *without_text},
+            SpecialTokens.as_written(own_ids) | added.special,
+            special_token_names={
+                **{token_id: name for name, token_id in ids.items()},
+                **{token_id: processor.id_to_piece(token_id) for token_id in without_text},
+            },
             eos_token_ids=(
                 processor.eos_id(),
                 *(ids[name] for name in _ENDS_OF_TURN if name in ids),
             ),
-            num_token_ids=num_pieces + len(ids),
+            num_token_ids=max(*ids.values(), *added.ordinary.ids.values()) + 1,
         )
         self._processor = processor
-        self._num_pieces = num_pieces
+        self._num_pieces = processor.get_piece_size()
+        self._added = added
+        self._texts = added.texts
         self._prefix_ids = [ids[name] for name in _PREFIX]
 
     def encode(self, text: str) -> list[int]:
         """Tokenize text after the prefix [gMASK] sop."""
-        return self._prefix_ids + self.encode_text(text)
+        return self._prefix_ids + self.encode_segments(self._added.special.split(text))
 
     def encode_text(self, text: str) -> list[int]:
         """Tokenize text as it is; a blank is put before it, as the models were trained."""
         require_unicode(text)
-        return self._processor.encode(text)
+        return self._added.encode_around(text, self._processor.encode)
 
-    def new_detokenizer(self) -> "SentencePieceDetokenizer":
-        """Return a detokenizer for one answer."""
-        return SentencePieceDetokenizer(self)
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Return the tokens of a word; without the blank before it where that is one of its own."""
+        ids = self.encode_text(word)
+        return [ids[1:] if len(ids) > 1 and self._processor.id_to_piece(ids[0]) == "▁" else ids]
+
+    def new_detokenizer(self, *, skip_special_tokens: bool = True) -> "SentencePieceDetokenizer":
+        """Return a detokenizer for one answer; special tokens have no text, or their names."""
+        return SentencePieceDetokenizer(self, skip_special_tokens=skip_special_tokens)
 
     def _look_up_bytes(self, token_id: int) -> bytes:
+        if token_id in self._texts:
+            return self._texts[token_id]
         if not 0 <= token_id < self._num_pieces or token_id in self.special_token_ids:
             return b""
         piece = self._processor.id_to_piece(token_id)
@@ -84,17 +102,27 @@ class SentencePieceVocabulary(Vocabulary):
         """Whether the token stands for one byte of a character that is not a piece."""
         return 0 <= token_id < self._num_pieces and self._processor.is_byte(token_id)
 
+    def is_added(self, token_id: int) -> bool:
+        """Whether a fine-tune has added the token, with a text of its own."""
+        return token_id in self._texts
+
 
 class SentencePieceDetokenizer:
     """Turns the tokens of one answer into text, as sentencepiece decodes them all at once.
 
     The blank that stands before every text when it is tokenized is taken away again: from the first
-    piece, and from the first after a special token. Bytes that never become a character turn into
-    U+FFFD each, and a character does not continue after a special token.
+    piece, and from the first after a special or an added token. Bytes that never become a character
+    turn into U+FFFD each, and a character does not continue after such a token.
+
+    Args:
+        skip_special_tokens: False: they are shown by their names.
     """
 
-    def __init__(self, vocabulary: SentencePieceVocabulary) -> None:
+    def __init__(
+        self, vocabulary: SentencePieceVocabulary, *, skip_special_tokens: bool = True
+    ) -> None:
         self._vocabulary = vocabulary
+        self._shown_names = {} if skip_special_tokens else vocabulary.special_token_names
         self._decoder = codecs.getincrementaldecoder("utf-8")(_ONE_FOR_EACH_BYTE)
         self._is_at_start = True
 
@@ -103,7 +131,10 @@ class SentencePieceDetokenizer:
         token_bytes = self._vocabulary.bytes_of(token_id)
         if not token_bytes:
             self._is_at_start = True
-            return self._restart()
+            return self._restart() + self._shown_names.get(token_id, "")
+        if self._vocabulary.is_added(token_id):
+            self._is_at_start = True
+            return self._restart() + token_bytes.decode()
         if self._is_at_start and not self._vocabulary.is_byte(token_id):
             token_bytes = token_bytes.removeprefix(b" ")
         self._is_at_start = False
@@ -126,7 +157,7 @@ def load_sentencepiece(
 
     Args:
         special_tokens: of the model, for the ids after the pieces.
-        config: may name them as well, with the same ids.
+        config: may name them as well, with the same ids, and others after them.
     Raises:
         CheckpointError: the file is damaged, or `config` is of another model.
         UnsupportedError: it changes text in another way than ChatGLM's does.
@@ -135,12 +166,17 @@ def load_sentencepiece(
 
     try:
         processor = SentencePieceProcessor(model_proto=content)
-    except RuntimeError:
+        num_pieces = processor.get_piece_size()
+        own_ids = {name: num_pieces + place for place, name in enumerate(special_tokens)}
+        added = _read_added_tokens(processor, own_ids, config)
+        vocabulary = SentencePieceVocabulary(processor, own_ids, added)
+        for token_id in range(num_pieces):
+            vocabulary._look_up_bytes(token_id)
+    except (RuntimeError, ValueError):  # a piece that is no UTF-8, or no byte where it says so
         raise CheckpointError(
             f"{path} cannot be read as a sentencepiece model of {len(content)} bytes: it is "
             "incomplete or damaged, download it again."
         ) from None
-    vocabulary = SentencePieceVocabulary(processor, special_tokens)
     detokenizer = vocabulary.new_detokenizer()
     probe = "".join(map(detokenizer.feed, vocabulary.encode_text(_PROBE))) + detokenizer.flush()
     if probe != _PROBE:
@@ -148,30 +184,32 @@ def load_sentencepiece(
             f"{path} is not the sentencepiece model of a ChatGLM, or incomplete: {_PROBE!r} comes "
             f"back as {probe!r}."
         )
-    _check_added_tokens(vocabulary, processor, config)
     return vocabulary
 
 
-def _check_added_tokens(
-    vocabulary: SentencePieceVocabulary,
-    processor: "SentencePieceProcessor",
-    config: TokenizerConfig,
-) -> None:
-    """Check that the tokens named in tokenizer_config.json are those of the vocabulary.
+def _read_added_tokens(
+    processor: "SentencePieceProcessor", own_ids: Mapping[str, int], config: TokenizerConfig
+) -> AddedTokens:
+    """Return the tokens after the model's own.
 
     Raises:
-        CheckpointError: they are not.
+        CheckpointError: a token has another id than in the model's vocabulary.
     """
-    ids = vocabulary.special_tokens.ids
+    num_pieces = processor.get_piece_size()
+    added = {}
     for token_id, token in config.added_tokens.items():
         name = token["content"]
-        is_piece = 0 <= token_id < processor.get_piece_size()
-        if (processor.piece_to_id(name) if is_piece else ids.get(name)) != token_id:
+        if name not in own_ids and token_id >= num_pieces + len(own_ids):
+            added[token_id] = token
+            continue
+        is_piece = 0 <= token_id < num_pieces
+        if (processor.piece_to_id(name) if is_piece else own_ids.get(name)) != token_id:
             raise CheckpointError(
                 f"{config.path}: added_tokens_decoder has {name} as {token_id}, which is not a "
-                f"token of this ChatGLM ({', '.join(ids)} from {processor.get_piece_size()} on): "
-                "the files are of different models."
+                f"token of this ChatGLM ({', '.join(own_ids)} from {num_pieces} on): the files are "
+                "of different models, or a token was added at the place of another."
             )
+    return AddedTokens.from_map(added, config)
 
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:

@@ -13,10 +13,12 @@ class ToolCall:
         name: the tool's name.
         arguments: JSON text, an object of the arguments by name; for a tool that takes plain text
             (glm-4-9b-chat's `python`, say) a JSON string.
+        id: names the call in a conversation that came with one.
     """
 
     name: str
     arguments: str
+    id: str = ""
 
     @property
     def text(self) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Protocol
@@ -10,6 +10,10 @@ from typing import ClassVar, Protocol
 from mindformers_glm.core.errors import CheckpointError, PromptError
 from mindformers_glm.tokenizer.detokenizer import IncrementalDetokenizer
 from mindformers_glm.tokenizer.segments import Segment, SpecialToken
+
+# Of special tokens; real ones have up to 30 characters, and there are some hundreds.
+_MAX_TOKEN_CHARACTERS = 256
+_MAX_TOKENS = 10_000
 
 
 class Detokenizer(Protocol):
@@ -29,10 +33,16 @@ class SpecialTokens:
     Args:
         ids: the id of each.
         pattern: matches any of them; the group that takes part in a match is the name.
+        patterns: that of each.
     """
 
     ids: Mapping[str, int]
     pattern: re.Pattern[str]
+    patterns: Mapping[str, str]
+
+    def __or__(self, other: "SpecialTokens") -> "SpecialTokens":
+        """All of both."""
+        return self.by_pattern({**self.ids, **other.ids}, {**self.patterns, **other.patterns})
 
     @classmethod
     def as_written(cls, ids: Mapping[str, int]) -> "SpecialTokens":
@@ -41,9 +51,15 @@ class SpecialTokens:
 
     @classmethod
     def by_pattern(cls, ids: Mapping[str, int], patterns: Mapping[str, str]) -> "SpecialTokens":
-        """Find each token by its own pattern; the longest name where several begin alike."""
+        """Find each token by its own pattern; the longest name where several begin alike.
+
+        Raises:
+            CheckpointError: there are too many, or too long ones.
+        """
         longest_first = sorted(patterns, key=len, reverse=True)
-        return cls(ids, re.compile("|".join(patterns[name] for name in longest_first) or "(?!)"))
+        check_tokens(longest_first)
+        pattern = re.compile("|".join(patterns[name] for name in longest_first) or "(?!)")
+        return cls(ids, pattern, patterns)
 
     def split(self, text: str) -> list[Segment]:
         """Cut a text at its special tokens; the texts between them may be empty."""
@@ -55,12 +71,32 @@ class SpecialTokens:
         return [*segments, text[end:]]
 
 
+def check_tokens(tokens: Sequence[str]) -> None:
+    """Refuse what takes minutes, for special tokens are looked for in every text.
+
+    Raises:
+        CheckpointError: there are too many, or too long ones.
+    """
+    longest = max(tokens, key=len, default="")
+    if len(longest) > _MAX_TOKEN_CHARACTERS:
+        raise CheckpointError(
+            f"The special token {longest[:40]!r}... has {len(longest)} characters, more than "
+            f"{_MAX_TOKEN_CHARACTERS}: download the tokenizer's files again."
+        )
+    if len(tokens) > _MAX_TOKENS:
+        raise CheckpointError(
+            f"The tokenizer has {len(tokens)} special tokens, more than {_MAX_TOKENS}: download "
+            "its files again."
+        )
+
+
 class Vocabulary(ABC):
     """The token ids of one checkpoint.
 
     Args:
         special_tokens: those that a chat format may write.
-        special_token_ids: ids without text: those, and control tokens that have no name here.
+        special_token_names: of all ids without text: those, and control tokens that no format
+            writes.
         eos_token_ids: the tokenizer's own end-of-text token, if it has one.
         num_token_ids: one more than the highest token id.
     """
@@ -70,12 +106,13 @@ class Vocabulary(ABC):
     def __init__(
         self,
         special_tokens: SpecialTokens,
-        special_token_ids: Iterable[int],
+        special_token_names: Mapping[int, str],
         eos_token_ids: tuple[int, ...],
         num_token_ids: int,
     ) -> None:
         self.special_tokens = special_tokens
-        self.special_token_ids = frozenset(special_token_ids)
+        self.special_token_names = special_token_names
+        self.special_token_ids = frozenset(special_token_names)
         self.eos_token_ids = eos_token_ids
         self.num_token_ids = num_token_ids
         # The bytes of a token; none for special and unknown ids.
@@ -100,9 +137,34 @@ class Vocabulary(ABC):
     @abstractmethod
     def _look_up_bytes(self, token_id: int) -> bytes: ...
 
-    def new_detokenizer(self) -> Detokenizer:
-        """Return a detokenizer for one answer."""
-        return IncrementalDetokenizer(self.bytes_of)
+    def decode_token(self, token_id: int) -> str:
+        """Return the text of a token by itself; of a special one its name."""
+        name = self.special_token_names.get(token_id)
+        return self.bytes_of(token_id).decode(errors="replace") if name is None else name
+
+    def spell_word(self, word: str) -> list[list[int]]:
+        """Return the tokens of a word as it is and behind a blank.
+
+        As vLLM does for bad_words (0.10, `SamplingParams.update_from_tokenizer`), which leaves out
+        the second where it is longer or shorter. Special tokens in it are special.
+
+        Raises:
+            PromptError: as `encode`.
+        """
+        word = word.lstrip() or word
+        plain, behind_blank = (
+            self.encode_segments(self.special_tokens.split(text)) for text in (word, f" {word}")
+        )
+        # Where the blank is a token of its own, the word behind it is found without it.
+        return [plain] if behind_blank[-len(plain) :] == plain else [plain, behind_blank]
+
+    def new_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """Return a detokenizer for one answer; special tokens have no text, or their names."""
+        return IncrementalDetokenizer(self.bytes_of if skip_special_tokens else self._shown_bytes)
+
+    def _shown_bytes(self, token_id: int) -> bytes:
+        name = self.special_token_names.get(token_id)
+        return self.bytes_of(token_id) if name is None else name.encode()
 
     def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
         """Tokenize each text on its own, between the ids of the special tokens.

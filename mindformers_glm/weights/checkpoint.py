@@ -8,8 +8,6 @@ import hashlib
 import mmap
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,50 +17,17 @@ from mindformers_glm.config.partition import cut_blocks, keep_blocks
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import BlockCuts, Piece, TensorParallel
-from mindformers_glm.system.files import require_folder
+from mindformers_glm.system.files import open_file, require_folder
 from mindformers_glm.weights.shards import find_shards, single_file
 from mindformers_glm.weights.shares import find_share
 from mindformers_glm.weights.tensor_entry import TensorEntry
+from mindformers_glm.weights.tensor_view import ROW_MAXIMA, CutColumns, TensorView
 
 __all__ = ["Checkpoint", "TensorEntry", "TensorView"]
 
 # NumPy has no bfloat16: its bits travel as uint16.
 _NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-_CHUNK_BYTES = 64 * 2**20  # how much of a tensor is in memory while it is copied
 _MAX_FOLIO_BYTES = 2 * 2**20  # the page cache's largest unit on x86-64 and aarch64, 4 KiB pages
-
-
-@dataclass(frozen=True)
-class TensorView:
-    """A tensor, or a piece of one, as it lies in the file: read-only, possibly unaligned.
-
-    data: float32, float16, or uint16 holding the bits of bfloat16; where only some columns were
-        asked for, the columns between are skipped (strides).
-    release_rows: drops the pages of rows [begin, end) from memory.
-    """
-
-    name: str
-    dtype: str
-    data: np.ndarray
-    release_rows: Callable[[int, int], None]
-
-    def row_chunks(
-        self, begin: int = 0, end: int | None = None
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (first row, rows) over rows [begin, end), a bounded number of bytes at a time.
-
-        The pages of a chunk are dropped when the next one is asked for: whoever copies a tensor
-        this way never has much of the file in memory beside the copy. Chunks are contiguous: where
-        columns are skipped, they are copied.
-        """
-        end = len(self.data) if end is None else end
-        row_bytes = self.data.strides[0]  # in the file, with skipped columns
-        step = max(_CHUNK_BYTES // max(row_bytes, 1), 1)
-        for first in range(begin, end, step):
-            last = min(first + step, end)
-            rows = self.data[first:last]
-            yield first, rows if rows.flags.c_contiguous else rows.copy()
-            self.release_rows(first, last)
 
 
 class Checkpoint:
@@ -84,8 +49,11 @@ class Checkpoint:
     ) -> None:
         self.folder = folder
         self.is_share = is_share
+        self._row_maxima = {name: entries[name] for name in entries if name.endswith(ROW_MAXIMA)}
         self.files = list(identities)
-        self.entries = entries
+        self.entries = {
+            name: entry for name, entry in entries.items() if name not in self._row_maxima
+        }
         self.file_format = file_format
         self._identities = identities
         self._mapped: dict[Path, _MappedFile] = {}
@@ -188,13 +156,25 @@ class Checkpoint:
         if piece is not None:
             data = data[piece.rows.start : piece.rows.stop]
             start += piece.rows.start * row_bytes
-            if piece.columns is not None:
-                data = data[:, piece.columns.start : piece.columns.stop]
+        cut = None
+        if piece is not None and piece.columns is not None:
+            cut = self._cut_columns(name, data, piece)
+            data = data[:, piece.columns.start : piece.columns.stop]
 
         def release_rows(begin: int, end: int) -> None:
             self._release(entry.file, start + begin * row_bytes, start + end * row_bytes)
 
-        return TensorView(name, entry.dtype, data, release_rows)
+        return TensorView(name, entry.dtype, data, release_rows, cut)
+
+    def _cut_columns(self, name: str, rows: np.ndarray, piece: Piece) -> CutColumns | None:
+        assert piece.columns is not None
+        stored = self._row_maxima.get(name + ROW_MAXIMA)
+        if stored is None:
+            is_whole = len(piece.columns) == rows.shape[1]
+            return None if is_whole else CutColumns(rows, piece.columns, None)
+        pages, count = self._map(stored.file).pages, stored.num_bytes // 4
+        maxima = np.frombuffer(pages, np.float32, count=count, offset=stored.begin)
+        return CutColumns(rows, piece.columns, maxima[piece.rows.start : piece.rows.stop])
 
     def release(self, name: str) -> None:
         """Drop the pages of one tensor from memory; a view of it stays valid and reads anew."""
@@ -242,8 +222,8 @@ class _MappedFile:
     """A read-only shared mapping; the descriptor stays open to notice changes."""
 
     def __init__(self, path: Path, identity: tuple[int, int]) -> None:
-        self._identity = identity
-        self._file = path.open("rb")
+        self._path, self._identity = path, identity
+        self._file = open_file(path)
         try:
             self.check_unchanged()
             self.pages = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -254,7 +234,7 @@ class _MappedFile:
     def check_unchanged(self) -> None:
         if _read_identity(self._file.fileno()) != self._identity:
             raise CheckpointError(
-                f"{self._file.name} changed while it was being loaded: wait until it is complete, "
+                f"{self._path} changed while it was being loaded: wait until it is complete, "
                 "then retry."
             )
 

@@ -7,6 +7,7 @@ from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
 from mindformers_glm.weights.packed_cache import PackedCache
 from mindformers_glm.weights.rules import WeightRule, check_rules, count_bytes
+from mindformers_glm.weights.surplus import check_repeats, tell_surplus
 
 
 class WeightTarget(Protocol):
@@ -38,13 +39,18 @@ def load_weights(
         The bytes read from the checkpoint; none where the cache had everything.
     Raises:
         CheckpointError: tensors are missing, unknown or of another shape (before any byte is
-            read), or a file changes meanwhile.
+            read), two that should be the same are not, or a file changes meanwhile.
+        UnsupportedError: the weights are quantized.
     """
     parameters = [rule.parameter for rule in rules]
     assert len(set(parameters)) == len(parameters)
     assert set(parameters) == set(targets), set(parameters) ^ set(targets)
     check_rules(rules, checkpoint)
-    if cache is not None and cache.read():
+    is_cached = cache is not None and cache.read()
+    if not is_cached:  # compared before the cache was written
+        check_repeats(rules, checkpoint)
+    tell_surplus(rules, checkpoint)
+    if is_cached:
         return 0
 
     def position(rule: WeightRule) -> tuple[str, int]:

@@ -6,8 +6,10 @@ nearly as fast as reading, so a second copy of the checkpoint is written only if
 """
 
 import hashlib
+import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +19,14 @@ import numpy as np
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.system.log import detail, note
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_file import SUFFIX, read_file, read_header, write_file
 from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader, lay_out
 from mindformers_glm.weights.packed_mapping import MapFile
 
 FOLDER_NAME = ".mindformers_glm_cache"
-MODES = ("auto", "on", "off")
+MODES = ("auto", "on", "off", "verify")
 _LEAST_BYTES = 256 * 2**20  # below, loading takes no time worth a file
 _WORTHWHILE_SHARE = 0.75  # of the checkpoint's bytes
 _SPARE_BYTES = 2**30  # of disk that a cache leaves free
@@ -34,7 +37,8 @@ class PackedCacheSettings:
     """Whether and where packed weights are kept.
 
     mode: "auto" reads a file that is there and writes one where that saves reading much more;
-        "on" always writes; "off" neither reads nor writes.
+        "on" always writes; "off" neither reads nor writes; "verify" is "auto" that compares every
+        byte with its checksum before it is used.
     folder: None: `FOLDER_NAME` in the checkpoint's folder.
     """
 
@@ -75,6 +79,7 @@ class PackedCache:
         self.mapped_bytes = 0
         self._source = str(checkpoint.folder.resolve())
         self._is_share = checkpoint.is_share
+        self._readers = _readers_of(checkpoint)
         self.key = {"identity": _identify(checkpoint), "format": dict(weight_format)}
         self.file = self._folder / _file_name(self.key)
 
@@ -86,7 +91,9 @@ class PackedCache:
         if self._mode == "off":
             return False
         try:
-            self.mapped_bytes = read_file(self.file, self.key, self._arrays, self._map_file)
+            self.mapped_bytes = read_file(
+                self.file, self.key, self._arrays, self._map_file, self._mode == "verify"
+            )
         except FileNotFoundError:
             return False
         except PackedFileError as problem:
@@ -110,22 +117,22 @@ class PackedCache:
             free = shutil.disk_usage(self._folder).free
             if free < num_bytes + _SPARE_BYTES:
                 self._tell_not_written(
-                    f"it needs {num_bytes / 2**30:.1f} GB and 1 GB to spare, "
-                    f"{free / 2**30:.1f} GB are free"
+                    f"it needs {format_bytes(num_bytes)} and 1 GB to spare, "
+                    f"{format_bytes(free)} are free"
                 )
                 return
-            write_file(self.file, planned, self._arrays)
+            write_file(self.file, planned, self._arrays, 0o600 | self._readers)
         except OSError as problem:
             self._tell_not_written(problem.strerror or str(problem))
             return
         note(
-            f"the packed cache {self.file} ({num_bytes / 2**30:.1f} GB) is written and makes the "
-            "next start faster; --packed_cache off does without, `mindformers-glm cache` lists "
+            f"the packed cache {self.file} ({format_bytes(num_bytes)}) is written and makes the "
+            "next start faster; packed_cache off does without, `mindformers-glm cache` lists "
             "and removes"
         )
 
     def _is_wanted(self, num_bytes: int) -> bool:
-        if self._mode != "auto":
+        if self._mode in ("on", "off"):
             return self._mode == "on"
         return _LEAST_BYTES <= num_bytes <= _WORTHWHILE_SHARE * self._checkpoint_bytes
 
@@ -138,7 +145,7 @@ class PackedCache:
     def _remove_outdated(self) -> None:
         """Remove files made of what this folder held before, which nobody can use any more."""
         for file, header in list_caches(self._folder):
-            if header is None or header.source != self._source:
+            if isinstance(header, PackedFileError) or header.source != self._source:
                 continue
             # Ranks whose shares were cut beforehand have files of their own, so each identity is
             # one rank's.
@@ -149,13 +156,13 @@ class PackedCache:
                 file.unlink(missing_ok=True)
 
 
-def list_caches(folder: Path) -> Iterator[tuple[Path, PackedHeader | None]]:
-    """Yield the cache files in a folder with their headers; None for one that is damaged."""
-    for file in sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file()):
+def list_caches(folder: Path) -> Iterator[tuple[Path, PackedHeader | PackedFileError]]:
+    """Yield what has a cache file's name in a folder, and its header or why it is not used."""
+    for file in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             yield file, read_header(file)
-        except PackedFileError:
-            yield file, None
+        except PackedFileError as problem:
+            yield file, problem
         except FileNotFoundError:  # removed by another process
             continue
 
@@ -164,6 +171,24 @@ def _identify(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256(checkpoint.identity.encode())
     digest.update((checkpoint.folder / "config.json").read_bytes())
     return digest.hexdigest()
+
+
+def _readers_of(checkpoint: Checkpoint) -> int:
+    """Permission bits of the group and of others, if they may read every file of a checkpoint.
+
+    Its cache may lie in a folder that more people can enter than the checkpoint's.
+    """
+    readers = stat.S_IRGRP | stat.S_IROTH
+    places = [file.resolve() for file in (*checkpoint.files, checkpoint.folder / "config.json")]
+    for status in map(os.stat, places):
+        readers &= status.st_mode
+        if status.st_gid != os.getegid() and not readers & stat.S_IROTH:
+            readers = 0  # the cache will be of another group
+    for status in map(os.stat, {parent for place in places for parent in place.parents}):
+        for may_enter, may_read in (stat.S_IXGRP, stat.S_IRGRP), (stat.S_IXOTH, stat.S_IROTH):
+            if not status.st_mode & may_enter:
+                readers &= ~may_read
+    return readers
 
 
 def _rank_of(key: Mapping[str, Any]) -> tuple[Any, Any]:

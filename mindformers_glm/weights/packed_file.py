@@ -8,6 +8,7 @@ the first and the last page. Reading looks at the pages, which costs nothing; `v
 all bytes, which takes as long again as reading them.
 """
 
+import errno
 import os
 import stat
 import zlib
@@ -38,17 +39,20 @@ _PAGE = 4096
 _MAX_THREADS = 8  # more do not read faster
 
 
-def write_file(path: Path, planned: PackedHeader, arrays: Mapping[str, np.ndarray]) -> None:
+def write_file(
+    path: Path, planned: PackedHeader, arrays: Mapping[str, np.ndarray], mode: int = 0o666
+) -> None:
     """Write all arrays to `path`, which appears (or is replaced) once it is complete and on disk.
 
     Args:
         planned: what `lay_out` says of these arrays.
+        mode: who may read it, as far as the process's umask lets them.
 
     Raises:
         OSError: the folder takes no such file, e.g. for want of space; nothing is left behind.
     """
     with (
-        new_file(path) as file,
+        new_file(path, mode, kind=f"{SUFFIX}.") as file,
         Progress("Writing the packed cache", sum(a.nbytes for a in arrays.values()), "B") as bar,
     ):
         os.truncate(file, planned.file_bytes)
@@ -83,12 +87,14 @@ def read_file(
     key: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     map_file: MapFile | None = None,
+    is_verified: bool = False,
 ) -> int:
     """Fill all arrays from `path`: mapped where that is as good as memory, else read into place.
 
     Args:
         map_file: maps an array of 2 MiB or more, at an offset that is a multiple of that; None:
             nothing is mapped.
+        is_verified: look at all bytes, as `verify_file` does.
     Returns:
         The bytes that were mapped.
     Raises:
@@ -100,8 +106,8 @@ def read_file(
         header = decode_header(file)
         if header.key != dict(key):
             raise PackedFileError("it was made of other files or for other settings")
-        found = [(entry.name, entry.dtype, entry.shape) for entry in header.entries]
-        if found != [(name, str(array.dtype), array.shape) for name, array in arrays.items()]:
+        found = [(e.name, e.dtype, e.shape, e.num_bytes) for e in header.entries]
+        if found != [(name, str(a.dtype), a.shape, a.nbytes) for name, a in arrays.items()]:
             raise PackedFileError("it holds other Parameters")
         with Progress("Loading weights", sum(a.nbytes for a in arrays.values()), "B") as bar:
             mapped = map_large(file, header, arrays, map_file) if map_file else set()
@@ -111,6 +117,8 @@ def read_file(
                 if piece.entry.name not in mapped:
                     _read(file, data, piece.position)
                 piece.check(_page_checksum(data), piece.entry.page_checksums)
+                if is_verified:
+                    piece.check(_checksum(data), piece.entry.checksums)
 
             try:
                 _run_in_threads(read_piece, _pieces(header), bar)
@@ -218,16 +226,25 @@ def _with_checksums(entry: PackedEntry, pairs: Sequence[tuple[str, str]]) -> Pac
 
 @contextmanager
 def _open(path: Path) -> Iterator[int]:
+    """Open a file that only this user can have written: checksums tell damage, not intent."""
     try:
         # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        file = os.open(path, flags)
     except FileNotFoundError:
         raise
     except OSError as problem:
-        raise PackedFileError(f"it cannot be read: {problem.strerror}") from None
+        is_link = problem.errno == errno.ELOOP
+        reason = "it is a link" if is_link else f"it cannot be read: {problem.strerror}"
+        raise PackedFileError(reason) from None
     try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
             raise PackedFileError("it is no ordinary file")
+        if status.st_uid != os.geteuid():
+            raise PackedFileError("it belongs to another user")
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PackedFileError("other users may write to it")
         yield file
     except OSError as problem:
         raise PackedFileError(f"it cannot be read: {problem.strerror}") from None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message
+from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message, open_file
 from mindformers_glm.weights.state_dict_pickle import (
     StateDictError,
     Storage,
@@ -34,6 +34,8 @@ _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of a l
 _LEGACY_VERSION = 1001
 # A state dict takes about 150 bytes a tensor; each byte can become sixty in memory.
 _MAX_PICKLE_BYTES = 4 * 2**20
+# A member takes about 100 bytes of the directory, each of which becomes ten in memory.
+_MAX_DIRECTORY_BYTES = 8 * 2**20
 _LOCAL_HEADER = struct.Struct("<4s22sHH")
 _NOT_TORCH = (
     "is not a file of torch.save, or damaged ({}): download it again, or use .safetensors files"
@@ -48,7 +50,7 @@ def read_pytorch_file(path: Path) -> list[TensorEntry]:
             anything but plain dense tensors by name. Nothing of it is ever run.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             tensors, regions = _read_layout(file, path)
         entries = [
             _locate(name, tensor, path, regions[tensor.storage.key])
@@ -114,7 +116,7 @@ def _read_zip(file: BinaryIO) -> tuple[dict[str, StoredTensor], dict[str, range]
 def _read_directory(file: BinaryIO) -> tuple[dict[str, zipfile.ZipInfo], int]:
     """Return the members by name, and where the archive's directory begins."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(_Bounded(file)) as archive:
             listed, directory_begin = archive.infolist(), archive.start_dir
     # BadZipFile is not all: the library lets what damaged fields lead to through as well, and
     # NotImplementedError for features of zip that torch.save does not use.
@@ -133,6 +135,19 @@ def _read_directory(file: BinaryIO) -> tuple[dict[str, zipfile.ZipInfo], int]:
                 "torch.save does not do: save it with torch.save"
             )
     return members, directory_begin
+
+
+class _Bounded:
+    """A file of which nobody reads more at once than the directory of an archive needs."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._read = file.seek, file.tell, file.read
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        content = self._read(min(num_bytes % 2**64, _MAX_DIRECTORY_BYTES + 1))
+        if len(content) > _MAX_DIRECTORY_BYTES:
+            raise StateDictError("has a zip directory larger than any state dict needs")
+        return content
 
 
 def _find_data(file: BinaryIO, member: zipfile.ZipInfo) -> range:

@@ -7,17 +7,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.glm_config import QUANTIZED_HINT, GlmConfig
 from mindformers_glm.config.partition import cut_blocks
 from mindformers_glm.core.dtypes import DTYPE_BYTES
-from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.sharding import (
     BlockCuts,
     Piece,
     TensorParallel,
     cut_tensor,
     describe_axis,
-    stored_length,
+    stored_shape,
 )
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
@@ -25,8 +25,23 @@ from mindformers_glm.weights.shards import list_names
 from mindformers_glm.weights.tensor_names import QKV, TENSOR_NAMES, NamedTensor
 
 _LAYER_NUMBER = re.compile(r"[a-z.]+\.layers\.(\d+)\.")
-# Constants that some exporters save; they follow from the config.
-_IGNORED = re.compile(r".*\brotary_(pos_)?emb\.inv_freq")
+# What training and export tools leave in a checkpoint and a run does not need; nothing else is let
+# through. TRL, LLaMA-Factory: v_head.summary; trlx: v_head.0, v_head.2; OpenRLHF: score.
+_SURPLUS = {
+    "constants of RoPE, which follow from config.json": re.compile(
+        r"(model|transformer)\.((encoder\.)?layers\.\d+\.self_att(n|ention)\.)?"
+        r"rotary_(pos_)?emb\.inv_freq"
+    ),
+    "a value head": re.compile(r"(v_head|value_head|score)(\.summary|\.\d)?\.(weight|bias)"),
+}
+# GPTQ and AWQ; MLX; bitsandbytes; FP8, compressed-tensors and msModelSlim; HQQ, AQLM, quanto, EXL2.
+_QUANTIZED_TENSOR = re.compile(
+    r".+\.(qweight|qzeros|g_idx|scales|biases|SCB|absmax|quant_map|quant_state\..+|"
+    r"weight_(scales?|scale_inv|packed|zero_point|offset)|input_(scale|offset)|quant_bias|"
+    r"deq_scale|W_q|codebooks|_data|q_(weight|scale|groups|invperm))",
+    re.DOTALL,
+)
+_LORA_TENSOR = re.compile(r".+\.(lora_[A-Za-z_]+|base_layer)(\..+)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -47,12 +62,12 @@ class SourceTensor:
 class WeightRule:
     """One parameter and the tensors whose pieces fill it, stacked on axis 0.
 
-    unused: tensors that may be there as well and are not read.
+    repeats: tensors that may be there as well if each holds what the first source does.
     """
 
     parameter: str
     sources: tuple[SourceTensor, ...]
-    unused: tuple[str, ...] = ()
+    repeats: tuple[str, ...] = ()
 
 
 def build_rules(config: GlmConfig, cuts: BlockCuts | None = None) -> tuple[WeightRule, ...]:
@@ -69,7 +84,7 @@ def build_rules(config: GlmConfig, cuts: BlockCuts | None = None) -> tuple[Weigh
         name, axes = tensor
         return SourceTensor(
             name=prefix + name,
-            shape=tuple(stored_length(axis, known_cuts) for axis in axes),
+            shape=stored_shape(axes, known_cuts),
             sizes=tuple(config.in_file_keys(describe_axis(axis)) for axis in axes),
             pieces=cut_tensor(axes, known_cuts),
         )
@@ -85,13 +100,10 @@ def build_rules(config: GlmConfig, cuts: BlockCuts | None = None) -> tuple[Weigh
         for parameter, tensors in layer_rules
     ]
     rules.append(WeightRule("decoder.final_layernorm.weight", (source(names.final_norm),)))
-    if config.tie_word_embeddings:
-        # Hugging Face overwrites a stored lm_head with the embedding, too.
-        rules.append(
-            WeightRule("output_layer.weight", (source(names.embedding),), (names.output[0],))
-        )
-    else:
-        rules.append(WeightRule("output_layer.weight", (source(names.output),)))
+    is_tied = config.tie_word_embeddings
+    output = names.embedding if is_tied else names.output
+    repeats = (*names.output_repeats, names.output[0]) if is_tied else names.output_repeats
+    rules.append(WeightRule("output_layer.weight", (source(output),), repeats))
     return tuple(rules)
 
 
@@ -132,27 +144,33 @@ def resolve_attention_bias(config: GlmConfig, checkpoint: Checkpoint) -> GlmConf
 
 
 def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
-    """Check that the checkpoint holds exactly the tensors the rules ask for.
+    """Check that the checkpoint holds the tensors the rules ask for, and known surplus at most.
 
     Raises:
+        UnsupportedError: its weights are quantized.
         CheckpointError: one sentence naming what is missing, wrongly shaped or typed, or unknown.
     """
     sources = {source.name: source for rule in rules for source in rule.sources}
-    unused = {name for rule in rules for name in rule.unused}
     entries = checkpoint.entries
+    missing = [name for name in sources if name not in entries]
+    # Surplus is let through beside a whole network only.
+    known = {} if missing else find_surplus(rules, checkpoint)
+    unknown = [name for name in entries if name not in sources and name not in known]
+    if quantized := [name for name in unknown if _QUANTIZED_TENSOR.fullmatch(name)]:
+        raise UnsupportedError(
+            f"{checkpoint.folder} is quantized ({len(quantized)} tensors such as "
+            f"{quantized[0]:.100}), but {QUANTIZED_HINT}."
+        )
+    expected = dict(sources)
+    for rule in rules:
+        expected |= {name: replace(rule.sources[0], name=name) for name in rule.repeats}
     wrong_shapes, wrong_dtypes = [], []
-    for name, source in sources.items():
+    for name, source in expected.items():
         if name in entries:
             if entries[name].shape != source.shape:
                 wrong_shapes.append(_describe_shape(source, entries[name]))
             if entries[name].dtype not in DTYPE_BYTES:
                 wrong_dtypes.append(f"{name} is {entries[name].dtype}")
-    missing = [name for name in sources if name not in entries]
-    unknown = [
-        name
-        for name in entries
-        if name not in sources and name not in unused and not _IGNORED.fullmatch(name)
-    ]
     problems = [
         _list_names(f"{len(missing)} missing", missing, _missing_hint(missing, sources, entries)),
         _list_names(f"{len(wrong_shapes)} of another shape", wrong_shapes, ""),
@@ -166,6 +184,19 @@ def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
     ]
     if found := "; ".join(problem for problem in problems if problem):
         raise CheckpointError(f"The tensors in {checkpoint.folder} do not fit its config: {found}.")
+
+
+def find_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the tensors of the closed list that are there and not needed: name -> what it is."""
+    repeats = {name: rule.sources[0].name for rule in rules for name in rule.repeats}
+    found = {}
+    for name in checkpoint.entries:
+        if name in repeats:
+            found[name] = f"repeats {repeats[name]}"
+        for what, pattern in _SURPLUS.items():
+            if pattern.fullmatch(name):
+                found[name] = what
+    return found
 
 
 def count_bytes(source: SourceTensor, checkpoint: Checkpoint) -> int:
@@ -204,6 +235,8 @@ def _missing_hint(
 
 
 def _unknown_hint(unknown: list[str], sources: dict[str, SourceTensor]) -> str:
+    if any(_LORA_TENSOR.fullmatch(name) for name in unknown):
+        return "a LoRA adapter, which is not supported: merge it with PEFT's merge_and_unload()"
     wanted = max(_layer_numbers(list(sources)), default=-1)
     if any(layer > wanted for layer in _layer_numbers(unknown)):
         return f"config.json says that there are {wanted + 1} layers"

@@ -5,17 +5,24 @@ Source: https://github.com/huggingface/safetensors, "Format" in README.md (0.8.0
 because the library's NumPy loader copies every tensor: twice the memory for the whole model.
 """
 
-import json
 import math
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message
+from mindformers_glm.system.files import (
+    LFS_MAGIC,
+    MAX_JSON_BYTES,
+    lfs_pointer_message,
+    open_file,
+    parse_json,
+)
 from mindformers_glm.weights.tensor_entry import TensorEntry
 
-_MAX_HEADER_BYTES = 100_000_000  # the library's own limit
+_MAX_DIMENSIONS = 64
+_MAX_SIZE = 2**63 - 1
 _DTYPES = {  # name in the file -> (name used here, bytes of an element)
     "F32": ("float32", 4),
     "F16": ("float16", 2),
@@ -43,7 +50,7 @@ def read_header(path: Path) -> list[TensorEntry]:
             header is not what the format asks for (dtype, shape, gap- and overlap-free offsets).
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             file_bytes = os.fstat(file.fileno()).st_size
             header_bytes = _read_header_bytes(file, path, file_bytes)
     except OSError as problem:
@@ -70,7 +77,7 @@ def _read_header_bytes(file: BinaryIO, path: Path, file_bytes: int) -> bytes:
             "download it again."
         )
     num_header_bytes = int.from_bytes(start[:8], "little")
-    if not 2 <= num_header_bytes <= _MAX_HEADER_BYTES:
+    if not 2 <= num_header_bytes <= MAX_JSON_BYTES:
         raise CheckpointError(
             f"{path} is not a safetensors file (its header would be {num_header_bytes} bytes "
             "long): download it again."
@@ -88,14 +95,14 @@ def _parse(header_bytes: bytes, path: Path) -> dict[str, Any]:
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         parsed = dict(pairs)
         if len(parsed) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            counts = Counter(name for name, _ in pairs)
+            twice = next(name for name, count in counts.items() if count > 1)
             raise CheckpointError(f"{path} names {twice!r} twice in its header: it is corrupt.")
         return parsed
 
     try:
-        header = json.loads(header_bytes.decode("utf-8"), object_pairs_hook=no_duplicates)
-    except (ValueError, RecursionError) as problem:
+        header = parse_json(header_bytes.decode("utf-8"), no_duplicates)
+    except ValueError as problem:
         raise CheckpointError(
             f"The header of {path} is not valid JSON ({problem}): download the file again."
         ) from None
@@ -111,7 +118,10 @@ def _read_entry(name: str, description: Any, path: Path, data_begin: int) -> Ten
         is_sound = (
             isinstance(code, str)
             and isinstance(shape, list)
-            and all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+            and len(shape) <= _MAX_DIMENSIONS
+            and all(
+                type(number) is int and 0 <= number <= _MAX_SIZE for number in (*shape, begin, end)
+            )
         )
     except (KeyError, TypeError, ValueError):
         is_sound = False

@@ -4,14 +4,20 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.config.adapter import is_adapter_file, refuse_adapter_alone
+from mindformers_glm.config.glm_config import QUANTIZED_HINT
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.system.files import read_json_object
 from mindformers_glm.weights.pytorch_file import read_pytorch_file
 from mindformers_glm.weights.safetensors_header import read_header
 from mindformers_glm.weights.tensor_entry import TensorEntry
 
-_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.\w+)")
+# Old AutoGPTQ and AutoAWQ, whose weights may be gptq_model-4bit-128g.bin or a .pt.
+_QUANTIZER_FILES = ("quantize_config.json", "quant_config.json")
+_SHARD_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5}\.\w+)", re.ASCII)
+_MAX_NAME_BYTES = 255  # of a file, to the system
 
 
 @dataclass(frozen=True)
@@ -66,20 +72,28 @@ def find_shards(folder: Path) -> Shards:
     """Find the files, of the first format of which there are any.
 
     Raises:
+        UnsupportedError: an adapter alone, or weights in the file format of a quantizing tool.
         CheckpointError: no weights, an index that is broken or names missing files, a missing
             shard, or several candidates of which none is clearly meant.
     """
     for kind in WEIGHT_FORMATS:
-        if any(folder.glob(kind.pattern)) or any(folder.glob(kind.index_pattern)):
+        if _list(folder, kind.pattern) or _list(folder, kind.index_pattern):
             return _find_shards_of(kind, folder)
+    refuse_adapter_alone(folder)
+    if any((folder / name).exists() for name in _QUANTIZER_FILES):
+        raise UnsupportedError(f"{folder} is of a quantizing tool, but {QUANTIZED_HINT}.")
     raise CheckpointError(
         f"{folder} holds no *.safetensors and no pytorch_model*.bin: download the model's weights "
         "into it (without Git-LFS a clone leaves them out)."
     )
 
 
+def _list(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if not is_adapter_file(path))
+
+
 def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
-    indexes = sorted(folder.glob(kind.index_pattern))
+    indexes = _list(folder, kind.index_pattern)
     if len(indexes) > 1:
         raise CheckpointError(
             f"{folder} has several indexes ({', '.join(index.name for index in indexes)}): "
@@ -107,16 +121,19 @@ def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
 
 def _find_without_index(kind: WeightFormat, folder: Path) -> list[Path]:
     single = folder / kind.single_file
-    files = [single] if single.exists() else sorted(folder.glob(kind.pattern))
-    present = {file.name for file in files}
-    expected = set()
+    files = [single] if single.exists() else _list(folder, kind.pattern)
+    series: dict[tuple[str, str], set[int]] = {}
     for file in files:
         if match := _SHARD_NAME.fullmatch(file.name):
-            stem, count, suffix = match[1], match[3], match[4]
-            expected |= {
-                f"{stem}-{number:05d}-of-{count}{suffix}" for number in range(1, int(count) + 1)
-            }
-    if missing := sorted(expected - present):
+            series.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    for (stem, end), numbers in series.items():
+        missing = [
+            f"{stem}-{number:05d}-of-{end}"
+            for number in range(1, int(end[:5]) + 1)
+            if number not in numbers
+        ]
+        if not missing:
+            continue
         raise CheckpointError(
             f"{folder} lacks {list_names(missing)}: download the missing files "
             f"(and {kind.single_file}.index.json)."
@@ -129,13 +146,23 @@ def _read_index(path: Path) -> dict[str, Path]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path} has no 'weight_map': download the index again.")
     for name, file in weight_map.items():
-        # A plain file name: an index must not lead out of its folder.
-        if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file:
+        if not _is_file_name(file):
             raise CheckpointError(
                 f"{path} says that {name!r} is in {file!r}, which is not a file name: "
                 "download the index again."
             )
     return {name: path.parent / file for name, file in weight_map.items()}
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether it is a plain name: an index must not lead out of its folder."""
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and name not in ("", ".", "..")
+        and not {"/", "\\"} & set(name)
+        and len(name.encode()) <= _MAX_NAME_BYTES
+    )
 
 
 def list_names(names: list[str]) -> str:

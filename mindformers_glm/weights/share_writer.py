@@ -1,7 +1,8 @@
 """Cut a checkpoint for a number of ranks: one safetensors file for each, which it reads alone.
 
 The cuts are those of loading a whole checkpoint (core/sharding.py): a tensor of a rank's file is
-the stacked pieces that the rank would have read. The source is read once, tensor by tensor.
+the stacked pieces that the rank would have read, and what it needs for their scales (shares.py).
+The source is read once, tensor by tensor.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +19,10 @@ import numpy as np
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import check_split, cut_blocks
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.core.sharding import LARGEST_GROUP, Piece, TensorParallel, widen
 from mindformers_glm.system.new_folder import new_folder
 from mindformers_glm.system.progress import Progress
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import (
     SourceTensor,
@@ -37,6 +40,8 @@ from mindformers_glm.weights.shares import (
     is_share_folder,
     share_name,
 )
+from mindformers_glm.weights.surplus import check_repeats, tell_surplus
+from mindformers_glm.weights.tensor_view import ROW_MAXIMA
 
 _CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 # What a folder holds besides weights: configuration and tokenizer.
@@ -61,6 +66,9 @@ def write_shares(folder: str | Path, output: Path, size: int) -> int:
         config = resolve_attention_bias(config, checkpoint)
         ranks = [TensorParallel(size, rank) for rank in range(size)]
         shares = [_list_sources(config, checkpoint, rank) for rank in ranks]
+        whole = build_rules(config)
+        check_repeats(whole, checkpoint)
+        tell_surplus(whole, checkpoint)
         num_bytes = sum(
             count_bytes(source, checkpoint) for share in shares for source in share.values()
         )
@@ -82,7 +90,19 @@ def _list_sources(
     rules = build_rules(config, cut_blocks(config, rank))
     check_rules(rules, checkpoint)
     sources = {source.name: source for rule in rules for source in rule.sources}
-    return {name: sources[name] for name in checkpoint.entries if name in sources}
+    return {
+        name: replace(sources[name], pieces=tuple(_widen_columns(sources[name])))
+        for name in checkpoint.entries
+        if name in sources
+    }
+
+
+def _widen_columns(source: SourceTensor) -> Iterator[Piece]:
+    for piece in source.pieces:
+        if piece.columns is None:
+            yield piece
+        else:
+            yield Piece(piece.rows, widen(piece.columns, source.shape[1], LARGEST_GROUP))
 
 
 def _check_place(output: Path, num_bytes: int) -> None:
@@ -93,8 +113,8 @@ def _check_place(output: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(output.parent).free
     if free < num_bytes + _SPARE_BYTES:
         raise CheckpointError(
-            f"{output} needs {num_bytes / 2**30:.1f} GB of disk and 1 GB to spare, "
-            f"{free / 2**30:.1f} GB are free: give a place on another disk with --output."
+            f"{output} needs {format_bytes(num_bytes)} of disk and 1 GB to spare, "
+            f"{format_bytes(free)} are free: give a place on another disk with --output."
         )
 
 
@@ -126,10 +146,20 @@ def _write_files(
 
 
 def _write_tensor(checkpoint: Checkpoint, source: SourceTensor, file: BinaryIO) -> int:
-    num_bytes = 0
+    """Write a tensor's pieces and, where columns are left out, its row maxima.
+
+    Returns:
+        The bytes of the pieces.
+    """
+    num_bytes, row_maxima = 0, []
     for piece in source.pieces:
-        for _, rows in checkpoint.view(source.name, piece).row_chunks():
+        view = checkpoint.view(source.name, piece)
+        for first, rows in view.row_chunks():
             num_bytes += file.write(rows.reshape(-1).view(np.uint8).data)
+            row_maxima.append(view.row_maxima(first, first + len(rows)))
+    for maxima in row_maxima:
+        if maxima is not None:
+            file.write(maxima.data)
     return num_bytes
 
 
@@ -163,6 +193,11 @@ def _describe_tensors(
         code = _CODES[checkpoint.entries[name].dtype]
         yield name, {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
         begin = end
+        if len(shape) > 1 and shape[1] < source.shape[1]:
+            end += 4 * shape[0]
+            described = {"dtype": "F32", "shape": shape[:1], "data_offsets": [begin, end]}
+            yield name + ROW_MAXIMA, described
+            begin = end
 
 
 def _write_manifest(checkpoint: Checkpoint, ranks: Sequence[TensorParallel], folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 `scripts/process_weights.py` writes it (weights/share_writer.py). Its manifest says for how many
 ranks it was cut, and of what; each rank's file is told from any other by its size and its header,
-which names the source and the rank.
+which names the source and the rank. A tensor whose columns are cut has them up to the borders of
+quantization groups, and beside it the largest magnitude of each whole row: a rank that quantizes
+its share finds the same scales as one that reads the whole checkpoint.
 """
 
 import hashlib
@@ -12,10 +14,10 @@ from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.system.files import read_json_object
+from mindformers_glm.system.files import MAX_JSON_BYTES, open_file, read_json_object
 
 MANIFEST_NAME = "model.shares.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _AGAIN = "cut the original checkpoint anew with scripts/process_weights.py"
 
 
@@ -106,14 +108,14 @@ def read_manifest(folder: Path) -> ShareManifest:
             ShareFile(str(file["name"]), int(file["num_bytes"]), str(file["header_sha256"]))
             for file in content["files"]
         )
-        manifest = ShareManifest(
-            FORMAT_VERSION, int(content["model_parallel"]), str(content["source"]), files
-        )
-    except (KeyError, TypeError, ValueError):
+        size = int(content["model_parallel"])
+        manifest = ShareManifest(FORMAT_VERSION, size, str(content["source"]), files)
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise CheckpointError(f"{path} is damaged: {_AGAIN}.") from None
-    size = manifest.model_parallel
-    names = [share_name(TensorParallel(size, rank)) for rank in range(size)]
-    if [file.name for file in files] != names:
+    # As many files as ranks first: a number of ranks that is too large must cost nothing.
+    if not 1 <= size == len(files) or [file.name for file in files] != [
+        share_name(TensorParallel(size, rank)) for rank in range(size)
+    ]:
         raise CheckpointError(f"{path} does not list one file for each of {size} ranks: {_AGAIN}.")
     return manifest
 
@@ -125,9 +127,9 @@ def header_digest(path: Path) -> str:
         CheckpointError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             prefix = file.read(8)
-            num_bytes = min(int.from_bytes(prefix, "little"), path.stat().st_size)
+            num_bytes = min(int.from_bytes(prefix, "little"), MAX_JSON_BYTES)
             return hashlib.sha256(prefix + file.read(num_bytes)).hexdigest()
     except OSError as problem:
         raise CheckpointError(f"Cannot read {path}: {problem.strerror}.") from None

@@ -31,6 +31,7 @@ class TensorNames:
     layers: what comes before a layer's number.
     layer: (parameter within decoder.layers.{i}, its tensors within `layers`{i}).
     attention_bias: the same of the q, k and v biases, which some checkpoints lack.
+    output_repeats: other names under which tools export the output layer once more.
     """
 
     embedding: NamedTensor
@@ -39,6 +40,7 @@ class TensorNames:
     layers: str
     layer: tuple[LayerRule, ...]
     attention_bias: LayerRule
+    output_repeats: tuple[str, ...] = ()
 
 
 _GLM = TensorNames(
@@ -93,6 +95,7 @@ _CHATGLM = TensorNames(
         (FC2, (("mlp.dense_4h_to_h.weight", (_HIDDEN, _FFN)),)),
     ),
     attention_bias=(QKV_BIAS, (("self_attention.query_key_value.bias", (_FUSED_QKV,)),)),
+    output_repeats=("lm_head.weight",),
 )
 
 # model_type -> names.

@@ -145,7 +145,7 @@ def test_a_broken_checkpoint_folder_is_one_sentence(
 @pytest.mark.parametrize(
     ("argv", "exit_code", "message"),
     [
-        (["--parallel_config.model_parallel", "2"], 1, "without a launcher"),
+        (["--parallel_config.model_parallel", "2"], 1, "needs processes that a launcher starts"),
         (["--parallel_config.data_parallel", "2"], 1, "data_parallel"),
         (["--use_parallel", "True"], 1, "a launcher starts"),
         (["--run_mode", "train"], 1, "inference only"),

@@ -1,4 +1,4 @@
-"""Ctrl-C at any time, and two runs at once: nothing half-written, nothing left behind."""
+"""Ctrl-C at any time, and two runs at once: nothing half-written, nothing finished lost."""
 
 import ast
 import shutil
@@ -32,11 +32,18 @@ def start_long_run(checkpoint: Path, work: Path, start: Starter) -> subprocess.P
 
 
 def check_interrupted(process: subprocess.Popen[str], work: Path) -> None:
+    """All that is finished is in the file and on stdout; without any, the old file stays."""
     run = finish(process)
     assert run.exit_code == 130, run
-    assert (run.stdout, run.errors) == ([], ["interrupted"])
+    assert run.errors == ["interrupted"]
     assert sorted(path.name for path in work.iterdir()) == ["questions.txt", RESULT]
-    assert (work / RESULT).read_text() == "old"
+    content = (work / RESULT).read_text(encoding="utf-8")
+    assert [ast.literal_eval(line) for line in run.stdout] == (
+        [] if content == "old" else ast.literal_eval(content)
+    )
+    if run.stdout:
+        told = f"{len(run.stdout)} of 20000 answers are finished and saved; missing: prompt"
+        assert any(told in note for note in run.notes)
 
 
 # Inside the import of a C extension an exception would come out as something else or crash.
@@ -48,6 +55,7 @@ def test_ctrl_c_while_loading_is_one_word_and_keeps_the_old_result(
     wait_until_mapped(process, library)
     process.send_signal(signal.SIGINT)
     check_interrupted(process, work)
+    assert (work / RESULT).read_text() == "old"
 
 
 def test_ctrl_c_during_the_first_imports_is_one_word(work: Path, start: Starter) -> None:
@@ -63,7 +71,7 @@ def test_ctrl_c_during_the_first_imports_is_one_word(work: Path, start: Starter)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("delay_s", "number_of_signals"), [(0.5, 1), (1, 1), (2, 1), (2, 2)])
-def test_ctrl_c_while_generating_is_one_word_and_keeps_the_old_result(
+def test_ctrl_c_while_generating_is_one_word_and_keeps_what_is_finished(
     delay_s: float, number_of_signals: int, checkpoint: Path, work: Path, start: Starter
 ) -> None:
     process = start_long_run(checkpoint, work, start)
@@ -75,6 +83,17 @@ def test_ctrl_c_while_generating_is_one_word_and_keeps_the_old_result(
     check_interrupted(process, work)
 
 
+def test_what_is_finished_stays_after_ctrl_c(checkpoint: Path, work: Path, start: Starter) -> None:
+    process = start_long_run(checkpoint, work, start)
+    deadline = time.monotonic() + 120
+    while (work / RESULT).read_text(encoding="utf-8") == "old":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    check_interrupted(process, work)
+    assert (work / RESULT).read_text(encoding="utf-8") != "old"
+
+
 @pytest.mark.slow
 def test_two_runs_in_one_folder_leave_one_whole_result(
     checkpoint: Path, work: Path, start: Starter
@@ -83,6 +102,8 @@ def test_two_runs_in_one_folder_leave_one_whole_result(
     processes = [start(*argv, prompt) for prompt in ("hello", "bye")]
     runs = [finish(process) for process in processes]
     assert [(run.exit_code, run.errors) for run in runs] == [(0, []), (0, [])]
+    told = [note for run in runs for note in run.notes if f"another run writes to {RESULT}" in note]
+    assert len(told) == 1  # the one that came second
     answers = [[ast.literal_eval(run.stdout[0])] for run in runs]
     assert ast.literal_eval((work / RESULT).read_text(encoding="utf-8")) in answers
     assert [path.name for path in work.iterdir()] == [RESULT]

@@ -41,7 +41,7 @@ def test_batch_from_a_text_file_keeps_the_order(
     # Five prompts in batches of at most two; float32, so that batching cannot change a token.
     prompts = ["hello", "b", "hello", "a longer one", "b"]
     (work / "questions.txt").write_text("\n\n".join(prompts), encoding="utf-8")
-    exact = ["params_dtype=float32", "compute_dtype=float32", "rotary_dtype=float32"]
+    exact = ["params_dtype=float32", "compute_dtype=float32"]
     run = finish(
         start(
             *CARD,

@@ -1,7 +1,7 @@
 """Run requests through an engine on the fake runner."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mindformers_glm.engine.engine_config import EngineConfig
@@ -15,7 +15,7 @@ from tests.engine.letters import LetterTokenizer
 def make_engine(
     eos_token_ids: Sequence[int] = (),
     runner_type: type[FakeRunner] = FakeRunner,
-    special_token_ids: Sequence[int] = (),
+    special_token_names: Mapping[int, str] | None = None,
     **sizes: int,
 ) -> LLMEngine:
     """Return an engine with room for everything, unless `sizes` (of EngineConfig) say less."""
@@ -30,8 +30,10 @@ def make_engine(
     config = EngineConfig(**(defaults | sizes))
     runner = runner_type(block_size=config.block_size)
     runner.allocate_kv_cache(config.num_blocks)
-    tokenizer = LetterTokenizer(special_token_ids)
-    return LLMEngine(runner, config, tokenizer, eos_token_ids, special_token_ids=special_token_ids)
+    tokenizer = LetterTokenizer(special_token_names)
+    return LLMEngine(
+        runner, config, tokenizer, eos_token_ids, special_token_names=special_token_names
+    )
 
 
 def run_all(engine: LLMEngine, limit: int = 10_000) -> list[RequestOutput]:

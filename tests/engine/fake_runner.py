@@ -25,6 +25,7 @@ class FakeRunner:
         self.read_weight_bytes = 0
         self.workspace_bytes = 0
         self.kv_block_bytes = 1
+        self.compile_s = 0.0
         self.block_size = block_size
         self.rows_per_step: list[int] = []
         self._slots = np.empty(0, np.int64)

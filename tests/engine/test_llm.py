@@ -1,5 +1,6 @@
 """Prompts and streams through `LLM`, over a real folder and the fake runner."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,51 @@ def test_arrays_of_token_ids_are_prompts(checkpoint: Path) -> None:
     assert [output.prompt_token_ids for output in outputs] == [[5, 6], [7, 8]]
 
 
-@pytest.mark.parametrize("prompt", [None, 1.5, {1, 2}, b"abc"])
+@pytest.mark.parametrize("prompt", [None, 1.5, {1, 2}, b"abc", np.array(5)])
 def test_a_prompt_of_another_type_is_refused(checkpoint: Path, prompt: Any) -> None:
     bad, good = LLM(checkpoint).generate([prompt, "a"], SHORT)
-    assert "A prompt must be a text, token ids or messages" in (bad.error or "")
+    assert "A prompt must be a text, a list of token ids or a list of" in (bad.error or "")
     assert good.error is None
+
+
+@pytest.mark.parametrize("prompts", [np.array(5), np.array("abc"), 5, {"a"}, b"abc"])
+def test_what_holds_no_prompts_is_refused_as_a_whole(checkpoint: Path, prompts: Any) -> None:
+    with pytest.raises(PromptError, match=r"generate\(\) takes a text, token ids, messages, or a"):
+        LLM(checkpoint).generate(prompts, SHORT)
+
+
+@pytest.mark.parametrize(
+    "prompts", [["a", "b"], ["a"], [[1, 2], [3]], np.array([[1, 2], [3, 4]]), [[{"role": "user"}]]]
+)
+def test_a_stream_of_several_prompts_is_refused(checkpoint: Path, prompts: Any) -> None:
+    with pytest.raises(PromptError, match=r"stream\(\) answers one prompt, got a list of \d"):
+        next(LLM(checkpoint).stream(prompts, SHORT))
+
+
+@pytest.mark.parametrize("tools", [5, "search", {"type": "function"}, [5], True])
+def test_tools_of_another_type_are_refused_by_name(checkpoint: Path, tools: Any) -> None:
+    with pytest.raises(ConfigError, match="tools must be a list of "):
+        LLM(checkpoint).chat([{"role": "user", "content": "a"}], SHORT, tools=tools)
+
+
+def test_a_text_that_cannot_be_encoded_does_not_shift_the_draws_of_others(checkpoint: Path) -> None:
+    warm = SamplingParams(temperature=2.0, max_new_tokens=8)
+    bad_text, bad_ids = (
+        LLM(checkpoint).generate([bad, "a"], warm) for bad in ("\ud800", [VOCAB + 1])
+    )
+    assert [outputs[0].finish_reason for outputs in (bad_text, bad_ids)] == ["error", "error"]
+    assert bad_text[1].token_ids == bad_ids[1].token_ids
+
+
+def test_a_longer_max_model_len_is_advised_where_there_is_one(checkpoint: Path) -> None:
+    advice = f"shorten it or raise max_model_len (up to {CONTEXT})."
+    for length in (CONTEXT, 20):
+        llm = LLM(checkpoint, max_model_len=length)
+        (output,) = llm.generate("b" * CONTEXT, SHORT)
+        assert (output.error or "").endswith(advice if length == 20 else "together: shorten it.")
+        with pytest.raises(PromptError) as error:
+            llm.logits([1] * (CONTEXT + 1))
+        assert str(error.value).endswith(advice if length == 20 else ": shorten it.")
 
 
 def test_no_prompts_no_outputs(checkpoint: Path) -> None:
@@ -189,3 +230,58 @@ def test_prompts_that_are_no_list_are_refused(checkpoint: Path, prompts: Any) ->
 def test_sampling_params_of_another_type_are_refused(checkpoint: Path, params: Any) -> None:
     with pytest.raises(ConfigError, match="sampling_params must be SamplingParams"):
         LLM(checkpoint).generate(["a"], params)
+
+
+def test_steps_tell_each_prompts_outputs_by_its_place(checkpoint: Path) -> None:
+    llm = LLM(checkpoint, max_num_seqs=2)
+    prompts = ["abc", "de", "", "f"]
+    whole = llm.generate(prompts, SHORT)
+    llm.generate("x", SHORT)  # numbers of requests are not places
+    streamed = [""] * len(prompts)
+    finished: dict[int, Any] = {}
+    for step in llm.generate_steps(prompts, SHORT):
+        for place, output in step:
+            streamed[place] += output.delta_text
+            if output.finished:
+                finished[place] = output
+    assert streamed == [output.text for output in whole]
+    found = [finished[place].finish_reason for place in range(4)]
+    assert found == [output.finish_reason for output in whole]
+    assert found[2] == "error"
+
+
+def test_leaving_the_steps_early_ends_all_requests(checkpoint: Path) -> None:
+    llm = LLM(checkpoint)
+    steps = llm.generate_steps(["abc", "de"], SHORT)
+    next(steps)
+    next(steps)
+    steps.close()
+    assert not llm.engine.has_unfinished()
+
+
+def test_times_count_what_was_generated(checkpoint: Path) -> None:
+    llm = LLM(checkpoint, enable_prefix_caching=False, max_num_batched_tokens=2)
+    llm.warm_up()
+    outputs = llm.generate(["abcdef", "gh"], SHORT)
+    num_new = sum(len(output.token_ids) for output in outputs)
+    assert llm.times.num_prompt_tokens == sum(len(output.prompt_token_ids) for output in outputs)
+    assert llm.times.num_new_tokens == num_new
+    assert llm.times.num_first_tokens == 2
+    assert llm.times.prompt_s > 0
+    assert llm.times.answer_s > 0
+
+
+def test_streamed_text_is_the_saved_text_for_500_prompts(checkpoint: Path) -> None:
+    # The answers are random bytes: most characters are whole only after several steps, or never.
+    rng = random.Random(0)
+    prompts = ["".join(rng.choices("北京🙂é👩‍👧a ", k=rng.randrange(1, 9))) for _ in range(500)]
+    llm = LLM(checkpoint, max_num_seqs=32)
+    streamed = [""] * len(prompts)
+    saved: dict[int, str] = {}
+    for step in llm.generate_steps(prompts, SamplingParams(max_new_tokens=12)):
+        for place, output in step:
+            streamed[place] += output.delta_text
+            if output.finished:
+                saved[place] = output.text
+    assert [saved[place] for place in range(500)] == streamed
+    assert len(set(streamed)) > 400

@@ -56,19 +56,37 @@ def test_an_end_of_text_token_ends_the_answer_and_is_not_text() -> None:
 
 def test_places_of_special_tokens_are_kept() -> None:
     first, second = TOKENS[2], TOKENS[4]
-    engine = make_engine(eos_token_ids=[TOKENS[5]], special_token_ids=[first, second, TOKENS[5]])
+    other = TOKENS[0]  # begins no message
+    names = dict.fromkeys([first, second, TOKENS[5]], "<|assistant|>") | {other: "<mark>"}
+    engine = make_engine(eos_token_ids=[TOKENS[5]], special_token_names=names)
     engine.add_request("a", PROMPT, SamplingParams(max_new_tokens=9))
     outputs = run_all(engine)
-    place = len(letters(TOKENS[:2]))
+    place = len(letters(TOKENS[1:2]))
     after = place + len(letters(TOKENS[3:4]))
     assert [output.turn_starts for output in outputs] == [
         *[(), (), (place,), (place,), (place, after), (place, after)]
     ]
-    assert outputs[-1].text == letters(TOKENS[:2] + TOKENS[3:4])
+    assert outputs[-1].text == letters(TOKENS[1:2] + TOKENS[3:4])
+    assert [mark.name for mark in outputs[-1].answer.marks.since(0)] == [
+        *["<mark>", "<|assistant|>", "<|assistant|>"]
+    ]
+
+
+def test_special_tokens_can_be_shown() -> None:
+    names = {TOKENS[0]: "<mark>", TOKENS[2]: "<|assistant|>", TOKENS[5]: "<|user|>"}
+    engine = make_engine(eos_token_ids=[TOKENS[5]], special_token_names=names)
+    (output,) = generate(engine, [PROMPT], max_tokens=9, skip_special_tokens=False)
+    before = "<mark>" + letters(TOKENS[1:2])
+    assert output.text == before + "<|assistant|>" + letters(TOKENS[3:5])
+    assert output.turn_starts == (len(before),)
+    (stopped,) = generate(
+        engine, [PROMPT], max_tokens=9, skip_special_tokens=False, stop="<|assist"
+    )
+    assert (stopped.text, stopped.stop_reason) == (before, "<|assist")
 
 
 def test_a_place_behind_held_back_text_counts_that() -> None:
-    engine = make_engine(special_token_ids=[TOKENS[2]])
+    engine = make_engine(special_token_names={TOKENS[2]: "<|assistant|>"})
     stop = letters(TOKENS[1:2] + TOKENS[3:4]) + "zz"  # holds back all from TOKENS[1] on
     engine.add_request("a", PROMPT, SamplingParams(max_new_tokens=4, stop=stop))
     outputs = run_all(engine)

@@ -20,13 +20,38 @@ def test_settings_reach_the_runner(checkpoint: Path, backend: FakeBackend) -> No
         RunnerSettings(
             params_dtype="bfloat16",
             compute_dtype="bfloat16",
-            rotary_dtype="bfloat16",
+            rotary_dtype="float32",
             max_num_seqs=3,
             max_num_batched_tokens=512,
             max_model_len=40,
             block_size=16,
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("rotary_dtype", "compute_dtype", "is_told"),
+    [
+        ("bfloat16", "float32", True),
+        ("float16", "float32", True),
+        ("float32", "float32", False),
+        (None, "float32", False),
+        ("bfloat16", "bfloat16", False),
+    ],
+)
+def test_tables_shorter_than_float32_products_are_told(
+    rotary_dtype: str | None,
+    compute_dtype: str,
+    is_told: bool,
+    checkpoint: Path,
+    backend: FakeBackend,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    types = {"params_dtype": compute_dtype, "compute_dtype": compute_dtype}
+    LLM(checkpoint, rotary_dtype=rotary_dtype, **types)
+    told = [line for line in capsys.readouterr().err.splitlines() if "rotary_dtype" in line]
+    assert len(told) == is_told
+    assert not is_told or f"rotary_dtype {rotary_dtype} rounds the rotary tables" in told[0]
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 11), (0, 0), (12, 12)])
@@ -41,6 +66,15 @@ def test_the_number_of_threads_reaches_the_backend(checkpoint: Path, backend: Fa
     for count in (1, None):
         LLM(checkpoint, num_threads=count)
     assert backend.num_threads == [1, None]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_weights_that_run_in_another_type_are_told(
+    checkpoint: Path, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LLM(checkpoint, params_dtype=dtype)
+    expected = f"mindformers_glm: weights stored in float32 run in {dtype} (params_dtype)\n"
+    assert capsys.readouterr().err == (expected if dtype != "float32" else "")
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
@@ -65,7 +99,7 @@ def test_a_length_beyond_the_checkpoints_is_refused(checkpoint: Path) -> None:
 
 
 def test_too_small_a_cap_fails_before_loading(checkpoint: Path, backend: FakeBackend) -> None:
-    with pytest.raises(MemoryBudgetError, match="but max_device_memory allows 10 KB"):
+    with pytest.raises(MemoryBudgetError, match=r"but max_device_memory allows 10\.0 KB"):
         LLM(checkpoint, max_device_memory="10KB")
     assert backend.settings == []
 
@@ -127,6 +161,9 @@ def test_a_folder_that_is_no_path_is_refused(backend: FakeBackend, folder_name: 
         ({"enable_prefix_caching": 1}, "enable_prefix_caching must be True or False, got 1"),
         ({"quantization": "int8"}, "quantization must be one of w8a16, .*, got 'int8'"),
         ({"quantization_group_size": 64}, "quantization is not set"),
+        ({"chat_template": "nope.jinja"}, "'nope.jinja' is neither the name of a template"),
+        ({"chat_template_kwargs": []}, "chat_template_kwargs must be an object such as"),
+        ({"continue_final_message": 1}, "continue_final_message must be True or False, got 1"),
         ({"apply_chat_template": "maybe"}, "must be True, False or \"auto\", got 'maybe'"),
     ],
 )

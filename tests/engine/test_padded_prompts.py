@@ -24,10 +24,9 @@ FORMS: dict[str, Any] = {
 }
 
 
-def ask(input_ids: Any, attention_mask: Any = None) -> list[list[int]]:
-    found = generate(
-        make_engine(), input_ids, attention_mask=attention_mask, max_new_tokens=5, do_sample=False
-    )
+def ask(input_ids: Any, attention_mask: Any = None, **given: Any) -> list[list[int]]:
+    given = {"attention_mask": attention_mask, "max_new_tokens": 5, "do_sample": False} | given
+    found = generate(make_engine(), input_ids, **given)
     assert all(tokens.dtype == np.int32 for tokens in found)
     return [tokens.tolist() for tokens in found]
 
@@ -58,6 +57,33 @@ def test_without_a_mask_every_id_is_a_token():
     rows, _ = pad("left")
     with pytest.raises(PromptError, match="999"):
         ask(rows)
+
+
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+def test_without_a_mask_the_pad_token_at_both_ends_of_equal_rows_is_padding(side: str):
+    rows, _ = pad(side)
+    expected = [prompt + answer(prompt, 5) for prompt in PROMPTS]
+    assert ask(rows, pad_token_id=PADDING) == expected
+    assert ask(np.array(rows), pad_token_id=PADDING) == expected
+
+
+def test_the_pad_token_is_a_token_where_no_tokenizer_can_have_padded():
+    for prompts in ([[5, 6]], [5, 6], [[5, 6], [5]], [[6, 6], [6, 6]], [[7, 6, 7], [7, 6, 7]]):
+        assert ask(prompts, pad_token_id=6) == ask(prompts)
+
+
+def test_a_streamer_is_given_one_prompt_and_each_token():
+    class Heard(list[Any]):
+        put = list.append
+
+        def end(self) -> None:
+            self.append("end")
+
+    heard = Heard()
+    (found,) = ask([5, 6, 7], streamer=heard)
+    given = [tokens.tolist() for tokens in heard[:-1]]
+    assert given == [[[5, 6, 7]], *([token_id] for token_id in found[3:])]
+    assert heard[-1] == "end"
 
 
 def test_a_single_prompt_has_a_mask_of_one_row():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm.backends.runner import ModelBatch
-from mindformers_glm.engine import sampler
+from mindformers_glm.engine import logit_changes
 from mindformers_glm.engine.batch import build_slot_mapping
 from mindformers_glm.engine.reply_reader import ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
@@ -90,7 +90,7 @@ def test_the_repetition_penalty_looks_at_each_token_once(monkeypatch: pytest.Mon
         looked_at.append(len(token_ids))
         return scores
 
-    monkeypatch.setattr(sampler, "penalize_repetition", count)
+    monkeypatch.setattr(logit_changes, "penalize_repetition", count)
     engine = make_engine(runner_type=_ForgetfulRunner, max_model_len=300)
     engine.add_request("0", [1], SamplingParams(max_new_tokens=200, repetition_penalty=1.1))
     while engine.has_unfinished():

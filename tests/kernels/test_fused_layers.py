@@ -34,7 +34,7 @@ FORMATS = [
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mindformers_glm.weights.checkpoint._CHUNK_BYTES", 7 * K * 4)
+    monkeypatch.setattr("mindformers_glm.weights.tensor_view._CHUNK_BYTES", 7 * K * 4)
 
 
 def _settings(name: str | None, group_size: int | None) -> RunnerSettings:

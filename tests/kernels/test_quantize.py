@@ -110,6 +110,33 @@ def test_what_is_no_number_makes_its_scale_one(
     assert np.isfinite(q_scales[1]).all()
 
 
+@pytest.mark.parametrize(("bits", "group"), FORMATS)
+@pytest.mark.parametrize(
+    "kept", [(0, 300), (128, 300), (160, 200), (140, 141), (256, 300)], ids=str
+)
+def test_a_part_of_the_columns_has_the_scales_of_the_whole_rows(
+    isa: str, rng: np.random.Generator, kept: tuple[int, int], bits: int, group: int
+) -> None:
+    whole = (rng.standard_normal((20, 300)) * np.exp2(rng.uniform(-3, 3, 300))).astype(np.float32)
+    expected, expected_scales = reference.quantize_weight(whole, bits, group)
+    begin, end = kept
+    aligned = group or 128
+    first, last = begin // aligned * aligned, min(-(-end // aligned) * aligned, 300)
+    part = np.ascontiguousarray(whole[:, first:last])
+    tiles, scales = allocated(20, last - first, bits, group)
+    maxima = np.abs(whole).max(axis=1) if bits == 8 else None
+    kept_columns = range(begin - first, end - first)
+    library.quantize_rows(
+        tiles, scales, part, "float32", bits, group, 0, row_maxima=maxima, kept=kept_columns
+    )
+    q, q_scales = unpacked_ints(tiles, scales, 20, last - first, bits)
+    np.testing.assert_array_equal(q[:, kept_columns], expected[:, begin:end])
+    assert np.count_nonzero(q) == np.count_nonzero(expected[:, begin:end])
+    groups = slice(0, 1) if bits == 8 else slice(first // group, -(-last // group))
+    expected_scales = expected_scales[:, groups]
+    np.testing.assert_array_equal(q_scales[:, : expected_scales.shape[1]], expected_scales)
+
+
 def test_wrong_arrays_are_refused(rng: np.random.Generator) -> None:
     source = rng.standard_normal((20, 40)).astype(np.float32)
     tiles, scales = allocated(20, 40, 4, 32)
@@ -123,3 +150,6 @@ def test_wrong_arrays_are_refused(rng: np.random.Generator) -> None:
         library.quantize_rows(tiles, scales, source, "float32", 5, 32, 0)
     with pytest.raises(ValueError, match="contiguous"):
         library.quantize_rows(tiles, scales, source.T, "float32", 4, 32, 0)
+    maxima = np.ones(19, np.float32)
+    with pytest.raises(ValueError, match="expected 20 row maxima"):
+        library.quantize_rows(tiles, scales, source, "float32", 4, 32, 0, row_maxima=maxima)

@@ -78,7 +78,7 @@ def to_glm(source: Path, folder: Path) -> Path:
     for layer in range(chatglm["num_layers"]):
         here, there = f"model.layers.{layer}.", f"transformer.encoder.layers.{layer}."
         ours |= {here + other: theirs[there + name] for name, other in _IN_LAYER.items()}
-        for kind in ("weight", "bias"):
+        for kind in ("weight", "bias") if chatglm["add_qkv_bias"] else ("weight",):
             parts = theirs[f"{there}self_attention.query_key_value.{kind}"].split(sizes)
             for part, tensor in zip("qkv", parts, strict=True):
                 ours[f"{here}self_attn.{part}_proj.{kind}"] = tensor.clone()

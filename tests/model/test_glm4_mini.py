@@ -110,3 +110,11 @@ def test_a_call_and_its_result_can_go_on_as_openai_writes_them(
             family = llm.tokenizer.encode_chat(question["messages"], question["tools"])
             assert output.prompt_token_ids == family
             assert output.reply == ParsedReply(output.text.lstrip("\n"))
+
+
+def test_the_first_step_of_a_warm_model_compiles_nothing() -> None:
+    with LLM(MINI, max_model_len=512) as llm:
+        llm.warm_up()
+        compiled_s = llm.compile_s
+        llm.generate(["1 + 1 =", "请介绍一下北京"], SamplingParams(max_new_tokens=8))
+        assert llm.compile_s == compiled_s > 0

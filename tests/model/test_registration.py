@@ -1,6 +1,7 @@
 """MindSpore Transformers resolves a GLM-4-0414 folder to this package's classes."""
 
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -56,6 +57,25 @@ def test_from_pretrained_refuses_an_unknown_setting(tiny: Path) -> None:
 
     with pytest.raises(ConfigError, match="'num_layer' is not a setting: use params_dtype"):
         Glm4ForCausalLM.from_pretrained(str(tiny), num_layer=2)
+
+
+@pytest.mark.parametrize("auto_class", ["AutoModel", "AutoModelForCausalLM"])
+def test_what_upstream_finds_classes_with_raises_our_errors(
+    tiny: Path, tmp_path: Path, auto_class: str
+) -> None:
+    import mindformers
+
+    find = getattr(mindformers, auto_class).from_pretrained
+    with pytest.raises(ConfigError, match="'num_layer' is not a setting"):
+        find(str(tiny), num_layer=2)
+    folder = shutil.copytree(tiny, tmp_path / "copy")
+    raw = json.loads((tiny / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"quantization": {"bits": 4}}))
+    with pytest.raises(UnsupportedError, match="quantized checkpoints are not supported"):
+        find(str(folder))
+    (folder / "config.json").write_text(json.dumps(raw | {"model_type": "no_such_model"}))
+    with pytest.raises(RuntimeError, match="not available now"):  # upstream's own
+        find(str(folder))
 
 
 def test_from_pretrained_refuses_a_length_beyond_the_checkpoints(tiny: Path) -> None:

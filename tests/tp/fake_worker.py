@@ -24,11 +24,18 @@ def main(action: str, who: str = "", *rest: str) -> None:
     if action == "tell":
         print(json.dumps([who, *rest]))
         return
+    if action == "terminal":
+        for stream in (sys.stderr, sys.stdout, sys.stderr):
+            columns = os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+            print(stream.name, stream.isatty(), columns, file=stream)
+        return
     if action == "environment":
         print(json.dumps(dict(os.environ)))
         return
     if action == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if action == "tidy":
+        signal.signal(signal.SIGTERM, say_goodbye)
     if action == "parent":
         # A process that a signal to the group does not reach, and whose parent is gone.
         subprocess.run(["setsid", "--fork", "sleep", str(LONG_S)], check=True)
@@ -45,6 +52,14 @@ def main(action: str, who: str = "", *rest: str) -> None:
         print("a line\n" * 1_000_000)
     if action != "exit" or rest[0] != "0":
         time.sleep(LONG_S)
+
+
+def say_goodbye(number: int, frame: object) -> None:
+    """As predict does: what is finished, what is missing, and a word."""
+    print("finished answers")
+    print("mindformers_glm: missing answers", file=sys.stderr)
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,33 @@ _GREEDY = SamplingParams(do_sample=False, max_new_tokens=12, ignore_eos=True)
 _SAMPLED = SamplingParams(
     do_sample=True, temperature=0.9, top_k=0, top_p=0.9, max_new_tokens=12, ignore_eos=True
 )
+_TOLD = SamplingParams(
+    do_sample=True,
+    n=2,
+    max_tokens=6,
+    seed=3,
+    presence_penalty=1.0,
+    frequency_penalty=0.5,
+    logit_bias={7: 2.0},
+    bad_words=["a"],
+    logprobs=1,
+    prompt_logprobs=1,
+)
+
+
+def tell_samples(llm: LLM) -> list[list[list[int]]]:
+    """Tokens of two answers to each prompt, and of what is said to be likely, prompts included."""
+    outputs = llm.generate(PROMPTS, _TOLD)
+    entries = [
+        entry
+        for output in outputs
+        for entry in (output.prompt_logprobs or [])[1:] + (output.samples[1].logprobs or [])
+        if entry is not None
+    ]
+    return [
+        [completion.token_ids for output in outputs for completion in output.outputs],
+        [list(entry) for entry in entries],
+    ]
 
 
 def tell_differences(llm: LLM, folder: Path, size: int, rank: int) -> list[str]:
@@ -43,7 +70,6 @@ def run(folder: Path, size: int, rank: int) -> tuple[dict[str, object], np.ndarr
         device_target="CPU",
         params_dtype="float32",
         compute_dtype="float32",
-        rotary_dtype="float32",
         max_num_seqs=3,
         max_num_batched_tokens=8,
         max_model_len=128,
@@ -56,6 +82,7 @@ def run(folder: Path, size: int, rank: int) -> tuple[dict[str, object], np.ndarr
             "single": [llm.generate(prompt, _GREEDY)[0].token_ids for prompt in PROMPTS[:1]],
             "batch": [output.token_ids for output in llm.generate(PROMPTS, _GREEDY)],
             "sampled": [output.token_ids for output in llm.generate(PROMPTS, _SAMPLED)],
+            "samples": tell_samples(llm),
         }
         runner = llm.engine.runner
         told = tell_differences(llm, folder, size, rank) if size > 1 else []

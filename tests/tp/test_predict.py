@@ -1,6 +1,7 @@
 """The main job in two processes: one answer, one file, and an end whenever a rank dies."""
 
 import ast
+import signal
 import time
 from pathlib import Path
 
@@ -55,6 +56,28 @@ def wait_until_loading(job: Job, rank: int) -> None:
     wait_until(has_kernels)
 
 
+def check_kept(work: Path, stdout: str) -> None:
+    """What is finished is in the file and on stdout; without any, the old file stays."""
+    content = (work / RESULT).read_text(encoding="utf-8")
+    finished = [] if content == "old" else ast.literal_eval(content)
+    assert [ast.literal_eval(line) for line in stdout.splitlines()] == finished
+
+
+def test_ctrl_c_keeps_what_both_ranks_have_finished(launch: Launcher, work: Path) -> None:
+    (work / "questions.txt").write_text("hello\n" * 2000)
+    (work / RESULT).write_text("old")
+    job = launch(f"{SPLIT} --max_new_tokens 8 --predict_data questions.txt", "2")
+    wait_until(lambda: (work / RESULT).read_text() != "old", timeout_s=120)
+    job.send(signal.SIGINT)
+    ended = job.wait(END_S)
+    assert ended.exit_code == 130
+    assert ended.stderr.splitlines()[-1] == "interrupted"
+    assert ended.stderr.count("interrupted") == 1
+    assert "of 2000 answers are finished and saved" in ended.stderr
+    assert ended.stdout != ""
+    check_kept(work, ended.stdout)
+
+
 @pytest.mark.parametrize(
     ("phase", "settings"),
     [
@@ -63,7 +86,7 @@ def wait_until_loading(job: Job, rank: int) -> None:
         ("decode", "--min_new_tokens 1900 --max_new_tokens 1900"),
     ],
 )
-def test_kill_9_of_a_rank_ends_the_job_and_keeps_the_old_result(
+def test_kill_9_of_a_rank_ends_the_job_and_keeps_what_is_finished(
     phase: str, settings: str, launch: Launcher, work: Path
 ) -> None:
     # Minutes of one kind of step: long prompts with one token each, or short ones with many.
@@ -72,12 +95,15 @@ def test_kill_9_of_a_rank_ends_the_job_and_keeps_the_old_result(
     (work / RESULT).write_text("old")
     job = launch(f"{SPLIT} {settings} --predict_data questions.txt", "2")
     wait_until_loading(job, rank=1)
-    if phase != "loading":
+    if phase == "prefill":
+        wait_until(lambda: (work / RESULT).read_text() != "old", timeout_s=120)
+    elif phase == "decode":
         time.sleep(6)  # weights are loaded and graphs compiled
     job.kill("MS_WORKER", 1)
     ended = job.wait(END_S)
-    assert (ended.exit_code, ended.stdout) == (137, "")
-    assert "error: Rank 1 was killed by SIGKILL" in ended.stderr
-    assert (work / RESULT).read_text() == "old"
+    assert ended.exit_code == 137
+    assert ended.stderr.splitlines()[-1].startswith("error: Rank 1 was killed by SIGKILL")
+    check_kept(work, ended.stdout)
+    assert (ended.stdout != "") == (phase == "prefill")
     left = {path.name for path in work.iterdir()}
     assert left == {"fake_worker.py", "output", "questions.txt", RESULT}

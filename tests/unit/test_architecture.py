@@ -24,8 +24,8 @@ from tests.unit.source_tree import (
 
 MakeTree = Callable[..., SourceTree]
 _MAX_FUNCTION_LINES = 60
-# The house of issue 13 had 17,390; what real use found (issue 14) needs about 3,500 more.
-_MAX_PACKAGE_LINES = 21_000
+# The house of issue 13 had 17,390; what real use found (issue 14) took about 6,500 more.
+_MAX_PACKAGE_LINES = 24_500
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ processes of the job at once, over TCP. Every rank gets the same bits.
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import TracebackType
@@ -18,6 +18,9 @@ from mindspore.communication import get_group_size, get_rank, init
 
 from mindformers_glm.backends.cpu.trace import Module, Value, exchange
 from mindformers_glm.config.environment import failed_meeting
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.partition import cut_columns, widen_for_groups
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError, RankError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
@@ -117,14 +120,49 @@ class AllReduce(Module):
 class GatherLogits(Module):
     """Put the ranks' parts of the vocabulary side by side; nothing where there is one rank."""
 
-    def __init__(self, tensor_parallel: TensorParallel) -> None:
+    def __init__(self, vocab_size: int, tensor_parallel: TensorParallel) -> None:
         super().__init__()
         size = tensor_parallel.size
-        self.gather = _GatherColumns(size) if size > 1 else None
+        self.gather = _GatherColumns(size, vocab_size) if size > 1 else None
 
     def construct(self, logits: Value) -> Value:
-        """float32 [max_samples, vocab_size / size] -> [max_samples, vocab_size]."""
+        """float32 [max_samples, vocab_size_per_partition] -> [max_samples, vocab_size]."""
         return logits if self.gather is None else exchange(self.gather, logits)
+
+
+class ShareGroups(Module):
+    """Let activations whose columns are cut have the scales of the whole rows.
+
+    Where a group of columns that share a scale lies on several ranks, each is given columns beside
+    its own, up to the group's borders, which hold the largest magnitude of the group on any rank.
+    The layer behind has weights of zero there, so that they count for the scale alone. Where no
+    group is cut, or nothing is quantized, there is nothing to do: inner columns are cut between
+    groups, attention heads too where head_dim is a multiple of the group.
+
+    Args:
+        block: which block of an axis the columns are (core/sharding.py).
+        name: of the linear layer.
+
+    Attributes:
+        width: how many columns the layer takes.
+    """
+
+    def __init__(self, config: GlmConfig, block: str, settings: RunnerSettings, name: str) -> None:
+        super().__init__()
+        own = cut_columns(config, block, settings.model_parallel)
+        scheme = settings.scheme_of(name)
+        wide = [widen_for_groups(columns, config, block, scheme) for columns in own]
+        rank = settings.model_parallel_rank
+        self.width = len(wide[rank])
+        self.share = (
+            None
+            if scheme is None or own == wide
+            else _ShareMaxima(own, wide, rank, scheme.activation_group)
+        )
+
+    def construct(self, x: Value) -> Value:
+        """float32 [max_rows, own columns] -> [max_rows, width]."""
+        return x if self.share is None else exchange(self.share, x)
 
 
 class _AllReduce(nn.Cell):
@@ -146,12 +184,50 @@ class _AllGather(nn.Cell):
 
 
 class _GatherColumns(nn.Cell):
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, num_columns: int) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.num_columns = size, num_columns
         self.gather = ops.AllGather()
 
     def construct(self, x: Tensor) -> Tensor:
         num_rows, part_size = x.shape
         parts = self.gather(x).reshape(self.size, num_rows, part_size)
-        return parts.transpose(1, 0, 2).reshape(num_rows, self.size * part_size)
+        columns = parts.transpose(1, 0, 2).reshape(num_rows, self.size * part_size)
+        return columns[:, : self.num_columns]  # without the padding of the last parts
+
+
+class _ShareMaxima(nn.Cell):
+    """Every rank sends the largest magnitudes of its first and its last group, row by row."""
+
+    def __init__(self, own: Sequence[range], wide: Sequence[range], rank: int, group: int) -> None:
+        super().__init__()
+        # Of rank 0 the first and the last group, of rank 1, ...
+        groups = [column // group for cut in own for column in (cut.start, cut.stop - 1)]
+        mine = groups[2 * rank : 2 * rank + 2]
+        self.first, self.last = (
+            Tensor([place for place, one in enumerate(groups) if one == which], ms.int32)
+            for which in mine
+        )
+        self.num_first = min((mine[0] + 1) * group, own[rank].stop) - own[rank].start
+        self.num_last = own[rank].stop - max(mine[1] * group, own[rank].start)
+        self.before = own[rank].start - wide[rank].start
+        self.behind = wide[rank].stop - own[rank].stop
+        self.size = len(own)
+        self.gather = ops.AllGather()
+        self.depend = ops.Depend()
+
+    def construct(self, x: Tensor) -> Tensor:
+        num_rows, width = x.shape
+        magnitudes = ops.abs(x)
+        first = ops.amax(magnitudes[:, : self.num_first], axis=1, keepdims=True)
+        last = ops.amax(magnitudes[:, width - self.num_last :], axis=1, keepdims=True)
+        parts = self.gather(ops.concat((first, last), 1)).reshape(self.size, num_rows, 2)
+        maxima = parts.transpose(1, 0, 2).reshape(num_rows, 2 * self.size)
+        x = self.depend(x, maxima)  # a rank that cuts no group takes part all the same
+        if self.before > 0:
+            most = ops.amax(ops.gather(maxima, self.first, 1), axis=1, keepdims=True)
+            x = ops.concat((ops.tile(most, (1, self.before)), x), 1)
+        if self.behind > 0:
+            most = ops.amax(ops.gather(maxima, self.last, 1), axis=1, keepdims=True)
+            x = ops.concat((x, ops.tile(most, (1, self.behind))), 1)
+        return x

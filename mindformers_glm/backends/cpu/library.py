@@ -83,7 +83,9 @@ def load() -> ctypes.CDLL:
         getattr(library, text).restype = ctypes.c_char_p
     address, code, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     library.glm_pack_rows.argtypes = [address, code, address, code, *[count] * 5]
-    library.glm_quantize_rows.argtypes = [address] * 3 + [code, code] + [count] * 6
+    library.glm_quantize_rows.argtypes = (
+        [address] * 3 + [code, code] + [count] * 6 + [address, count, count]
+    )
     library.glm_convert.argtypes = [address, code, address, code, count]
     library.glm_stream_read.argtypes = [address, count]
     library.glm_map_file.argtypes = [address, count, code, count]
@@ -229,6 +231,9 @@ def quantize_rows(
     group_size: int,
     row_offset: int,
     gated_half: int | None = None,
+    *,
+    row_maxima: np.ndarray | None = None,
+    kept: range | None = None,
 ) -> None:
     """Round matrix rows to integers (`reference.quantize_weight`) and pack them.
 
@@ -236,11 +241,17 @@ def quantize_rows(
         tiles, scales: arrays of `quantized_shapes`.
         src: [rows, K], contiguous, of any alignment; becomes packed rows row_offset...
         gated_half: where gate and up tiles alternate: 0 for gate rows, 1 for up rows.
+        row_maxima: float32 [rows], the largest magnitudes that int8 scales are of; None: src's.
+        kept: columns that are quantized; the others count for scales and become zeros. None: all.
     """
     _check_array(tiles, "uint8", is_written=True)
     _check_array(scales, "float32", is_written=True)
     _check_array(src, src_dtype)
     rows, columns = src.shape
+    if row_maxima is not None:
+        _check_array(row_maxima, "float32")
+        if row_maxima.shape != (rows,):
+            raise ValueError(f"expected {rows} row maxima, got shape {row_maxima.shape}")
     stride, first = (1, 0) if gated_half is None else (2, gated_half)
     room = tiles.shape[0] // stride * TILE_N
     shapes = quantized_shapes(room, columns, bits, group_size, is_gated=stride == 2)
@@ -261,6 +272,8 @@ def quantize_rows(
         row_offset,
         stride,
         first,
+        None if row_maxima is None else row_maxima.ctypes.data,
+        *((0, columns) if kept is None else (kept.start, kept.stop)),
     )
     _check_result(code)
 

@@ -131,7 +131,9 @@ class QuantizedMethod:
         tiles, scales = allocate(tiles_shape, "uint8"), allocate(scales_shape, "float32")
 
         def load(views: Sequence[Any]) -> None:
-            for chunk in _row_chunks(views, is_gated):
+            # Scales are those of the whole matrix, of which a rank may have some columns.
+            widened = [view.widened(self.scheme.activation_group) for view in views]
+            for chunk in _row_chunks(widened, is_gated):
                 library.quantize_rows(
                     tiles,
                     scales,
@@ -141,6 +143,8 @@ class QuantizedMethod:
                     group_size,
                     chunk.row_offset,
                     chunk.gated_half,
+                    row_maxima=chunk.row_maxima() if bits == 8 else None,
+                    kept=chunk.view.kept,
                 )
 
         return LinearWeight(
@@ -170,12 +174,27 @@ class QuantizedMethod:
 
 @dataclass(frozen=True)
 class _RowChunk:
-    """Rows of a checkpoint tensor and their place: from row_offset on, in a half if gated."""
+    """Rows of a checkpoint tensor and their place: from row_offset on, in a half if gated.
 
+    first_row: of the tensor.
+    """
+
+    view: Any
+    first_row: int
     rows: np.ndarray
-    dtype: str
     row_offset: int
     gated_half: int | None
+
+    @property
+    def dtype(self) -> str:
+        return str(self.view.dtype)
+
+    def row_maxima(self) -> np.ndarray | None:
+        """See TensorView."""
+        maxima: np.ndarray | None = self.view.row_maxima(
+            self.first_row, self.first_row + len(self.rows)
+        )
+        return maxima
 
 
 def _row_chunks(views: Sequence[Any], is_gated: bool) -> Iterator[_RowChunk]:
@@ -187,10 +206,10 @@ def _row_chunks(views: Sequence[Any], is_gated: bool) -> Iterator[_RowChunk]:
     if is_gated:
         for half, view in enumerate(views):
             for first, rows in view.row_chunks():
-                yield _RowChunk(rows, view.dtype, first, half)
+                yield _RowChunk(view, first, rows, first, half)
         return
     start = 0
     for view in views:
         for first, rows in view.row_chunks():
-            yield _RowChunk(rows, view.dtype, start + first, None)
+            yield _RowChunk(view, first, rows, start + first, None)
         start += len(view.data)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mindspore import Parameter, Tensor, nn
 
-from mindformers_glm.backends.cpu.collectives import AllReduce, GatherLogits
+from mindformers_glm.backends.cpu.collectives import AllReduce, GatherLogits, ShareGroups
 from mindformers_glm.backends.cpu.fused_layers import (
     Embedding,
     GatherRows,
@@ -27,6 +27,7 @@ from mindformers_glm.backends.cpu.trace import Module, Value
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import partition
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import FFN, QUERY
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class GPTModel(Module):
             settings,
             name="output_layer",
         )
-        self.gather_logits = GatherLogits(settings.tensor_parallel)
+        self.gather_logits = GatherLogits(config.vocab_size, settings.tensor_parallel)
         cos_sin = build_cos_sin_table(
             settings.max_model_len,
             config.rotary_dim,
@@ -137,7 +138,7 @@ class LanguageModelEmbedding(Module):
             config.hidden_size,
             settings.params_dtype,
             first_id=sizes.vocab_begin,
-            vocab_size=config.vocab_size,
+            vocab_size=sizes.vocab_size_per_partition * settings.model_parallel,
         )
         self.all_reduce = AllReduce(settings.tensor_parallel)
 
@@ -226,8 +227,9 @@ class SelfAttention(Module):
             settings,
         )
         self.gather_rows = GatherRows(sizes.query_size_per_partition)
+        self.share_groups = ShareGroups(config, QUERY, settings, f"{name}.linear_proj")
         self.linear_proj = Linear(
-            sizes.query_size_per_partition, config.hidden_size, settings, f"{name}.linear_proj"
+            self.share_groups.width, config.hidden_size, settings, f"{name}.linear_proj"
         )
         self.all_reduce = AllReduce(settings.tensor_parallel)
 
@@ -236,7 +238,7 @@ class SelfAttention(Module):
         h = self.core_attention(self.linear_qkv(x), step.cos_sin, step.attn_metadata)
         if sample_rows is not None:
             h = self.gather_rows(h, sample_rows)
-        return self.all_reduce(self.linear_proj(h))
+        return self.all_reduce(self.linear_proj(self.share_groups(h)))
 
     def write_kv_cache(self, x: Value, step: Step) -> Value:
         """x before its norm; keys and values are written and nothing is attended to."""
@@ -256,9 +258,11 @@ class MLP(Module):
         ffn = partition(config, settings.tensor_parallel).intermediate_size_per_partition
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.linear_fc1 = NormGatedLinear(hidden, ffn, eps, settings, f"{name}.linear_fc1")
-        self.linear_fc2 = Linear(ffn, hidden, settings, f"{name}.linear_fc2")
+        self.share_groups = ShareGroups(config, FFN, settings, f"{name}.linear_fc2")
+        self.linear_fc2 = Linear(self.share_groups.width, hidden, settings, f"{name}.linear_fc2")
         self.all_reduce = AllReduce(settings.tensor_parallel)
 
     def construct(self, x: Value) -> Value:
         """x before its norm; the same shape."""
-        return self.all_reduce(self.linear_fc2(self.linear_fc1(x)))
+        h = self.share_groups(self.linear_fc1(x))
+        return self.all_reduce(self.linear_fc2(h))

@@ -1,6 +1,7 @@
 """The runner on static graphs: one for each row bucket, compiled on first use."""
 
 import threading
+import time
 from collections.abc import Iterable
 
 import numpy as np
@@ -59,6 +60,7 @@ class CpuModelRunner:
         self._graphs = NetworkGraphs(self.network)
         # MindSpore's names for the graphs compiled so far, by cell and shapes of the inputs.
         self._compiled: dict[tuple[object, ...], str] = {}
+        self.compile_s = 0.0
         largest = settings.max_num_batched_tokens
         all_buckets = _ROW_BUCKETS if self._num_ranks == 1 else _SPLIT_ROW_BUCKETS
         buckets = [*(size for size in all_buckets if size < largest), largest]
@@ -146,6 +148,9 @@ class CpuModelRunner:
         graph.phase = _PHASE
         graph.phase_cache.pop(_PHASE, None)
         with delay_interrupts():
+            started_s = time.perf_counter()
+            graph.compile(*tensors)
+            self.compile_s += time.perf_counter() - started_s
             output = graph(*tensors)
         self._compiled[signature] = graph.phase_cache[_PHASE]
         return output

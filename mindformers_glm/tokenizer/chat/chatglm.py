@@ -28,7 +28,7 @@ def write_chatglm2(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> list[
         turn.role == role and turn.call is None and not turn.metadata and turn.tools is None
         for turn, role in zip(turns, roles, strict=False)
     )
-    if tools or not is_plain or turns[-1].role != "user":
+    if tools or not is_plain or not turns or turns[-1].role != "user":
         raise PromptError(
             "ChatGLM2 knows user and assistant messages in turn, ending with the user's, and "
             f"nothing else (no system text, no tools), got {', '.join(t.role for t in turns)}"
@@ -37,9 +37,9 @@ def write_chatglm2(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> list[
     text = ""
     for index, turn in enumerate(turns):
         if turn.role == "user":
-            text += f"[Round {index // 2 + 1}]\n\n问：{turn.content}\n\n答："
+            text += f"[Round {index // 2 + 1}]\n\n问：{turn.content}\n\n"
         else:
-            text += f"{turn.content}\n\n"
+            text += f"答：{turn.content}\n\n"
     return [*_PREFIX, text]
 
 
@@ -64,7 +64,17 @@ def write_chatglm3(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> list[
             segments += _write("assistant", turn.call.name, _call_as_python(turn.call))
         else:
             segments += _write(turn.role, turn.metadata, content)
-    return [*segments, SpecialToken("<|assistant|>")]
+    return segments
+
+
+def begin_chatglm2_answer(content: str) -> list[Segment]:
+    """Write the beginning of an answer that is to be continued."""
+    return [f"答：{content}"]
+
+
+def begin_chatglm3_answer(content: str) -> list[Segment]:
+    """Write the beginning of an answer that is to be continued."""
+    return _write("assistant", "", content)
 
 
 def _write(role: str, metadata: str, content: str) -> list[Segment]:

@@ -23,7 +23,6 @@ from mindformers_glm.tokenizer.segments import Segment, SpecialToken
 from mindformers_glm.tokenizer.tool_call import ToolCall, read_json
 
 _PREFIX: tuple[Segment, ...] = (SpecialToken("[gMASK]"), SpecialToken("<sop>"))
-_ANSWER = SpecialToken("<|assistant|>")
 # What stands before the tools. Those of 0414 have no identity line, but one newline more.
 _GLM4_HEADING = f"{GLM4_IDENTITY}\n\n{TOOLS_TITLE}"
 _GLM4_0414_HEADING = f"{TOOLS_TITLE}\n"
@@ -43,9 +42,9 @@ def write_glm4_chat(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> list
         if turn.tools is not None:
             segments += _write("system", "", _describe(turn.tools, _GLM4_HEADING, BUILT_IN_TOOLS))
         metadata, content = _line_and_content(turn)
-        if content:
+        if content or turn.call is not None:
             segments += _write(turn.role, metadata, content)
-    return [*segments, _ANSWER]
+    return segments
 
 
 def write_glm4_0414(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> list[Segment]:
@@ -60,7 +59,7 @@ def write_glm4_0414(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> list
         if turn.role != "system":
             metadata, content = _line_and_content(turn)
             segments += _write(turn.role, f"{metadata} " if metadata else "", content)
-    return [*segments, _ANSWER]
+    return segments
 
 
 def write_glm_z1(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> list[Segment]:
@@ -68,15 +67,15 @@ def write_glm_z1(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> list[Se
 
     After a copy of their template in a public repository: the original was not at hand.
 
-    Of earlier messages only what follows </think> stays, without blanks around it.
+    Of earlier answers only what follows </think> stays, without blanks around it.
     """
     _check_metadata(turns)
     segments = [*_PREFIX, *_write_system(turns, tools, _GLM_Z1_HEADING)]
     for turn in turns:
         if turn.role != "system":
             metadata, content = _line_and_content(turn)
-            segments += _write(turn.role, metadata, _after_thinking(content))
-    return [*segments, _ANSWER, "\n<think>"]
+            segments += _write(turn.role, metadata, _after_thinking(turn, content))
+    return segments
 
 
 def write_rumination(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> list[Segment]:
@@ -99,8 +98,13 @@ def write_rumination(turns: Sequence[Turn], tools: Sequence[Tool] | None) -> lis
             segments += _write("assistant", "", _call_as_object(turn.call))
         else:
             metadata = f"{turn.metadata} " if turn.metadata else ""
-            segments += _write(turn.role, metadata, _after_thinking(turn.content))
-    return [*segments, _ANSWER]
+            segments += _write(turn.role, metadata, _after_thinking(turn, turn.content))
+    return segments
+
+
+def begin_glm4_answer(content: str) -> list[Segment]:
+    """Write the beginning of an answer that is to be continued."""
+    return _write("assistant", "", content)
 
 
 def _write(role: str, metadata: str, content: str) -> list[Segment]:
@@ -163,5 +167,7 @@ def _call_as_object(call: ToolCall) -> str:
     return json.dumps(call_object, ensure_ascii=False)
 
 
-def _after_thinking(content: str) -> str:
-    return content.split("</think>")[-1].strip()
+def _after_thinking(turn: Turn, content: str) -> str:
+    """Only answers hold thoughts: the templates cut every text, and a user's would be lost."""
+    is_answer = turn.role == "assistant" and turn.call is None and not turn.metadata
+    return (content.split("</think>")[-1] if is_answer else content).strip()

@@ -2,7 +2,9 @@
 
 from mindformers_glm.tokenizer.replies.detection import detect_parsers
 from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
+from mindformers_glm.tokenizer.replies.reasoning import CLOSE_TAG, OPEN_TAG
 from mindformers_glm.tokenizer.replies.reply_parser import (
+    ASSISTANT_TOKEN,
     REASONING_PARSERS,
     TOOL_CALL_PARSERS,
     ReplyParser,
@@ -12,6 +14,9 @@ from mindformers_glm.tokenizer.replies.reply_parser import (
 from mindformers_glm.tokenizer.tool_call import ToolCall
 
 __all__ = [
+    "ASSISTANT_TOKEN",
+    "CLOSE_TAG",
+    "OPEN_TAG",
     "REASONING_PARSERS",
     "TOOL_CALL_PARSERS",
     "ParsedReply",

@@ -4,8 +4,9 @@ import ast
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from mindformers_glm.tokenizer.replies.lenient_json import escape_raw_characters, to_strict_json
 from mindformers_glm.tokenizer.tool_call import ToolCall, read_json, write_json
 
 Verdict = Literal["open", "call", "text"]
@@ -20,23 +21,37 @@ class CallCandidate(ABC):
     Args:
         tool_names: tools that may be called.
         text_tool_names: those of them that take plain text instead of arguments.
+        bare_names: those of them that the name alone calls, if nothing else is in the message.
     """
 
-    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        tool_names: Collection[str],
+        text_tool_names: Collection[str] = (),
+        bare_names: Collection[str] = (),
+    ) -> None:
         self.text = ""
         self.call: ToolCall | None = None
         self.rest = ""
         self._tool_names = tool_names
         self._text_tool_names = text_tool_names
+        self._bare_names = bare_names
 
     def feed(self, piece: str) -> Verdict:
         """Take the next piece of text."""
         self.text += piece
         return self._judge(is_finished=False)
 
-    def finish(self) -> Verdict:
-        """Judge what is there: no more text belongs to this message. Never "open"."""
+    def finish(self, *, is_complete: bool) -> Verdict:
+        """Judge what is there: no more text belongs to this message. Never "open".
+
+        Args:
+            is_complete: the model has ended it; else it may only be the beginning of one.
+        """
         verdict = self._judge(is_finished=True)
+        name = self.text.strip()
+        if verdict == "open" and is_complete and name in self._bare_names:
+            return self._accept(name, "{}", len(self.text))
         return "text" if verdict == "open" else verdict
 
     @abstractmethod
@@ -51,15 +66,15 @@ class CallCandidate(ABC):
 class _NamedCall(CallCandidate):
     """A call whose first line is the name of the tool."""
 
-    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
-        super().__init__(tool_names, text_tool_names)
+    def __init__(self, *names: Collection[str]) -> None:
+        super().__init__(*names)
         self._name = ""
         self._body_start = 0  # 0 until the first line is complete and a name
 
     def _judge(self, *, is_finished: bool) -> Verdict:
         if not self._body_start:
             line, newline, _ = self.text.partition("\n")
-            name = line.rstrip(" ")
+            name = line.rstrip(" \r")
             if newline and name in self._tool_names:
                 self._name, self._body_start = name, len(line) + 1
             elif newline or not self._may_name_a_tool(line):
@@ -70,7 +85,7 @@ class _NamedCall(CallCandidate):
     def _judge_body(self, is_finished: bool) -> Verdict: ...
 
     def _may_name_a_tool(self, beginning: str) -> bool:
-        name = beginning.rstrip(" ")
+        name = beginning.rstrip(" \r")
         if name != beginning:
             return name in self._tool_names
         return any(tool.startswith(name) for tool in self._tool_names)
@@ -79,8 +94,8 @@ class _NamedCall(CallCandidate):
 class NamedJsonCall(_NamedCall):
     """GLM-4: the name, then a JSON object on the next line; a text tool's text ends the message."""
 
-    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
-        super().__init__(tool_names, text_tool_names)
+    def __init__(self, *names: Collection[str]) -> None:
+        super().__init__(*names)
         self._object = _ObjectEnd()
 
     def _judge_body(self, is_finished: bool) -> Verdict:
@@ -90,19 +105,18 @@ class NamedJsonCall(_NamedCall):
         end = self._object.find(self.text, self._body_start)
         if not isinstance(end, int):
             return end
-        arguments = self.text[self._body_start : end].strip()
         try:
-            read_json(arguments)
+            arguments = to_strict_json(self.text[self._body_start : end].strip())
         except ValueError:
             return "text"
         return self._accept(self._name, arguments, end)
 
 
 class JsonObjectCall(CallCandidate):
-    """GLM-Z1-Rumination: {"name": ..., "arguments": {...}}."""
+    """GLM-Z1-Rumination: {"name": ..., "arguments": {...}}; arguments may be missing, or a text."""
 
-    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
-        super().__init__(tool_names, text_tool_names)
+    def __init__(self, *names: Collection[str]) -> None:
+        super().__init__(*names)
         self._object = _ObjectEnd()
 
     def _judge(self, *, is_finished: bool) -> Verdict:
@@ -110,17 +124,21 @@ class JsonObjectCall(CallCandidate):
         if not isinstance(end, int):
             return end
         try:
-            call = read_json(self.text[:end])
-            arguments = write_json(call.get("arguments"))
+            call = read_json(to_strict_json(self.text[:end]))
+            arguments = call.get("arguments")
+            if isinstance(arguments, str):
+                arguments = read_json(arguments)
+            arguments = {} if arguments is None else arguments
+            written = write_json(arguments)
         except ValueError:
             return "text"
         is_call = (
-            call.keys() == {"name", "arguments"}
-            and isinstance(call["arguments"], dict)
+            {"name"} <= call.keys() <= {"name", "arguments"}
+            and isinstance(arguments, dict)
             and isinstance(call["name"], str)
             and call["name"] in self._tool_names
         )
-        return self._accept(call["name"], arguments, end) if is_call else "text"
+        return self._accept(call["name"], written, end) if is_call else "text"
 
 
 class PythonCall(_NamedCall):
@@ -130,8 +148,8 @@ class PythonCall(_NamedCall):
     # Each closing fence costs reading the code before it.
     _MAX_CLOSING_FENCES = 20
 
-    def __init__(self, tool_names: Collection[str], text_tool_names: Collection[str] = ()) -> None:
-        super().__init__(tool_names, text_tool_names)
+    def __init__(self, *names: Collection[str]) -> None:
+        super().__init__(*names)
         self._code_start = 0  # 0 until the opening fence is there
         self._searched = 0  # no closing fence begins before this place
         self._num_closing_fences = 0
@@ -139,9 +157,9 @@ class PythonCall(_NamedCall):
     def _judge_body(self, is_finished: bool) -> Verdict:
         if not self._code_start:
             fence, newline, _ = self.text[self._body_start :].partition("\n")
-            if not newline and self._FENCE.startswith(fence.strip(" ")):
+            if not newline and self._FENCE.startswith(fence.strip(" \r")):
                 return "open"
-            if fence.strip(" ") != self._FENCE:
+            if fence.strip(" \r") != self._FENCE:
                 return "text"
             self._searched = self._code_start = self._body_start + len(fence) + 1
         # A fence may stand in an argument, too: the first that leaves a call is the closing one.
@@ -172,15 +190,15 @@ class PythonCall(_NamedCall):
 class _ObjectEnd:
     """Finds the end of a JSON object in a growing text, looking at each character once."""
 
-    _MARKS = re.compile(r'[{}\[\]"]')
-    _IN_STRING = re.compile(r'["\\]')
+    _MARKS = re.compile(r"""[{}\[\]"']""")
+    _IN_STRING: ClassVar = {quote: re.compile(rf"[{quote}\\]") for quote in "\"'"}
     # Deeper ones are nobody's arguments, and Python reads them by recursion.
     _MAX_DEPTH = 100
 
     def __init__(self) -> None:
         self._place = -1
         self._depth = 0
-        self._is_in_string = False
+        self._quote = ""  # of the string under way
 
     def find(self, text: str, start: int) -> int | Literal["open", "text"]:
         """Return the place behind the object that begins at or after `start`, over blanks.
@@ -193,7 +211,7 @@ class _ObjectEnd:
                 return "text" if stripped else "open"
             self._place = len(text) - len(stripped)
         while True:
-            pattern = self._IN_STRING if self._is_in_string else self._MARKS
+            pattern = self._IN_STRING[self._quote] if self._quote else self._MARKS
             mark = pattern.search(text, self._place)
             if mark is None:
                 self._place = len(text)
@@ -205,18 +223,28 @@ class _ObjectEnd:
             self._count(mark[0])
             if self._depth > self._MAX_DEPTH:
                 return "text"
-            if self._depth <= 0 and not self._is_in_string:
+            if self._depth <= 0 and not self._quote:
                 return self._place
 
     def _count(self, mark: str) -> None:
-        if mark == '"':
-            self._is_in_string = not self._is_in_string
+        if mark in ('"', "'"):
+            self._quote = "" if self._quote else mark
         elif mark != "\\":
             self._depth += 1 if mark in "{[" else -1
 
 
 def _read_python_call(code: str) -> str | None:
-    """Return the arguments of `tool_call(a=..., b=...)` as JSON; None: it is nothing like that."""
+    """Return the arguments of `tool_call(a=..., b=...)` as JSON; None: it is nothing like that.
+
+    Raw control characters in its strings are read, too.
+    """
+    arguments = _read_strict_python_call(code)
+    if arguments is None and (mended := escape_raw_characters(code)) != code:
+        arguments = _read_strict_python_call(mended)
+    return arguments
+
+
+def _read_strict_python_call(code: str) -> str | None:
     try:
         call = ast.parse(code.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):

@@ -1,10 +1,25 @@
 """Telling tool calls from what is said, while an answer is being written."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mindformers_glm.tokenizer.replies.call_candidates import CallCandidate
 from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
 from mindformers_glm.tokenizer.tool_call import ToolCall
+
+
+class CallPlace(NamedTuple):
+    """Where a call may begin.
+
+    Attributes:
+        begins_message: nothing of the message was said before.
+        is_named: only the name of a call can stand here: on the role's line, or behind a tag.
+        is_object: an object begins here, behind a tag.
+    """
+
+    begins_message: bool
+    is_named: bool
+    is_object: bool
 
 
 class CallSplitter:
@@ -16,19 +31,20 @@ class CallSplitter:
     and blanks behind a call is dropped.
 
     Args:
-        new_candidate: makes what reads a possible call, given whether it begins the message; None
-            where the model calls no tools.
+        new_candidate: makes what reads a possible call; None where the model calls no tools.
         has_role_line: messages begin with the rest of the role's line.
         drops_blanks: the tokenizer writes blanks before each message (sentencepiece's dummy
             prefix); they are dropped as well.
+        is_continued: the first message has begun before this answer.
     """
 
     def __init__(
         self,
-        new_candidate: Callable[[bool], CallCandidate] | None,
+        new_candidate: Callable[[CallPlace], CallCandidate] | None,
         *,
         has_role_line: bool,
         drops_blanks: bool,
+        is_continued: bool = False,
     ) -> None:
         self._new_candidate = new_candidate
         self._has_role_line = has_role_line
@@ -39,6 +55,8 @@ class CallSplitter:
         self._calls: list[ToolCall] = []
         self._has_content = False
         self._begin_message(separator="")
+        if is_continued:
+            self._skips_role_line = self._is_line_start = self._is_message_start = False
 
     def feed(self, text: str) -> ParsedReply:
         """Take the next piece of text and return what is certain of it."""
@@ -47,23 +65,40 @@ class CallSplitter:
 
     def start_turn(self) -> ParsedReply:
         """End this message; another one of the same answer begins."""
-        piece = self.flush()
+        piece = self.flush(is_complete=True)
         self._begin_message(separator="\n" if self._has_content else "")
         return piece
 
-    def flush(self) -> ParsedReply:
-        """Return what is held back: no more text belongs to this message."""
+    def mark_call(self, *, begins: bool) -> ParsedReply:
+        """A special token says that a call begins here, or that it has ended.
+
+        What stands between the two is a call by the same rules as at the beginning of a line; an
+        object with name and arguments is one, too. Blanks behind both are dropped.
+        """
+        piece = self.flush(is_complete=True)
+        if self._new_candidate is not None:
+            self._is_behind_tag, self._skips_role_line = begins, False
+            self._is_line_start = self._skips_blanks = True
+        return piece
+
+    def flush(self, *, is_complete: bool = False) -> ParsedReply:
+        """Return what is held back: no more text belongs to this message.
+
+        Args:
+            is_complete: the model has ended it; else it may have been cut off.
+        """
         held, self._held_blanks = self._held_blanks, ""
         self._say(held)
         while self._candidate is not None:
-            self._read(self._settle(self._candidate.finish() == "call"))
+            self._read(self._settle(self._candidate.finish(is_complete=is_complete) == "call"))
         return self._take_piece()
 
     def _begin_message(self, separator: str) -> None:
         self._separator = separator
         self._is_line_start = self._is_message_start = True
         self._skips_role_line = self._has_role_line
-        self._skips_blanks = False
+        self._skips_blanks = self._is_behind_tag = False
+        self._is_role_line = self._has_role_line
 
     def _read(self, text: str) -> None:
         while text:
@@ -76,20 +111,30 @@ class CallSplitter:
                 verdict = self._candidate.feed(text)
                 text = "" if verdict == "open" else self._settle(verdict == "call")
             elif self._is_line_start and self._new_candidate is not None:
-                self._candidate = self._new_candidate(self._is_message_start)
+                place = CallPlace(
+                    self._is_message_start,
+                    self._is_behind_tag or (self._is_message_start and self._is_role_line),
+                    self._is_behind_tag and text.startswith("{"),
+                )
+                self._candidate = self._new_candidate(place)
+                self._is_behind_tag = False
             else:
                 text = self._say_line(text)
 
     def _skip_role_line(self, text: str) -> str:
         text = self._held_blanks + text
         line = text.lstrip(" ")
-        if not line:
+        if line in ("", "\r"):
             self._held_blanks = text
             return ""
+        line = line[1:] if line.startswith("\r\n") else line
         self._held_blanks = ""
         self._skips_role_line = False
         self._skips_blanks = self._drops_blanks
-        return line[1:] if line.startswith("\n") else text
+        if not line.startswith("\n"):
+            return text
+        self._is_role_line = False
+        return line[1:]
 
     def _settle(self, is_call: bool) -> str:
         """Take what the candidate proved to be, and return what is still to be read."""

@@ -1,9 +1,10 @@
 """Telling what a model thinks from what it says: `<think>...</think>` before the answer."""
 
+from collections.abc import Collection
 from typing import Literal
 
-_OPEN = "<think>"
-_CLOSE = "</think>"
+OPEN_TAG = "<think>"
+CLOSE_TAG = "</think>"
 
 
 class ReasoningSplitter:
@@ -15,10 +16,14 @@ class ReasoningSplitter:
 
     Args:
         starts_inside: the prompt ended with the opening tag.
+        token_tags: tags that are special tokens; in the text they mean nothing.
     """
 
-    def __init__(self, *, starts_inside: bool) -> None:
+    def __init__(self, *, starts_inside: bool, token_tags: Collection[str] = ()) -> None:
         self._starts_inside = starts_inside
+        # What is looked for in the text; empty: nothing.
+        self._open = "" if OPEN_TAG in token_tags else OPEN_TAG
+        self._close = "" if CLOSE_TAG in token_tags else CLOSE_TAG
         self._state: Literal["start", "opened", "reasoning", "closed", "answer"] = "start"
         self._held = ""  # may be the beginning of a tag, or blanks before one
 
@@ -37,21 +42,35 @@ class ReasoningSplitter:
             answer, self._held = self._held, ""
         return reasoning, answer
 
+    def feed_token(self, tag: str) -> tuple[str, str]:
+        """Take a tag that is a special token, as `feed`; one that means nothing has no text."""
+        thoughts = ""
+        if tag == OPEN_TAG and self._state == "start" and not self._held.strip():
+            self._state, self._held = "opened", ""
+        elif tag == CLOSE_TAG and self._is_inside:
+            thoughts = self._held.rstrip()
+            self._state, self._held = "closed", ""
+        return thoughts, ""
+
     def flush(self) -> tuple[str, str]:
         """Return what is held back, as `feed`: no more text comes, or another message begins."""
         held, self._held = self._held, ""
-        is_reasoning = self._state in ("opened", "reasoning") or (
-            self._state == "start" and self._starts_inside
-        )
+        is_reasoning = self._is_inside
         self._state = "answer"
         # Half a closing tag is part of the thoughts, blanks at their end are not.
         return (held.rstrip(), "") if is_reasoning else ("", held)
 
+    @property
+    def _is_inside(self) -> bool:
+        return self._state in ("opened", "reasoning") or (
+            self._state == "start" and self._starts_inside
+        )
+
     def _leave_start(self) -> None:
         text = self._held.lstrip()
-        if text.startswith(_OPEN):
-            self._state, self._held = "opened", text.removeprefix(_OPEN)
-        elif not _OPEN.startswith(text):
+        if self._open and text.startswith(self._open):
+            self._state, self._held = "opened", text.removeprefix(self._open)
+        elif not self._open.startswith(text):
             self._state = "opened" if self._starts_inside else "answer"
 
     def _skip_blanks(self) -> bool:
@@ -59,13 +78,13 @@ class ReasoningSplitter:
         return self._held != ""
 
     def _take_reasoning(self) -> str:
-        before, tag, after = self._held.partition(_CLOSE)
-        if tag:
+        before, tag, after = self._held.partition(self._close or CLOSE_TAG)
+        if tag and self._close:
             self._state, self._held = "closed", after
             return before.rstrip()
         shown = self._held.rstrip()
-        for length in range(min(len(_CLOSE) - 1, len(shown)), 0, -1):
-            if _CLOSE.startswith(shown[-length:]):
+        for length in range(min(len(self._close) - 1, len(shown)), 0, -1):
+            if self._close.startswith(shown[-length:]):
                 shown = shown[:-length].rstrip()
                 break
         self._held = self._held[len(shown) :]

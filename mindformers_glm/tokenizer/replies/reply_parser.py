@@ -1,6 +1,6 @@
 """A model's answer to thoughts, text and tool calls, whole or while it is being written."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,10 +13,10 @@ from mindformers_glm.tokenizer.replies.call_candidates import (
     NamedJsonCall,
     PythonCall,
 )
-from mindformers_glm.tokenizer.replies.call_splitter import CallSplitter
+from mindformers_glm.tokenizer.replies.call_splitter import CallPlace, CallSplitter
 from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
 from mindformers_glm.tokenizer.replies.placeholder import PlaceholderFiller
-from mindformers_glm.tokenizer.replies.reasoning import ReasoningSplitter
+from mindformers_glm.tokenizer.replies.reasoning import CLOSE_TAG, OPEN_TAG, ReasoningSplitter
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ _RUMINATION = CallSyntax(
     JsonObjectCall, fixed_tools=tuple(tool["name"] for tool in RUMINATION_TOOLS)
 )
 
+# The special token with which a model of the family begins a message, and those around a call in
+# vocabularies that have them; all others mean nothing here.
+ASSISTANT_TOKEN = "<|assistant|>"
+_CALL_TAG, _CALL_END_TAG = "<tool_call>", "</tool_call>"
+
 # Our own names first in each row, then those that MindIE's servers know.
 TOOL_CALL_PARSERS = {
     "none": CallSyntax(has_role_line=False),
@@ -70,6 +75,10 @@ class ReplyParser:
         tools: descriptions of the tools that were offered.
         reasoning_parser: one of `REASONING_PARSERS`.
         starts_in_reasoning: the prompt ended with <think>.
+        calls_tools: False: nothing is taken for a call.
+        special_tokens: names of the vocabulary's special tokens. A tag among them counts where
+            `feed_token` brings it, and in the text it is text.
+        is_continued: the answer goes on with a message that the prompt began.
     Raises:
         ConfigError: there is no such parser.
     """
@@ -81,23 +90,32 @@ class ReplyParser:
         reasoning_parser: str = "none",
         *,
         starts_in_reasoning: bool = False,
+        calls_tools: bool = True,
+        special_tokens: Collection[str] = (),
+        is_continued: bool = False,
     ) -> None:
         check_parser_names(tool_call_parser, reasoning_parser)
         syntax = TOOL_CALL_PARSERS[tool_call_parser]
         self._reasoning = (
             None
             if reasoning_parser == "none"
-            else ReasoningSplitter(starts_inside=starts_in_reasoning)
+            else ReasoningSplitter(starts_inside=starts_in_reasoning, token_tags=special_tokens)
         )
         names = frozenset({*map(tool_name, tools), *syntax.fixed_tools})
         text_names = frozenset(
             tool["type"] for tool in tools if tool.get("type") in syntax.text_tools
         )
+        bare_names = frozenset(tool_name(tool) for tool in tools if not _needs_arguments(tool))
         new_candidate = None
-        if syntax.candidate is not None and names:
-            new_candidate = partial(_new_candidate, syntax.candidate, names, text_names)
+        if syntax.candidate is not None and names and calls_tools:
+            new_candidate = partial(
+                _new_candidate, syntax.candidate, names, text_names, bare_names - text_names
+            )
         self._calls = CallSplitter(
-            new_candidate, has_role_line=syntax.has_role_line, drops_blanks=syntax.drops_blanks
+            new_candidate,
+            has_role_line=syntax.has_role_line,
+            drops_blanks=syntax.drops_blanks,
+            is_continued=is_continued,
         )
         self._placeholder = PlaceholderFiller() if syntax.has_placeholder else None
 
@@ -108,13 +126,29 @@ class ReplyParser:
         reasoning, answer = self._reasoning.feed(text)
         return self._fill(ParsedReply(reasoning=reasoning) + self._calls.feed(answer))
 
+    def feed_token(self, name: str) -> ParsedReply:
+        """Take a special token of the answer, in its place between the pieces of text."""
+        if name == ASSISTANT_TOKEN:
+            return self.start_turn()
+        if name in (OPEN_TAG, CLOSE_TAG) and self._reasoning is not None:
+            reasoning, answer = self._reasoning.feed_token(name)
+            return self._fill(ParsedReply(reasoning=reasoning) + self._calls.feed(answer))
+        if name in (_CALL_TAG, _CALL_END_TAG):
+            return self._fill(self._calls.mark_call(begins=name == _CALL_TAG))
+        return ParsedReply()
+
     def start_turn(self) -> ParsedReply:
         """Another assistant message begins: the model wrote <|assistant|>, which is no text."""
         return self._fill(self._flush_reasoning() + self._calls.start_turn())
 
-    def flush(self) -> ParsedReply:
-        """Return what is held back when the answer is over."""
-        piece = self._fill(self._flush_reasoning() + self._calls.flush())
+    def flush(self, *, is_complete: bool = False) -> ParsedReply:
+        """Return what is held back when the answer is over.
+
+        Args:
+            is_complete: the model has ended it; else it may have been cut off, and a tool's name
+                alone is no call.
+        """
+        piece = self._fill(self._flush_reasoning() + self._calls.flush(is_complete=is_complete))
         rest = "" if self._placeholder is None else self._placeholder.flush()
         return piece + ParsedReply(rest)
 
@@ -162,7 +196,19 @@ def _new_candidate(
     candidate: type[CallCandidate],
     names: frozenset[str],
     text_names: frozenset[str],
-    is_message_start: bool,
+    bare_names: frozenset[str],
+    place: CallPlace,
 ) -> CallCandidate:
+    if place.is_object:
+        return JsonObjectCall(names)
     # Plain text is a call only by the tool's name on the role's own line.
-    return candidate(names, text_names if is_message_start else ())
+    return candidate(
+        names, text_names if place.begins_message else (), bare_names if place.is_named else ()
+    )
+
+
+def _needs_arguments(tool: Tool) -> bool:
+    """Whether a description says that the tool cannot be called with nothing."""
+    function = tool.get("function")
+    parameters = (function if isinstance(function, Mapping) else tool).get("parameters")
+    return isinstance(parameters, Mapping) and bool(parameters.get("required"))

@@ -107,6 +107,9 @@ class EmulatedLibrary:
         row_offset: int,
         tile_stride: int,
         tile_first: int,
+        row_maxima: int | None,
+        kept_begin: int,
+        kept_end: int,
     ) -> int:
         """csrc/quantize.cc."""
         num_tile_rows = (row_offset + rows - 1) // TILE_N * tile_stride + tile_first + 1
@@ -124,6 +127,9 @@ class EmulatedLibrary:
             row_offset,
             tile_stride,
             tile_first,
+            (row_maxima or 0, 0 if row_maxima is None else rows * 4),
+            kept_begin,
+            kept_end,
         )
 
     def __getattr__(self, symbol: str) -> Callable[..., int]:

@@ -24,7 +24,8 @@ int glm_pack_rows(void* dst, int dst_dtype, const void* src, int src_dtype, int6
                   int64_t row_offset, int64_t tile_stride, int64_t tile_first);
 int glm_quantize_rows(void* tiles, float* scales, const void* src, int src_dtype, int bits,
                       int64_t group_size, int64_t rows, int64_t k, int64_t row_offset,
-                      int64_t tile_stride, int64_t tile_first);
+                      int64_t tile_stride, int64_t tile_first, const float* row_maxima,
+                      int64_t kept_begin, int64_t kept_end);
 int glm_convert(void* dst, int dst_dtype, const void* src, int src_dtype, int64_t count);
 }
 
@@ -119,11 +120,13 @@ int64_t Call(const std::string& symbol, Arguments& a) {
                          a.at(5).Number(), a.at(6).Number(), a.at(7).Number(), a.at(8).Number());
   }
   if (symbol == "glm_quantize_rows") {
+    const float* row_maxima = reinterpret_cast<float*>(a.at(11).data.data());
+    if (a.at(11).data.empty()) row_maxima = nullptr;
     return glm_quantize_rows(a.at(0).data.data(), reinterpret_cast<float*>(a.at(1).data.data()),
                              a.at(2).data.data(), static_cast<int>(a.at(3).Number()),
                              static_cast<int>(a.at(4).Number()), a.at(5).Number(), a.at(6).Number(),
                              a.at(7).Number(), a.at(8).Number(), a.at(9).Number(),
-                             a.at(10).Number());
+                             a.at(10).Number(), row_maxima, a.at(12).Number(), a.at(13).Number());
   }
   if (symbol == "glm_convert") {
     return glm_convert(a.at(0).data.data(), static_cast<int>(a.at(1).Number()),

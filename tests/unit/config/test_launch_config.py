@@ -88,6 +88,7 @@ def test_programs_beside_the_interpreter_are_found(
     program.parent.mkdir()
     program.touch(mode=0o755)
     monkeypatch.setattr(sys, "executable", str(program.parent / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin")  # no environment is activated
     assert load("mindformers-glm predict").command == (str(program), "predict")
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mindformers_glm.config.launched import explain_failed_meeting
+from mindformers_glm.config.launched import check_parallel, explain_failed_meeting, find_rank
+from mindformers_glm.core.errors import ConfigError
 
 ENVIRON = {
     "MS_SCHED_HOST": "10.0.0.1",
@@ -61,3 +62,22 @@ def test_other_failures_keep_their_first_words(message: str, quoted: str) -> Non
         "MindSpore could not connect the processes of the job at 10.0.0.1:8118, scheduler.log on "
         f"host 0 may say why: {quoted}"
     )
+
+
+def test_a_script_is_told_of_the_argument_and_a_command_of_the_option() -> None:
+    with pytest.raises(ConfigError) as of_script:
+        find_rank(2, {})
+    assert str(of_script.value) == (
+        "model_parallel 2 needs 2 processes, and this one was started without a launcher: bash "
+        'scripts/msrun_launcher.sh "SCRIPT.py ..." 2, or leave model_parallel out.'
+    )
+    for use_parallel, size, asked in (
+        (True, 4, "parallel_config.model_parallel 4"),
+        (False, 4, "parallel_config.model_parallel 4"),
+        (True, 1, "use_parallel True"),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"^{asked} needs processes .*run_mindformer.py"
+        ) as of:
+            check_parallel(use_parallel, size, {})
+        assert "--use_parallel False --parallel_config.model_parallel 1" in str(of.value)

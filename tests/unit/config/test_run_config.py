@@ -1,5 +1,6 @@
 """YAML + command line + environment -> RunConfig."""
 
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ def test_defaults_name_only_keys_of_the_shipped_yaml() -> None:
 def test_every_shipped_config_is_accepted_on_one_process(path: Path) -> None:
     config = load("--config", str(path), *ALONE)
     dtype = "float16" if path.stem in FLOAT16 else "bfloat16"
-    assert {config.llm[f"{kind}_dtype"] for kind in ("params", "compute", "rotary")} == {dtype}
+    assert {config.llm[f"{kind}_dtype"] for kind in ("params", "compute")} == {dtype}
+    # It would stay where a user asks for float32 by the two.
+    assert config.llm["rotary_dtype"] is None
     assert config.llm["max_device_memory"] == (29 if "800i" in path.stem else 59) * 2**30
 
 
@@ -85,8 +88,33 @@ def test_relative_config_is_found_where_pip_installed_it(
     folder = tmp_path / "share" / "mindformers_glm" / "configs"
     folder.mkdir(parents=True)
     yaml_file(folder, {"seed": 3})
-    monkeypatch.setattr("sysconfig.get_path", {"data": str(tmp_path)}.__getitem__)
-    assert load("--config", "configs/run.yaml").llm["seed"] == 3
+    for scheme in (sysconfig.get_default_scheme(), sysconfig.get_preferred_scheme("user")):
+        places = {("data", scheme): str(tmp_path)}
+        monkeypatch.setattr(
+            "sysconfig.get_path", lambda *asked, found=places: found.get(asked, "/")
+        )
+        assert load("--config", "configs/run.yaml").llm["seed"] == 3
+
+
+def test_config_is_found_beside_the_package_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load("--config", "configs/chatglm/predict_chatglm3_6b.yaml")
+    assert config.llm["params_dtype"] == "float16"
+
+
+def test_a_folder_as_config_is_told_with_a_file_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, message in (
+        (str(tmp_path), "is a folder: give a YAML file, and it holds none"),
+        ("configs", r"configs is a folder: give a YAML file, such as .*/predict_\w+\.yaml"),
+        ("configs/glm4/", r"such as .*/configs/glm4/predict_glm4\.yaml"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load("--config", name)
 
 
 @pytest.mark.parametrize("option", ["--save_file", "--config"])
@@ -177,7 +205,7 @@ SPLIT = ("--use_parallel", "True", "--parallel_config.model_parallel", "2")
 
 
 def test_model_parallel_without_the_launcher_names_the_launcher() -> None:
-    with pytest.raises(ConfigError, match=r"2 needs 2 processes.*msrun_launcher\.sh"):
+    with pytest.raises(ConfigError, match=r"2 needs processes.*msrun_launcher\.sh"):
         load(*SPLIT)
     with pytest.raises(ConfigError, match="use_parallel True needs processes that a launcher"):
         load("--use_parallel", "True")
@@ -269,3 +297,20 @@ def test_the_number_of_threads_is_left_to_the_kernels_unless_given(tmp_path: Pat
     for wrong in ("0", "100000", "two"):
         with pytest.raises(ConfigError, match="num_threads"):
             load("--num_threads", wrong)
+
+
+def test_how_a_conversation_is_written_is_an_option() -> None:
+    kwargs = '{"enable_thinking": false, "effort": "high"}'
+    options = ("--chat_template", "tool_use", "--chat_template_kwargs", kwargs)
+    llm = load(*options, "--continue_final_message", "True").llm
+    assert llm["chat_template"] == "tool_use"
+    assert llm["chat_template_kwargs"] == {"enable_thinking": False, "effort": "high"}
+    assert (llm["add_generation_prompt"], llm["continue_final_message"]) == (None, True)
+    assert load("--add_generation_prompt", "False").llm["add_generation_prompt"] is False
+    assert load().llm["chat_template_kwargs"] is None
+
+
+def test_variables_of_the_chat_template_may_stand_in_the_yaml_file(tmp_path: Path) -> None:
+    kwargs = {"enable_thinking": False, "a": {"b": 1}}
+    path = yaml_file(tmp_path, {"chat_template_kwargs": kwargs})
+    assert load("--config", str(path)).llm["chat_template_kwargs"] == kwargs

@@ -147,7 +147,17 @@ def test_prompt_that_begins_with_a_dash_is_given_with_an_equals_sign() -> None:
         (["--options", "seed"], "KEY=VALUE"),
         (["--context", "x"], "block of settings: give one of them, such as context.max_device"),
         (["--temp", "1"], "did you mean temperature?"),
-        (["--foo", "1"], "did you mean "),
+        (["--foo", "1"], "Unknown setting foo on the command line: mindformers-glm predict --help"),
+        (["--context.foo", "1"], "context holds others, such as context.max_device_memory, "),
+        (["--quiet"], "--help lists them"),
+        (["--gpu", "x"], "--help lists them"),
+        (["--prompts", "x"], "--help lists them"),
+        (["--max_tokens", "1"], "did you mean max_new_tokens?"),
+        (["--max-num-seqs", "4"], "did you mean predict_batch_size?"),
+        (["--predict_batchsize", "4"], "did you mean predict_batch_size?"),
+        (["--dtype", "float32"], "did you mean model.model_config.params_dtype?"),
+        (["--checkpoint", "x"], "did you mean load_checkpoint?"),
+        (["--trainer.model_nam", "x"], "did you mean trainer.model_name?"),
         (["--confg", "x.yaml"], "did you mean config?"),
     ],
 )
@@ -164,6 +174,9 @@ def test_what_is_no_option_is_a_command_line_error(argv: list[str], message: str
         ("predict_batch_size", "0", "at least 1"),
         ("temperature", "inf", "a number"),
         ("apply_chat_template", "maybe", "True, False or auto"),
+        ("chat_template_kwargs", "[1]", "an object such as"),
+        ("chat_template_kwargs", "{", "an object such as"),
+        ("continue_final_message", "yes", "True or False"),
         ("context.max_device_memory", "59", 'a size such as "59GB"'),
         ("context.max_device_memory", "9" * 400 + "GB", r"a size .*99\.\.\. \(404 characters\)"),
         ("parallel_config.data_parallel", "2", "no data parallelism"),
@@ -180,6 +193,70 @@ def test_value_of_the_wrong_type_names_option_and_type(
 def test_abbreviated_options_are_not_guessed() -> None:
     with pytest.raises(CommandLineError, match="did you mean predict_data"):
         values("--predict_dat", "x")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--top_k", "x"],
+        ["--top_k", "1.5"],
+        ["--options", "top_k=x"],
+        ["--temperature", "warm"],
+        ["--temperature", "nan"],
+        ["--do_sample", "yes"],
+        ["--verbose=2"],
+        ["--packed_cache", "maybe"],
+        ["--context.save_graphs", "4"],
+        ["--model.model_config.params_dtype", "int8"],
+    ],
+)
+def test_a_value_that_cannot_be_read_is_an_error_of_the_command_line(argv: list[str]) -> None:
+    with pytest.raises(CommandLineError, match=r"must be .*, got '"):
+        values(*argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--predict-data", "a-b_c"], {"predict_data": ("a-b_c",)}),
+        (["--save-file=a-b_c.txt"], {"save_file": "a-b_c.txt"}),
+        (["--context.max-device-memory", "1GB"], {"context.max_device_memory": 2**30}),
+        (["--options", "max-new-tokens=4"], {"max_new_tokens": 4}),
+        (["--predict_data", "--top-k is what?"], {"predict_data": ("--top-k is what?",)}),
+        (["--predict-data=--top-k=1"], {"predict_data": ("--top-k=1",)}),
+        (["--max-new_tokens", "4", "--max_new_tokens", "5"], {"max_new_tokens": 5}),
+    ],
+)
+def test_dashes_stand_for_underscores_in_names_alone(
+    argv: list[str], expected: dict[str, Any]
+) -> None:
+    assert values(*argv) == expected
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--max_model_len", "5", "--model.model_config.seq_length", "6"],
+        ["--model.model_config.seq_length=6", "--max-model-len=5"],
+        ["--options", "max_model_len=5", "model.model_config.seq_length=6"],
+        ["--top_k", "5", "--generation_config.top_k", "6"],
+        ["--device_target", "CPU", "--context.device_target", "Ascend"],
+        ["--mode", "0", "--context.mode", "GRAPH_MODE"],
+    ],
+)
+def test_two_names_of_one_setting_must_agree(argv: list[str]) -> None:
+    with pytest.raises(CommandLineError, match=r"mean the same setting but differ: .*; keep one"):
+        values(*argv)
+
+
+def test_names_that_agree_and_a_name_given_again_are_no_contradiction() -> None:
+    argv = ["--top_k", "5", "--generation_config.top_k", "5", "--seed", "1", "--seed", "2"]
+    assert values(*argv) == {"top_k": 5, "seed": 2}
+
+
+def test_prompts_stay_in_the_order_of_the_command_line() -> None:
+    argv = ["--predict_data", "A", "--input_data", "B", "--predict_data", "C", "D"]
+    assert values(*argv)["predict_data"] == ("A", "B", "C", "D")
 
 
 def test_verbose_is_a_switch_and_a_setting() -> None:

@@ -12,12 +12,16 @@ from tests.unit.core.glm_9b import GLM_9B
 
 def test_types_follow_the_checkpoint_where_nothing_is_given() -> None:
     settings = RunnerSettings.with_defaults("bfloat16", 32768)
-    assert (settings.params_dtype, settings.compute_dtype, settings.rotary_dtype) == (
-        "bfloat16",
-        "bfloat16",
-        "bfloat16",
-    )
+    assert (settings.params_dtype, settings.compute_dtype) == ("bfloat16", "bfloat16")
     assert settings.max_model_len == 8192
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_rotary_tables_stay_float32_where_nothing_else_is_given(dtype: str) -> None:
+    settings = RunnerSettings.with_defaults("bfloat16", 64, params_dtype=dtype, rotary_dtype=None)
+    assert settings.rotary_dtype == "float32"
+    given = RunnerSettings.with_defaults("bfloat16", 64, rotary_dtype="float16")
+    assert given.rotary_dtype == "float16"
 
 
 def test_what_is_given_wins_and_none_is_not_given() -> None:
@@ -57,9 +61,9 @@ def test_an_unknown_setting_names_those_that_exist() -> None:
 
 
 def test_types_have_the_short_names_of_the_command_line() -> None:
-    settings = RunnerSettings.with_defaults("float32", 64, params_dtype="bf16", rotary_dtype="fp32")
+    settings = RunnerSettings.with_defaults("float32", 64, params_dtype="bf16", rotary_dtype="fp16")
     assert (settings.params_dtype, settings.compute_dtype) == ("bfloat16", "bfloat16")
-    assert settings.rotary_dtype == "float32"
+    assert settings.rotary_dtype == "float16"
 
 
 @pytest.mark.parametrize("name", ["int8", 16, ["bf16"]])

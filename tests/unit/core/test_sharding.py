@@ -1,6 +1,7 @@
 """core/sharding.py: what each rank holds, against slices that NumPy cuts head by head."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mindformers_glm.config.partition import (
     can_split,
     check_split,
     cut_blocks,
+    cut_columns,
     keep_blocks,
     partition,
 )
@@ -25,6 +27,8 @@ from mindformers_glm.core.sharding import (
     cut_tensor,
     describe_axis,
     stored_length,
+    stored_shape,
+    widen,
 )
 from tests.unit.core.glm_9b import GLM_9B
 
@@ -124,7 +128,7 @@ def test_the_released_9b_has_its_quarter_on_each_of_four_ranks() -> None:
     assert sizes.num_key_value_heads_per_partition == 1
     assert (sizes.query_size_per_partition, sizes.kv_size_per_partition) == (1024, 128)
     assert sizes.qkv_size_per_partition == 1024 + 2 * 128
-    assert sizes.intermediate_size_per_partition == 3424
+    assert sizes.intermediate_size_per_partition == 26 * 128  # of 107 groups; others have 27
     assert (sizes.vocab_size_per_partition, sizes.vocab_begin) == (37888, 3 * 37888)
 
 
@@ -135,13 +139,17 @@ def test_a_share_that_is_stored_alone_is_taken_whole() -> None:
     (gate, up) = cut_tensor(axes, cuts)
     assert (gate.rows, up.rows) == (range(0, 6), range(6, 12))
     assert gate.columns == range(0, 6)
+    # Columns are stored up to the borders of their group, which is all of them here.
+    (down,) = cut_tensor(((HIDDEN,), (FFN,)), cuts)
+    assert stored_shape(((HIDDEN,), (FFN,)), cuts) == (6, 24)
+    assert down.columns == range(12, 18)
 
 
 def test_the_released_models_split_over_these_numbers_of_ranks() -> None:
-    # 9B and 32B: 32 and 48 heads, 2 key-value heads; 151552 = 2**12 * 37.
+    # 9B and 32B: 32 and 48 heads, 2 key-value heads.
     glm_32b = replace(GLM_9B, hidden_size=6144, intermediate_size=23040, num_attention_heads=48)
     assert [n for n in range(1, 65) if can_split(GLM_9B, n)] == [1, 2, 4, 8, 16, 32]
-    assert [n for n in range(1, 65) if can_split(glm_32b, n)] == [1, 2, 4, 8, 16]
+    assert [n for n in range(1, 65) if can_split(glm_32b, n)] == [*(1, 2, 4, 6, 8, 12, 16, 24, 48)]
 
 
 @pytest.mark.parametrize(
@@ -149,9 +157,8 @@ def test_the_released_models_split_over_these_numbers_of_ranks() -> None:
     [
         (
             3,
-            "model_parallel 3 cannot split this model, it must divide num_attention_heads=32 and "
-            "intermediate_size=13696 and vocab_size=151552; it must divide num_key_value_heads=2 "
-            "or be a multiple of it: use 1, 2, 4, 8, 16 or 32.",
+            "model_parallel 3 cannot split this model, it must divide num_attention_heads=32; it "
+            "must divide num_key_value_heads=2 or be a multiple of it: use 1, 2, 4, 8, 16 or 32.",
         ),
         (64, "model_parallel 64 cannot split this model, it must divide num_attention_heads=32: "),
     ],
@@ -164,9 +171,63 @@ def test_an_impossible_split_is_refused_with_what_works(size: int, words: str) -
         partition(GLM_9B, TensorParallel(size, 0))
 
 
-def test_an_odd_vocabulary_cannot_be_split() -> None:
-    with pytest.raises(ConfigError, match=r"it must divide vocab_size=37: use 1\."):
-        check_split(replace(TINY, vocab_size=37), 2)
+def test_fewer_inner_columns_than_ranks_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"must not be more than intermediate_size=3: use 1 or 2"):
+        check_split(replace(TINY, intermediate_size=3), 4)
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "size", "parts"),
+    [
+        (151343, 2, [75672, 75671]),
+        (37, 4, [10, 10, 10, 7]),
+        (5, 4, [2, 2, 1, 0]),
+        (3, 8, [1, 1, 1, 0, 0, 0, 0, 0]),
+        (40, 8, [5] * 8),
+    ],
+)
+def test_a_vocabulary_of_any_length_is_padded_to_equal_parts(
+    vocab_size: int, size: int, parts: list[int]
+) -> None:
+    config = replace(TINY, vocab_size=vocab_size)
+    sizes = [partition(config, TensorParallel(size, rank)) for rank in range(size)]
+    assert {one.vocab_size_per_partition for one in sizes} == {parts[0]}
+    pieces = [cut_blocks(config, TensorParallel(size, rank))[VOCAB] for rank in range(size)]
+    assert [cut.end - cut.begin for cut in pieces] == parts
+    assert [cut.begin for cut in pieces] == [sum(parts[:rank]) for rank in range(size)]
+
+
+@pytest.mark.parametrize("length", [13696, 23040, 1712, 1370, 1000, 344, 257, 97, 9, 8])
+@pytest.mark.parametrize("size", SIZES)
+def test_inner_columns_are_cut_between_groups_where_there_are_enough(
+    length: int, size: int
+) -> None:
+    config = replace(TINY, intermediate_size=length)
+    parts = cut_columns(config, FFN, size)
+    assert parts[0].start == 0
+    assert parts[-1].stop == length
+    assert all(len(part) > 0 for part in parts)
+    assert all(one.stop == two.start for one, two in pairwise(parts))
+    if length >= 128 * size:
+        assert all(part.start % 128 == 0 for part in parts)
+        assert max(map(len, parts)) <= length / size + 128
+    assert len(parts[0]) == max(map(len, parts))  # what memory is planned for
+
+
+@pytest.mark.parametrize(
+    ("columns", "length", "group", "wide"),
+    [
+        (range(64, 128), 256, 64, range(64, 128)),
+        (range(64, 128), 256, 128, range(0, 128)),
+        (range(80, 160), 320, 32, range(64, 160)),
+        (range(240, 320), 320, 128, range(128, 320)),
+        (range(100, 130), 140, 64, range(64, 140)),
+    ],
+)
+def test_columns_are_widened_to_whole_groups(
+    columns: range, length: int, group: int, wide: range
+) -> None:
+    assert widen(columns, length, group) == wide
 
 
 def test_a_multiple_that_does_not_divide_the_heads_is_refused() -> None:

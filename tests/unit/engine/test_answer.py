@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from mindformers_glm.engine.answer import Answer, ListView
+from mindformers_glm.engine.answer import Answer, ListView, SpecialMark
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer.replies import ParsedReply, ToolCall
 
@@ -13,7 +13,8 @@ CALL = ToolCall("f", "{}")
 
 def _answer(*pieces: str) -> Answer:
     replies = [ParsedReply(piece) for piece in pieces]
-    return Answer(ListView([5, 6]), ListView([*pieces]), ListView([1]), ListView(replies))
+    marks = ListView([SpecialMark(0, "<mark>", 0), SpecialMark(1, "<|assistant|>", 0)])
+    return Answer(ListView([5, 6]), ListView([*pieces]), marks, ListView(replies))
 
 
 def test_what_the_list_gets_later_is_not_in_a_prefix_of_it() -> None:
@@ -75,7 +76,7 @@ def test_joined_replies_are_their_sum() -> None:
 
 
 def test_a_plain_form_of_an_output_has_the_whole_answer() -> None:
-    answer = Answer(ListView([5, 6]), ListView(["a", "b"]), ListView([1]))
+    answer = Answer(ListView([5, 6]), ListView(["a", "b"]), ListView([]))
     output = RequestOutput("r", [1, 2], answer, [6], "b", "stop")
     plain = json.loads(json.dumps(output.to_dict()))
     assert plain["token_ids"] == [5, 6]

@@ -34,6 +34,14 @@ def test_a_missing_file_gives_hugging_faces_defaults(tmp_path: Path) -> None:
         stop=(),
         stop_token_ids=(),
         ignore_eos=False,
+        n=1,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+        logit_bias=(),
+        bad_words=(),
+        logprobs=None,
+        prompt_logprobs=None,
+        skip_special_tokens=True,
     )
 
 

@@ -9,7 +9,6 @@ from mindformers_glm.core.errors import MemoryBudgetError
 from mindformers_glm.engine.memory_plan import (
     MemoryDemand,
     MemorySupply,
-    format_memory,
     plan_kv_blocks,
 )
 
@@ -122,8 +121,3 @@ def test_more_ranks_are_advised_under_a_cap_only() -> None:
 
 def test_without_a_remedy_the_refusal_says_so() -> None:
     assert "use a machine with more memory" in _refusal(DEMAND, _supply(available_gib=1))
-
-
-def test_sizes_are_written_in_the_unit_that_fits() -> None:
-    sizes = [18790481920, 3 * 2**20, 10 * 2**10]
-    assert [format_memory(size) for size in sizes] == ["17.5 GB", "3.0 MB", "10 KB"]

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from mindformers_glm.engine.answer import Answer, ListView
+from mindformers_glm.engine.answer import Answer, ListView, SpecialMark
 from mindformers_glm.engine.reply_reader import ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer.replies import ParsedReply, ReplyParser, ToolCall
@@ -24,7 +24,8 @@ class _RunningRequest:
     def output(self, length: int, places: Sequence[int], *, is_last: bool) -> RequestOutput:
         self._pieces.append(TEXT[len("".join(self._pieces)) : length])
         self._places += places[len(self._places) :]
-        answer = Answer(ListView([]), ListView(self._pieces), ListView(self._places))
+        marks = [SpecialMark(place, "<|assistant|>", 0) for place in self._places]
+        answer = Answer(ListView([]), ListView(self._pieces), ListView(marks))
         return RequestOutput("a", [], answer, [], "", "stop" if is_last else None)
 
 

@@ -16,7 +16,9 @@ from mindformers_glm.tokenizer import GlmTokenizer, load_tokenizer
 from mindformers_glm.tokenizer.replies import ParsedReply
 from tests.engine.drive import make_engine, run_all
 
-TEMPLATE = "{{ tools | length if tools }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
+TEMPLATE = (
+    "{{ tools[0].function.name if tools }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
+)
 MESSAGES = [{"role": "user", "content": "x"}]
 TOOLS = [{"name": "f"}]
 SHORT = SamplingParams(max_new_tokens=3)
@@ -36,10 +38,10 @@ def _frontend(tokenizer: GlmTokenizer, apply_chat_template: Any = "auto") -> Req
     ("prompt", "tools", "apply_chat_template", "expected", "is_chat"),
     [
         ("x", None, "auto", "[x]", True),
-        ("x", TOOLS, True, "1[x]", True),
+        ("x", TOOLS, True, "f[x]", True),
         ("x", None, False, "x", False),
         (MESSAGES, None, "auto", "[x]", True),
-        (MESSAGES, TOOLS, False, "1[x]", True),
+        (MESSAGES, TOOLS, False, "f[x]", True),
         ([5, 6], None, True, None, False),
     ],
 )
@@ -54,14 +56,18 @@ def test_what_the_template_writes_has_a_reader(
     frontend = _frontend(tokenizer, apply_chat_template)
     request = frontend.new_request("0", prompt, SHORT, tools)
     assert request.token_ids == (prompt if expected is None else tokenizer.encode(expected))
-    assert (request.reply_reader is not None) == is_chat
+    assert bool(request.reply_readers) == is_chat
     assert (request.params, request.error) == (SHORT, None)
 
 
 @pytest.mark.parametrize(
     ("prompt", "tools", "message"),
     [
-        (None, None, "A prompt must be a text, token ids or messages, got a NoneType"),
+        (
+            None,
+            None,
+            "A prompt must be a text, a list of token ids or a list of messages, got a NoneType",
+        ),
         (b"x", None, "got a bytes"),
         ([5], TOOLS, "tools are written by the chat template"),
         ([{"role": "nobody"}], None, "role"),

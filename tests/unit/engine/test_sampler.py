@@ -9,10 +9,10 @@ import pytest
 
 from mindformers_glm.engine import sampler
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
+from mindformers_glm.engine.logit_changes import penalize_repetition
 from mindformers_glm.engine.sampler import (
     NonFiniteLogitsError,
     draw_index,
-    penalize_repetition,
     sample_token,
     weigh_candidates,
 )

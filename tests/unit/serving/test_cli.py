@@ -52,6 +52,17 @@ def test_version_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> 
     assert ", built by " in lines[-1]
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [["predict", "--version"], ["predict", "--top_k", "1", "--version"], ["cache", "--version"]],
+)
+def test_every_command_tells_the_versions(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv, prog="run_mindformer.py") == 0
+    assert capsys.readouterr().out.startswith(f"mindformers_glm {__version__}\n")
+
+
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert cli.main([]) == 2
@@ -113,6 +124,12 @@ def test_a_command_is_one_file_and_one_line(
         (["predict", "--predict_dta", "x"], 2, "did you mean predict_data?"),
         (["predict", "--epochs", "1"], 1, "inference only"),
         (["predict"], 1, "There is no prompt"),
+        (["frobnicate"], 2, "Unknown command 'frobnicate': mindformers-glm --help lists"),
+        (["--predict_data", "x"], 2, "did you mean predict?"),
+        (["gpu", "x"], 2, "--help lists the commands"),
+        (["predict", "--seed", "x"], 2, "--seed on the command line must be a whole number"),
+        (["predict", "--predict_batch_size", "0"], 1, "at least 1, got 0"),
+        (["download", "--list-only", "x"], 2, "unrecognized arguments: --list-only"),
     ],
 )
 def test_error_is_one_sentence_with_its_exit_code(
@@ -176,7 +193,8 @@ def test_traceback_follows_the_setting_verbose(
 ) -> None:
     (tmp_path / "run.yaml").write_text(yaml)
     fail_with(ConfigError("wrong"))
-    assert cli.main(["predict", "--config", str(tmp_path / "run.yaml"), *argv]) == 1
+    exit_code = 2 if "x" in argv else 1
+    assert cli.main(["predict", "--config", str(tmp_path / "run.yaml"), *argv]) == exit_code
     assert ("Traceback" in capsys.readouterr().err) is is_shown
     set_verbose(False)
 

@@ -23,11 +23,11 @@ from huggingface_hub.utils import reset_sessions
 from safetensors.numpy import save
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.model_names import find_repository
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.serving.cli import main
 from mindformers_glm.serving.download import choose_files
 from mindformers_glm.serving.hubs import DownloadError, Listing
-from mindformers_glm.serving.model_names import find_repository
 from mindformers_glm.weights.rules import build_rules
 from tests.unit.tiny_config import TINY_CONFIG
 
@@ -300,7 +300,7 @@ def test_weights_that_cannot_be_read_get_no_name(hub, tmp_path, capsys, content)
 def test_a_full_disk_is_told_before_the_download(hub, capsys, monkeypatch):
     usage = SimpleNamespace(free=2000)
     monkeypatch.setattr("mindformers_glm.serving.download.shutil.disk_usage", lambda _: usage)
-    assert "has 2 KB free" in fails(capsys, REPO)
+    assert "has 2.0 KB free" in fails(capsys, REPO)
     assert hub.asked == []
 
 
@@ -330,6 +330,12 @@ def test_bin_files_are_taken_where_there_is_nothing_better():
 @pytest.mark.parametrize("names", [["config.json", "model.gguf"], ["model.safetensors"]])
 def test_a_repository_without_a_model_is_refused(names):
     with pytest.raises(DownloadError, match=r"a/b has no "):
+        choose_files(Listing("a/b", "main", dict.fromkeys(names)))
+
+
+def test_a_repository_of_an_adapter_alone_is_called_so():
+    names = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+    with pytest.raises(DownloadError, match=r"a/b holds an adapter \(LoRA\)"):
         choose_files(Listing("a/b", "main", dict.fromkeys(names)))
 
 

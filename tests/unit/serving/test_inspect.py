@@ -10,10 +10,19 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from mindformers_glm import LLM
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
-from mindformers_glm.serving.inspect import inspect_checkpoint
+from mindformers_glm.config.run_config import load_run_config
+from mindformers_glm.core.errors import (
+    CheckpointError,
+    ConfigError,
+    MemoryBudgetError,
+    UnsupportedError,
+)
+from mindformers_glm.serving.cli import main
+from mindformers_glm.serving.inspect import inspect_checkpoint, inspect_folder
 from mindformers_glm.weights.rules import build_rules
+from tests.unit.config.predict_arguments import predict_arguments
 from tests.unit.tiny_config import TINY_CONFIG
 
 # By hand: embedding, final norm, and per layer four norms, q, k, v, o, gate_up and down.
@@ -75,9 +84,7 @@ def test_parameters_bytes_and_files_are_counted(tiny_folder: Path):
     assert found["parameters"] == f"{NUM_PARAMETERS:,}"
     norm_bytes = (1 + 2 * 4) * 24 * 4
     matrix_bytes = (NUM_PARAMETERS - (1 + 2 * 4) * 24) * 2
-    assert (
-        found["stored as"] == f"float16 {matrix_bytes / 1024:.2f} KiB, float32 {norm_bytes} bytes"
-    )
+    assert found["stored as"] == f"float16 {matrix_bytes / 1024:.1f} KB, float32 {norm_bytes} bytes"
     assert found["files"] == "1 safetensors file"
     assert found["tensors"] == "all 22 accounted for"
 
@@ -87,7 +94,7 @@ def _columns(text: str) -> list[str]:
 
 
 def _kib(num_bytes: int) -> str:
-    return f"{num_bytes / 1024:.2f} KiB"
+    return f"{num_bytes / 1024:.1f} KB"
 
 
 def _weights(bytes_per_weight: float, scale_bytes: int, ranks: int, vocab: int = 33) -> int:
@@ -103,13 +110,12 @@ def _weights(bytes_per_weight: float, scale_bytes: int, ranks: int, vocab: int =
 
 def test_weights_in_memory_are_counted_for_each_format(tiny_folder: Path):
     found = values(tiny_folder)
-    assert found["model_parallel"] == "1"  # 33 tokens cannot be split
-    assert found["weights in float16"] == _kib(_weights(2, 0, 1))
-    assert found["weights in w8a16"] == _kib(_weights(1, 4, 1))
-    assert found["weights in w8a8_dynamic"] == _kib(_weights(1, 4, 1))
+    assert _columns(found["weights in float16"])[0] == _kib(_weights(2, 0, 1))
+    assert _columns(found["weights in w8a16"])[0] == _kib(_weights(1, 4, 1))
+    assert _columns(found["weights in w8a8_dynamic"])[0] == _kib(_weights(1, 4, 1))
     # A row is shorter than a group.
-    assert found["weights in w4a16"] == _kib(_weights(0.5, 4, 1))
-    assert found["KV cache a token in float16"] == "256 bytes"
+    assert _columns(found["weights in w4a16"])[0] == _kib(_weights(0.5, 4, 1))
+    assert _columns(found["KV cache a token in float16"])[0] == "256 bytes"
 
 
 def test_layers_that_no_quantization_touches_are_named_and_counted(tiny_folder: Path):
@@ -119,7 +125,8 @@ def test_layers_that_no_quantization_touches_are_named_and_counted(tiny_folder: 
     assert found["never quantized"] == "layers 1"
     # A byte more than int8 for each of the layer's weights, and no scale for its rows.
     num_weights, num_rows = (64 + 32 + 32 + 64 + 80 + 40) * 24, 128 + 24 + 80 + 24
-    assert found["weights in w8a16"] == _kib(_weights(1, 4, 1) + num_weights - 4 * num_rows)
+    expected = _kib(_weights(1, 4, 1) + num_weights - 4 * num_rows)
+    assert _columns(found["weights in w8a16"])[0] == expected
 
 
 def test_weights_and_cache_are_counted_for_each_split(tiny_folder: Path):
@@ -141,22 +148,21 @@ def test_weights_and_cache_are_counted_for_each_split(tiny_folder: Path):
 def test_whether_it_fits_here_is_said(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch):
     where = "mindformers_glm.backends.cpu.host_share.read_available_memory"
     monkeypatch.setattr(where, lambda: 2**30)
-    assert values(tiny_folder)["this machine"].startswith("runs it in float16: ")
+    assert values(tiny_folder)["this machine"].startswith("runs it in bfloat16: ")
     assert (
-        "of 1.00 GiB available, for one sequence of 128 tokens"
-        in values(tiny_folder)["this machine"]
+        "of 1.0 GB available, for one sequence of 128 tokens" in values(tiny_folder)["this machine"]
     )
     monkeypatch.setattr(where, lambda: 20000)
     refusal = values(tiny_folder)["this machine"]
     assert refusal.startswith("cannot run it as it is: The model needs")
-    assert "20 KB of memory is available" in refusal
+    assert "19.5 KB of memory is available" in refusal
     monkeypatch.setattr(where, lambda: None)
     assert "an unknown amount" in values(tiny_folder)["this machine"]
 
 
 def test_kv_cache_is_in_the_type_it_will_have(tiny_folder: Path):
     # 2 layers * keys and values * 2 KV heads * 16 * 2 bytes = 256
-    assert values(tiny_folder)["KV cache"].startswith("256 bytes a token in float16, 32.00 KiB for")
+    assert values(tiny_folder)["KV cache"].startswith("256 bytes a token in float16, 32.0 KB for")
 
 
 def test_saved_constants_are_no_parameters(tiny_folder: Path):
@@ -166,10 +172,93 @@ def test_saved_constants_are_no_parameters(tiny_folder: Path):
     assert values(tiny_folder)["parameters"] == f"{NUM_PARAMETERS:,}"
 
 
-def test_type_as_stored_when_the_config_states_none(tiny_folder: Path):
+def test_the_types_of_predict_and_of_llm_are_both_named(tiny_folder: Path):
     raw = {key: value for key, value in TINY_CONFIG.items() if key != "torch_dtype"}
     (tiny_folder / "config.json").write_text(json.dumps(raw))
-    assert values(tiny_folder)["runs as"].startswith("float16 ")
+    # As stored, where the config says nothing.
+    assert values(tiny_folder)["runs as"].startswith("bfloat16 by predict, float16 by LLM(DIR), ")
+    (tiny_folder / "config.json").write_text(json.dumps(raw | {"torch_dtype": "bfloat16"}))
+    assert values(tiny_folder)["runs as"].startswith("bfloat16 by predict, unless ")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", None])
+def test_the_types_are_those_of_a_run(tiny_folder: Path, dtype: str | None):
+    changes = {"torch_dtype": dtype}
+    (tiny_folder / "config.json").write_text(json.dumps(TINY_CONFIG | changes))
+    facts = inspect_folder(tiny_folder).facts
+    arguments = predict_arguments("--pretrained_model_dir", str(tiny_folder))
+    run = load_run_config(arguments, environ={})
+    with LLM(tiny_folder, **run.llm) as llm:
+        assert llm.settings.params_dtype == facts["params_dtype"]
+        assert llm.settings.compute_dtype == facts["compute_dtype"]
+        assert llm.settings.kv_cache_dtype == facts["memory"]["kv_cache_dtype"]
+        assert llm.settings.max_model_len == facts["max_model_len"]
+    with LLM(tiny_folder) as llm:
+        assert llm.settings.params_dtype == facts["params_dtype_of_llm"]
+
+
+def inspect(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    exit_code = main(["inspect", *words])
+    captured = capsys.readouterr()
+    return exit_code, captured.out, captured.err
+
+
+def test_too_little_memory_is_exit_code_1_with_the_sentence_of_a_run(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    assert inspect(capsys, str(tiny_folder))[0] == 0
+    where = "mindformers_glm.backends.cpu.host_share.read_available_memory"
+    monkeypatch.setattr(where, lambda: 20000)
+    exit_code, report, _ = inspect(capsys, str(tiny_folder))
+    assert exit_code == 1
+    arguments = predict_arguments("--pretrained_model_dir", str(tiny_folder))
+    with pytest.raises(MemoryBudgetError) as caught:
+        LLM(tiny_folder, **load_run_config(arguments, environ={}).llm)
+    assert f"cannot run it as it is: {caught.value}\n" in report
+    exit_code, report, _ = inspect(capsys, "--json", str(tiny_folder))
+    facts = json.loads(report)
+    assert (exit_code, facts["can_run"], facts["obstacle"]) == (1, False, str(caught.value))
+
+
+def test_json_has_the_facts_of_the_report(tiny_folder: Path, capsys: pytest.CaptureFixture[str]):
+    save_byte_tokenizer(tiny_folder, 33)
+    exit_code, output, _ = inspect(capsys, str(tiny_folder), "--json")
+    facts = json.loads(output)
+    assert (exit_code, facts["can_run"], facts["obstacle"]) == (0, True, None)
+    assert facts["checkpoint"] == str(tiny_folder)
+    assert facts["config"]["hidden_size"] == 24
+    assert facts["num_parameters"] == NUM_PARAMETERS
+    assert facts["files"] == ["model.safetensors"]
+    assert facts["memory"]["ranks"] == [1, 2, 4]
+    assert facts["memory"]["weights_bytes"]["w8a16"][0] == _weights(1, 4, 1)
+    assert facts["memory"]["kv_cache_bytes_per_token"][0] == 256
+    assert facts["eos_token_ids"] == [3, 4]
+    assert (facts["tokenizer"], facts["chat_template"]) == ("tokenizer.json", None)
+    assert (facts["tensors_not_used"], facts["adapter"]) == ({}, None)
+
+
+def test_json_says_why_a_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    exit_code, output, errors = inspect(capsys, "--json", str(tmp_path / "nowhere"))
+    assert exit_code == 1
+    assert json.loads(output)["can_run"] is False
+    assert errors == f"error: {json.loads(output)['obstacle']}\n"
+
+
+def test_what_is_not_used_is_named(tiny_folder: Path, capsys: pytest.CaptureFixture[str]):
+    tensors = load_file(tiny_folder / "model.safetensors")
+    head = {"v_head.summary.weight": np.zeros((1, 24), np.float16)}
+    save_file(tensors | head, tiny_folder / "model.safetensors")
+    save_file(head, tiny_folder / "adapter_model.safetensors")
+    found = values(tiny_folder)
+    assert found["tensors"].endswith("not used: v_head.summary.weight (a value head)")
+    assert found["adapter"].startswith("a LoRA adapter (adapter_model.safetensors), which is not")
+    assert inspect_folder(tiny_folder).facts["tensors_not_used"] == dict.fromkeys(
+        head, "a value head"
+    )
+    other = {"lm_head.weight": np.ones((33, 24), np.float16)}  # config.json ties them
+    save_file(tensors | other, tiny_folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is not the same as model"):
+        inspect_checkpoint(tiny_folder)
 
 
 def test_what_a_folder_lacks_for_prompts_is_said(tiny_folder: Path):
@@ -246,4 +335,8 @@ def test_a_folder_is_described_where_the_default_device_cannot_be_used(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("mindformers_glm.backends._has_ascend", lambda: True)
-    assert values(tiny_folder)["this machine"].startswith("runs it in ")
+    assert values(tiny_folder)["this machine"] == (
+        "cannot run it as it is: device_target Ascend is not implemented in this version: set "
+        "device_target to CPU."
+    )
+    assert inspect_folder(tiny_folder).facts["can_run"] is False

@@ -1,6 +1,8 @@
-"""Signals that arrive while a graph compiles wait until it is done."""
+"""What a signal does while a graph compiles, and while a rank waits for a dead one."""
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -53,3 +55,36 @@ def test_another_thread_runs_the_block_as_it_is(handlers: None) -> None:
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+STUCK = """
+import ctypes, sys, threading, time
+from mindformers_glm.system.interrupts import leave_if_stuck, on_interrupt, raise_once
+on_interrupt(raise_once)
+mutex = ctypes.create_string_buffer(64)
+ctypes.CDLL(None).pthread_mutex_lock(mutex)
+with leave_if_stuck(lambda: print("rescued"), patience_s=0.1):
+    threading.Timer(0.5, print, ["ready"], {"flush": True}).start()
+    if sys.argv[1] == "stuck":  # as inside a collective: no handler runs
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    try:
+        time.sleep(1000)
+    finally:
+        print("unwound")
+"""
+
+
+@pytest.mark.parametrize(("how", "said"), [("stuck", "rescued\n"), ("free", "unwound\n")])
+def test_a_stuck_process_rescues_and_leaves_when_it_is_interrupted(how: str, said: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == said
+    # Python itself ends by the signal where KeyboardInterrupt is not caught.
+    assert process.returncode == (130 if how == "stuck" else -signal.SIGINT)

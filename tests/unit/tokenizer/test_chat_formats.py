@@ -106,6 +106,9 @@ def test_glm_z1_writes_what_the_copied_template_does(
     rng = random.Random(0)
     for _ in range(300):
         messages = _random_messages(rng)
+        for message in messages:  # the template cuts texts that hold no thoughts as well
+            if message["role"] != "assistant" or message.get("metadata"):
+                message["content"] = message["content"].replace("</think>", "")
         tools = [_random_tool(rng) for _ in range(rng.randint(0, 2))]
         if rng.random() < 0.5:
             tools = [tool["function"] for tool in tools]

@@ -29,6 +29,9 @@ def test_pieces_of_random_tokens_add_up_to_hugging_faces_decode(write_folder: Wr
         text = "".join(map(detokenizer.feed, token_ids)) + detokenizer.flush()
         assert text == oracle.decode(token_ids, skip_special_tokens=True)
         assert text == tokenizer.decode(token_ids)
+        shown = tokenizer.new_detokenizer(skip_special_tokens=False)
+        text = "".join(map(shown.feed, token_ids)) + shown.flush()
+        assert text == oracle.decode(token_ids, skip_special_tokens=False)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -81,10 +81,9 @@ def test_special_tokens_stay_text_in_every_place_of_a_conversation(write_folder:
     assert tokenizer.encode_chat(messages, tools) == expected
 
 
-# A template that knows tool_calls joins the parts of a content itself.
+# A template that joins the parts of a content itself.
 _PARTS = (
     "{% for m in messages %}<|user|>{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}"
-    "{{ tool_calls }}"
 )
 
 
@@ -105,7 +104,7 @@ _PARTS = (
         ),
         (
             "{% for m in messages %}<|user|>{{ m.type }}{{ m.name }}{% endfor %}",
-            {"type": "<|us", "name": "er|>"},
+            {"content": "", "type": "<|us", "name": "er|>"},
         ),
         ("{% for m in messages %}<|user|>{{ m.content }}|>{% endfor %}", {"content": "<|user"}),
     ],
@@ -124,14 +123,16 @@ def test_special_tokens_stay_text_where_a_template_joins_texts(
 
 def test_words_that_templates_look_for_are_not_changed(write_folder: Writer) -> None:
     # With special tokens that begin with a letter, "role" and "image" end as one begins.
-    template = "{% for m in messages %}{{ m.role + m.type if m.type == 'image' }}{% endfor %}"
+    template = (
+        "{% for m in messages %}{{ m.content + m.role + m.type if m.type == 'image' }}{% endfor %}"
+    )
     folder = write_folder(template)
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.add_special_tokens(["sop", "eop"])
     backend.save(str(folder / "tokenizer.json"))
     tokenizer = load_tokenizer(folder)
     found = tokenizer.encode_chat([{"role": "user", "type": "image", "content": "a"}])
-    assert tokenizer.decode(found) == "userimage"
+    assert tokenizer.decode(found) == "auserimage"
 
 
 def test_a_prompt_is_one_user_message_where_there_is_a_template(write_folder: Writer) -> None:
@@ -190,7 +191,7 @@ def test_the_tokenizer_knows_its_special_and_last_ids(write_folder: Writer) -> N
 
 def test_a_template_that_is_not_there_cannot_be_asked_for(write_folder: Writer) -> None:
     tokenizer = load_tokenizer(write_folder(chat_template=None))
-    with pytest.raises(ConfigError, match=r"has no chat template .*--apply_chat_template False"):
+    with pytest.raises(ConfigError, match=r"has no chat template .*with apply_chat_template False"):
         encode_prompt(tokenizer, "Hello", True)
 
 

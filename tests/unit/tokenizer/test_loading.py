@@ -9,7 +9,7 @@ import pytest
 from tokenizers import decoders
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
-from mindformers_glm.tokenizer import Segment, SpecialToken, load_tokenizer, loading
+from mindformers_glm.tokenizer import Segment, SpecialToken, chat_writer, load_tokenizer
 from tests.unit.tokenizer.conftest import CHAT_TEMPLATE, SPECIAL_TOKENS, Writer, encode_prompt
 
 # What transformers 5 writes beside tokenizer.json and chat_template.jinja.
@@ -64,24 +64,31 @@ def test_tokenizer_json_is_enough(write_folder: Writer) -> None:
 
 
 def test_the_template_file_beats_the_config(write_folder: Writer) -> None:
-    folder = write_folder(chat_template="<|user|>")
+    folder = write_folder(chat_template="<|user|>{{ messages[0].content }}")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     for template in ("<sop>", [{"name": "default", "template": "<sop>"}]):
         config["chat_template"] = template
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
         tokenizer = load_tokenizer(folder)
-        assert encode_prompt(tokenizer, "Hello") == tokenizer.encode("<|user|>")
+        assert encode_prompt(tokenizer, "Hello") == tokenizer.encode("<|user|>Hello")
+
+
+_SOP = "<sop>{{ messages[0].content }}"
 
 
 @pytest.mark.parametrize(
     "template",
-    ["<sop>", [{"name": "tools", "template": "x"}, {"name": "default", "template": "<sop>"}]],
+    [
+        _SOP,
+        [{"name": "tools", "template": "x"}, {"name": "default", "template": _SOP}],
+        {"tools": "x", "default": _SOP},
+    ],
 )
 def test_the_template_may_stand_in_the_config(write_folder: Writer, template: Any) -> None:
     folder = write_folder(chat_template=None)
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     tokenizer = load_tokenizer(folder)
-    assert encode_prompt(tokenizer, "Hello") == tokenizer.encode("<sop>")
+    assert encode_prompt(tokenizer, "Hello") == tokenizer.encode("<sop>Hello")
 
 
 def test_a_saved_truncation_is_not_applied(write_folder: Writer) -> None:
@@ -145,7 +152,7 @@ def _wrong_template(folder: Path) -> None:
         (_break_config, "tokenizer_config.json is not valid JSON"),
         (_wrong_eos, "eos_token must be a text, got 5"),
         (_wrong_added, "added_tokens_decoder must map ids to tokens"),
-        (_wrong_template, "chat_template must be a text, got 5"),
+        (_wrong_template, "chat_template must be a text, or several by name, got 5"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(write_folder: Writer, damage: Any, message: str) -> None:
@@ -231,10 +238,10 @@ def test_a_tokenizer_model_that_is_none_is_one_sentence(
 def test_the_files_choose_the_format_that_is_built_in(
     write_ranks: Writer, write_pieces: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(name: str, messages: list[dict[str, str]], tools: object) -> list[Segment]:
+    def write(name: str, messages: list[dict[str, str]], *_: object) -> list[Segment]:
         return [SpecialToken("[gMASK]"), name, messages[0]["content"]]
 
-    monkeypatch.setattr(loading, "write_chat", write)
+    monkeypatch.setattr(chat_writer, "write_chat", write)
     for name in ("glm4_chat", "chatglm2", "chatglm3"):
         folder = write_ranks() if name == "glm4_chat" else write_pieces(name)
         tokenizer = load_tokenizer(folder)
@@ -246,13 +253,13 @@ def test_the_files_choose_the_format_that_is_built_in(
 def test_the_checkpoints_template_wins_over_the_format_that_is_built_in(
     write_ranks: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(name: str, messages: object, tools: object) -> list[Segment]:
+    def refuse(*_: object) -> list[Segment]:
         raise AssertionError("the template is there")
 
-    monkeypatch.setattr(loading, "write_chat", refuse)
-    tokenizer = load_tokenizer(write_ranks(chat_template="<|user|>"))
+    monkeypatch.setattr(chat_writer, "write_chat", refuse)
+    tokenizer = load_tokenizer(write_ranks(chat_template="<|user|>{{ messages[0].content }}"))
     assert encode_prompt(tokenizer, "Hello") == tokenizer.encode_segments(
-        [SpecialToken("<|user|>")]
+        [SpecialToken("<|user|>"), "Hello"]
     )
 
 

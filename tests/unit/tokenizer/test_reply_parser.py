@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from typing import Any
 
 import pytest
@@ -93,7 +94,6 @@ CASES: list[tuple[Parsers, str, ParsedReply]] = [
     (GLM4, "get_weather\n{}", ParsedReply(tool_calls=(ToolCall("get_weather", "{}"),))),
     # Not calls: everything stays.
     (GLM4, 'get_weather\n{"city": "北京"', ParsedReply('get_weather\n{"city": "北京"')),
-    (GLM4, "get_weather\n{'city': 1}", ParsedReply("get_weather\n{'city': 1}")),
     (GLM4, 'get_weather\n{"a": NaN}', ParsedReply('get_weather\n{"a": NaN}')),
     (GLM4, 'get_weather\n{"a": 1]}', ParsedReply('get_weather\n{"a": 1]}')),
     (GLM4, "get_weather\nis a tool", ParsedReply("get_weather\nis a tool")),
@@ -207,7 +207,68 @@ CASES: list[tuple[Parsers, str, ParsedReply]] = [
     (("glm4", "glm_z1", False), "好</think>x", ParsedReply("好</think>x")),
     (("glm4", "glm_z1", False), "\n<think>想</think>\n好", ParsedReply("好", "想")),
     (("glm4", "glm_z1", False), " <thin", ParsedReply(" <thin")),
+    # As models write them, where that has one reading only.
+    (GLM4, "get_weather\n{'city': '北京'}", ParsedReply(tool_calls=(BEIJING,))),
+    (GLM4, 'get_weather\r\n{"city": "北京"}\r\n', ParsedReply(tool_calls=(BEIJING,))),
+    (GLM4, '\r\nget_weather \r\n{"city": "北京"}', ParsedReply(tool_calls=(BEIJING,))),
+    (GLM4, "\r\n你好\r\n", ParsedReply("你好\r\n")),
+    (GLM4, "\r你好", ParsedReply("\r你好")),
+    (GLM4, 'get_weather\n{"city": "北京",}', ParsedReply(tool_calls=(BEIJING,))),
+    (GLM4, 'get_weather\n{"city": "北京" ,\n}\n', ParsedReply(tool_calls=(BEIJING,))),
+    *(
+        (GLM4, f"get_time\n{written}", ParsedReply(tool_calls=(_call("get_time", **read),)))
+        for written, read in (
+            ('{"a": "x\ny\tz\x01"}', {"a": "x\ny\tz\x01"}),
+            ('{"a": "x\r\ny", "b": [1, 2,],}', {"a": "x\r\ny", "b": [1, 2]}),
+            ("{'a': 'it\\'s', 'b': 'say \"hi\"'}", {"a": "it's", "b": 'say "hi"'}),
+            ("{'a': \"it's\", \"b\": '}'}", {"a": "it's", "b": "}"}),
+            ("{'a': True, 'b': [False, None], 'c': {}}", {"a": True, "b": [False, None], "c": {}}),
+            ("{'a': 'x\\ny', 'b': '\\u5317'}", {"a": "x\ny", "b": "北"}),
+            ('{"code": "if a:\n    b(\'c\', \\"d\\")"}', {"code": "if a:\n    b('c', \"d\")"}),
+        )
+    ),
+    *(
+        (GLM4, f"get_time\n{text}", ParsedReply(f"get_time\n{text}"))
+        for text in (
+            "{,}",
+            '{"a": 1,,}',
+            '{"a": ,}',
+            '{"a" 1}',
+            "{'a': 'it's'}",
+            "{'a': 'x' 'y'}",
+            "{a: 1}",
+            "{'a': '\\x41'}",
+            '{"a": "\\\n"}',
+            '{"a": True1}',
+            "{'a'}",
+            '{"a": [1 2]}',
+        )
+    ),
+    (
+        CHATGLM3,
+        "get_time\r\n```python\r\ntool_call(a=\"x\ny\", b='1',)\r\n```",
+        ParsedReply(tool_calls=(_call("get_time", a="x\ny", b="1"),)),
+    ),
+    # A name alone calls where it is a message's only line, and the model has ended the message.
+    (GLM4, f"get_time{TURN}\n好", ParsedReply("好", tool_calls=(_call("get_time"),))),
+    (GLM4, f"get_time \r\n\n{TURN}好", ParsedReply("好", tool_calls=(_call("get_time"),))),
+    (CHATGLM3, f"get_time\n{TURN}\n 好", ParsedReply("好", tool_calls=(_call("get_time"),))),
+    (GLM4, f"\nget_time{TURN}\n好", ParsedReply("get_time\n好")),
+    (GLM4, f"Use\nget_time{TURN}\n好", ParsedReply("Use\nget_time\n好")),
+    (GLM4, f"python{TURN}\n好", ParsedReply("python\n好")),
+    (GLM4, f'get_time\n{{"a": {TURN}\n好', ParsedReply('get_time\n{"a": \n好')),
     # Rumination
+    (RUMINATION, '{"name": "finish"}', ParsedReply(tool_calls=(ToolCall("finish", "{}"),))),
+    (
+        RUMINATION,
+        "{'name': 'search', 'arguments': {'query': '北京',}}",
+        ParsedReply(tool_calls=(_call("search", query="北京"),)),
+    ),
+    (
+        RUMINATION,
+        '{"name": "search", "arguments": "{\\"query\\": \\"x\\"}"}',
+        ParsedReply(tool_calls=(_call("search", query="x"),)),
+    ),
     (
         RUMINATION,
         '\n<think>\nI search.\n</think>\n{"name": "search", "arguments": {"query": "北京"}}',
@@ -221,8 +282,10 @@ CASES: list[tuple[Parsers, str, ParsedReply]] = [
     *(
         (RUMINATION, text, ParsedReply(text))
         for text in (
-            '{"name": "finish"}',
             '{"name": "finish", "arguments": []}',
+            '{"name": "finish", "arguments": "[]"}',
+            '{"name": "finish", "arguments": "{"}',
+            '{"name": "finish", "arguments": {}, "id": 1}',
             '{"name": "format", "arguments": {}}',
             '{"name": ["finish"], "arguments": {}}',
             '{"name": "finish", "arguments": {',
@@ -252,6 +315,7 @@ _PIECES = [
     *["\n```", "<think>", "</think>", "</th", "想", "a", TURN, TURN],
     *['{"name": "search", "arguments": {"query": "x"}}', "get_time\n{}"],
     "get_time\n```python\ntool_call(a=1)\n```",
+    *["\r", "get_time\r\n", "'", ",", "{'a': 'b'}", '{"a": "x\ny",}', ",}", "get_time\n{'"],
 ]
 
 
@@ -351,3 +415,91 @@ def test_names_of_other_servers_are_known(name: str, of: str) -> None:
 def test_unknown_parsers_are_refused(names: tuple[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"_parser must be one of .*, got '(glm5|deep)'"):
         ReplyParser(names[0], reasoning_parser=names[1])
+
+
+_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<|assistant|>", "<mark>")
+_TAG = re.compile(f"({'|'.join(map(re.escape, _TAGS))})")
+# "~" stands for "<" that the answer spells: no token.
+TOKEN_CASES: list[tuple[bool, str, ParsedReply]] = [
+    (True, "\n想\n</think>\n\n好", ParsedReply("好", "想")),
+    (False, "<think>想</think>好", ParsedReply("好", "想")),
+    (False, "\n <think>\n想", ParsedReply("", "想")),
+    (True, "想~/think>想</think>好", ParsedReply("好", "想</think>想")),
+    (False, "~think>x~/think>好", ParsedReply("<think>x</think>好")),
+    (True, "</think>好", ParsedReply("好")),
+    (True, "a</think>b</think>c", ParsedReply("bc", "a")),
+    (False, "好<think>的</think>x", ParsedReply("好的x")),
+    (True, "a<think>b<mark>c</think>d", ParsedReply("d", "abc")),
+    (False, "\n你好<mark>四", ParsedReply("你好四")),
+    (False, "<mark>\n你好", ParsedReply("你好")),
+    (False, "你<mark>\n好<mark>", ParsedReply("你\n好")),
+    (False, 'get_weather<mark>\n{"city": "北京"}<mark>', ParsedReply(tool_calls=(BEIJING,))),
+    (
+        False,
+        '好<tool_call>get_weather\n{"city": "北京"}</tool_call>',
+        ParsedReply("好", "", (BEIJING,)),
+    ),
+    (
+        True,
+        '想</think>\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "北京"}}\n'
+        "</tool_call>\n好",
+        ParsedReply("好", "想", (BEIJING,)),
+    ),
+    (
+        False,
+        'get_weather\n{"city": "北京"}<|assistant|>get_time\n{"city": "Rome", "at": 12}',
+        ParsedReply(tool_calls=(BEIJING, NOON)),
+    ),
+    (False, "<tool_call>好</tool_call>的", ParsedReply("好的")),
+    (False, 'a<tool_call>{"name": "x"}', ParsedReply('a{"name": "x"}')),
+    (False, "a<tool_call>get_weather\n{", ParsedReply("aget_weather\n{")),
+]
+
+
+@pytest.mark.parametrize(("starts_inside", "answer", "expected"), TOKEN_CASES)
+def test_tags_that_are_tokens_are_found_by_their_id(
+    starts_inside: bool, answer: str, expected: ParsedReply
+) -> None:
+    pieces = [piece for piece in _TAG.split(answer) if piece]
+    for size in (1, 2, 3, 1000):
+        parser = ReplyParser(
+            "glm4", TOOLS, "glm_z1", starts_in_reasoning=starts_inside, special_tokens=_TAGS
+        )
+        reply = ParsedReply()
+        for piece in pieces:
+            if piece in _TAGS:
+                reply += parser.feed_token(piece)
+                continue
+            text = piece.replace("~", "<")
+            for start in range(0, len(text), size):
+                reply += parser.feed(text[start : start + size])
+        assert reply + parser.flush() == expected
+
+
+def test_without_a_reasoning_parser_tags_have_no_text() -> None:
+    parser = ReplyParser("glm4", TOOLS, special_tokens=_TAGS)
+    reply = parser.feed("a") + parser.feed_token("<think>") + parser.feed("b")
+    assert reply + parser.feed_token("</think>") + parser.flush() == ParsedReply("ab")
+
+
+def test_a_name_alone_is_a_call_only_at_the_end_that_the_model_set() -> None:
+    for text in ("get_time", "get_time\n", "get_time \r\n"):
+        parser = _parser(GLM4)
+        assert parser.feed(text) + parser.flush() == ParsedReply(text)
+        parser = _parser(GLM4)
+        found = parser.feed(text) + parser.flush(is_complete=True)
+        assert found == ParsedReply(tool_calls=(_call("get_time"),))
+
+
+def test_a_name_alone_does_not_call_what_needs_arguments() -> None:
+    tool = {"name": "f", "parameters": {"type": "object", "required": ["a"]}}
+    for wrapped in (tool, {"type": "function", "function": tool}):
+        parser = ReplyParser("glm4", [wrapped])
+        assert parser.feed("f") + parser.flush(is_complete=True) == ParsedReply("f")
+
+
+def test_no_call_is_read_where_none_is_wanted() -> None:
+    for parsers in (GLM4, RUMINATION):
+        text = '{"name": "search", "arguments": {}}' if parsers is RUMINATION else "get_time\n{}"
+        parser = ReplyParser(parsers[0], TOOLS, calls_tools=False)
+        assert parse_reply(text, parser) == ParsedReply(text)

@@ -1,4 +1,4 @@
-"""Conversations in OpenAI's form reach the checkpoints' own templates whole."""
+"""What the files of a folder tell of its conversations: the format, the parsers, the tokens."""
 
 import json
 from collections.abc import Callable
@@ -7,59 +7,13 @@ from typing import Any
 
 import pytest
 
-from mindformers_glm.core.errors import PromptError
 from mindformers_glm.tokenizer import GlmTokenizer, SpecialToken, load_tokenizer
-from mindformers_glm.tokenizer.chat import TemplateDialect, offered_tools, write_chat
+from mindformers_glm.tokenizer.chat import offered_tools, write_chat
 from mindformers_glm.tokenizer.replies import detect_parsers
 
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
-_CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
-OPENAI: list[dict[str, Any]] = [
-    {"role": "developer", "content": "be short"},
-    {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]},
-    {"role": "assistant", "content": "z", "tool_calls": [_CALL, _CALL]},
-    {"role": "tool", "tool_call_id": "1", "content": "r"},
-]
-FAMILY: list[dict[str, Any]] = [
-    {"role": "system", "content": "be short"},
-    {"role": "user", "content": "xy"},
-    {"role": "assistant", "content": "z"},
-    {"role": "assistant", "content": '{"a":1}', "metadata": "f"},
-    {"role": "assistant", "content": '{"a":1}', "metadata": "f"},
-    {"role": "observation", "content": "r"},
-]
 _PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
 _GLM = "{% for m in messages %}{{ m.metadata }}{{ m['content'] }}{{ m['tools'] }}{% endfor %}"
-
-
-def test_messages_become_those_of_the_family() -> None:
-    assert TemplateDialect(_GLM).fit(OPENAI, None) == (FAMILY, None)
-    assert TemplateDialect(_GLM).fit(FAMILY, None) == (FAMILY, None)
-
-
-def test_a_template_that_knows_calls_gets_them_as_they_are() -> None:
-    assert TemplateDialect(_GLM + "{{ m.tool_calls }}").fit(OPENAI, None) == (OPENAI, None)
-
-
-def test_calls_are_refused_where_a_template_has_no_place_for_them() -> None:
-    with pytest.raises(PromptError, match="no place for tool calls"):
-        TemplateDialect(_PLAIN).fit(OPENAI, None)
-    messages, _ = TemplateDialect(_PLAIN).fit(OPENAI[:2], None)
-    assert messages == FAMILY[:2]
-
-
-def test_tools_go_where_the_template_reads_them() -> None:
-    user = [{"role": "user", "content": "x"}]
-    assert TemplateDialect("{{ tools }}").fit(user, [WEATHER]) == (user, [WEATHER])
-    broken = "{% generation %}{{ tools }}"
-    assert TemplateDialect(broken).fit(user, [WEATHER]) == (user, [WEATHER])
-    own_name = "{% for m in messages %}{% set tools = m['tools'] %}{{ tools }}{% endfor %}"
-    messages, tools = TemplateDialect(own_name).fit(user, [WEATHER])
-    assert tools is None
-    assert messages == [{"role": "system", "content": "", "tools": (WEATHER,)}, *user]
-    with pytest.raises(PromptError, match="no place for tools"):
-        TemplateDialect(_PLAIN).fit(user, [WEATHER])
-    assert TemplateDialect(_PLAIN).fit(user, []) == (user, [])
 
 
 @pytest.mark.parametrize(
@@ -86,7 +40,29 @@ def test_offered_tools_are_those_with_a_name() -> None:
 
 def test_a_folder_tells_the_parsers(write_folder: Callable[..., Path]) -> None:
     assert load_tokenizer(write_folder()).reply_parsers == ("glm4", "glm_z1")
-    assert load_tokenizer(write_folder(_PLAIN)).reply_parsers == ("none", "none")
+    # A template that tells nothing: the model still answers as its dialect does.
+    assert load_tokenizer(write_folder(_PLAIN)).reply_parsers == ("glm4", "none")
+
+
+@pytest.mark.parametrize(
+    ("writer", "entries", "parsers"),
+    [
+        ("write_ranks", {}, ("glm4", "none")),
+        ("write_pieces", {"model": "chatglm3"}, ("chatglm3", "none")),
+        ("write_pieces", {"model": "chatglm2"}, ("chatglm2", "none")),
+        (
+            "write_folder",
+            {"added_tokens_decoder": {"501": {"content": "</think>", "special": True}}},
+            ("glm4", "glm_z1"),
+        ),
+    ],
+)
+def test_a_fine_tuning_tools_template_leaves_the_dialects_parsers(
+    request: pytest.FixtureRequest, writer: str, entries: dict[str, Any], parsers: tuple[str, str]
+) -> None:
+    folder = request.getfixturevalue(writer)(**entries)
+    (folder / "chat_template.jinja").write_text(_PLAIN)
+    assert load_tokenizer(folder).reply_parsers == parsers
 
 
 def _load(fixtures: Path, name: str) -> GlmTokenizer:

@@ -362,7 +362,7 @@ def test_folder_mistakes_are_told_apart(tmp_path: Path):
 
 
 def test_row_chunks_cover_the_rows_and_hold_little_of_the_file_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("mindformers_glm.weights.checkpoint._CHUNK_BYTES", 4 * 2**20)
+    monkeypatch.setattr("mindformers_glm.weights.tensor_view._CHUNK_BYTES", 4 * 2**20)
     rows = np.arange(16 * 2**20, dtype=np.float32).reshape(4096, -1)  # 64 MiB
     path = tmp_path / "model.safetensors"
     save_file({"rows": rows}, path)
@@ -389,7 +389,7 @@ PIECES = [
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("piece", PIECES, ids=str)
 def test_a_piece_is_the_same_as_numpy_cuts(tmp_path, monkeypatch, piece, dtype):
-    monkeypatch.setattr("mindformers_glm.weights.checkpoint._CHUNK_BYTES", 100)  # a row or two
+    monkeypatch.setattr("mindformers_glm.weights.tensor_view._CHUNK_BYTES", 100)  # a row or two
     whole = np.arange(120).astype(dtype).reshape(12, 10)
     save_file({"before": whole, "w": whole, "bias": whole[0]}, tmp_path / "model.safetensors")
     rows = slice(piece.rows.start, piece.rows.stop)
@@ -405,7 +405,7 @@ def test_a_piece_is_the_same_as_numpy_cuts(tmp_path, monkeypatch, piece, dtype):
 
 
 def test_a_rank_maps_little_more_than_its_own_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr("mindformers_glm.weights.checkpoint._CHUNK_BYTES", 4 * 2**20)
+    monkeypatch.setattr("mindformers_glm.weights.tensor_view._CHUNK_BYTES", 4 * 2**20)
     rows = np.arange(16 * 2**20, dtype=np.float32).reshape(4096, -1)  # 64 MiB
     path = tmp_path / "model.safetensors"
     save_file({"rows": rows}, path)

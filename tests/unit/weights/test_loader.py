@@ -109,7 +109,8 @@ def test_tied_embeddings_fill_both_ends(tensors, raw_config, write_folder):
     )
 
 
-def test_tied_embeddings_win_over_a_stored_lm_head(tensors, raw_config, write_folder):
+def test_tied_embeddings_may_be_stored_twice(tensors, raw_config, write_folder):
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     targets, _ = load(write_folder(tensors, raw_config | {"tie_word_embeddings": True}))
     np.testing.assert_array_equal(
         targets["output_layer.weight"].array, tensors["model.embed_tokens.weight"]
@@ -238,11 +239,12 @@ def test_a_single_rank_reads_every_byte(tensors, write_folder):
 
 
 def test_a_rank_of_two_reads_little_more_than_half_of_the_9b():
-    cuts = cut_blocks(GLM_9B, TensorParallel(2, 1))
-    sources = [source for rule in build_rules(GLM_9B, cuts) for source in rule.sources]
-    read = sum(piece.num_elements for source in sources for piece in source.pieces)
-    stored = sum(int(np.prod(source.shape)) for source in sources)
-    assert 0.5 < read / stored < 0.501  # the norms are whole
+    for rank, share in ((0, 0.504), (1, 0.497)):  # 54 and 53 of 107 groups of inner columns
+        cuts = cut_blocks(GLM_9B, TensorParallel(2, rank))
+        sources = [source for rule in build_rules(GLM_9B, cuts) for source in rule.sources]
+        read = sum(piece.num_elements for source in sources for piece in source.pieces)
+        stored = sum(int(np.prod(source.shape)) for source in sources)
+        assert read / stored == pytest.approx(share, abs=0.001)
 
 
 def test_no_bar_is_drawn_when_stderr_is_not_a_terminal(tensors, write_folder, capsys):

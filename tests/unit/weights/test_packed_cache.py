@@ -1,5 +1,6 @@
 """The packed cache: whole or not there, read only if sound and of this checkpoint."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.serving import cli
 from mindformers_glm.system import new_file as new_file_module
 from mindformers_glm.weights import packed_cache, packed_file, packed_header, packed_mapping
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -252,7 +254,7 @@ def test_an_unknown_mode_is_refused():
 def test_a_full_disk_is_told_before_writing(folder, monkeypatch, capsys):
     monkeypatch.setattr(packed_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
     assert not write(folder).exists()
-    assert "0.0 GB and 1 GB to spare, 1.0 GB are free" in capsys.readouterr().err
+    assert "MB and 1 GB to spare, 1.0 GB are free" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("is_unnamed", [True, False])
@@ -475,3 +477,124 @@ def test_damage_is_noticed_in_a_mapped_file_too(folder, monkeypatch, capsys):
     assert mapping.mapped == {}
     assert cache.mapped_bytes == 0
     assert not any(array.any() for array in arrays.values())
+
+
+def rewrite_header(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Write another header with a digest that fits, as whoever plants a file does."""
+    content = file.read_bytes()
+    length = int.from_bytes(content[8:16], "little")
+    header = json.loads(content[48 : 48 + length])
+    encoded = json.dumps(change(header) or header).encode()
+    prefix = content[:8] + len(encoded).to_bytes(8, "little") + hashlib.sha256(encoded).digest()
+    data = content[packed_header.HUGE_PAGE :]
+    file.write_bytes((prefix + encoded).ljust(packed_header.HUGE_PAGE, b"\0") + data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: [1],
+        lambda header: header.clear(),
+        lambda header: header.update(source=5),
+        lambda header: header.update(key=None),
+        lambda header: header["key"].update(identity=[]),
+        lambda header: header["key"].update(format="bfloat16"),
+        lambda header: header.update(parameters={}),
+        lambda header: header["parameters"].append(7),
+        lambda header: header["parameters"][0].pop("shape"),
+        lambda header: header["parameters"][0].update(more=1),
+        lambda header: header["parameters"][0].update(begin=True),
+        lambda header: header["parameters"][0].update(begin=-4096),
+        lambda header: header["parameters"][1].update(begin=0),
+        lambda header: header["parameters"][0].update(num_bytes=10**30),
+        lambda header: header["parameters"][0].update(shape=[1.5]),
+        lambda header: header["parameters"][0].update(shape=[1] * 1000),
+        lambda header: header["parameters"][0].update(checksums=[], page_checksums=[]),
+        lambda header: header["parameters"][0].update(checksums=["x"]),
+        lambda header: header["parameters"][0]["page_checksums"].append("00000000"),
+        lambda header: header["parameters"].append(header["parameters"][0]),
+        lambda header: header["parameters"][0].update(num_bytes=0, checksums=[], page_checksums=[]),
+    ],
+)
+def test_a_header_with_a_digest_is_not_believed_either(folder, capsys, change):
+    file = write(folder)
+    rewrite_header(file, change)
+    check_not_read(folder, capsys)
+    assert cli.main(["cache", "verify", str(folder)]) == 0
+
+
+def test_a_malformed_header_beside_it_stops_nothing(folder, capsys):
+    other = write(folder, weight_format=FORMAT | {"layout": "old"})
+    rewrite_header(other, lambda header: header.update(key=[]))
+    file = write(folder)
+    assert make_cache(folder, make_arrays(None)).read()
+    capsys.readouterr()
+    for action in "list", "verify":
+        assert cli.main(["cache", action, str(folder)]) == 1
+        output = capsys.readouterr().out
+        assert "its header is not one that this version writes" in output
+        assert str(file) in output
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o602])
+def test_a_file_that_others_may_write_to_is_not_read(folder, capsys, mode):
+    write(folder).chmod(mode)
+    check_not_read(folder, capsys)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_file_of_another_user_is_not_read(folder, capsys):
+    os.chown(write(folder), 1234, -1)
+    check_not_read(folder, capsys)
+
+
+def test_a_link_is_not_followed(folder, tmp_path, capsys):
+    file = write(folder)
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    check_not_read(folder, capsys)
+    assert not file.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["x.glmpack", ".x.glmpack.1.tmp"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_stops_nothing(folder, capsys, make, name):
+    (folder / FOLDER_NAME).mkdir()
+    make(folder / FOLDER_NAME / name)
+    write(folder)
+    assert make_cache(folder, make_arrays(None)).read()
+    for action in "list", "verify":
+        assert cli.main(["cache", action, str(folder)]) == int(name == "x.glmpack")
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "expected"),
+    [
+        ("model.safetensors", 0o644, 0o644),
+        ("model.safetensors", 0o600, 0o600),
+        ("model.safetensors", 0o640, 0o640),
+        ("config.json", 0o600, 0o600),
+        (".", 0o700, 0o600),
+        (".", 0o711, 0o644),
+    ],
+)
+def test_a_cache_is_no_more_readable_than_its_checkpoint(folder, place, mode, expected):
+    for parent in folder.parent, *folder.parent.parents:  # pytest's are its user's own
+        if parent != Path("/tmp") and parent.is_relative_to("/tmp"):
+            parent.chmod(0o755)
+    (folder / "model.safetensors").chmod(0o644)
+    (folder / place).chmod(mode)
+    assert write(folder, place=folder / "cache").stat().st_mode & 0o777 == expected
+
+
+def test_verify_looks_at_every_byte_before_it_is_used(folder, capsys):
+    file = write(folder)
+    arrays = make_arrays(None)
+    assert make_cache(folder, arrays, mode="verify").read()
+    content = bytearray(file.read_bytes())
+    content[content.index(make_arrays(1)["int8"].tobytes()) + 5000] ^= 1
+    file.write_bytes(content)
+    assert not make_cache(folder, arrays, mode="verify").read()
+    assert "the bytes of int8 have changed" in capsys.readouterr().err
+    assert not any(array.any() for array in arrays.values())
+    assert make_cache(folder, arrays).read()  # as every other start: it looks at the ends

@@ -112,7 +112,7 @@ def test_an_unknown_tensor_is_named(tensors, write_folder):
     assert message.endswith("1 unknown: model.layers.0.self_attn.o_proj.bias.")
 
 
-def test_rotary_constants_are_ignored(tensors, write_folder):
+def test_rotary_constants_are_let_through(tensors, write_folder):
     tensors["model.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
     check(write_folder(tensors))

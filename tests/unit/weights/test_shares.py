@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,8 +73,48 @@ def test_the_files_are_safetensors_to_the_library_too(whole_folder, tmp_path, te
     ]
     for name in ("model.embed_tokens.weight", "model.layers.1.self_attn.v_proj.bias"):
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), tensors[name])
+    # Columns are there up to the borders of their group, which is all of them here.
     name = "model.layers.0.mlp.down_proj.weight"
-    np.testing.assert_array_equal(np.hstack([part[name] for part in parts]), tensors[name])
+    for part in parts:
+        np.testing.assert_array_equal(part[name], tensors[name])
+
+
+def test_a_share_has_what_scales_of_whole_rows_need(tensors, raw_config, write_folder, tmp_path):
+    """300 inner columns are cut at 256: each file has its own, and how large whole rows are."""
+    rng = np.random.default_rng(2)
+    for layer in range(3):
+        prefix = f"model.layers.{layer}.mlp"
+        tensors[f"{prefix}.gate_up_proj.weight"] = rng.standard_normal((600, 24), np.float32)
+        tensors[f"{prefix}.down_proj.weight"] = rng.standard_normal((24, 300), np.float32)
+    folder = write_folder(tensors, raw_config | {"intermediate_size": 300})
+    write_shares(folder, tmp_path / "cut", 2)
+    config = GlmConfig.from_hf(folder)
+    name = "model.layers.1.mlp.down_proj.weight"
+    for rank, columns in enumerate((range(256), range(256, 300))):
+        mine = TensorParallel(2, rank)
+        with Checkpoint.open(tmp_path / "cut", mine) as checkpoint:
+            rules = build_rules(config, checkpoint.cuts(config, mine))
+            (piece,) = next(
+                source.pieces for rule in rules for source in rule.sources if source.name == name
+            )
+            view = checkpoint.view(name, piece)
+            np.testing.assert_array_equal(view.data, tensors[name][:, columns])
+            maxima = np.abs(tensors[name]).max(axis=1)
+            np.testing.assert_array_equal(view.row_maxima(0, 24), maxima)
+
+
+@pytest.mark.parametrize("vocab_size", [33, 31, 3])
+def test_a_vocabulary_that_cannot_be_divided_is_cut_too(
+    tensors, raw_config, write_folder, tmp_path, vocab_size
+):
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = np.arange(vocab_size * 24, dtype=np.float32).reshape(vocab_size, 24)
+    folder = write_folder(tensors, raw_config | {"vocab_size": vocab_size})
+    write_shares(folder, tmp_path / "cut", 4)
+    ranks = [load_share(tmp_path / "cut", TensorParallel(4, rank)) for rank in range(4)]
+    for parameter in ("embedding.word_embeddings.weight", "output_layer.weight"):
+        joined = np.concatenate([rank[parameter] for rank in ranks])
+        np.testing.assert_array_equal(joined, tensors["lm_head.weight"])
 
 
 def test_configuration_and_tokenizer_come_along_and_the_index_stays(whole_folder, tmp_path):
@@ -143,7 +184,7 @@ def test_damaged_and_missing_files_are_refused(whole_folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format_version": 2}, "format version 2"),
+        ({"format_version": 1}, "format version 1"),
         ({"model_parallel": 3}, "one file for each of 3 ranks"),
         ({"files": None}, "is damaged"),
         ({"files": [{"name": 1}]}, "is damaged"),
@@ -184,7 +225,7 @@ def test_an_existing_folder_and_a_full_disk_are_refused(whole_folder, tmp_path, 
     with pytest.raises(CheckpointError, match="exists: remove it"):
         write_shares(whole_folder, whole_folder, 2)
     monkeypatch.setattr(share_writer, "_SPARE_BYTES", 2**60)
-    with pytest.raises(CheckpointError, match="GB are free"):
+    with pytest.raises(CheckpointError, match=" are free"):
         write_shares(whole_folder, tmp_path / "cut", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
 
@@ -216,7 +257,7 @@ def test_the_script_writes_beside_the_checkpoint_and_says_what_is_wrong(whole_fo
 
     done = run("--model_path", str(whole_folder), "--tp_size", "2")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert "checkpoint-tp2 (0.0 GB) is ready for 2 ranks" in done.stderr
+    assert re.search(r"checkpoint-tp2 \([\d.]+ KB\) is ready for 2 ranks", done.stderr)
     load_share(tmp_path / "checkpoint-tp2", TensorParallel(2, 1))
     failed = run("--model_path", str(whole_folder), "--tp_size", "2")
     assert failed.returncode == 1
@@ -224,10 +265,15 @@ def test_the_script_writes_beside_the_checkpoint_and_says_what_is_wrong(whole_fo
     assert failed.stderr.count("\n") == 1
 
     (whole_folder / "inner").mkdir()
-    above = run("--model_path", "..", "--tp_size", "1", cwd=whole_folder / "inner")
-    assert f"{tmp_path / 'checkpoint-tp1'} (0.0 GB) is ready" in above.stderr
+    above = run("--model-path", "..", "--tp-size=1", cwd=whole_folder / "inner")
+    assert f"{tmp_path / 'checkpoint-tp1'} (" in above.stderr
     root = run("--model_path", "/", "--tp_size", "2")
     assert root.returncode == 1
     assert root.stderr.startswith("error: ")
     assert "give --output" in root.stderr
+    unreadable = run("--model_path", str(whole_folder), "--tp_size", "two")
+    assert unreadable.returncode == 2
+    assert unreadable.stderr == (
+        "error: The command line is wrong: argument --tp_size: invalid int value: 'two'.\n"
+    )
     assert root.stderr.count("\n") == 1

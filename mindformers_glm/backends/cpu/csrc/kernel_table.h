@@ -63,7 +63,10 @@ struct QuantizeRowArgs {
   DType src_dtype;
   int64_t k;
   int weight_bits;
-  int64_t group_size;  // int4 only
+  int64_t group_size;        // int4 only
+  const float* row_maximum;  // int8: the magnitude that decides the scale; nullptr: that of src
+  int64_t kept_begin;        // columns before, and from kept_end on, become zeros
+  int64_t kept_end;
   uint8_t* tiles;      // the row's first bytes in the first tile of its tile row
   float* scales;       // the row's first scale; the next group's is 16 further
 };

@@ -19,10 +19,14 @@
 
 // Quantizes src[rows, k] to rows row_offset.. of the packed matrix at `tiles` and `scales`
 // (num_groups a row: [tile rows][num_groups][16]). tile_stride, tile_first: see glm_pack_rows. The
-// caller has checked that both are large enough. `src` may be unaligned.
+// caller has checked that both are large enough. `src` may be unaligned. Where src is a part of a
+// larger matrix: row_maxima[rows] are the largest magnitudes of the whole rows, which int8 has its
+// scales of (nullptr: src has whole rows); columns outside kept_begin to kept_end count for the
+// scales of their groups and become zeros.
 GLM_EXPORT int glm_quantize_rows(void* tiles, float* scales, const void* src, int src_dtype,
                                  int bits, int64_t group_size, int64_t rows, int64_t k,
-                                 int64_t row_offset, int64_t tile_stride, int64_t tile_first) {
+                                 int64_t row_offset, int64_t tile_stride, int64_t tile_first,
+                                 const float* row_maxima, int64_t kept_begin, int64_t kept_end) {
   return glm::RunAot("glm_quantize_rows", [&] {
     glm::Expect(src_dtype >= 0 && src_dtype <= static_cast<int>(glm::DType::kF16),
                 "unknown element type");
@@ -43,6 +47,9 @@ GLM_EXPORT int glm_quantize_rows(void* tiles, float* scales, const void* src, in
       args.src = static_cast<const char*>(src) + r * k * glm::SizeOf(from);
       args.src_dtype = from;
       args.k = k;
+      args.row_maximum = row_maxima == nullptr ? nullptr : row_maxima + r;
+      args.kept_begin = kept_begin;
+      args.kept_end = kept_end;
       args.weight_bits = bits;
       args.group_size = group_size;
       args.tiles = static_cast<uint8_t*>(tiles) + tile_row * tiles_k * glm::kIntTileBytes +

@@ -64,7 +64,8 @@ def test_float_layers_take_what_their_type_takes() -> None:
 def test_a_rank_has_its_share_of_the_weights_and_whole_norms(size: int) -> None:
     kv_size = 128 * max(2 // size, 1)  # a key-value head is held by several ranks
     qkv_size = 4096 // size + 2 * kv_size
-    per_layer = (qkv_size + 4096 // size + 3 * 13696 // size) * 4096
+    ffn = {2: 53, 4: 27, 8: 13}[size] * 128  # rank 1's of 107 groups of columns
+    per_layer = (qkv_size + 4096 // size + 3 * ffn) * 4096
     vectors = 40 * (4 * 4096 + qkv_size) + 4096
     expected = 2 * (2 * EMBEDDING // size + 40 * per_layer) + 4 * vectors
     assert _count(model_parallel=size, model_parallel_rank=1) == expected
@@ -86,7 +87,8 @@ def test_the_workspace_is_the_activations_of_a_step_its_logits_and_the_rotary_ta
     )
     # A program keeps three results and makes one (csrc): whole rows on every rank. What lies within
     # a branch is split: queries, keys and values, gate and up. Everybody gets all logits.
-    row = (3 + 1) * 4096 + (4096 + 2 * 256 + 2 * 13696) // size
+    ffn = {1: 107, 2: 54}[size] * 128
+    row = (3 + 1) * 4096 + (4096 + 2 * 256) // size + 2 * ffn
     logits = 2 * sampled_rows * 151552
     expected = 4 * (num_rows * row + logits + 8192 * 64)
     assert count_workspace_bytes(GLM_9B, settings) == expected

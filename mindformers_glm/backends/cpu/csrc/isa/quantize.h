@@ -76,7 +76,10 @@ inline void QuantizeRowAs(const QuantizeRowArgs& args) {
   constexpr int64_t kLineK = kBits == 8 ? 4 : 8;
   const Src* src = static_cast<const Src*>(args.src);
   const int64_t padded_k = CeilDiv(args.k, IntTileK(kBits)) * IntTileK(kBits);
-  if (kBits == 8) *args.scales = WeightScale<8>(src, args.k);
+  if (kBits == 8) {
+    *args.scales = args.row_maximum == nullptr ? WeightScale<8>(src, args.k)
+                                               : WeightScale<8>(args.row_maximum, 1);
+  }
   for (int64_t begin = 0; begin < padded_k; begin += kQuantizeColumns) {
     alignas(64) int32_t ints[kQuantizeColumns] = {};
     const int64_t left = args.k - begin;
@@ -87,6 +90,10 @@ inline void QuantizeRowAs(const QuantizeRowArgs& args) {
       float& scale = args.scales[(begin + i) / args.group_size * kTileN];
       scale = WeightScale<4>(src + begin + i, in_group);
       QuantizeWeights<4>(src + begin + i, in_group, scale, ints + i);
+    }
+    const bool is_kept = args.kept_begin <= begin && begin + count <= args.kept_end;
+    for (int64_t i = 0; !is_kept && i < count; ++i) {
+      if (begin + i < args.kept_begin || begin + i >= args.kept_end) ints[i] = 0;
     }
     const int64_t room = padded_k - begin;
     PackColumns<kBits>(ints, room < kQuantizeColumns ? room : kQuantizeColumns,

@@ -164,7 +164,10 @@ inline Vec SelectLessEqual(const Vec& a, const Vec& b, const Vec& yes, const Vec
 }
 
 inline float Sum(const Vec& a) {
-  return vaddvq_f32(vaddq_f32(vaddq_f32(a.q0, a.q2), vaddq_f32(a.q1, a.q3)));
+  // In the order of the other instruction sets, which vaddvq_f32 does not have.
+  const float32x4_t four = vaddq_f32(vaddq_f32(a.q0, a.q2), vaddq_f32(a.q1, a.q3));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
 inline void Transpose4(float32x4_t (&rows)[4]) {

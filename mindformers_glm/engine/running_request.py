@@ -1,0 +1,139 @@
+"""A request under way: its answers as they grow, and the outputs made of them."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from dataclasses import replace
+
+import numpy as np
+
+from mindformers_glm.engine.answer import Answer, ListView, SpecialMark
+from mindformers_glm.engine.logprobs import TokenLogprobs, list_logprobs
+from mindformers_glm.engine.request_output import FinishReason, RequestOutput
+from mindformers_glm.engine.sequence import Sequence
+from mindformers_glm.engine.stop_strings import StopStringMatcher
+from mindformers_glm.tokenizer.vocabulary import Detokenizer
+
+
+class RunningSample:
+    """One answer: a sequence with the text and the log-probabilities made of it.
+
+    Args:
+        decode_token: text of a token by itself.
+    """
+
+    def __init__(
+        self, sequence: Sequence, detokenizer: Detokenizer, decode_token: Callable[[int], str]
+    ) -> None:
+        self.sequence = sequence
+        self.matcher = StopStringMatcher(sequence.settings.stop)
+        self.is_done = False
+        self._decode_token = decode_token
+        self._prompt_token_ids = sequence.token_ids.tolist()
+        self._detokenizer = detokenizer
+        self._new_text = ""  # not in an output yet
+        self._num_fed = 0  # characters given to the matcher, which may hold some of them
+        # What outputs had; they share these lists, which only grow.
+        self._token_ids: list[int] = []
+        self._pieces: list[str] = []
+        self._marks: list[SpecialMark] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: list[TokenLogprobs | None] = [None]
+
+    def read_prompt_rows(self, logits: np.ndarray) -> None:
+        """Take note of what rows of the prompt said about the token behind them."""
+        count = self.sequence.settings.prompt_logprobs
+        assert count is not None, "only rows that were asked for are read"
+        for row in logits:
+            self.sequence.num_prompt_rows_read += 1
+            token_id = self._prompt_token_ids[self.sequence.num_prompt_rows_read]
+            self._prompt_logprobs.append(list_logprobs(row, token_id, count, self._decode_token))
+
+    def append(self, token_id: int, logits: np.ndarray) -> None:
+        """Add a generated token that was chosen by these logits."""
+        self.sequence.append(token_id)
+        count = self.sequence.settings.logprobs
+        if count is not None:
+            self._logprobs.append(list_logprobs(logits, token_id, count, self._decode_token))
+
+    def add_text(self, token_id: int, special_name: str | None) -> None:
+        """Add what the token, which is special if it has a name, brings of text."""
+        text = self._detokenizer.feed(token_id)
+        self._num_fed += len(text)
+        if special_name is not None:
+            is_shown = not self.sequence.settings.skip_special_tokens
+            length = len(special_name) if is_shown else 0
+            self._marks.append(SpecialMark(self._num_fed - length, special_name, length))
+        self._new_text += self.matcher.feed(text)
+
+    def flush_text(self) -> None:
+        self._new_text += self.matcher.feed(self._detokenizer.flush())
+        self._new_text += self.matcher.flush()
+
+    def take_output(
+        self,
+        reason: FinishReason | None = None,
+        error: str | None = None,
+        stop_reason: int | str | None = None,
+    ) -> RequestOutput:
+        sequence = self.sequence
+        token_ids = sequence.generated_token_ids[len(self._token_ids) :].tolist()
+        text, self._new_text = self._new_text, ""
+        self._token_ids += token_ids
+        self._pieces.append(text)
+        self.is_done = reason is not None
+        settings = sequence.settings
+        has_prompt_logprobs = settings.prompt_logprobs is not None and sequence.sample_index == 0
+        return RequestOutput(
+            request_id=sequence.request_id,
+            prompt_token_ids=self._prompt_token_ids,
+            answer=Answer(
+                ListView(self._token_ids),
+                ListView(self._pieces),
+                ListView(self._marks),
+                token_logprobs=None if settings.logprobs is None else ListView(self._logprobs),
+            ),
+            delta_token_ids=token_ids,
+            delta_text=text,
+            finish_reason=reason,
+            error=error,
+            num_cached_tokens=sequence.num_cached_tokens or 0,
+            stop_reason=stop_reason,
+            prompt_logprobs=self._prompt_logprobs if has_prompt_logprobs else None,
+        )
+
+
+class RunningRequest:
+    """The samples of one request (SamplingParams.n)."""
+
+    def __init__(self, samples: Items[RunningSample]) -> None:
+        self.samples = samples
+        self._latest = [sample.take_output() for sample in samples] if len(samples) > 1 else []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all answers are complete."""
+        return all(sample.is_done for sample in self.samples)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and answers of all samples."""
+        return sum(sample.sequence.num_tokens for sample in self.samples)
+
+    def make_output(self, sample: RunningSample, output: RequestOutput) -> RequestOutput:
+        """Return the request's output now that one of its samples has a new one."""
+        if not self._latest:
+            return output
+        index = sample.sequence.sample_index
+        self._latest = [_without_deltas(latest) for latest in self._latest]
+        self._latest[index] = output
+        failed = next((latest for latest in self._latest if latest.error), self._latest[0])
+        return replace(
+            self._latest[0],
+            finish_reason=failed.finish_reason if self.is_done else None,
+            error=failed.error if self.is_done else None,
+            samples=tuple(self._latest),
+        )
+
+
+def _without_deltas(output: RequestOutput) -> RequestOutput:
+    return replace(output, delta_token_ids=[], delta_text="", delta_reply=None)

@@ -1,0 +1,48 @@
+"""One rank that answers in several quantized formats.
+
+quantized_worker.py SIZE FOLDER=FORMAT[,FORMAT...]...: writes FORMAT-SIZE-R.npz into the working
+folder. With SIZE 1 it is the single process that the ranks are compared with.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.config.environment import launched_rank
+
+PROMPT, NUM_TOKENS = list(range(5, 42)), 8
+_GREEDY = SamplingParams(do_sample=False, max_new_tokens=NUM_TOKENS, ignore_eos=True)
+
+
+def run(folder: Path, size: int, quantization: str) -> dict[str, np.ndarray]:
+    """The logits of a prompt, the greedy answer to its end, and what the weights take."""
+    with LLM(
+        folder,
+        model_parallel=size,
+        device_target="CPU",
+        params_dtype="float32",
+        compute_dtype="float32",
+        quantization=quantization,
+        max_num_seqs=1,
+        max_num_batched_tokens=8,
+        max_model_len=64,
+        num_threads=1,
+        packed_cache="off",
+    ) as llm:
+        tokens = list(llm.generate(PROMPT[-5:], _GREEDY)[0].token_ids)
+        return {
+            "logits": llm.logits(PROMPT),
+            "tokens": np.array(tokens),
+            "next": llm.logits([*PROMPT[-5:], *tokens[:-1]])[4:],
+        }
+
+
+if __name__ == "__main__":
+    size = int(sys.argv[1])
+    rank = launched_rank(size)
+    for wanted in sys.argv[2:]:
+        folder, _, formats = wanted.rpartition("=")
+        for name in formats.split(","):
+            np.savez(f"{name}-{size}-{rank}.npz", **run(Path(folder), size, name))
