@@ -40,7 +40,8 @@ def make_upstream_config(config: GlmConfig, settings: RunnerSettings) -> Glm4Con
         block_size=settings.block_size,
         params_dtype=settings.params_dtype,
         compute_dtype=settings.compute_dtype,
-        rotary_dtype=settings.rotary_dtype,
+        # The operator wants tables in the type of what it rotates.
+        rotary_dtype=settings.compute_dtype,
         layernorm_compute_dtype="float32",
         softmax_compute_dtype="float32",
         pad_token_id=config.pad_token_id,

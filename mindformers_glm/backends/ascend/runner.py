@@ -28,10 +28,9 @@ class AscendModelRunner:
     """
 
     mapped_weight_bytes = 0
+    compile_s = 0.0
 
-    def __init__(
-        self, config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings
-    ) -> None:
+    def __init__(self, config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings) -> None:
         with no_init_parameters():
             self.network = AscendGlmForCausalLM(make_upstream_config(config, settings))
         self._config, self._settings = config, settings
@@ -51,9 +50,7 @@ class AscendModelRunner:
         """Fill the Parameters, again with other weights."""
         cuts = checkpoint.cuts(self._config, self._settings.tensor_parallel)
         rules = build_rules(self._config, cuts)
-        self.read_weight_bytes = load_weights(
-            checkpoint, rules, find_targets(self.network, rules)
-        )
+        self.read_weight_bytes = load_weights(checkpoint, rules, find_targets(self.network, rules))
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Reserve the KV cache in device memory; once, before the first step."""
