@@ -65,7 +65,7 @@ def make_upstream_step(batch: ModelBatch, compute_dtype: str) -> UpstreamStep:
 
 
 def _fill_tables(tables: list[list[int]]) -> np.ndarray:
-    """int32 [num_seqs, most blocks]; behind the end of a table stands block 0, which is not read."""
+    """int32 [num_seqs, most blocks]; behind the end of a table stands 0, which is not read."""
     filled = np.zeros((len(tables), max(map(len, tables))), np.int32)
     for row, table in zip(filled, tables, strict=True):
         row[: len(table)] = table

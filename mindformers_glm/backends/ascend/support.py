@@ -17,10 +17,9 @@ def check_supported(config: GlmConfig, settings: RunnerSettings) -> None:
         UnsupportedError: names it, and what to do.
     """
     size = settings.model_parallel
+    rotary = config.partial_rotary_factor
     problems = {
-        f"partial_rotary_factor {config.partial_rotary_factor} (it rotates one half of each head)": (
-            config.partial_rotary_factor != _ROTARY_SHARE
-        ),
+        f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
         f"params_dtype {settings.params_dtype} with compute_dtype {settings.compute_dtype}": (
