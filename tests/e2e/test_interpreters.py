@@ -26,8 +26,10 @@ def check_one_sentence(run: subprocess.CompletedProcess[str], *words: str) -> No
 
 @pytest.mark.parametrize("options", [[], ["--help"], ["--version"], ["--predict_data", "a"]])
 def test_an_interpreter_without_the_packages(options: list[str], tmp_path: Path) -> None:
-    # -I and -S: neither PYTHONPATH nor site-packages, as the system's own python.
-    command = [sys.executable, "-I", "-S", str(REPO / "run_mindformer.py"), *options]
+    # Where no environment is beside it. -I and -S: neither PYTHONPATH nor site-packages, as the
+    # system's own python.
+    (tmp_path / "run_mindformer.py").write_bytes((REPO / "run_mindformer.py").read_bytes())
+    command = [sys.executable, "-I", "-S", "run_mindformer.py", *options]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     check_one_sentence(run, f"{sys.executable} has no mindspore", "scripts/quickstart.sh")
 

@@ -162,12 +162,13 @@ def test_a_packed_file_gives_the_same_bytes_mapped_or_copied(tmp_path: Path):
         return arrays
 
     written = make(1)
-    planned = lay_out("/models/GLM", {}, written)
+    key = {"identity": "1", "format": {}}
+    planned = lay_out("/models/GLM", key, written)
     write_file(tmp_path / "x.glmpack", planned, written)
     for map_file in (library.map_file, None):
         arrays = make(None)
         # How much the system maps in huge pages, if anything, is its own affair.
-        mapped = read_file(tmp_path / "x.glmpack", {}, arrays, map_file)
+        mapped = read_file(tmp_path / "x.glmpack", key, arrays, map_file)
         tiles, more = written["tiles"].nbytes, written["more"].nbytes
         assert mapped in (0, tiles, more, tiles + more)
         assert mapped == 0 or map_file is not None

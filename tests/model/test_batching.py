@@ -11,6 +11,7 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.tokenizer import TokenIdsOnly
 from mindformers_glm.weights.checkpoint import Checkpoint
 from tests.model import hf_oracle
 
@@ -18,19 +19,6 @@ _BLOCK_SIZE = 16
 _NUM_TOKENS = 24
 # One token; a block exactly full; one token over it; and lengths between.
 _LENGTHS = (1, _BLOCK_SIZE, _BLOCK_SIZE + 1, 37)
-
-
-class _NoText:
-    """Tokens are what these tests look at."""
-
-    def new_detokenizer(self) -> "_NoText":
-        return self
-
-    def feed(self, token_id: int) -> str:
-        return ""
-
-    def flush(self) -> str:
-        return ""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +53,10 @@ def _generate(
     runner = backend.create_runner(config, checkpoint, settings)
     runner.allocate_kv_cache(num_blocks)
     engine = LLMEngine(
-        runner, EngineConfig(**sizes, num_blocks=num_blocks, seed=0), _NoText(), eos_token_ids=()
+        runner,
+        EngineConfig(**sizes, num_blocks=num_blocks, seed=0),
+        TokenIdsOnly("this test"),
+        eos_token_ids=(),
     )
     params = SamplingParams(do_sample=False, max_new_tokens=_NUM_TOKENS)
     for index, prompt in enumerate(prompts):
