@@ -5,7 +5,7 @@ import numpy as np
 from mindspore import Tensor, ops
 from mindspore.communication import get_group_size, get_rank, init
 
-from mindformers_glm.config.environment import failed_meeting
+from mindformers_glm.config.environment import declare_prediction, failed_meeting
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
@@ -48,4 +48,5 @@ def set_context() -> None:
     Whoever set PYNATIVE_MODE or another device before keeps it: MindSpore refuses a change once
     anything has run.
     """
+    declare_prediction()
     ms.set_context(jit_config={"jit_level": "O0", "infer_boost": "on"}, max_call_depth=10000)
