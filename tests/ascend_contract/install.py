@@ -31,21 +31,21 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
     """
     calls: Counter[str] = Counter()
     made = _Operators(calls)
-    generated = _with(
+    generated = replaced(
         ops.auto_generate,
         ReshapeAndCache=made.ReshapeAndCache,
         PagedAttention=made.PagedAttention,
     )
     patches: list[Any] = [
-        mock.patch.object(flash_attention, "ops", _with(ops, auto_generate=generated)),
+        mock.patch.object(flash_attention, "ops", replaced(ops, auto_generate=generated)),
         mock.patch.object(flash_attention, "FlashAttentionScore", made.FlashAttentionScore),
         mock.patch.object(
-            rotary_pos_embedding, "ops", _with(ops, ApplyRotaryPosEmb=made.ApplyRotaryPosEmb)
+            rotary_pos_embedding, "ops", replaced(ops, ApplyRotaryPosEmb=made.ApplyRotaryPosEmb)
         ),
         *made.watch(rotary_pos_embedding.RotaryEmbedding),
-        mock.patch.object(norm, "P", _with(operations, RmsNorm=made.RmsNorm)),
+        mock.patch.object(norm, "P", replaced(operations, RmsNorm=made.RmsNorm)),
         # Uninitialized memory has no kernel on a CPU.
-        mock.patch.object(layers, "mint", _with(mint, empty=_zeros)),
+        mock.patch.object(layers, "mint", replaced(mint, empty=_zeros)),
         # Upstream keeps rotary tables, and the operators in them, for the whole process.
         mock.patch.dict(_ROPE_DICT, clear=True),
         mock.patch.object(Tensor, "move_to", lambda tensor, *_, **__: tensor),
@@ -62,7 +62,7 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
         yield calls
 
 
-def _with(module: Any, **names: Any) -> types.SimpleNamespace:
+def replaced(module: Any, **names: Any) -> types.SimpleNamespace:
     """A module with some of its names replaced."""
 
     class Replaced(types.SimpleNamespace):
