@@ -40,6 +40,11 @@ def is_launched() -> bool:
     return launched.is_launched(os.environ)
 
 
+def declare_prediction() -> None:
+    """Tell MindSpore Transformers what its run_mindformer.py tells it: its network asks for it."""
+    os.environ["RUN_MODE"] = "predict"
+
+
 def failed_meeting(problem: RuntimeError) -> ConfigError:
     """Say why the processes of this job did not find each other, given what MindSpore raised."""
     return launched.explain_failed_meeting(problem, os.environ)

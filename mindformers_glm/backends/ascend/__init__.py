@@ -1,0 +1,1 @@
+"""Ascend: MindSpore Transformers' own inference network and operators, behind our engine."""

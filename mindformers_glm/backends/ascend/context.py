@@ -1,0 +1,52 @@
+"""MindSpore's context on Ascend, and the other ranks, by upstream's own groups."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, ops
+from mindspore.communication import get_group_size, get_rank, init
+
+from mindformers_glm.config.environment import declare_prediction, failed_meeting
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.process_group import ProcessGroup
+from mindformers_glm.core.sharding import TensorParallel
+
+
+def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
+    """Find and wait for the other ranks of a launched job, and form upstream's groups of them.
+
+    Raises:
+        ConfigError: they cannot be found, or the job has another number of ranks.
+    """
+    if tensor_parallel.size == 1:
+        return ProcessGroup(tensor_parallel)
+    from mindformers.parallel_core.inference import parallel_state
+
+    try:
+        init()
+    except RuntimeError as problem:
+        raise failed_meeting(problem) from problem
+    found = TensorParallel(get_group_size(), get_rank())
+    if found != tensor_parallel:
+        raise ConfigError(
+            f"The launcher made this process rank {found.rank} of {found.size}, expected rank "
+            f"{tensor_parallel.rank} of {tensor_parallel.size}: start one job with as many "
+            "processes as model_parallel."
+        )
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=found.size)
+    all_gather = ops.AllGather()
+
+    def gather(values: np.ndarray) -> np.ndarray:
+        gathered = all_gather(Tensor(values.view(np.int32))).asnumpy()
+        return gathered.view(np.int64).reshape(found.size, len(values))
+
+    return ProcessGroup(tensor_parallel, gather)
+
+
+def set_context() -> None:
+    """Set what upstream sets for a prediction (mindformers 1.7.0, core/context/build_context.py).
+
+    Whoever set PYNATIVE_MODE or another device before keeps it: MindSpore refuses a change once
+    anything has run.
+    """
+    declare_prediction()
+    ms.set_context(jit_config={"jit_level": "O0", "infer_boost": "on"}, max_call_depth=10000)

@@ -1,0 +1,86 @@
+"""Weights into the Parameters of upstream's network, each exactly once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter
+from mindspore.common.np_dtype import bfloat16
+
+from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM
+from mindformers_glm.weights.rules import WeightRule
+
+# Our norms are parts of the linear layers that follow them, as Transformer Engine has it.
+_UPSTREAM_NAMES = {
+    "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
+}
+_TIED = "output_layer.weight"
+
+
+def find_targets(
+    network: AscendGlmForCausalLM, rules: Sequence[WeightRule]
+) -> dict[str, "ParameterTarget"]:
+    """By the rules' names of parameters, what each fills in upstream's network.
+
+    Raises:
+        RuntimeError: upstream's network has other Parameters than the rules fill (a defect: the
+            versions of MindSpore Transformers that are known have exactly these).
+    """
+    left = dict(network.model.get_params_dict())
+    targets = {}
+    for rule in rules:
+        name = upstream_name(rule.parameter)
+        is_tied = name == _TIED and name not in left  # the embedding's Parameter, under its name
+        targets[rule.parameter] = ParameterTarget(None if is_tied else left.pop(name, None), name)
+    missing = [t.name for t in targets.values() if t.parameter is None and t.name != _TIED]
+    if left or missing:
+        raise RuntimeError(
+            f"upstream's network has {sorted(left)} besides what is known, and lacks {missing}"
+        )
+    return targets
+
+
+def upstream_name(parameter: str) -> str:
+    """What upstream calls a parameter of the rules."""
+    for ours, theirs in _UPSTREAM_NAMES.items():
+        if parameter.endswith(f".{ours}"):
+            return parameter.removesuffix(ours) + theirs
+    return parameter
+
+
+@dataclass(frozen=True)
+class ParameterTarget:
+    """A Parameter of upstream's network that is filled from a checkpoint.
+
+    parameter: None where the network has none of its own, being tied to the embedding.
+    """
+
+    parameter: Parameter | None
+    name: str
+
+    def load(self, views: Sequence[Any]) -> None:
+        """Take pieces [rows, ...] of a checkpoint, stack them on axis 0 and convert them.
+
+        Raises:
+            RuntimeError: the shape is not the Parameter's.
+        """
+        if self.parameter is None:
+            return
+        pieces = [_as_float(view) for view in views]
+        data = np.concatenate(pieces) if len(pieces) > 1 else np.ascontiguousarray(pieces[0])
+        if tuple(self.parameter.shape) != data.shape:
+            raise RuntimeError(
+                f"upstream's {self.name} is {tuple(self.parameter.shape)}, its share of the "
+                f"checkpoint {data.shape}"
+            )
+        self.parameter.init_data()
+        self.parameter.set_data(ms.from_numpy(data).astype(self.parameter.dtype))
+
+
+def _as_float(view: Any) -> np.ndarray:
+    """A view's values in the type that they are stored in; NumPy itself has no bfloat16."""
+    is_raw = view.dtype == "bfloat16" and view.data.dtype == np.uint16
+    return view.data.view(bfloat16) if is_raw else view.data

@@ -1,0 +1,1 @@
+"""CPU references of Ascend's operators, and the tests of upstream's network under them."""

@@ -1,0 +1,219 @@
+"""Puts the references in the place of Ascend's operators in MindSpore Transformers, for a while."""
+
+import types
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from mindformers.parallel_core.inference.base_models.common.embeddings import (
+    rotary_pos_embedding,
+)
+from mindformers.parallel_core.inference.base_models.common.embeddings.rope_utils import _ROPE_DICT
+from mindformers.parallel_core.inference.tensor_parallel import layers
+from mindformers.parallel_core.inference.transformer import flash_attention, norm
+from mindspore import Tensor, mint, ops
+from mindspore.ops import operations
+
+from tests.ascend_contract import references
+
+
+@contextmanager
+def contract_references(world_group: str | None = None) -> Iterator[Counter[str]]:
+    """Run upstream's network on a CPU, in PYNATIVE_MODE.
+
+    Args:
+        world_group: of several ranks, what upstream's eager all_reduce goes over instead.
+    Yields:
+        How often each reference was called.
+    """
+    calls: Counter[str] = Counter()
+    made = _Operators(calls)
+    generated = replaced(
+        ops.auto_generate,
+        ReshapeAndCache=made.ReshapeAndCache,
+        PagedAttention=made.PagedAttention,
+    )
+    patches: list[Any] = [
+        mock.patch.object(flash_attention, "ops", replaced(ops, auto_generate=generated)),
+        mock.patch.object(flash_attention, "FlashAttentionScore", made.FlashAttentionScore),
+        mock.patch.object(
+            rotary_pos_embedding, "ops", replaced(ops, ApplyRotaryPosEmb=made.ApplyRotaryPosEmb)
+        ),
+        *made.watch(rotary_pos_embedding.RotaryEmbedding),
+        mock.patch.object(norm, "P", replaced(operations, RmsNorm=made.RmsNorm)),
+        # Uninitialized memory has no kernel on a CPU.
+        mock.patch.object(layers, "mint", replaced(mint, empty=_zeros)),
+        # Upstream keeps rotary tables, and the operators in them, for the whole process.
+        mock.patch.dict(_ROPE_DICT, clear=True),
+        mock.patch.object(Tensor, "move_to", lambda tensor, *_, **__: tensor),
+    ]
+    if world_group is not None:
+
+        def all_reduce(x: Tensor, group: str | None = None) -> tuple[Tensor, None]:
+            return ops.AllReduce(group=world_group)(x), None
+
+        patches.append(mock.patch.object(layers, "all_reduce", all_reduce))
+    with ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield calls
+
+
+def replaced(module: Any, **names: Any) -> types.SimpleNamespace:
+    """A module with some of its names replaced."""
+
+    class Replaced(types.SimpleNamespace):
+        def __getattr__(self, name: str) -> Any:
+            return getattr(module, name)
+
+    return Replaced(**names)
+
+
+def _zeros(*size: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    return mint.zeros(*size, dtype=dtype)
+
+
+def _arrays(*tensors: Tensor | None) -> list[Any]:
+    return [None if tensor is None else tensor.asnumpy() for tensor in tensors]
+
+
+class _Operators:
+    """The operators' classes as upstream makes and calls them."""
+
+    def __init__(self, calls: Counter[str]) -> None:
+        state = {"is_prefill": False}  # the step under way
+
+        class ReshapeAndCache:
+            def __call__(self, *tensors: Tensor) -> None:
+                calls["ReshapeAndCache"] += 1
+                key_cache, value_cache = tensors[2], tensors[3]
+                arrays = [array.copy() for array in _arrays(*tensors)]
+                references.reshape_and_cache(*arrays)
+                for cache, written in ((key_cache, arrays[2]), (value_cache, arrays[3])):
+                    cache.assign_value(Tensor(written, cache.dtype))
+
+        class FlashAttentionScore:
+            def __init__(
+                self,
+                head_num: int,
+                keep_prob: float = 1.0,
+                scale_value: float = 1.0,
+                pre_tokens: int = 2**31 - 1,
+                next_tokens: int = 2**31 - 1,
+                inner_precise: int = 0,
+                input_layout: str = "BSH",
+                sparse_mode: int = 0,
+            ) -> None:
+                references.require(keep_prob == 1.0, "nothing is dropped in a prediction")
+                self._attributes = {
+                    "head_num": head_num,
+                    "scale_value": scale_value,
+                    "input_layout": input_layout,
+                    "sparse_mode": sparse_mode,
+                }
+
+            def __call__(
+                self,
+                query: Tensor,
+                key: Tensor,
+                value: Tensor,
+                real_shift: None = None,
+                drop_mask: None = None,
+                padding_mask: None = None,
+                attn_mask: Tensor | None = None,
+                prefix: None = None,
+                actual_seq_qlen: Tensor | None = None,
+                actual_seq_kvlen: Tensor | None = None,
+            ) -> tuple[None, None, None, Tensor]:
+                calls["FlashAttentionScore"] += 1
+                unused = (real_shift, drop_mask, padding_mask, prefix)
+                references.require(unused == (None,) * 4, "an input that is not known here")
+                given = _arrays(query, key, value, attn_mask, actual_seq_qlen, actual_seq_kvlen)
+                out = references.flash_attention_score(*given, **self._attributes)  # type: ignore[arg-type]
+                return None, None, None, Tensor(out)
+
+        class PagedAttention:
+            def __init__(
+                self,
+                head_num: int,
+                scale_value: float = 1.0,
+                kv_head_num: int = 0,
+                kv_cache_quant_mode: str = "DEFAULT",
+                mask_mode: str = "MASK_DEFAULT",
+                mla_v_dim: int = 0,
+            ) -> None:
+                modes = (kv_cache_quant_mode, mask_mode, mla_v_dim)
+                references.require(modes == ("DEFAULT", "MASK_DEFAULT", 0), f"modes {modes}")
+                self._attributes = {
+                    "head_num": head_num,
+                    "kv_head_num": kv_head_num,
+                    "scale_value": scale_value,
+                }
+
+            def __call__(
+                self,
+                query: Tensor,
+                key_cache: Tensor,
+                value_cache: Tensor,
+                block_tables: Tensor,
+                context_lens: Tensor,
+                antiquant_scale: None = None,
+                antiquant_offset: None = None,
+                attn_mask: Tensor | None = None,
+                q_seq_lens: Tensor | None = None,
+                alibi_mask: None = None,
+            ) -> Tensor:
+                calls["PagedAttention"] += 1
+                unused = (antiquant_scale, antiquant_offset, alibi_mask)
+                references.require(unused == (None,) * 3, "an input that is not known here")
+                given = _arrays(
+                    query, key_cache, value_cache, block_tables, context_lens, attn_mask, q_seq_lens
+                )
+                return Tensor(references.paged_attention(*given, **self._attributes))  # type: ignore[arg-type]
+
+        class ApplyRotaryPosEmb:
+            def __init__(self, cos_format: int = 0) -> None:
+                self._cos_format = cos_format
+
+            def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+                calls["ApplyRotaryPosEmb"] += 1
+                rotated = references.apply_rotary_pos_emb(
+                    *_arrays(*tensors), cos_format=self._cos_format, is_prefill=state["is_prefill"]
+                )
+                return tuple(map(Tensor, rotated))
+
+        class RmsNorm:
+            def __init__(self, epsilon: float = 1e-6) -> None:
+                self._epsilon = epsilon
+
+            def __call__(self, x: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+                calls["RmsNorm"] += 1
+                y, scale = references.rms_norm(*_arrays(x, gamma), self._epsilon)
+                return Tensor(y), Tensor(np.asarray(scale))
+
+        self._state = state
+        self.ReshapeAndCache = ReshapeAndCache
+        self.FlashAttentionScore = FlashAttentionScore
+        self.PagedAttention = PagedAttention
+        self.ApplyRotaryPosEmb = ApplyRotaryPosEmb
+        self.RmsNorm = RmsNorm
+
+    def watch(self, rotary: type) -> list[Any]:
+        """Have the tables tell the operator whether they are whole or picked row by row."""
+
+        def telling(name: str, is_prefill: bool) -> Any:
+            original = getattr(rotary, name)
+
+            def tell(embedding: Any, *arguments: Any) -> Any:
+                self._state["is_prefill"] = is_prefill
+                return original(embedding, *arguments)
+
+            return mock.patch.object(rotary, name, tell)
+
+        return [
+            telling("get_cos_sin_for_prefill", True),
+            telling("get_cos_sin_for_decode", False),
+        ]
