@@ -8,7 +8,8 @@ old against the first, which says what a ratio is worth. A figure is kept where 
 first is at most 1.02 (1.03 for load and memory), or no further from 1 than half of the second
 ratios are. Measured on 4 layers of the 9B's shape in bfloat16 and w4a8_dynamic, or in `--formats`
 (prefill of 512 tokens, decoding one sequence, load and peak memory by bench_load.py), and on 40
-narrow layers in w8a16 (time outside operators, bench_step_overhead.py). Exit code 1 if a figure is not kept.
+narrow layers in w8a16 (time outside operators, bench_step_overhead.py). Exit code 1 if a figure is
+not kept.
 
 OLD or NEW may also be the folder of a built tree. bfloat16 takes 3 times the slice's 4 GiB.
 """
