@@ -114,7 +114,7 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
             raise ConfigError("model_parallel_rank is the launcher's to choose: leave it out.")
         size = kwargs.get("model_parallel", 1)
         rank = launched_rank(size)
-        folder = str(locate_folder(pretrained_model_name_or_dir))
+        folder = locate_folder(pretrained_model_name_or_dir)
         with Checkpoint.open(folder, TensorParallel(size, rank)) as opened:
             config = resolve_attention_bias(GlmConfig.from_hf(folder), opened)
             settings = RunnerSettings.for_config(
@@ -126,7 +126,7 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
             network = network_class(
                 network_class.config_class.from_glm_config(config, settings, device_target)
             )
-            network.name_or_path = folder
+            network.name_or_path = str(folder)
             network.load_weights(opened)
         return network
 
