@@ -49,6 +49,7 @@ class OutputRelay:
         self.is_ending = False
         self._log = log.open("ab", buffering=0)
         self._selector = selectors.DefaultSelector()
+        self._rests: dict[TextIO, bytes] = {}  # the beginning of a line that may not be for us
         self.stderr = self._open(sys.stderr)
         self.stdout = self.stderr
         if not (sys.stdout.isatty() and sys.stderr.isatty()):
@@ -71,6 +72,7 @@ class OutputRelay:
             data = _read(key.fd)
             if not data:
                 self._selector.unregister(key.fileobj)
+                self._show_rest(key.data)
                 continue
             with nullcontext() if not self.is_ending else suppress(OSError):
                 self._log.write(data)
@@ -79,9 +81,23 @@ class OutputRelay:
         return bool(ready)
 
     def _show(self, data: bytes, ours: TextIO) -> None:
-        data = _FAREWELL.sub(b"", data)
+        data = _FAREWELL.sub(b"", self._rests.pop(ours, b"") + data)
+        if self.is_ending:
+            data = _INTERRUPTED.sub(b"", data)
+            # A line may come in pieces, and Python writes its end apart.
+            end = data.rfind(b"\n") + 1
+            if data[end:] and f"{INTERRUPTED}\n".encode().startswith(data[end:]):
+                data, self._rests[ours] = data[:end], data[end:]
+        self._write(data, ours)
+
+    def _show_rest(self, ours: TextIO) -> None:
+        rest = self._rests.pop(ours, b"")
+        if rest not in (b"", INTERRUPTED.encode()):
+            self._write(rest, ours)
+
+    def _write(self, data: bytes, ours: TextIO) -> None:
         try:
-            ours.buffer.write(_INTERRUPTED.sub(b"", data) if self.is_ending else data)
+            ours.buffer.write(data)
             ours.buffer.flush()
         except OSError:
             if not self.is_ending:

@@ -93,11 +93,8 @@ class ChatTemplate:
         """
         self._check_variables(options)
         conversation, offered = read_messages(messages), read_tools(tools or ())
-        try:
-            form = self._choose_form(conversation, offered, options)
-            return self._write(*form.write(conversation, offered), options)
-        except RecursionError:
-            raise PromptError("These messages are nested too deeply: give simpler ones.") from None
+        form = self._choose_form(conversation, offered, options)
+        return self._write(*form.write(conversation, offered), options)
 
     def render(self, messages: Any, tools: Any = None, options: ChatOptions = NO_OPTIONS) -> str:
         """Write a conversation as one text, special tokens by their names.

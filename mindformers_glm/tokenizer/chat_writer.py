@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.errors import ConfigError, PromptError
 from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions, offered_tools, write_chat
 from mindformers_glm.tokenizer.chat_template import ChatTemplate
 from mindformers_glm.tokenizer.segments import Segment
@@ -75,6 +75,17 @@ class ChatWriter:
             ConfigError: there is no template, or not the one that is asked for.
             CheckpointError, PromptError: see `ChatTemplate`.
         """
+        try:
+            return self._write(messages, tools, options)
+        except RecursionError:
+            raise PromptError("These messages are nested too deeply: give simpler ones.") from None
+
+    def _write(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        options: ChatOptions,
+    ) -> list[Segment]:
         if options.chat_template is not None:
             text, name = read_given_template(options.chat_template, self._templates)
             source = f"{self._source} ({name})" if name in self._templates else name

@@ -1,10 +1,11 @@
 """What is quoted of a failed process's log."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from mindformers_glm.launcher.output import last_error_lines
+from mindformers_glm.launcher.output import OutputRelay, last_error_lines
 
 MINDSPORE = "DISTRIBUTED(17700,7f10,python):2026-11-21-12:00:06.784.077 [mindspore/x.cc:83]"
 TRACEBACK = """\
@@ -68,3 +69,21 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
     log = tmp_path / "worker_0.log"
     log.write_text("error: long ago\n" + "step\n" * 20_000)
     assert last_error_lines(log) == ["step"] * 3
+
+
+@pytest.mark.parametrize("cut", range(1, 24))
+def test_that_it_was_interrupted_is_left_to_the_launcher(
+    cut: int, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    said = b"saved\ninterrupted\nintact\n"
+    relay = OutputRelay(tmp_path / "worker_0.log")
+    out = os.dup(relay.stdout)
+    relay.begin()
+    relay.is_ending = True
+    for piece in (said[:cut], said[cut:]):
+        os.write(out, piece)
+        assert relay.forward(1)
+    os.close(out)
+    relay.forward(1)
+    assert capfdbinary.readouterr().out == b"saved\nintact\n"
+    assert (tmp_path / "worker_0.log").read_bytes() == said

@@ -1,14 +1,17 @@
 """Messages reach a template in the form that it reads, or an error names what would be lost."""
 
+import sys
 from typing import Any
 
 import pytest
 
 from mindformers_glm.core.errors import PromptError
+from mindformers_glm.tokenizer.chat_writer import ChatWriter
 from mindformers_glm.tokenizer.template_renderer import TemplateRenderer
 from tests.unit.tokenizer.templates import (
     CALLS_IN_TAGS,
     PLAIN,
+    SPECIALS,
     TOOLS_BESIDE,
     TOOLS_IN_MESSAGES,
     call_of,
@@ -269,12 +272,15 @@ def test_a_result_beside_a_call_in_the_familys_form_has_the_familys_role() -> No
     assert write(template, messages) == "[user]x[assistant]f{}[observation]r"
 
 
-def test_messages_nested_beyond_reason_are_one_sentence() -> None:
+@pytest.mark.parametrize("built_in", [None, "glm4_chat", "chatglm3"])
+def test_messages_nested_beyond_reason_are_one_sentence(built_in: str | None) -> None:
     nested: Any = {}
-    for _ in range(600):
+    for _ in range(sys.getrecursionlimit()):
         nested = {"a": nested}
-    with pytest.raises(PromptError):
-        write(TOOLS_IN_MESSAGES, _call(nested))
+    templates = {} if built_in else {"default": TOOLS_IN_MESSAGES}
+    writer = ChatWriter(templates, built_in, {}, SPECIALS, "DIR")
+    with pytest.raises(PromptError, match="nested too deeply"):
+        writer.write(_call(nested))
 
 
 def _long(num_rounds: int) -> list[dict[str, Any]]:
