@@ -25,6 +25,7 @@ from machine import describe_machine, positive, run_main
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.backends.cpu import library
 from mindformers_glm.engine import llm_engine
+from mindformers_glm.engine.running_request import RunningSample
 
 LIMIT = 0.03
 SETTINGS = {
@@ -74,7 +75,7 @@ def watched(llm: LLM) -> Iterator[Stopwatch]:
     runner, scheduler = engine.runner, engine.scheduler
     run, schedule = runner._run, scheduler.schedule
     build_batch, sample_token = llm_engine.build_batch, llm_engine.sample_token
-    add_text = llm_engine._RunningRequest.add_text
+    add_text = RunningSample.add_text
 
     def run_to_end(cell: Any, *tensors: Any) -> Any:
         output = run(cell, *tensors)
@@ -85,13 +86,13 @@ def watched(llm: LLM) -> Iterator[Stopwatch]:
     scheduler.schedule = watch.wrap("schedule", schedule)
     llm_engine.build_batch = watch.wrap("batch", build_batch)
     llm_engine.sample_token = watch.wrap("sample", sample_token)
-    llm_engine._RunningRequest.add_text = watch.wrap("text", add_text)
+    RunningSample.add_text = watch.wrap("text", add_text)
     try:
         yield watch
     finally:
         runner._run, scheduler.schedule = run, schedule
         llm_engine.build_batch, llm_engine.sample_token = build_batch, sample_token
-        llm_engine._RunningRequest.add_text = add_text
+        RunningSample.add_text = add_text
 
 
 def measure(llm: LLM, context: int, num_steps: int, settings: dict[str, Any]) -> Stopwatch:
