@@ -27,8 +27,9 @@ class RunFigures:
 
     def __init__(self) -> None:
         self._begun_s = time.perf_counter()
-        # The system knows it to a hundredth of a second.
-        self._start_s = max(time.time() - psutil.Process().create_time(), 0.0)
+        # Since the system's start, to a hundredth of a second; when that was is known to a second.
+        created_s = psutil.Process().create_time() - psutil.boot_time()
+        self._start_s = max(time.clock_gettime(time.CLOCK_BOOTTIME) - created_s, 0.0)
         self._loaded_s, self._compiled_s = self._begun_s, 0.0
         self._first_token_s: dict[int, float] = {}
         self._num_prompt_tokens = self._num_cached_tokens = 0

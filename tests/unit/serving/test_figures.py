@@ -1,6 +1,9 @@
 """The last line of a run."""
 
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,12 +16,13 @@ from tests.unit.serving.echo import Echo, answer_to
 class Times:
     """A clock for time.perf_counter."""
 
+    CLOCK_BOOTTIME = 7
     now_s = 0.0
 
     def perf_counter(self) -> float:
         return self.now_s
 
-    def time(self) -> float:
+    def clock_gettime(self, clock: int) -> float:
         return self.now_s
 
 
@@ -100,3 +104,17 @@ def test_nothing_is_told_where_no_prompt_could_run(capsys: pytest.CaptureFixture
     told.take(0, answer_to("bad"))
     told.tell(Echo(), ranks=1)
     assert capsys.readouterr().err == ""
+
+
+def test_the_start_is_told_to_a_hundredth_of_a_second() -> None:
+    program = (
+        "import time; now_s = time.time();"
+        "from mindformers_glm.serving.figures import RunFigures;"
+        "print(now_s, RunFigures()._start_s + now_s - time.time())"
+    )
+    before_s = time.time()
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    now_s, start_s = map(float, run.stdout.split())
+    assert -0.02 < now_s - before_s - start_s < 5  # the process began between both
