@@ -93,6 +93,7 @@ class ChatTemplate:
         """
         self._check_variables(options)
         conversation, offered = read_messages(messages), read_tools(tools or ())
+        self._renderer.begin_conversation()
         form = self._choose_form(conversation, offered, options)
         return self._write(*form.write(conversation, offered), options)
 

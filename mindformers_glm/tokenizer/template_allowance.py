@@ -28,8 +28,14 @@ class Allowance:
 
     def __init__(self, values: Any) -> None:
         num_values, num_characters = _measure(values)
-        self._left = _FEWEST_UNITS + _UNITS_OF_A_VALUE * num_values + 2 * num_characters
+        self.units = _FEWEST_UNITS + _UNITS_OF_A_VALUE * num_values + 2 * num_characters
+        self._left = self.units
         self.max_written = _FEWEST_WRITTEN + 16 * num_characters
+
+    @property
+    def num_used(self) -> int:
+        """Units that were taken away."""
+        return self.units - self._left
 
     def charge(self, units: int) -> None:
         """Take units away.

@@ -5,6 +5,9 @@ from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError, PromptError
 
+# For all forms in which one conversation is tried; a form that fits takes a fifth of one at most.
+_SHARED_ALLOWANCES = 2
+
 
 class TemplateStoppedError(PromptError):
     """The template does or writes too much; another form of the messages will not help."""
@@ -22,7 +25,12 @@ class TemplateRenderer:
     def __init__(self, template: str, named_tokens: Mapping[str, Any], source: str) -> None:
         self._template = template
         self._source = source
+        self._num_used = 0
         self._named_tokens = {name: token for name, token in named_tokens.items() if token}
+
+    def begin_conversation(self) -> None:
+        """Call before a conversation is rendered, be it in many forms: they share an allowance."""
+        self._num_used = 0
 
     def render(
         self,
@@ -41,6 +49,7 @@ class TemplateRenderer:
         """
         from jinja2 import TemplateSyntaxError
 
+        from mindformers_glm.tokenizer.template_allowance import Allowance
         from mindformers_glm.tokenizer.template_sandbox import TemplateLimitError, render_template
 
         given = {
@@ -49,10 +58,12 @@ class TemplateRenderer:
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
+        values = {**self._named_tokens, **given, **(variables or {})}
+        allowance = Allowance(values)
         try:
-            return render_template(
-                self._template, {**self._named_tokens, **given, **(variables or {})}
-            )
+            if self._num_used > _SHARED_ALLOWANCES * allowance.units:
+                raise TemplateLimitError("it takes more steps than any conversation needs")
+            return render_template(self._template, values, allowance)
         except TemplateLimitError as problem:
             raise TemplateStoppedError(
                 f"The chat template of {self._source} is stopped, {problem}: take the template of "
@@ -67,3 +78,5 @@ class TemplateRenderer:
             raise PromptError(
                 f"The chat template of {self._source} cannot write these messages: {problem}."
             ) from problem
+        finally:
+            self._num_used += allowance.num_used

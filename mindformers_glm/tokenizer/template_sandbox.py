@@ -48,18 +48,19 @@ _REMOVED_FILTERS = (
 _Node = TypeVar("_Node", bound=nodes.Node)
 
 
-def render_template(source: str, values: Mapping[str, Any]) -> str:
+def render_template(source: str, values: Mapping[str, Any], allowance: Allowance) -> str:
     """Render a template as `apply_chat_template` of transformers 4.51.3 does, within limits.
 
     Args:
         values: messages, tools and what else the template may read.
+        allowance: what it may do.
     Raises:
         TemplateSyntaxError: the template is broken.
         TemplateLimitError: it does or writes too much.
         Exception: anything else that a template may raise.
     """
     code = _compile(source)
-    environment = _Environment(Allowance(values))
+    environment = _Environment(allowance)
     template = environment.template_class.from_code(environment, code, environment.globals)
     written = template.render(values)
     if len(written) > environment.allowance.max_written:

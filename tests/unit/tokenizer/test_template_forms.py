@@ -346,3 +346,13 @@ def test_keys_that_no_template_reads_are_looked_for_a_few_times(
     with pytest.raises(PromptError, match=r"'k0' of a message .*'k4' of a message .*, \.\.\.: "):
         write(PLAIN, messages)
     assert len(counted) < 20
+
+
+def test_all_forms_of_a_conversation_share_an_allowance(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = _count_messages(monkeypatch)
+    slow = "{% set ns = namespace(x=['a']) %}{% for m in range(99999) %}{{ 'a' }}{% endfor %}"
+    for _ in range(2):  # the next conversation has an allowance of its own
+        counted.clear()
+        with pytest.raises(PromptError, match="takes more steps"):
+            write(slow, _call("{}"))
+        assert len(counted) < 20

@@ -9,6 +9,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from mindformers_glm.core.errors import GlmError, PromptError
 from mindformers_glm.tokenizer.chat_template import ChatTemplate
+from mindformers_glm.tokenizer.template_allowance import Allowance
 from mindformers_glm.tokenizer.template_sandbox import render_template
 from mindformers_glm.tokenizer.vocabulary import SpecialTokens
 
@@ -98,7 +99,9 @@ def test_a_template_that_would_not_end_is_stopped(source: str) -> None:
 )
 def test_other_templates_write_what_hugging_face_writes(source: str) -> None:
     values: dict[str, Any] = {"messages": MESSAGES, "tools": None, "add_generation_prompt": True}
-    assert render_template(source, values) == _compile_jinja_template(source).render(**values)
+    assert render_template(source, values, Allowance(values)) == _compile_jinja_template(
+        source
+    ).render(**values)
 
 
 def test_a_conversation_of_a_million_tokens_with_a_hundred_tools_is_written() -> None:
@@ -114,7 +117,9 @@ def test_a_conversation_of_a_million_tokens_with_a_hundred_tools_is_written() ->
     properties = {f"p{number}": {"type": "string", "description": "what"} for number in range(20)}
     tools = [{"name": f"f{n}", "parameters": {"properties": properties}} for n in range(100)]
     values = {"messages": messages, "tools": tools}
-    assert render_template(source, values) == _compile_jinja_template(source).render(**values)
+    assert render_template(source, values, Allowance(values)) == _compile_jinja_template(
+        source
+    ).render(**values)
 
 
 def test_the_limits_are_told_in_one_sentence() -> None:
