@@ -3,10 +3,9 @@
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
-from mindspore.communication import get_group_size, get_rank, init
 
-from mindformers_glm.config.environment import declare_prediction, failed_meeting
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.backends.meeting import meet_ranks
+from mindformers_glm.config.environment import declare_prediction
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 
@@ -21,23 +20,13 @@ def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
         return ProcessGroup(tensor_parallel)
     from mindformers.parallel_core.inference import parallel_state
 
-    try:
-        init()
-    except RuntimeError as problem:
-        raise failed_meeting(problem) from problem
-    found = TensorParallel(get_group_size(), get_rank())
-    if found != tensor_parallel:
-        raise ConfigError(
-            f"The launcher made this process rank {found.rank} of {found.size}, expected rank "
-            f"{tensor_parallel.rank} of {tensor_parallel.size}: start one job with as many "
-            "processes as model_parallel."
-        )
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=found.size)
+    meet_ranks(tensor_parallel)
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel.size)
     all_gather = ops.AllGather()
 
     def gather(values: np.ndarray) -> np.ndarray:
         gathered = all_gather(Tensor(values.view(np.int32))).asnumpy()
-        return gathered.view(np.int64).reshape(found.size, len(values))
+        return gathered.view(np.int64).reshape(tensor_parallel.size, len(values))
 
     return ProcessGroup(tensor_parallel, gather)
 

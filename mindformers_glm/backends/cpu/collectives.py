@@ -14,14 +14,13 @@ from types import TracebackType
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
-from mindspore.communication import get_group_size, get_rank, init
 
 from mindformers_glm.backends.cpu.trace import Module, Value, exchange
-from mindformers_glm.config.environment import failed_meeting
+from mindformers_glm.backends.meeting import meet_ranks
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import cut_columns, matrix_columns
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.errors import ConfigError, RankError
+from mindformers_glm.core.errors import RankError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.interrupts import leave_at_once
@@ -47,24 +46,14 @@ def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
 def _meet(tensor_parallel: TensorParallel) -> ProcessGroup:
     if tensor_parallel.size == 1:
         return ProcessGroup(tensor_parallel)
-    try:
-        init()
-    except RuntimeError as problem:
-        raise failed_meeting(problem) from problem
-    found = TensorParallel(get_group_size(), get_rank())
-    if found != tensor_parallel:
-        raise ConfigError(
-            f"The launcher made this process rank {found.rank} of {found.size}, expected rank "
-            f"{tensor_parallel.rank} of {tensor_parallel.size}: start one job with as many "
-            "processes as model_parallel."
-        )
+    meet_ranks(tensor_parallel)
     _leave_on_exceptions()
     all_gather = _AllGather()
 
     def gather(values: np.ndarray) -> np.ndarray:
         with explain_failed_exchange():
             gathered = all_gather(Tensor(values.view(np.int32))).asnumpy()
-        return gathered.view(np.int64).reshape(found.size, len(values))
+        return gathered.view(np.int64).reshape(tensor_parallel.size, len(values))
 
     return ProcessGroup(tensor_parallel, gather)
 
