@@ -14,7 +14,7 @@ from mindformers.parallel_core.inference.base_models.common.embeddings import (
 from mindformers.parallel_core.inference.base_models.common.embeddings.rope_utils import _ROPE_DICT
 from mindformers.parallel_core.inference.tensor_parallel import layers
 from mindformers.parallel_core.inference.transformer import flash_attention, norm
-from mindspore import Tensor, mint, ops
+from mindspore import Tensor, mint, ops, runtime
 from mindspore.ops import operations
 
 from tests.ascend_contract import references
@@ -44,11 +44,13 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
         ),
         *made.watch(rotary_pos_embedding.RotaryEmbedding),
         mock.patch.object(norm, "P", replaced(operations, RmsNorm=made.RmsNorm)),
-        # Uninitialized memory has no kernel on a CPU.
-        mock.patch.object(layers, "mint", replaced(mint, empty=_zeros)),
+        mock.patch.object(layers, "mint", replaced(mint, empty=zeros, zeros=zeros)),
         # Upstream keeps rotary tables, and the operators in them, for the whole process.
         mock.patch.dict(_ROPE_DICT, clear=True),
         mock.patch.object(Tensor, "move_to", lambda tensor, *_, **__: tensor),
+        # A CPU has no streams to wait for, and no pool of device memory.
+        mock.patch.object(runtime, "synchronize", return_value=None),
+        mock.patch.object(runtime, "empty_cache", return_value=None),
     ]
     if world_group is not None:
 
@@ -72,8 +74,9 @@ def replaced(module: Any, **names: Any) -> types.SimpleNamespace:
     return Replaced(**names)
 
 
-def _zeros(*size: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    return mint.zeros(*size, dtype=dtype)
+def zeros(size: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    """Memory of any type; a CPU has no kernel for uninitialized and for bfloat16 zeros."""
+    return Tensor(np.zeros(size, np.float32)).astype(dtype)
 
 
 def _arrays(*tensors: Tensor | None) -> list[Any]:
