@@ -8,8 +8,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("mindspore")
 
-from mindformers_glm.backends import BACKENDS
-from mindformers_glm.backends.ascend.backend import AscendBackend
+from tests.ascend_contract.card import card_of_references
 from tests.ascend_contract.install import in_pynative_mode
 
 
@@ -21,10 +20,7 @@ def calls() -> Iterator[Counter[str]]:
 
 
 @pytest.fixture
-def with_ascend(calls: Counter[str], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """`device_target="Ascend"` as on a machine with a card of 4 GB."""
-    monkeypatch.setattr(AscendBackend, "find_obstacle", lambda backend: "")
-    monkeypatch.setattr(AscendBackend, "available_memory", lambda *_: 2**32)
-    monkeypatch.setitem(BACKENDS, "Ascend", AscendBackend())
-    monkeypatch.setattr("mindformers_glm.backends._MISSING", {})
-    return calls
+def with_ascend() -> Iterator[Counter[str]]:
+    """`device_target="Ascend"` as on a machine with a card; how often each reference was called."""
+    with card_of_references() as counted:
+        yield counted
