@@ -50,7 +50,6 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
         mock.patch.object(layers, "mint", replaced(mint, empty=zeros, zeros=zeros)),
         # Upstream keeps rotary tables, and the operators in them, for the whole process.
         mock.patch.dict(_ROPE_DICT, clear=True),
-        mock.patch.object(Tensor, "move_to", lambda tensor, *_, **__: tensor),
         # A CPU has no streams to wait for, and no pool of device memory.
         mock.patch.object(runtime, "synchronize", return_value=None),
         mock.patch.object(runtime, "empty_cache", return_value=None),

@@ -175,6 +175,8 @@ def flash_attention_score(
     )
     require(query.shape[1] % head_num == 0, f"query of {query.shape[1]} for {head_num} heads")
     head_dim = query.shape[1] // head_num
+    require(head_dim % 16 == 0 and head_dim <= 512, f"heads of {head_dim}, not of 16, 32 .. 512")
+    _require_scale(scale_value, head_dim)
     q, k, v = (x.reshape(len(x), -1, head_dim) for x in (query, key, value))
     require(k.shape == v.shape and head_num % k.shape[1] == 0, f"key {key.shape} {value.shape}")
     out, start = np.empty_like(q), 0
@@ -217,11 +219,14 @@ def paged_attention(
         block_tables.dtype == np.int32 and block_tables.ndim == 2,
         f"block_tables must be int32 of 2 axes, it is {block_tables.dtype} {block_tables.shape}",
     )
+    require(key_cache.ndim == 4, f"key_cache must have 4 axes, it has {key_cache.ndim}")
     num_blocks, block_size, num_kv_heads, head_dim = key_cache.shape
     require(key_cache.shape == value_cache.shape, "key_cache and value_cache differ in shape")
     _require_types(query, key_cache=key_cache, value_cache=value_cache)
     require(num_kv_heads == kv_head_num, f"{kv_head_num} KV heads, the cache has {num_kv_heads}")
     require(query.shape[1] == head_num * head_dim, f"query of {query.shape[1]}")
+    require(head_num % kv_head_num == 0, f"{head_num} heads share {kv_head_num} KV heads")
+    _require_scale(scale_value, head_dim)
     require(
         len(block_tables) == len(context_lens) == len(q_seq_lens), "not one entry for each sequence"
     )
@@ -264,11 +269,17 @@ def rms_norm(x: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarr
 
     Source: `mindspore.ops.operations.RmsNorm`.
     """
+    require(0 < epsilon <= 1, f"epsilon {epsilon} is not in (0, 1]")
     require(gamma.shape == x.shape[-1:], f"gamma is {gamma.shape}, x {x.shape}")
     require(gamma.dtype == x.dtype, f"gamma is {gamma.dtype}, x {x.dtype}")
     wide = x.astype(np.float32)
     scale = 1 / np.sqrt((wide * wide).mean(-1, keepdims=True) + np.float32(epsilon))
     return (wide * scale * gamma.astype(np.float32)).astype(x.dtype), scale
+
+
+def _require_scale(scale_value: float, head_dim: int) -> None:
+    """What GLM wants; the operators take any."""
+    require(abs(scale_value * head_dim**0.5 - 1) < 1e-6, f"scale {scale_value} of {head_dim}")
 
 
 def _require_types(query: np.ndarray, **others: np.ndarray) -> None:

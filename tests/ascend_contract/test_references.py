@@ -9,7 +9,7 @@ import pytest
 from tests.ascend_contract import references
 from tests.ascend_contract.references import ContractError
 
-HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCKS = 4, 2, 8, 4, 6
+HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCKS = 4, 2, 16, 4, 6
 Call = dict[str, Any]
 Change = Callable[[Call], Any]
 
@@ -57,7 +57,7 @@ def _flash_attention_score() -> Call:
         "actual_seq_qlen": np.int32([2, 3]),
         "actual_seq_kvlen": np.int32([2, 3]),
         "head_num": HEADS,
-        "scale_value": 0.3,
+        "scale_value": 0.25,
         "input_layout": "TH",
         "sparse_mode": 0,
     }
@@ -77,13 +77,21 @@ def _paged_attention() -> Call:
         "q_seq_lens": np.int32([2, 1]),
         "head_num": HEADS,
         "kv_head_num": KV_HEADS,
-        "scale_value": 0.3,
+        "scale_value": 0.25,
     }
 
 
 def _rms_norm() -> Call:
     rng = np.random.default_rng(4)
     return {"x": _rows(rng, 2, 1), "gamma": np.ones(HEAD_DIM, np.float16), "epsilon": 1e-5}
+
+
+def _check_lengths() -> Call:
+    return {
+        "batch_valid_length": np.int32([6, 1]),
+        "context_lens_tensor": np.int32([4, 0]),
+        "q_seq_lens": np.int32([2, 1]),
+    }
 
 
 def _set(name: str, value: Any) -> Change:
@@ -122,6 +130,12 @@ MUTATIONS: dict[Callable[[], Call], dict[str, Change]] = {
         "values of another width": _map("value", lambda x: x[:, :-1]),
         "keys by head": _map("key", lambda x: x.reshape(3, KV_HEADS, HEAD_DIM)),
         "a cache by head": _map("key_cache", lambda x: x.transpose(0, 2, 1, 3)),
+        "a cache of another block size": _map("value_cache", lambda x: x[:, :-1]),
+        "a cache of another type": _map("value_cache", _float32),
+        "a cache of 3 axes": lambda call: call.update(
+            key_cache=call["key_cache"].reshape(BLOCKS, BLOCK_SIZE, -1),
+            value_cache=call["value_cache"].reshape(BLOCKS, BLOCK_SIZE, -1),
+        ),
     },
     _apply_rotary_pos_emb: {
         "another cos_format": _set("cos_format", 0),
@@ -135,6 +149,12 @@ MUTATIONS: dict[Callable[[], Call], dict[str, Change]] = {
         ),
         "the whole table for single rows": _set("is_prefill", False),
         "a key too few": _map("key", lambda x: x[:-1]),
+        "a sequence too few": _set("lengths", np.int32([2])),
+        "tables of another width": lambda call: call.update(
+            cos=call["cos"][:, :-2], sin=call["sin"][:, :-2]
+        ),
+        "cos without sin": _map("sin", lambda x: x[:-1]),
+        "queries by head": _map("query", lambda x: x.reshape(5, HEADS, HEAD_DIM)),
     },
     _flash_attention_score: {
         "another layout": _set("input_layout", "TND"),
@@ -149,6 +169,13 @@ MUTATIONS: dict[Callable[[], Call], dict[str, Change]] = {
         "a mask that hides a token": _mask_with(-10000.0, 4, 2),
         "a mask that shows the next one": _mask_with(0.0, 0, 1),
         "values of another type": _map("value", _float32),
+        "another number of heads": _set("head_num", 3),
+        "heads of 8": _set("head_num", 2 * HEADS),
+        "another scale": _set("scale_value", 1.0),
+        "a key too few": _map("key", lambda x: x[:-1]),
+        "a sequence too few": lambda call: call.update(
+            actual_seq_qlen=np.int32([5]), actual_seq_kvlen=np.int32([4])
+        ),
     },
     _paged_attention: {
         "a table in int64": _map("block_tables", _wide),
@@ -162,10 +189,31 @@ MUTATIONS: dict[Callable[[], Call], dict[str, Change]] = {
         "a mask that hides a token": _mask_with(-10000.0, 2, 0),
         "queries in float32": _map("query", _float32),
         "another number of KV heads": _set("kv_head_num", HEADS),
+        "another number of heads": _set("head_num", 2),
+        "another scale": _set("scale_value", 1.0),
+        "query lengths in int64": _map("q_seq_lens", _wide),
+        "a sequence too few": _map("context_lens", lambda x: x[:1]),
+        "a mask of another type": _map("attn_mask", _float32),
+        "a mask with a row too few": _map("attn_mask", lambda mask: mask[:-1]),
+        "a mask with a column too few": _map("attn_mask", lambda mask: mask[:, :-1]),
+        "a cache of another type": _map("value_cache", _float32),
+        "a cache of 3 axes": lambda call: call.update(
+            key_cache=call["key_cache"].reshape(BLOCKS, BLOCK_SIZE, -1),
+            value_cache=call["value_cache"].reshape(BLOCKS, BLOCK_SIZE, -1),
+        ),
     },
     _rms_norm: {
         "a weight in float32": _map("gamma", _float32),
         "a weight of another size": _map("gamma", lambda gamma: gamma[:-1]),
+        "an epsilon of 0": _set("epsilon", 0.0),
+        "an epsilon above 1": _set("epsilon", 1.5),
+    },
+    _check_lengths: {
+        "lengths without the new tokens": _set("batch_valid_length", np.int32([4, 0])),
+        "contexts of the whole": _set("context_lens_tensor", np.int32([6, 1])),
+        "query lengths cumulated": _set("q_seq_lens", np.int32([2, 3])),
+        "a sequence too few": _map("q_seq_lens", lambda x: x[:1]),
+        "lengths in int64": _map("batch_valid_length", _wide),
     },
 }
 

@@ -9,6 +9,8 @@ from mindformers_glm.core.dtypes import DTYPE_BYTES
 # Rows of one layer that are alive at once besides qkv and the MLP's inner ones: the residual
 # stream, its norm, a branch's output, and what a sum of the ranks is received into.
 _LIVE_HIDDEN_STATES = 4
+# Rows whose logits are on the device at once: a step of guesses, or of `LLM.logits`, has more.
+MAX_SAMPLES = 128
 _ROTARY_TABLES = 4  # cos and sin, and upstream makes a pair for prompts and one for answers
 
 
@@ -33,14 +35,16 @@ def count_memory(config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
     inner = sizes.qkv_size_per_partition + 3 * ffn
     rows = settings.max_num_batched_tokens * (_LIVE_HIDDEN_STATES * hidden + inner)
     rotary = _ROTARY_TABLES * settings.max_model_len * config.head_dim
-    # In float32 they are handed over; every sequence may be sampled in one step.
-    logits = 2 * min(settings.max_num_seqs, settings.max_num_batched_tokens) * config.vocab_size
+    # A chunk's mask has a row for each new token and a column for each token there is.
+    mask = settings.max_num_batched_tokens * settings.max_model_len
+    # In the compute type, and in float32, as they are handed over.
+    logits = 2 * min(MAX_SAMPLES, settings.max_num_batched_tokens) * config.vocab_size
     block = 1
     for length in kv_block_shape(config, settings):
         block *= length
     return MemoryNeed(
         weights_bytes=weights * weight_bytes,
-        workspace_bytes=(rows + rotary) * row_bytes + logits * DTYPE_BYTES["float32"],
+        workspace_bytes=(rows + rotary + mask) * row_bytes + logits * DTYPE_BYTES["float32"],
         kv_block_bytes=2 * config.num_hidden_layers * block * row_bytes,
     )
 

@@ -16,7 +16,7 @@ from mindspore import Tensor, mutable, ops, runtime
 from mindspore.nn.utils import no_init_parameters
 
 from mindformers_glm.backends.ascend import nz_format
-from mindformers_glm.backends.ascend.footprint import count_memory, kv_block_shape
+from mindformers_glm.backends.ascend.footprint import MAX_SAMPLES, count_memory, kv_block_shape
 from mindformers_glm.backends.ascend.full_memory import explain_full_memory
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
 from mindformers_glm.backends.ascend.parameters import find_targets
@@ -100,25 +100,31 @@ class AscendModelRunner:
     def execute(self, batch: ModelBatch) -> np.ndarray:
         """Run one step; see backends/runner.py.
 
-        The host waits for the device once, for the logits.
+        The host waits for the device once, for the logits; for those of many rows once for each
+        MAX_SAMPLES.
 
         Returns:
             float32 [len(batch.sample_rows), vocab_size].
         """
         check_not_forked()
+        logits = np.empty((len(batch.sample_rows), self.vocab_size), np.float32)
         if len(batch.token_ids) == 0:  # there is nothing to warm up but graphs, which want rows
-            return np.empty((0, self.vocab_size), np.float32)
+            return logits
         with interrupts_raise(), explain_full_memory(f"a step of {len(batch.token_ids)} tokens"):
             step = make_upstream_step(batch, self._settings.compute_dtype)
             hidden_states = self._call_network(step)
-            has_samples = len(batch.sample_rows) > 0
-            rows = batch.sample_rows if has_samples else np.zeros(1)
-            hidden_states = ops.gather(hidden_states, Tensor(rows.astype(np.int32)), 0)
-            if not has_samples:
-                hidden_states.asnumpy()  # waits: the next step may come from another thread
-                return np.empty((0, self.vocab_size), np.float32)
-            logits = self._call(_LOGITS, lambda: self.network.model.output_layer(hidden_states))
-            return logits.astype(ms.float32).asnumpy().reshape(-1, self.vocab_size)
+            for start in range(0, len(logits), MAX_SAMPLES):
+                part = slice(start, start + MAX_SAMPLES)
+                logits[part] = self._compute_logits(hidden_states, batch.sample_rows[part])
+            if len(logits) == 0:
+                # Waits: the next step may come from another thread.
+                _pick(hidden_states, np.zeros(1)).asnumpy()
+        return logits
+
+    def _compute_logits(self, hidden_states: Tensor, sample_rows: np.ndarray) -> np.ndarray:
+        picked = _pick(hidden_states, sample_rows)
+        logits = self._call(_LOGITS, lambda: self.network.model.output_layer(picked))
+        return logits.astype(ms.float32).asnumpy().reshape(-1, self.vocab_size)
 
     def close(self) -> None:
         """Give the memory of weights and KV cache back; nothing runs afterwards."""
@@ -156,3 +162,7 @@ class AscendModelRunner:
             "key_cache": self._key_cache,
             "value_cache": self._value_cache,
         }
+
+
+def _pick(hidden_states: Tensor, rows: np.ndarray) -> Tensor:
+    return ops.gather(hidden_states, Tensor(rows.astype(np.int32)), 0)

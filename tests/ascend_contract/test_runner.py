@@ -1,0 +1,175 @@
+"""What the runner does around upstream's network: full devices, no rows, graphs, an Atlas 300I."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from mindspore import Tensor, ops
+
+from mindformers_glm.backends.ascend import nz_format
+from mindformers_glm.backends.ascend import runner as runner_module
+from mindformers_glm.backends.ascend.footprint import count_memory
+from mindformers_glm.backends.ascend.full_memory import explain_full_memory
+from mindformers_glm.backends.ascend.runner import AscendModelRunner
+from mindformers_glm.backends.ascend.step_inputs import make_upstream_step
+from mindformers_glm.backends.runner import ModelBatch
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.errors import MemoryBudgetError, UnsupportedError
+from tests.ascend_contract.steps import STEPS, Sequences, open_runner
+from tests.model import hf_oracle
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "----\n- Memory not enough:\n----\nDevice(id:0) memory isn't enough and alloc failed, "
+        "kernel name: Default/MatMul-op1, alloc size: 1073741824B.",
+        "Allocate memory failed",
+        "Device(id:0) memory isn't enough and alloc failed in output actor, kernel name: x",
+    ],
+)
+def test_a_full_device_is_one_sentence(text: str) -> None:
+    with (
+        pytest.raises(MemoryBudgetError, match="no memory left for a step of 9 tokens"),
+        explain_full_memory("a step of 9 tokens"),
+    ):
+        raise RuntimeError(text)
+
+
+def test_other_problems_are_not_called_a_full_device() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"), explain_full_memory("a step"):
+        raise RuntimeError("shapes differ")
+
+
+def test_a_step_that_finds_the_device_full_says_so(
+    calls: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=1)
+    runner = open_runner(folder, "float32")
+    sequences = Sequences(folder)
+    assert runner.execute(ModelBatch.of_no_rows()).shape == (0, runner.vocab_size)
+
+    def fail(self: AscendModelRunner, step: Any) -> None:
+        raise RuntimeError("Memory not enough: current free memory size[1]")
+
+    monkeypatch.setattr(AscendModelRunner, "_call_network", fail)
+    with pytest.raises(MemoryBudgetError, match="a step of 29 tokens"):
+        runner.execute(sequences.batch(STEPS["four prompts"]))
+
+
+def test_logits_of_many_rows_are_computed_in_parts(
+    calls: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=1)
+    runner = open_runner(folder, "float32")
+    monkeypatch.setattr(runner_module, "MAX_SAMPLES", 8)  # 29 rows: three parts and a rest
+    errors = Sequences(folder).errors(runner, {"all": STEPS["four prompts"]})
+    assert errors["all"] < 1e-5
+
+
+def test_the_mask_of_the_largest_chunk_is_counted(tmp_path: Path) -> None:
+    config = GlmConfig.from_hf(hf_oracle.save_random_checkpoint(tmp_path))
+    settings = RunnerSettings.with_defaults("float16", 2**16, max_model_len=2**16)
+    rows = np.arange(2**16 - settings.max_num_batched_tokens, 2**16, dtype=np.int32)
+    chunk = replace(
+        ModelBatch.of_no_rows(),
+        positions=rows,
+        seq_lens=np.int32([2**16]),
+        query_start=np.int32([0, len(rows)]),
+        block_tables=[[0]],
+    )
+    mask = make_upstream_step(chunk, "float16").attention_mask
+    assert count_memory(config, settings).workspace_bytes > mask.nbytes
+
+
+class _Network:
+    """Stands for a compiled network: notes what it is told."""
+
+    def __init__(self) -> None:
+        self.phase = ""
+        self.told: list[tuple[str, Any]] = []
+        self.model = SimpleNamespace(output_layer=lambda rows: rows)
+
+    def add_flags_custom_mcore(self, is_prefill: bool) -> None:
+        self.told.append(("flags", is_prefill))
+
+    def __call__(self, **inputs: Any) -> Tensor:
+        self.told.append(("run", self.phase))
+        return Tensor(np.zeros((len(inputs["input_ids"].asnumpy()), 4), np.float32))
+
+
+def test_each_graph_is_compiled_with_its_own_flags_and_called_by_its_phase(tmp_path: Path) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path)
+    sequences = Sequences(folder)
+    network = _Network()
+    runner = object.__new__(AscendModelRunner)
+    runner.__dict__ |= {
+        "network": network,
+        "_settings": SimpleNamespace(compute_dtype="float32"),
+        **{"vocab_size": 4, "compile_s": 0.0, "_has_graphs": True, "_compiled": set()},
+        **{"_phase": "", "_key_cache": None, "_value_cache": None},
+    }
+    names = ["four prompts", "an answer each", "four prompts", "a chunk beside an answer"]
+    for name in names:
+        runner.execute(sequences.batch(STEPS[name]))
+    prefill, others = ("run", "prefill"), ("run", "increment")
+    assert network.told == [("flags", True), prefill, ("flags", False), others, prefill, others]
+    assert runner.compile_s > 0
+
+
+@pytest.fixture
+def atlas_300i(calls: Counter[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what was brought into the card's format; its operators take nothing else."""
+    cast: list[str] = []
+
+    def format_cast(tensor: Tensor, target: int) -> Tensor:
+        assert target == 29  # FRACTAL_NZ
+        cast.append(getattr(tensor, "name", "") or str(tensor.shape))
+        return tensor
+
+    for module in (nz_format, "mindformers.parallel_core.inference.tensor_parallel.layers"):
+        where = module if isinstance(module, str) else module.__name__
+        monkeypatch.setattr(f"{where}.is_310p", lambda: True)
+    monkeypatch.setattr(ops.auto_generate, "format_cast", format_cast, raising=False)
+    return cast
+
+
+def test_on_an_atlas_300i_linear_weights_and_cache_have_its_format(
+    atlas_300i: list[str], tmp_path: Path
+) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=1)
+    runner = open_runner(folder, "float16")
+    layer = "decoder.layers.0"
+    weights = [
+        f"{layer}.{name}.weight"
+        for name in (
+            *("mlp.linear_fc1", "mlp.linear_fc2"),
+            *("self_attention.linear_proj", "self_attention.linear_qkv"),
+        )
+    ]
+    found = sorted(name.removeprefix("model.") for name in atlas_300i if "weight" in name)
+    assert found == [*weights, "output_layer.weight"]
+    # 40 blocks of 8 tokens, 2 KV heads of 16: keys and values of the layer
+    assert [name for name in atlas_300i if "weight" not in name] == ["(40, 8, 32)"] * 2
+    runner.close()
+
+
+def test_on_an_atlas_300i_a_tied_output_layer_stays_as_the_embedding_is(
+    atlas_300i: list[str], tmp_path: Path
+) -> None:
+    folder = hf_oracle.save_random_checkpoint(
+        tmp_path, num_hidden_layers=1, tie_word_embeddings=True
+    )
+    open_runner(folder, "float16").close()
+    assert not [name for name in atlas_300i if "output" in name or "embed" in name]
+
+
+def test_an_atlas_300i_has_no_bfloat16(atlas_300i: list[str], tmp_path: Path) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path)
+    with pytest.raises(UnsupportedError, match=r"300I Duo cannot compute in bfloat16.*float16"):
+        open_runner(folder, "bfloat16")
