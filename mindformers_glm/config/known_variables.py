@@ -36,7 +36,7 @@ class KnownVariable:
         """What it does, who reads it, and whether that is so on this device."""
         if device_target in self.devices:
             return f"{self.effect} (read by {self.reader})"
-        where = f" on {device_target}" if self.devices else ""
+        where = f" on {device_target}" if self.devices and device_target else ""
         return f"no effect{where}; {self.effect} (read by {self.reader})"
 
     def advise(self, value: str, device_target: str) -> str:
@@ -195,14 +195,14 @@ KNOWN_VARIABLES = (
     KnownVariable("GLOG_v", "MindSpore", "how much it logs: 0 most, 3 errors only", BOTH),
     KnownVariable(
         "OMP_NUM_THREADS",
-        "the operators on the CPU",
-        "their threads, where --num_threads is not given; MindIE's advice to set 1 makes them slow",
+        "OpenMP",
+        "threads of the operators without --num_threads; 1, as MindIE advises, is slow",
         ON_CPU,
         ("A20",),
     ),
     KnownVariable(
         "OMP_WAIT_POLICY",
-        "the operators on the CPU",
+        "OpenMP",
         "active: waiting threads spin, in the way of MindSpore's",
         ON_CPU,
         advice="Unset OMP_WAIT_POLICY: threads that spin take the cores from MindSpore's.",

@@ -4,19 +4,21 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any
 
 from mindformers_glm.config.known_variables import KNOWN_VARIABLES
 from mindformers_glm.config.sentence_parser import SentenceParser
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.errors import ConfigError, first_words
 from mindformers_glm.core.finding import Finding
 from mindformers_glm.serving.doctor_machine import examine_machine
-from mindformers_glm.serving.doctor_software import examine_software
+from mindformers_glm.serving.doctor_software import INSTALL, examine_software
 from mindformers_glm.system.host import Host
+from mindformers_glm.system.log import write_line
 from mindformers_glm.version import __version__
 
 _NAME_COLUMN, _TEXT_COLUMN = 11, 28
@@ -43,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ConfigError: there is no such device.
     """
+    if sys.stderr.isatty():
+        write_line("Looking around; MindSpore takes some seconds to start ...")
     diagnosis = Diagnosis.make(Host(os.environ), arguments.device_target)
     if arguments.json:
         print(json.dumps(diagnosis.to_dict(), ensure_ascii=False, indent=1))
@@ -57,11 +61,11 @@ class Diagnosis:
     """All that was found.
 
     Attributes:
-        device_target: the device that a run takes; a problem of another one is none.
+        device_target: the device that a run takes; None where they cannot be looked at.
         environ: the variables that are set.
     """
 
-    device_target: str
+    device_target: str | None
     findings: tuple[Finding, ...]
     environ: dict[str, str]
 
@@ -74,22 +78,26 @@ class Diagnosis:
         Raises:
             ConfigError: there is no such device.
         """
-        findings = [*examine_software(host), *examine_machine(host)]
         try:
             device_target, of_devices = _examine_devices(host, device_target)
-            findings += of_devices
         except ImportError as problem:  # the backends need NumPy
-            advice = (
-                "Enter the environment (source .venv/bin/activate), or install what is missing."
-            )
-            findings.append(Finding("devices", "backends", str(problem), "problem", advice))
-        target = device_target or "any device"
-        return cls(target, (*findings, *_examine_variables(host, target)), dict(host.environ))
+            of_devices = [Finding("devices", "backends", str(problem), "problem", INSTALL)]
+        findings = (
+            *_collect("software", examine_software(host)),
+            *_collect("machine", examine_machine(host)),
+            *of_devices,
+            *_examine_variables(host, device_target or ""),
+        )
+        return cls(device_target, findings, dict(host.environ))
 
     @property
     def can_run(self) -> bool:
         """Whether nothing stops a model."""
         return self._count("problem") == 0
+
+    @property
+    def _target(self) -> str:
+        return self.device_target or "any device"
 
     def _count(self, state: str) -> int:
         return sum(finding.state == state for finding in self.findings)
@@ -97,7 +105,15 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """For programs; the names are stable."""
         variables = [
-            {**asdict(row), "value": self.environ.get(row.name)} for row in KNOWN_VARIABLES
+            {
+                "name": row.name,
+                "value": self.environ.get(row.name),
+                "reader": row.reader,
+                "effect": row.effect,
+                "devices": row.devices,
+                "feature_ids": row.ids,
+            }
+            for row in KNOWN_VARIABLES
         ]
         return {
             "version": __version__,
@@ -109,20 +125,22 @@ class Diagnosis:
 
     def lines(self, columns: int, with_unset: bool = False) -> Iterator[str]:
         """For people, in lines of at most this length (a word may be longer)."""
-        yield f"mindformers_glm {__version__}, device_target {self.device_target}"
+        yield f"mindformers_glm {__version__}, device_target {self._target}"
         for section, findings in groupby(self.findings, key=lambda finding: finding.section):
             yield ""
             yield section
-            rows = list(findings)
-            for row, following in pairwise([*rows, None]):
-                is_said_below = following is not None and row.advice == following.advice
-                yield from _finding_lines(row, columns, not is_said_below)
+            rest = list(findings)
+            while rest:
+                finding = rest.pop(0)
+                # What several have in common is said behind the last of them.
+                is_repeated = bool(rest) and rest[0].advice == finding.advice
+                yield from _finding_lines(finding, columns, with_advice=not is_repeated)
         unset = [row for row in KNOWN_VARIABLES if row.name not in self.environ]
         if with_unset:
             yield ""
             yield "variables that are not set"
             for row in unset:
-                yield from _name_lines("", row.name, row.describe(self.device_target), columns)
+                yield from _name_lines("", row.name, row.describe(self._target), columns)
         yield ""
         yield from textwrap.wrap(self._summary(), columns)
 
@@ -131,9 +149,9 @@ class Diagnosis:
         hints_text = f"{hints} {'hint' if hints == 1 else 'hints'}"
         if problems:
             problems_text = f"{problems} {'problem' if problems == 1 else 'problems'}"
-            return f"No model can run on {self.device_target}: {problems_text}, {hints_text}."
+            return f"No model can run on {self._target}: {problems_text}, {hints_text}."
         return (
-            f"Models can run on {self.device_target}: no problem, {hints_text}. Whether one fits: "
+            f"Models can run on {self._target}: no problem, {hints_text}. Whether one fits: "
             "mindformers-glm inspect DIR"
         )
 
@@ -147,9 +165,22 @@ def _examine_devices(host: Host, device_target: str | None) -> tuple[str, list[F
         raise ConfigError(f"device_target must be one of {names}, got {target!r}.")
     findings: list[Finding] = []
     for name, backend in BACKENDS.items():
-        found = list(backend.diagnose(host))
+        found = _collect(name, backend.diagnose(host))
         findings += found if name == target else [_summarize(name, found)]
     return target, sorted(findings, key=lambda finding: finding.section != target)
+
+
+def _collect(section: str, findings: Iterable[Finding]) -> list[Finding]:
+    """All of them; where a machine is so broken that looking at it fails, those up to there."""
+    collected = []
+    try:
+        for finding in findings:
+            collected.append(finding)
+    except Exception as problem:
+        found = f"{type(problem).__name__}: {first_words(problem)}"
+        advice = "Report this: looking further failed, which is a defect of mindformers-glm doctor."
+        collected.append(Finding(section, "doctor", found, "hint", advice))
+    return collected
 
 
 def _summarize(device: str, findings: list[Finding]) -> Finding:
@@ -170,7 +201,8 @@ def _examine_variables(host: Host, target: str) -> Iterator[Finding]:
         value = host.environ.get(row.name)
         if value is None:
             continue
-        short = value if len(value) <= _MAX_VALUE else f"{value[:_MAX_VALUE]}..."
+        printable = "".join(sign if sign.isprintable() else "?" for sign in value)
+        short = printable if len(value) <= _MAX_VALUE else f"{printable[:_MAX_VALUE]}..."
         found, advice = f"{short or 'empty'}: {row.describe(target)}", row.advise(value, target)
         yield Finding("environment", row.name, found, "hint" if advice else "ok", advice)
 

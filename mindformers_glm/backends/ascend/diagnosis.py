@@ -157,20 +157,16 @@ def _examine_chips(host: Host) -> Iterator[Finding]:
 
 
 def _describe_chips(chips: Sequence[NpuChip]) -> Finding:
-    groups = Counter((chip.name, chip.total_bytes) for chip in chips)
     pieces = []
-    for (name, total), count in groups.items():
-        free = [
-            chip.total_bytes - chip.used_bytes
+    for name, count in Counter(chip.name for chip in chips).items():
+        memory = [
+            (chip.total_bytes - chip.used_bytes, chip.total_bytes)
             for chip in chips
-            if (chip.name, chip.total_bytes) == (name, total)
-            and chip.total_bytes is not None
-            and chip.used_bytes is not None
+            if chip.name == name and chip.total_bytes is not None and chip.used_bytes is not None
         ]
-        memory = ""
-        if free and total is not None:
-            memory = f", at least {format_bytes(min(free))} of {format_bytes(total)} free"
-        pieces.append(f"{count} x {name}{memory}")
+        free, total = min(memory, default=(0, 0))
+        there_is = f", at least {format_bytes(free)} of {format_bytes(total)} free"
+        pieces.append(f"{count} x {name}{there_is if memory else ''}")
     return Finding(_SECTION, "chips", "; ".join(pieces))
 
 
