@@ -38,11 +38,8 @@ def parse_chips(text: str) -> list[NpuChip]:
     chips = []
     above: tuple[int, str, str] | None = None  # card, name and health of the row before
     for line in text.splitlines():
-        if "Process id" in line:
-            break  # a table of processes follows
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if not line.strip().startswith("|") or len(cells) != 3:
-            above = None if line.strip().startswith("|") else above
+        if len(cells) != 3:  # a rule, or a row of the processes below, which has more
             continue
         if name := _NAME.fullmatch(cells[0]):
             above = (int(name[1]), name[2], cells[1])

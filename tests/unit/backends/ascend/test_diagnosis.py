@@ -68,6 +68,11 @@ def test_half_of_set_env_is_not_enough(tmp_path: Path, variable: str) -> None:
     assert variable in finding.advice
 
 
+def test_a_library_path_without_canns_libraries_is_told(tmp_path: Path) -> None:
+    host = make_ascend_host(tmp_path, SET_ENV | {"LD_LIBRARY_PATH": "/usr/lib:/opt/lib"})
+    assert "libge_runner.so in LD_LIBRARY_PATH" in find(host, "set_env.sh").advice
+
+
 @pytest.mark.parametrize("module", ["acl", "te"])
 def test_a_python_that_does_not_find_canns_packages_is_told(tmp_path: Path, module: str) -> None:
     host = make_ascend_host(tmp_path, has_module=lambda name: name != module)
