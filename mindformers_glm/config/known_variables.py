@@ -111,8 +111,8 @@ KNOWN_VARIABLES = (
     ),
     KnownVariable(
         "DEVICE_ID",
-        "MindSpore",
-        "the card of this process; the launcher sets it for each rank",
+        "this project and MindSpore",
+        "the card of a process that no launcher started and that has no device_id",
         ON_ASCEND,
     ),
     KnownVariable(
@@ -164,17 +164,23 @@ KNOWN_VARIABLES = (
     KnownVariable(
         "ENFORCE_EAGER",
         "MindSpore Transformers",
-        "true: its network runs operator by operator (PYNATIVE), not as a graph",
+        "whether its network runs operator by operator; overwritten from context.mode",
         ON_ASCEND,
     ),
     KnownVariable(
         "RUN_MODE",
         "MindSpore Transformers",
-        "chooses its inference network; this project sets it to predict on Ascend",
+        "chooses its inference network; overwritten with predict",
         ON_ASCEND,
     ),
     KnownVariable(
         "HCCL_DETERMINISTIC", "CANN's HCCL and MindSpore", "true: sums in a fixed order", ON_ASCEND
+    ),
+    KnownVariable(
+        "LCCL_DETERMINISTIC",
+        "LCCL inside MindSpore",
+        "1: sums in a fixed order; set where infer_precision_sync or deterministic asks for it",
+        ON_ASCEND,
     ),
     KnownVariable(
         "HCCL_CONNECT_TIMEOUT", "CANN's HCCL", "seconds that ranks wait for each other", ON_ASCEND
