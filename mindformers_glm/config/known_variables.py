@@ -193,8 +193,8 @@ KNOWN_VARIABLES = (
     ),
     KnownVariable(
         "INF_NAN_MODE_ENABLE",
-        "CANN and torch_npu",
-        "whether an overflow gives infinity; MindSpore has MS_ASCEND_CHECK_OVERFLOW_MODE for it",
+        _TORCH,
+        "whether an overflow gives infinity; MindSpore's is MS_ASCEND_CHECK_OVERFLOW_MODE",
         NOWHERE,
         ("A18",),
     ),
