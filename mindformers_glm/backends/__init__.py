@@ -10,8 +10,10 @@ from pathlib import Path
 
 from mindformers_glm.backends.backend import Backend, MemoryNeed
 from mindformers_glm.backends.cpu.backend import CpuBackend
+from mindformers_glm.backends.part_report import SelfTestReport
 from mindformers_glm.backends.runner import ModelBatch, ModelRunner
 from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.log import note
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "ModelRunner",
     "default_target",
     "find_backend",
+    "run_ascend_selftest",
     "select_backend",
 ]
 
@@ -69,6 +72,24 @@ def find_backend(device_target: str) -> Backend:
     if obstacle := backend.find_obstacle():
         raise UnsupportedError(obstacle)
     return backend
+
+
+def run_ascend_selftest(folder: Path, dtype: str | None = None) -> SelfTestReport:
+    """Compare the Ascend network with the CPU network part by part, on the same weights.
+
+    Args:
+        dtype: "float16" or "bfloat16"; None: the checkpoint's type.
+    Raises:
+        UnsupportedError: there is no card, or one of the two cannot run the checkpoint.
+        CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+    """
+    find_backend("CPU")
+    backend = find_backend("Ascend")
+    backend.connect(TensorParallel())
+    from mindformers_glm.backends.ascend.selftest import run_selftest
+    from mindformers_glm.backends.cpu.parts import CpuParts
+
+    return run_selftest(folder, CpuParts, dtype)
 
 
 def _has_ascend() -> bool:
