@@ -3,13 +3,14 @@
 It runs on a card as it is, and on a CPU where references stand for the operators of the card.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mindformers_glm.backends.ascend.part_recorder import PartRecorder
 from mindformers_glm.backends.ascend.runner import AscendModelRunner
+from mindformers_glm.backends.ascend.support import check_supported
 from mindformers_glm.backends.part_report import (
     PartResult,
     SelfTestReport,
@@ -36,21 +37,23 @@ _SMALLEST_ROOT_OF_EPS = 1e-3
 
 
 def run_selftest(
-    folder: Path, open_reference: OpenReference, dtype: str | None = None
+    folder: Path, open_reference: OpenReference, dtypes: Sequence[str], dtype: str | None = None
 ) -> SelfTestReport:
     """Load a checkpoint twice and compare.
 
     Args:
         open_reference: makes the other network, of the weights in their type in memory, for a
             number of KV-cache blocks.
-        dtype: of weights and activations; None: the checkpoint's.
+        dtypes: what the card takes.
+        dtype: of weights and activations; None: the checkpoint's, or the last of `dtypes`.
     Raises:
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
         UnsupportedError: upstream's network cannot run it, or its context is too short.
     """
     with Checkpoint.open(folder, TensorParallel()) as checkpoint:
         config = resolve_attention_bias(GlmConfig.from_hf(folder), checkpoint)
-        settings = _make_settings(config, checkpoint, dtype)
+        settings = _make_settings(config, checkpoint, dtypes, dtype)
+        check_supported(config, settings, dtypes)
         steps = SelfTestSteps(config.vocab_size, settings.block_size, settings.max_model_len)
         runner = AscendModelRunner(config, checkpoint, settings)
         reference = open_reference(config, checkpoint, settings, steps.num_blocks)
@@ -65,13 +68,16 @@ def run_selftest(
     return SelfTestReport(title, test.results, test.networks, test.tokens, test.stopped)
 
 
-def _make_settings(config: GlmConfig, checkpoint: Checkpoint, dtype: str | None) -> RunnerSettings:
+def _make_settings(
+    config: GlmConfig, checkpoint: Checkpoint, dtypes: Sequence[str], dtype: str | None
+) -> RunnerSettings:
     if config.max_position_embeddings < SHORTEST_CONTEXT:
         raise UnsupportedError(
             f"The self-test needs a context of {SHORTEST_CONTEXT} tokens, the checkpoint has "
             f"{config.max_position_embeddings}: give another one."
         )
-    chosen = dtype or config.torch_dtype or checkpoint.dtype
+    stored = config.torch_dtype or checkpoint.dtype
+    chosen = dtype or (stored if stored in dtypes else dtypes[-1])
     return RunnerSettings.for_config(
         config,
         checkpoint.dtype,

@@ -53,7 +53,7 @@ class CpuParts:
             config.rotary_dim,
             config.rope_theta,
             config.rope_scaling,
-            settings.rotary_dtype,
+            settings.rotary_dtype or "float32",
         )
         self._norms = _NORMS | (_SANDWICH_NORMS if config.has_sandwich_norms else {})
         self._cache_shape = (num_blocks, settings.block_size)
