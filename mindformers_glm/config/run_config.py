@@ -134,6 +134,11 @@ def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | N
         environ["MS_DEV_SAVE_GRAPHS_PATH"] = str(config.save_graphs_path)
 
 
+def shipped_checkpoint() -> Path:
+    """The folder of glm4-mini, the small checkpoint that comes with this package."""
+    return _package_folder() / "assets" / "glm4-mini"
+
+
 def _package_folder() -> Path:
     return Path(str(files("mindformers_glm")))
 
@@ -221,4 +226,4 @@ def _checkpoint_folder(pretrained_model_dir: str, load_checkpoint: str) -> tuple
         )
     if given:
         return given[0], False
-    return _package_folder() / "assets" / "glm4-mini", True
+    return shipped_checkpoint(), True

@@ -42,7 +42,7 @@ class PartRecorder:
     """Records a network of one rank, from when it is made until `close`.
 
     Attributes:
-        last: the part that was recorded last; None before the first.
+        last: the part that was recorded last; None where none was since the last `take`.
     """
 
     def __init__(self, network: AscendGlmForCausalLM, config: GlmConfig) -> None:
@@ -78,7 +78,7 @@ class PartRecorder:
 
     def take(self) -> PartValues:
         """What was recorded since the last call."""
-        values, self._values = self._values, {}
+        values, self._values, self.last = self._values, {}, None
         return values
 
     def norms(self, x: np.ndarray, has_sandwich_norms: bool) -> PartValues:

@@ -5,6 +5,7 @@ It runs on a card as it is, and on a CPU where references stand for the operator
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +22,13 @@ from mindformers_glm.backends.part_report import (
 )
 from mindformers_glm.backends.part_steps import NUM_GREEDY_TOKENS, SHORTEST_CONTEXT, SelfTestSteps
 from mindformers_glm.backends.parts import LOGITS, PartReference
+from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.rounding import round_to_dtype
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import resolve_attention_bias
 
@@ -88,6 +91,10 @@ def _make_settings(
     )
 
 
+class _Stopped(Exception):
+    """A step did not come to its end on the device; says where and why."""
+
+
 class _SelfTest:
     """The comparisons under way."""
 
@@ -107,31 +114,38 @@ class _SelfTest:
         self._recorder = PartRecorder(runner.network, config)
 
     def run(self, steps: SelfTestSteps) -> None:
-        """Run all steps, or those before one that fails."""
-        step = ""
+        """Run all steps, or those before one that fails on the device."""
         try:
             for step, batch in steps:
-                logits = self._runner.execute(batch)
-                found = self._recorder.take()
-                expected = self._reference.follow(batch, found)
-                self.results += compare_parts(step, found, expected, self._dtype, self._num_layers)
-                wanted = self._reference.run(batch)[LOGITS]
-                self.networks.append(
-                    compare_networks(step, logits, wanted, self._dtype, self._num_layers)
-                )
-            step = "norms of small values"
-            self._compare_norms(step)
-            step = "greedy tokens"
-            self._recorder.close()  # parts of one token have been compared
-            self._compare_tokens(steps, step)
-        except Exception as problem:  # whatever the device refuses is what this is to find
-            behind = f"behind {self._recorder.last}" if self._recorder.last else "at once"
-            self.stopped = f"step {step!r}, {behind}: {type(problem).__name__}: {problem}"
+                self._compare_step(step, batch)
+            self._compare_norms("norms of small values")
+            self._recorder.close()  # steps of one token have been compared
+            self._compare_tokens("greedy tokens", steps)
+        except _Stopped as problem:
+            self.stopped = str(problem)
 
     def close(self) -> None:
         """Give the memory of the network under test back."""
         self._recorder.close()
         self._runner.close()
+
+    def _on_device(self, step: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except Exception as problem:  # whatever it refuses is what a self-test is to find
+            last = self._recorder.last
+            behind = f"behind {last}" if last else "before its first part"
+            found = f"step {step!r}, {behind}: {type(problem).__name__}: {problem}"
+            raise _Stopped(found) from problem
+
+    def _compare_step(self, step: str, batch: ModelBatch) -> None:
+        note(f"self-test: {step}")
+        logits = self._on_device(step, self._runner.execute, batch)
+        found = self._recorder.take()
+        expected = self._reference.follow(batch, found)
+        self.results += compare_parts(step, found, expected, self._dtype, self._num_layers)
+        wanted = self._reference.run(batch)[LOGITS]
+        self.networks.append(compare_networks(step, logits, wanted, self._dtype, self._num_layers))
 
     def _compare_norms(self, step: str) -> None:
         """Norms of values so small that eps is half of what they divide by."""
@@ -139,17 +153,20 @@ class _SelfTest:
         rng = np.random.default_rng(1)
         x = rng.standard_normal((_NORM_ROWS, self._config.hidden_size), np.float32)
         x = round_to_dtype(x * np.float32(size), self._dtype)
-        found = self._recorder.norms(x, self._config.has_sandwich_norms)
+        has_sandwich_norms = self._config.has_sandwich_norms
+        found = self._on_device(step, self._recorder.norms, x, has_sandwich_norms)
         expected = self._reference.norms(x)
         self.results += compare_parts(step, found, expected, self._dtype, self._num_layers)
 
-    def _compare_tokens(self, steps: SelfTestSteps, step: str) -> None:
+    def _compare_tokens(self, step: str, steps: SelfTestSteps) -> None:
         """Both choose each token behind the same ones, those of the network under test."""
+        note(f"self-test: {step}")
         tokens, cached_len = steps.greedy_prompt(), 0
         found, expected, num_close_calls = [], [], 0
         for _ in range(NUM_GREEDY_TOKENS):
             batch = steps.greedy_step(tokens, cached_len)
-            logits, wanted = self._runner.execute(batch)[0], self._reference.run(batch)[LOGITS][0]
+            logits = self._on_device(step, self._runner.execute, batch)[0]
+            wanted = self._reference.run(batch)[LOGITS][0]
             found.append(int(logits.argmax()))
             expected.append(int(wanted.argmax()))
             num_close_calls += self._is_close_call(wanted, found[-1], expected[-1])
