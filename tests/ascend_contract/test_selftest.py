@@ -1,5 +1,6 @@
 """The self-test under the references: it passes without a fault, and names each that is planted."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,8 @@ from mindformers_glm.backends.ascend import network, runner, selftest, step_inpu
 from mindformers_glm.backends.part_report import SelfTestReport
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.serving.doctor_selftest import print_selftest
 from tests.conftest import MINI
 from tests.model import hf_oracle
 from tests.model.chatglm_layout import to_chatglm
@@ -179,7 +182,11 @@ def run_with(
     plants: list[Plant], folder: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> SelfTestReport:
     """The self-test with faults in layer 1 of 2."""
+    plant_in_layer_1(plants, monkeypatch)
+    return run_ascend_selftest(folder, dtype)
 
+
+def plant_in_layer_1(plants: list[Plant], monkeypatch: pytest.MonkeyPatch) -> None:
     class FaultyRunner(selftest.AscendModelRunner):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
@@ -187,7 +194,6 @@ def run_with(
                 plant(self.network.model.decoder.layers[FAULTY_LAYER])
 
     monkeypatch.setattr(selftest, "AscendModelRunner", FaultyRunner)
-    return run_ascend_selftest(folder, dtype)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +243,23 @@ def test_wrong_table_of_angles_is_named_in_the_first_layer(
     report = run_ascend_selftest(random_folder)
     assert {r.part.name for r in report.results if not r.is_equal} == {"rotary query", "rotary key"}
     assert str(report.first_difference.part) == "layer 0, rotary query"
+
+
+def test_command_ends_with_1_where_a_part_differs_and_writes_json(
+    random_folder: Path,
+    with_ascend: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plant_in_layer_1([gate_and_up_swapped], monkeypatch)
+    assert print_selftest(str(random_folder), "float16", as_json=True) == 1
+    first = json.loads(capsys.readouterr().out)["first_difference"]
+    assert (first["layer"], first["part"]) == (1, "linear_fc1 gate")
+
+
+def test_command_without_a_card_says_so() -> None:
+    with pytest.raises(UnsupportedError, match="needs an NPU"):
+        print_selftest("", None, as_json=False)
 
 
 def test_operator_that_refuses_is_named_by_the_part_before_it(
