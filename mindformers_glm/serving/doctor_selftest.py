@@ -1,11 +1,13 @@
 """`mindformers-glm doctor --ascend-selftest`: does the card compute what the CPU computes?"""
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from mindformers_glm.backends import run_ascend_selftest
 from mindformers_glm.config.model_names import locate_folder
-from mindformers_glm.config.run_config import shipped_checkpoint
+from mindformers_glm.config.run_config import shipped_checkpoint, silence_imports
 
 
 def print_selftest(folder: str, dtype: str | None, as_json: bool) -> int:
@@ -21,7 +23,9 @@ def print_selftest(folder: str, dtype: str | None, as_json: bool) -> int:
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
     """
     path = Path(locate_folder(folder)).expanduser() if folder else shipped_checkpoint()
-    report = run_ascend_selftest(path, dtype)
+    silence_imports()
+    with redirect_stdout(sys.stderr):  # MindSpore Transformers writes its log to stdout
+        report = run_ascend_selftest(path, dtype)
     if as_json:
         print(json.dumps(report.to_dict(), ensure_ascii=False))
     else:
