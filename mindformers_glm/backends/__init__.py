@@ -11,9 +11,7 @@ from mindformers_glm.backends.backend import Backend, MemoryNeed
 from mindformers_glm.backends.cpu.backend import CpuBackend
 from mindformers_glm.backends.part_report import SelfTestReport
 from mindformers_glm.backends.runner import ModelBatch, ModelRunner
-from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.core.errors import UnsupportedError
-from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.log import note
 
 __all__ = [
@@ -29,7 +27,6 @@ __all__ = [
 ]
 
 BACKENDS: dict[str, Backend] = {"CPU": CpuBackend(), "Ascend": AscendBackend()}
-_PYNATIVE_MODE = 1  # operator by operator: the only one in which a network's parts can be seen
 
 
 def select_backend(device_target: str | None) -> Backend:
@@ -77,11 +74,12 @@ def run_ascend_selftest(folder: Path, dtype: str | None = None) -> SelfTestRepor
         dtype: "float16" or "bfloat16"; None: the checkpoint's type.
     Raises:
         UnsupportedError: there is no card, or one of the two cannot run the checkpoint.
+        MemoryBudgetError: it does not fit on the card, or once more into the host's memory.
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
     """
-    find_backend("CPU")
-    find_backend("Ascend").connect(TensorParallel(), DeviceSettings(mode=_PYNATIVE_MODE))
+    find_backend("Ascend")
+    cpu = find_backend("CPU")
     from mindformers_glm.backends.ascend.selftest import run_selftest
     from mindformers_glm.backends.cpu.parts import CpuParts
 
-    return run_selftest(folder, CpuParts, AscendBackend.dtypes, dtype)
+    return run_selftest(folder, dtype, cpu, CpuParts)

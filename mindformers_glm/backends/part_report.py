@@ -151,12 +151,12 @@ def compare_parts(
     """Compare what the device under test has made, part by part in the order of computing.
 
     Args:
-        expected: of all parts, or of some.
+        found, expected: of all parts, or of some.
         dtype: type of the activations under test.
     """
     results = []
     for part in list_parts(num_layers):
-        if part not in expected:
+        if part not in expected or part not in found:
             continue
         error, row = _largest_error(found[part], expected[part])
         results.append(PartResult(step, part, error, row, _tolerance(part, dtype)))

@@ -102,7 +102,10 @@ class PartReference(Protocol):
     """
 
     def follow(self, batch: ModelBatch, given: PartValues) -> PartValues:
-        """What each part should make of `given`, the results of the parts before it."""
+        """What each part should make of `given`, the results of the parts before it.
+
+        Where `given` ends early, because a step did, so does what is returned.
+        """
         ...
 
     def run(self, batch: ModelBatch) -> PartValues:

@@ -20,6 +20,7 @@ def print_selftest(folder: str, dtype: str | None, as_json: bool) -> int:
         The exit code: 1 where the two differ, else 0.
     Raises:
         UnsupportedError: there is no card, or one of the two cannot run the checkpoint.
+        MemoryBudgetError: it does not fit on the card, or once more into the host's memory.
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
     """
     path = Path(locate_folder(folder)).expanduser() if folder else shipped_checkpoint()

@@ -15,10 +15,11 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from mindformers_glm.backends import run_ascend_selftest
 from mindformers_glm.backends.ascend import network, runner, selftest, step_inputs
+from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.backends.part_report import SelfTestReport
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.errors import MemoryBudgetError, UnsupportedError
 from mindformers_glm.serving.doctor_selftest import print_selftest
 from tests.conftest import MINI
 from tests.model import hf_oracle
@@ -274,3 +275,14 @@ def test_operator_that_refuses_is_named_by_the_part_before_it(
     assert not report.is_equal
     assert report.stopped.startswith("step 'prompts', behind layer 0, rotary key: ContractError")
     assert report.lines()[1] == f"Stopped: {report.stopped}"
+    assert [str(result.part) for result in report.results][-1] == "layer 0, rotary key"
+    assert report.first_difference is None
+    assert len(report.results) == 7  # what was made before is right
+
+
+def test_checkpoint_that_does_not_fit_is_refused_before_loading(
+    random_folder: Path, with_ascend: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AscendBackend, "available_memory", lambda *_: 100_000)
+    with pytest.raises(MemoryBudgetError, match="network on Ascend, available are 97"):
+        run_ascend_selftest(random_folder)

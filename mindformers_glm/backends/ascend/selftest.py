@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.backends.ascend.part_recorder import PartRecorder
 from mindformers_glm.backends.ascend.runner import AscendModelRunner
 from mindformers_glm.backends.ascend.support import check_supported
+from mindformers_glm.backends.backend import Backend, MemoryNeed
 from mindformers_glm.backends.part_report import (
     PartResult,
     SelfTestReport,
@@ -21,18 +23,21 @@ from mindformers_glm.backends.part_report import (
     network_tolerance,
 )
 from mindformers_glm.backends.part_steps import NUM_GREEDY_TOKENS, SHORTEST_CONTEXT, SelfTestSteps
-from mindformers_glm.backends.parts import LOGITS, PartReference
+from mindformers_glm.backends.parts import LOGITS, PartReference, list_parts
 from mindformers_glm.backends.runner import ModelBatch
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.errors import MemoryBudgetError, UnsupportedError
 from mindformers_glm.core.rounding import round_to_dtype
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.log import note
+from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import resolve_attention_bias
 
 OpenReference = Callable[[GlmConfig, Checkpoint, RunnerSettings, int], PartReference]
+_PYNATIVE_MODE = 1  # the only one in which a network's parts can be seen
 _CONTEXT = 256
 _NORM_ROWS = 4
 # 16-bit floats lose digits below 2^-14; of an eps smaller than its square nothing is seen then.
@@ -40,24 +45,30 @@ _SMALLEST_ROOT_OF_EPS = 1e-3
 
 
 def run_selftest(
-    folder: Path, open_reference: OpenReference, dtypes: Sequence[str], dtype: str | None = None
+    folder: Path, dtype: str | None, other: Backend, open_reference: OpenReference
 ) -> SelfTestReport:
     """Load a checkpoint twice and compare.
 
     Args:
-        open_reference: makes the other network, of the weights in their type in memory, for a
-            number of KV-cache blocks.
-        dtypes: what the card takes.
-        dtype: of weights and activations; None: the checkpoint's, or the last of `dtypes`.
+        dtype: of weights and activations; None: the checkpoint's, or the last that the card takes.
+        other: what it is compared with.
+        open_reference: makes the other's network, of weights in their type in memory, for a number
+            of KV-cache blocks.
     Raises:
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        MemoryBudgetError: it does not fit.
         UnsupportedError: upstream's network cannot run it, or its context is too short.
     """
+    backend = AscendBackend()
+    group = backend.connect(TensorParallel(), DeviceSettings(mode=_PYNATIVE_MODE))
     with Checkpoint.open(folder, TensorParallel()) as checkpoint:
         config = resolve_attention_bias(GlmConfig.from_hf(folder), checkpoint)
-        settings = _make_settings(config, checkpoint, dtypes, dtype)
-        check_supported(config, settings, dtypes)
+        settings = _make_settings(config, checkpoint, backend.dtypes, dtype)
+        check_supported(config, settings, backend.dtypes)
         steps = SelfTestSteps(config.vocab_size, settings.block_size, settings.max_model_len)
+        for one in (backend, other):
+            need = one.memory_need(config, settings)
+            _check_room(one.name, need, steps.num_blocks, one.available_memory(group))
         runner = AscendModelRunner(config, checkpoint, settings)
         reference = open_reference(config, checkpoint, settings, steps.num_blocks)
     runner.allocate_kv_cache(steps.num_blocks)
@@ -89,6 +100,16 @@ def _make_settings(
         rotary_dtype=chosen,  # upstream rounds its tables to it
         max_model_len=min(_CONTEXT, config.max_position_embeddings),
     )
+
+
+def _check_room(name: str, need: MemoryNeed, num_blocks: int, available: int | None) -> None:
+    wanted = need.weights_bytes + need.workspace_bytes + num_blocks * need.kv_block_bytes
+    if available is not None and wanted > available:
+        raise MemoryBudgetError(
+            f"The self-test needs {format_bytes(wanted)} of memory for the network on {name}, "
+            f"available are {format_bytes(available)}: leave DIR out for the small checkpoint, or "
+            "free memory."
+        )
 
 
 class _Stopped(Exception):
@@ -140,10 +161,14 @@ class _SelfTest:
 
     def _compare_step(self, step: str, batch: ModelBatch) -> None:
         note(f"self-test: {step}")
-        logits = self._on_device(step, self._runner.execute, batch)
-        found = self._recorder.take()
-        expected = self._reference.follow(batch, found)
-        self.results += compare_parts(step, found, expected, self._dtype, self._num_layers)
+        try:
+            logits = self._on_device(step, self._runner.execute, batch)
+        finally:  # up to where it stopped
+            found = self._recorder.take()
+            expected = self._reference.follow(batch, found)
+            self.results += compare_parts(step, found, expected, self._dtype, self._num_layers)
+        if unseen := set(list_parts(self._num_layers)) - set(found):
+            raise RuntimeError(f"upstream's network has no {', '.join(map(str, unseen))}")
         wanted = self._reference.run(batch)[LOGITS]
         self.networks.append(compare_networks(step, logits, wanted, self._dtype, self._num_layers))
 

@@ -6,6 +6,7 @@ weights have. tests/ascend_contract/test_parts.py holds that both make the same 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,11 +64,16 @@ class CpuParts:
 
     def follow(self, batch: ModelBatch, given: PartValues) -> PartValues:
         """See PartReference."""
-        return self._run(batch, _Flow(given), self._given_caches)
+        flow = _Flow(given)
+        with suppress(_EndOfGivenError):
+            self._run(batch, flow, self._given_caches)
+        return flow.made
 
     def run(self, batch: ModelBatch) -> PartValues:
         """See PartReference."""
-        return self._run(batch, _Flow(), self._own_caches)
+        flow = _Flow()
+        self._run(batch, flow, self._own_caches)
+        return flow.made
 
     def norms(self, x: np.ndarray) -> PartValues:
         """See PartReference."""
@@ -78,7 +84,7 @@ class CpuParts:
     def _layers(self) -> range:
         return range(self._config.num_hidden_layers)
 
-    def _run(self, batch: ModelBatch, flow: "_Flow", caches: Sequence["_Cache"]) -> PartValues:
+    def _run(self, batch: ModelBatch, flow: "_Flow", caches: Sequence["_Cache"]) -> None:
         ids = batch.token_ids.astype(np.int32)
         table = self._weights["embedding.word_embeddings.weight"].array
         flow[EMBEDDING] = call_operator(
@@ -91,7 +97,6 @@ class CpuParts:
             x = Part("residual of MLP", layer)
         flow[FINAL_LAYERNORM] = self._norm(flow[x], FINAL_LAYERNORM)
         flow[LOGITS] = self._linear(flow[FINAL_LAYERNORM][batch.sample_rows], "output_layer")
-        return flow.made
 
     def _attend(
         self, layer: int, x: Part, flow: "_Flow", batch: ModelBatch, cache: "_Cache"
@@ -181,6 +186,10 @@ class CpuParts:
         return _Cache(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
 
 
+class _EndOfGivenError(Exception):
+    """A part's input was not given."""
+
+
 @dataclass
 class _Flow:
     """What parts have made; a part reads what was given instead, where something was."""
@@ -189,7 +198,11 @@ class _Flow:
     made: PartValues = field(default_factory=dict)
 
     def __getitem__(self, part: Part) -> np.ndarray:
-        return (self.made if self.given is None else self.given)[part]
+        if self.given is None:
+            return self.made[part]
+        if part not in self.given:
+            raise _EndOfGivenError
+        return self.given[part]
 
     def __setitem__(self, part: Part, value: np.ndarray) -> None:
         self.made[part] = value
