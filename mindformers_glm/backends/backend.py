@@ -36,9 +36,11 @@ class Backend(Protocol):
 
     Attributes:
         name: `context.device_target` of the YAML files.
+        probe: Python code that starts MindSpore on it; for a process of its own.
     """
 
     name: str
+    probe: str
 
     def is_present(self) -> bool:
         """Whether this machine has such a device, be it usable or not."""

@@ -105,14 +105,14 @@ KNOWN_VARIABLES = (
     KnownVariable(
         "ASCEND_RT_VISIBLE_DEVICES",
         "CANN's runtime and MindSpore",
-        "the cards that a process sees; device_id counts among them",
+        "the cards that a process sees, in ascending order; device_id counts them from 0",
         ON_ASCEND,
         ("A29", "C35"),
     ),
     KnownVariable(
         "DEVICE_ID",
         "this project and MindSpore",
-        "the card of a process that no launcher started and that has no device_id",
+        "the card of a process of its own that has no device_id, counted as that is",
         ON_ASCEND,
     ),
     KnownVariable(
@@ -193,8 +193,8 @@ KNOWN_VARIABLES = (
     ),
     KnownVariable(
         "INF_NAN_MODE_ENABLE",
-        "CANN and torch_npu",
-        "whether an overflow gives infinity; MindSpore has MS_ASCEND_CHECK_OVERFLOW_MODE for it",
+        _TORCH,
+        "whether an overflow gives infinity; MindSpore's is MS_ASCEND_CHECK_OVERFLOW_MODE",
         NOWHERE,
         ("A18",),
     ),

@@ -16,7 +16,7 @@ from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError, first_words
 from mindformers_glm.core.finding import Finding
 from mindformers_glm.serving.doctor_machine import examine_machine
-from mindformers_glm.serving.doctor_software import INSTALL, examine_software
+from mindformers_glm.serving.doctor_software import DEFAULT_PROBE, INSTALL, examine_software
 from mindformers_glm.system.host import Host
 from mindformers_glm.system.log import write_line
 from mindformers_glm.version import __version__
@@ -100,11 +100,12 @@ class Diagnosis:
             ConfigError: there is no such device.
         """
         try:
-            device_target, of_devices = _examine_devices(host, device_target)
+            device_target, probe, of_devices = _examine_devices(host, device_target)
         except ImportError as problem:  # the backends need NumPy
+            probe = DEFAULT_PROBE
             of_devices = [Finding("devices", "backends", str(problem), "problem", INSTALL)]
         findings = (
-            *_collect("software", examine_software(host)),
+            *_collect("software", examine_software(host, probe)),
             *_collect("machine", examine_machine(host)),
             *of_devices,
             *_examine_variables(host, device_target or ""),
@@ -177,7 +178,8 @@ class Diagnosis:
         )
 
 
-def _examine_devices(host: Host, device_target: str | None) -> tuple[str, list[Finding]]:
+def _examine_devices(host: Host, device_target: str | None) -> tuple[str, str, list[Finding]]:
+    """The device that a run takes, its probe, and what was found of it and of the others."""
     from mindformers_glm.backends import BACKENDS, default_target
 
     target = device_target or default_target()
@@ -188,7 +190,10 @@ def _examine_devices(host: Host, device_target: str | None) -> tuple[str, list[F
     for name, backend in BACKENDS.items():
         found = _collect(name, backend.diagnose(host))
         findings += found if name == target else [_summarize(name, found)]
-    return target, sorted(findings, key=lambda finding: finding.section != target)
+    findings.sort(key=lambda finding: finding.section != target)
+    # Where something is missing, MindSpore can tell nothing new of the device.
+    is_broken = any(finding.state == "problem" for finding in findings)
+    return target, DEFAULT_PROBE if is_broken else BACKENDS[target].probe, findings
 
 
 def _collect(section: str, findings: Iterable[Finding]) -> list[Finding]:

@@ -84,11 +84,11 @@ def read_cpu_quota(host: Host) -> float | None:
     # Inside a container the path may be one that only the host sees; the top remains.
     for folder in dict.fromkeys((f"sys/fs/cgroup/{group}", "sys/fs/cgroup")):
         words = (host.read(f"{folder}/cpu.max") or "").split()
-        if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
+        if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
             return int(words[0]) / int(words[1])
     quota = host.read("sys/fs/cgroup/cpu/cpu.cfs_quota_us") or ""
     period = host.read("sys/fs/cgroup/cpu/cpu.cfs_period_us") or ""
-    if quota.isdigit() and period.isdigit() and int(period):
+    if quota.isdecimal() and period.isdecimal() and int(period):
         return int(quota) / int(period)
     return None
 

@@ -1,6 +1,8 @@
 """Python and its packages, held against the tested versions, and whether MindSpore starts."""
 
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
 
 from mindformers_glm.config.supported_versions import (
@@ -12,32 +14,40 @@ from mindformers_glm.config.supported_versions import (
     parse_version,
 )
 from mindformers_glm.core.finding import Finding
-from mindformers_glm.system.host import Host
+from mindformers_glm.system.host import Host, ProgramOutput
 
 _SECTION = "software"
-_IMPORT_TIMEOUT_S = 60.0  # takes 2 s, after a start of the machine 20 s
+_MAX_REASON = 200
+DEFAULT_PROBE = "import mindspore"
+_START_TIMEOUT_S = 120.0  # takes 2 s; 20 s after a start of the machine, or where a card is opened
+_MISSING_LIBRARY = re.compile(r"\S+\.so\S*: cannot open shared object file")
+_ERROR = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*", re.MULTILINE)
 INSTALL = (
     "Enter the environment (source .venv/bin/activate in the source folder), or make one: "
     "scripts/quickstart.sh."
 )
-# What MindSpore's import ends with -> what to do; the first that fits counts.
-_IMPORT_FAILURES = {
+# What MindSpore's start ends with -> what to do; the first that fits counts.
+_START_FAILURES = {
     "static TLS block": "Run `export LD_PRELOAD={libgomp}` first: libgomp has to be loaded "
     "before everything else.",
-    "libgomp": "Install libgomp1 (apt) or libgomp (yum).",
+    "libgomp.so.1: cannot open": "Install libgomp1 (apt) or libgomp (yum).",
     "GLIBC": "Use a newer system, or a container with one: the C or C++ library of this one is "
     "older than what MindSpore was built for.",
 }
 
 
-def examine_software(host: Host) -> Iterator[Finding]:
-    """Look at versions; the packages of one release of MindSpore Transformers belong together."""
+def examine_software(host: Host, probe: str) -> Iterator[Finding]:
+    """Look at versions; the packages of one release of MindSpore Transformers belong together.
+
+    Args:
+        probe: Python code that starts MindSpore on the device that is to be used.
+    """
     yield _examine_python(host)
     tested = find_set(host.find_version("mindformers"))
     for name in PINNED.packages:
         yield _examine_package(host, name, tested)
     if host.find_version("mindspore") is not None:
-        yield _examine_import(host)
+        yield _examine_start(host, probe)
 
 
 def _examine_python(host: Host) -> Finding:
@@ -62,27 +72,33 @@ def _examine_package(host: Host, name: str, tested: VersionSet | None) -> Findin
     return Finding(_SECTION, name, found, "hint", advice)
 
 
-def _examine_import(host: Host) -> Finding:
+def _examine_start(host: Host, probe: str) -> Finding:
     """Start MindSpore in a process of its own: only this tells whether all it needs is there."""
     name = "mindspore start"
-    command = (sys.executable, "-c", "import mindspore")
-    output = host.run(command, _IMPORT_TIMEOUT_S, host.environ)
+    output = host.run((sys.executable, "-c", probe), _START_TIMEOUT_S, host.environ)
     if not output.problem:
-        return Finding(_SECTION, name, "import mindspore works")
+        return Finding(_SECTION, name, "works")
     if output.problem.startswith("no answer"):
-        advice = "Try `python -c 'import mindspore'`: the disk may be slow, or a driver hangs."
+        advice = f'Run `python -c "{probe}"`: the disk may be slow, or the driver of a card hangs.'
         return Finding(_SECTION, name, output.problem, "hint", advice)
-    lines = [line.strip() for line in output.text.splitlines() if line.strip()]
-    last = lines[-1] if lines else output.problem
-    advice = "Run `python -c 'import mindspore'` to see all of it, and install MindSpore again."
-    for sign, known in _IMPORT_FAILURES.items():
+    advice = f'Run `python -c "{probe}"` to see all of what went wrong.'
+    for sign, known in _START_FAILURES.items():
         if sign in output.text:
-            advice = known.format(libgomp=find_libgomp(host))
+            advice = known.format(libgomp=_find_libgomp(host))
             break
-    return Finding(_SECTION, name, last, "problem", advice)
+    return Finding(_SECTION, name, _find_reason(output), "problem", advice)
 
 
-def find_libgomp(host: Host) -> str:
+def _find_reason(output: ProgramOutput) -> str:
+    """What of a long story says why: a library that is missing, or else the first error."""
+    for pattern in (_MISSING_LIBRARY, _ERROR):
+        if match := pattern.search(output.text):
+            return textwrap.shorten(match[0], _MAX_REASON, placeholder=" ...")
+    lines = [line.strip() for line in output.text.splitlines() if line.strip()]
+    return textwrap.shorten(lines[-1], _MAX_REASON, placeholder=" ...") if lines else output.problem
+
+
+def _find_libgomp(host: Host) -> str:
     """Where the system's libgomp is, or should be."""
     triple = f"{host.architecture}-linux-gnu"
     places = (f"/lib/{triple}", f"/usr/lib/{triple}", "/usr/lib64", "/lib64")

@@ -25,6 +25,9 @@ class AscendBackend:
     """MindSpore Transformers' inference network on an NPU (protocol: backends/backend.py)."""
 
     name = "Ascend"
+    probe = (
+        "import mindspore as ms; ms.set_device('Ascend'); ms.ops.zeros((1,), ms.float16).asnumpy()"
+    )
     dtypes = ("bfloat16", "float16")  # of weights and products; the operators take no others
 
     def is_present(self) -> bool:

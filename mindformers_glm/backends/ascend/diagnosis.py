@@ -201,12 +201,15 @@ def _find_chip_limits(chips: Sequence[NpuChip]) -> Iterator[Finding]:
 def _examine_visible_devices(host: Host, nodes: Sequence[str]) -> Finding:
     given = host.environ[_VISIBLE]
     name, found = "visible devices", f"{_VISIBLE} is {given or 'empty'}"
-    words = [word.strip() for word in given.split(",")]
-    if not all(word.isdecimal() for word in words):
-        advice = f"Unset {_VISIBLE}, or give numbers with commas between them, such as 0,1."
+    numbers = [int(word) for word in given.split(",") if word.isdecimal()]
+    if given != ",".join(map(str, sorted(set(numbers)))) or not numbers:
+        advice = (
+            f"Unset {_VISIBLE}, or list numbers in ascending order with nothing but commas between "
+            "them, such as 0,1: CANN reads no further than that."
+        )
         return Finding(_SECTION, name, found, "problem", advice)
     known = {int(node.removeprefix("davinci")) for node in nodes if node[7:].isdecimal()}
-    if not host.is_container() and (unknown := sorted(set(map(int, words)) - known)):
+    if not host.is_container() and (unknown := sorted(set(numbers) - known)):
         advice = f"Leave {unknown[0]} out: there is no /dev/davinci{unknown[0]}."
         return Finding(_SECTION, name, found, "problem", advice)
     return Finding(_SECTION, name, found)

@@ -51,7 +51,7 @@ def parse_chips(text: str) -> list[NpuChip]:
 
 def _read_chip(card: int, name: str, health: str, numbers: str, usage: str) -> NpuChip:
     words = numbers.split()
-    device = int(words[1]) if len(words) > 1 and words[1].isdigit() else card
+    device = int(words[1]) if len(words) > 1 and words[1].isdecimal() else card
     pairs = [(int(used), int(total)) for used, total in _USAGE.findall(usage)]
     if not pairs or not pairs[-1][1]:
         return NpuChip(card, device, name, health)

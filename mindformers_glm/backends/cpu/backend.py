@@ -28,6 +28,7 @@ class CpuBackend:
     """This project's own operators on the host's processors (protocol: backends/backend.py)."""
 
     name = "CPU"
+    probe = "import mindspore"
 
     def is_present(self) -> bool:
         """See Backend."""

@@ -223,11 +223,8 @@ def test_npu_smi_is_started_by_the_path_where_it_is(tmp_path: Path) -> None:
     ("given", "state"),
     [
         ("0", "ok"),
-        ("1, 0", "ok"),
-        ("2", "problem"),
-        ("a", "problem"),
-        ("0,", "problem"),
-        ("", "problem"),
+        ("0,1", "ok"),
+        *((text, "problem") for text in ("2", "a", "0,", "", "1,0", "0, 1", "0,0")),
     ],
 )
 def test_visible_devices_must_be_there(tmp_path: Path, given: str, state: str) -> None:

@@ -1,6 +1,8 @@
 """The table of npu-smi, in the forms of three kinds of card."""
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mindformers_glm.backends.ascend.npu_smi import NpuChip, parse_chips
 from tests.unit.fake_host import NPU_SMI_A2, NPU_SMI_A3, NPU_SMI_DUO
@@ -48,3 +50,15 @@ def test_a_chip_without_memory_is_a_chip() -> None:
 )
 def test_other_texts_have_no_chips(text: str) -> None:
     assert parse_chips(text) == []
+
+
+_CELLS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["0     910B3", "0  0", "0  \u00b2", "0000:C1:00.0", "1 / 2", "9/0 1/"]),
+)
+
+
+@given(st.lists(st.lists(_CELLS, min_size=3, max_size=3), max_size=4))
+@example([["0  910B3", "OK", ""], ["0  \u00b2", "0000:C1:00.0", "1/2"]])  # int() takes no squares
+def test_no_table_is_too_strange(rows: list[list[str]]) -> None:
+    parse_chips("\n".join(f"| {' | '.join(cells)} |" for cells in rows))
