@@ -60,8 +60,9 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
         """Build the network in the context and for the groups of ranks that there are.
 
         Args:
+            given: all that the caller's configuration says; keys that upstream's class does not
+                know either are not read.
             dtypes: of weights and products, what the card takes.
-            given: all that the caller's configuration says; what is no key of a run's is not read.
         Raises:
             UnsupportedError: the network would run wrongly, or not at all.
         """
@@ -135,6 +136,10 @@ def _ask_the_tensors(config: GlmConfig, folder: Path) -> GlmConfig:
 def _make_config(config: GlmConfig, given: Mapping[str, Any], dtypes: Sequence[str]) -> Glm4Config:
     """Upstream's configuration: the architecture, the run's types, and the run's other keys."""
     rank = _find_rank()
+    if (stages := parallel_state.get_pipeline_model_parallel_world_size()) > 1:
+        raise UnsupportedError(
+            f"pipeline_stage {stages} cannot be loaded here: split the network by model_parallel."
+        )
     run = {key: given.get(key) for key in SETTING_NAMES} | {
         # Tables for all positions: how far a caller goes is its own to say.
         "max_model_len": given.get("max_model_len") or config.max_position_embeddings,
