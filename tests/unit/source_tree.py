@@ -25,7 +25,13 @@ ORDER = (
 # Parts of one level that do not know each other.
 STRANGERS = ({"serving", "launcher"}, {"weights", "quantization", "tokenizer"})
 # Files of no part: they may import everything. To import them is to import what they reach.
-OUTSIDE = {"__init__": "models", "plugin": "models", "__main__": "serving", "version": "system"}
+OUTSIDE = {
+    "__init__": "models",
+    "plugin": "models",
+    "vllm_mindspore_plugin": "models",
+    "__main__": "serving",
+    "version": "system",
+}
 # `doctor` will be the next.
 READ_THE_ENVIRONMENT = {
     "config/run_config.py",
