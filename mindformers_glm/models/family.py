@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindformers.core.context.build_context import MFContextOperator
 from mindformers.generation.utils import GenerateOutput
 from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindspore import Tensor
+from mindspore.nn.utils import no_init_parameters
 
-from mindformers_glm.backends import select_backend
+from mindformers_glm.backends import Backend, select_backend
 from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
@@ -62,11 +64,13 @@ class GlmFamilyConfig(PretrainedConfig):
 
     @classmethod
     def from_glm_config(
-        cls, config: GlmConfig, settings: RunnerSettings, device_target: str | None
+        cls, config: GlmConfig, settings: RunnerSettings, device_target: str | None, folder: str
     ) -> "GlmFamilyConfig":
-        """Put an architecture, the run's settings and the device together."""
+        """Put an architecture, the run's settings, the device and the checkpoint together."""
         run = {key: getattr(settings, key) for key in SETTING_NAMES}
-        return cls(**config.to_dict(), **run, device_target=device_target)
+        return cls(
+            **config.to_dict(), **run, device_target=device_target, pretrained_model_dir=folder
+        )
 
     def to_glm_config(self) -> GlmConfig:
         """The checked architecture; raises ConfigError where a key is missing or wrong."""
@@ -84,6 +88,12 @@ class GlmFamilyConfig(PretrainedConfig):
         given = {key: self.__dict__.get(key) for key in SETTING_NAMES}
         given["model_parallel_rank"] = launched_rank(given["model_parallel"] or 1)
         return RunnerSettings.for_config(self.to_glm_config(), "float32", **given)
+
+    def chosen_device(self) -> str | None:
+        """What this config says, else the context that upstream's launcher has built; or None."""
+        context = MFContextOperator.get_mf_ctx_instance()
+        of_context = context.config.get("context", {}) if context is not None else {}
+        return self.__dict__.get("device_target") or of_context.get("device_target")
 
 
 class GlmFamilyPreTrainedModel(PreTrainedModel):
@@ -123,9 +133,12 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
             network_class = MindFormerRegister.get_cls(
                 MindFormerModuleType.MODELS, config.architecture
             )
-            network = network_class(
-                network_class.config_class.from_glm_config(config, settings, device_target)
-            )
+            with no_init_parameters():  # every one is loaded below
+                network = network_class(
+                    network_class.config_class.from_glm_config(
+                        config, settings, device_target, str(folder)
+                    )
+                )
             network.name_or_path = str(folder)
             network.load_weights(opened)
         return network
@@ -137,7 +150,9 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
 class GlmInferenceModel(GlmFamilyPreTrainedModel):
     """A GLM for inference on the chosen device, behind MindSpore Transformers' own calls.
 
-    The network is the backend's, behind the engine's runner. It is built and filled by
+    Where the device's network is MindSpore Transformers' own, calling the class gives that (see
+    `Backend.create_network`), and all below is upstream's. Elsewhere this class is a door to the
+    backend's network, which stands behind the engine's runner. It is built and filled by
     `load_weights`, which also makes the KV cache; from then on the Cell has its Parameters.
 
     Attributes:
@@ -146,11 +161,28 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         opened: the runner; None before `load_weights`.
     """
 
+    backend: Backend
+
+    def __new__(cls, config: GlmFamilyConfig) -> Any:
+        """Choose the device, now and not when the class is found; see the class for what it gives.
+
+        Raises:
+            GlmError: the config is not one of this dialect's, or the device cannot be used or
+                cannot run it.
+        """
+        glm_config = config.to_glm_config()
+        backend = select_backend(config.chosen_device())
+        network = backend.create_network(glm_config, vars(config))
+        if network is not None:
+            return network
+        door = super().__new__(cls)
+        object.__setattr__(door, "backend", backend)  # a Cell takes no attribute before __init__
+        return door
+
     def __init__(self, config: GlmFamilyConfig) -> None:
         super().__init__(config, auto_prefix=False)
         self.glm_config = config.to_glm_config()
         self.settings = config.to_runner_settings()
-        self.backend = select_backend(config.__dict__.get("device_target"))
         self.opened: OpenRunner | None = None
         self.engine: LLMEngine | None = None  # made by the first `generate`
 

@@ -1,12 +1,15 @@
 """Ascend as a backend. Nothing here imports MindSpore before it is needed."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mindformers_glm.backends.ascend.footprint import count_memory
 from mindformers_glm.backends.ascend.support import check_supported
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.backends.runner import ModelRunner
+from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.process_group import ProcessGroup
@@ -72,3 +75,13 @@ class AscendBackend:
         from mindformers_glm.backends.ascend.runner import AscendModelRunner
 
         return AscendModelRunner(config, checkpoint, settings)
+
+    def create_network(self, config: GlmConfig, given: Mapping[str, Any]) -> Any:
+        """See Backend; without a context of the caller's it is made as for a runner."""
+        from mindformers_glm.backends.ascend import upstream_network
+
+        if not upstream_network.has_context():
+            size = given.get("model_parallel") or 1
+            self.connect(TensorParallel(size, launched_rank(size)))
+            upstream_network.make_context()
+        return upstream_network.UpstreamGlmForCausalLM(config, given)

@@ -10,14 +10,12 @@ from mindspore.nn.utils import no_init_parameters
 
 from mindformers_glm.backends.ascend.footprint import count_memory, kv_block_shape
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
-from mindformers_glm.backends.ascend.parameters import find_targets
+from mindformers_glm.backends.ascend.parameters import fill_network
 from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstream_step
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.loader import load_weights
-from mindformers_glm.weights.rules import build_rules
 
 
 class AscendModelRunner:
@@ -48,9 +46,8 @@ class AscendModelRunner:
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Fill the Parameters, again with other weights."""
-        cuts = checkpoint.cuts(self._config, self._settings.tensor_parallel)
-        rules = build_rules(self._config, cuts)
-        self.read_weight_bytes = load_weights(checkpoint, rules, find_targets(self.network, rules))
+        rank = self._settings.tensor_parallel
+        self.read_weight_bytes = fill_network(self.network, self._config, rank, checkpoint)
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Reserve the KV cache in device memory; once, before the first step."""
