@@ -13,7 +13,7 @@ import pytest
 from mindformers.core.context.build_context import MFContextOperator
 
 from mindformers_glm import vllm_mindspore_plugin
-from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from tests.ascend_contract.test_network import BLOCK_SIZE, STEPS, Sequences
 from tests.ascend_contract.vllm_model import VllmModel, make_config
 from tests.ascend_contract.vllm_registry import imported_registry
@@ -21,7 +21,7 @@ from tests.conftest import relative_error
 from tests.model import hf_oracle
 from tests.model.chatglm_layout import to_chatglm
 
-NUM_BLOCKS = 40
+NUM_BLOCKS, MAX_MODEL_LEN = 40, 128
 CACHE_SHAPE = (NUM_BLOCKS, BLOCK_SIZE, 2, 16)  # of hf_oracle's networks
 Open = Callable[[Path, str], VllmModel]
 
@@ -33,7 +33,7 @@ def open_model(with_ascend: Counter[str], monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(MFContextOperator, "_instance", None)
 
     def open_it(folder: Path, dtype: str) -> VllmModel:
-        config = make_config(folder, getattr(ms, dtype), dtype, 128, BLOCK_SIZE)
+        config = make_config(folder, getattr(ms, dtype), dtype, MAX_MODEL_LEN, BLOCK_SIZE)
         return VllmModel(config, CACHE_SHAPE, num_layers=2)
 
     with mock.patch.dict(os.environ):  # build_mf_context changes it
@@ -72,6 +72,7 @@ def test_each_kind_of_step_equals_hugging_face(
     folder, source = _save(dialect, tmp_path)
     model = open_model(folder, dtype)
     assert type(model.network).__module__.startswith("mindformers_glm.")
+    assert model.network.max_position_embeddings == MAX_MODEL_LEN  # its rotary tables
     model.load_weights()
     _check_steps(model, source, tolerance)
 
@@ -96,3 +97,11 @@ def test_a_missing_tensor_is_an_error(open_model: Open, tmp_path: Path) -> None:
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.down_proj"):
         open_model(broken, "float32").load_weights()
+
+
+def test_layers_on_several_cards_are_refused(open_model: Open, tmp_path: Path) -> None:
+    folder, _ = _save("glm", tmp_path)
+    config = make_config(folder, ms.float32, "float32", MAX_MODEL_LEN, BLOCK_SIZE)
+    config.model.model_config.post_process = False  # the first of two stages
+    with pytest.raises(UnsupportedError, match="post_process False"):
+        VllmModel(config, CACHE_SHAPE, num_layers=2)
