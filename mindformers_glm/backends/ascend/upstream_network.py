@@ -96,6 +96,15 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
             fill_network(self, self.glm_config, _find_rank(), weights_path)
 
 
+    def _incremental_infer_mcore(self, *args: Any, **kwargs: Any) -> Any:
+        """A step of upstream's `generate`, whose flags are set once: graphs are compiled with them.
+
+        Without graphs the second prompt would be taken for a decode (mindformers 1.7.0).
+        """
+        self._exec_add_flags = self._exec_add_flags or self.is_pynative
+        return super()._incremental_infer_mcore(*args, **kwargs)
+
+
 def has_context() -> bool:
     """Whether the caller has made upstream's context, and its groups where it needs any."""
     return MFContextOperator.get_mf_ctx_instance() is not None
