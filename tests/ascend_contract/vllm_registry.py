@@ -28,10 +28,13 @@ class Registry:
 
     def __init__(self, entries: dict[str, str]) -> None:
         self.models: dict[str, SimpleNamespace] = {}
+        self.warnings: list[str] = []
         for architecture, entry in entries.items():
             self.register_model(architecture, entry)
 
     def register_model(self, architecture: str, entry: str) -> None:
+        if architecture in self.models:
+            self.warnings.append(f"{architecture} is already registered")
         module_name, class_name = entry.split(":")
         self.models[architecture] = SimpleNamespace(module_name=module_name, class_name=class_name)
 
