@@ -1,5 +1,6 @@
 """What the registered classes of every dialect share."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mindspore import Tensor
 from mindspore.nn.utils import no_init_parameters
 
 from mindformers_glm.backends import Backend, select_backend
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
@@ -35,6 +37,7 @@ _NO_WEIGHTS = (
 )
 # How upstream's AutoModel and pipeline say which files of a hub they mean; a folder has one kind.
 _HUB_KEYS = ("token", "trust_remote_code", "_commit_hash", "_from_pipeline")
+_DEVICE_KEYS = ("device_target", "device_options")
 
 
 class GlmFamilyConfig(PretrainedConfig):
@@ -45,7 +48,7 @@ class GlmFamilyConfig(PretrainedConfig):
 
     Args:
         kwargs: keys of config.json as the dialect calls them; and optionally the run settings that
-            concern a network (config/runner_settings.py) and `device_target`.
+            concern a network (config/runner_settings.py), `device_target` and `device_options`.
     Raises:
         ConfigError: `model_type` is that of another dialect.
     """
@@ -66,17 +69,15 @@ class GlmFamilyConfig(PretrainedConfig):
 
     @classmethod
     def from_glm_config(
-        cls, config: GlmConfig, settings: RunnerSettings, device_target: str | None, folder: str
+        cls, config: GlmConfig, settings: RunnerSettings, device: Mapping[str, Any], folder: str
     ) -> "GlmFamilyConfig":
-        """Put an architecture, the run's settings, the device and the checkpoint together."""
+        """Put an architecture, the run's settings, the device's and the checkpoint together."""
         run = {key: getattr(settings, key) for key in SETTING_NAMES}
-        return cls(
-            **config.to_dict(), **run, device_target=device_target, pretrained_model_dir=folder
-        )
+        return cls(**config.to_dict(), **run, **device, pretrained_model_dir=folder)
 
     def to_glm_config(self) -> GlmConfig:
         """The checked architecture; raises ConfigError where a key is missing or wrong."""
-        run = (*SETTING_NAMES, "device_target")
+        run = (*SETTING_NAMES, *_DEVICE_KEYS)
         return GlmConfig.from_dict(
             {key: value for key, value in self.to_dict().items() if key not in run},
             source=self.name_or_path or type(self).__name__,
@@ -109,9 +110,9 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_dir: a Hugging Face folder.
-            kwargs: `device_target` ("CPU", "Ascend"; None: Ascend where there is one), and run
-                settings, the fields of RunnerSettings without `float_layers`, which is
-                config.json's; others are refused.
+            kwargs: `device_target` ("CPU", "Ascend"; None: Ascend where it can be used),
+                `device_options` as `LLM` takes them, and run settings, the fields of
+                RunnerSettings without `float_layers`, which is config.json's; others are refused.
         Raises:
             GlmError: the folder is not a usable GLM checkpoint, a setting is unknown or wrong, or
                 the memory does not allow it.
@@ -121,7 +122,7 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
             kwargs.pop(name, None)
         if kwargs.pop("revision", None) is not None:
             raise ConfigError("revision is a hub's, and the weights are a folder's: leave it out.")
-        device_target = kwargs.pop("device_target", None)
+        device = {name: kwargs.pop(name, None) for name in _DEVICE_KEYS}
         if "model_parallel_rank" in kwargs:
             raise ConfigError("model_parallel_rank is the launcher's to choose: leave it out.")
         size = kwargs.get("model_parallel", 1)
@@ -138,7 +139,7 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
             with no_init_parameters():  # every one is loaded below
                 network = network_class(
                     network_class.config_class.from_glm_config(
-                        config, settings, device_target, str(folder)
+                        config, settings, device, str(folder)
                     )
                 )
             network.name_or_path = str(folder)
@@ -185,6 +186,7 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         super().__init__(config, auto_prefix=False)
         self.glm_config = config.to_glm_config()
         self.settings = config.to_runner_settings()
+        self.device = DeviceSettings.from_options(config.__dict__.get("device_options"), None)
         self.opened: OpenRunner | None = None
         self.engine: LLMEngine | None = None  # made by the first `generate`
 
@@ -202,13 +204,15 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         with ExitStack() as stack:
             if not isinstance(weights, Checkpoint):
                 weights = stack.enter_context(Checkpoint.open(locate_folder(weights), rank))
-            group = self.backend.connect(rank)
+            group = self.backend.connect(rank, self.device)
             if self.opened is None:
                 self.glm_config = resolve_attention_bias(self.glm_config, weights)
             config, defaults = self.glm_config, GenerationDefaults()
             check_model_is_shared(group, weights, config, defaults, settings, {})
             if self.opened is None:
-                self.opened = open_runner(self.backend, group, config, weights, settings)
+                self.opened = open_runner(
+                    self.backend, group, config, weights, settings, self.device
+                )
                 self.network = self.opened.runner.network
             else:
                 self.opened.runner.load_weights(weights)

@@ -1,14 +1,13 @@
 """MindSpore Transformers' own Trainer, pipeline and AutoModel on our registered classes.
 
-    upstream_callers.py FOLDER [FOLDER...]
+    upstream_callers.py CALLER FOLDER [CALLER FOLDER...]
 
-Prints a line of JSON for each folder and caller: what it answered to PROMPTS. Below `main` stands
-what a card would make needless: three functions that have no kernel on a CPU, and MindSpore's own
-context, which knows no Ascend here.
+Prints a line of JSON for each: what the CALLER of `CALLERS` has got for PROMPTS. Below them stands
+what a card would make needless: MindSpore's own context, which knows no Ascend here, and two
+functions without a kernel on a CPU.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +15,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-os.environ |= {"ENFORCE_EAGER": "True", "CPU_AFFINITY": "False"}
-
-import mindformers_glm  # noqa: F401, I001  (all that a user of upstream's adds)
 import numpy as np
 from mindformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
 from mindformers.core.context import build_context
@@ -28,40 +24,40 @@ from mindformers.tools.register import MindFormerConfig
 from mindformers.trainer import Trainer
 from mindspore import Tensor, mint
 
-from mindformers_glm import backends
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from tests.ascend_contract.install import contract_references, replaced
 
 PROMPTS = ["hello", "wörld"]
-GREEDY = {"do_sample": False, "max_new_tokens": 8}
-FLOAT32 = dict.fromkeys(("params_dtype", "compute_dtype", "rotary_dtype"), "float32")
+NUM_TOKENS = 4
+# Of the process: eager, and the cores left to whom they belong.
+ENVIRONMENT = {"ENFORCE_EAGER": "True", "CPU_AFFINITY": "False"}
+FLOAT32 = {"params_dtype": "float32", "compute_dtype": "float32"}
+_GREEDY = {"do_sample": False, "max_new_tokens": NUM_TOKENS}
 
 
-def main(folders: list[str]) -> None:
-    build_context(_run_config(folders[0]))
-    for folder in folders:
-        for caller in (_ask_trainer, _ask_pipeline, _ask_generate):
-            print(json.dumps([folder, caller.__name__, *caller(folder)]), flush=True)
+def main(asked: list[str]) -> None:
+    build_context(_run_config(asked[1]))
+    for caller, folder in zip(asked[::2], asked[1::2], strict=True):
+        print(json.dumps([caller, CALLERS[caller](folder)]), flush=True)
 
 
-def _ask_trainer(folder: str) -> list[Any]:
+def _ask_trainer(folder: str) -> list[str]:
     """As upstream's run_mindformer.py does."""
     config = _run_config(folder)
-    trainer = Trainer(config)
-    found = trainer.predict(
-        predict_checkpoint=config.load_checkpoint, input_data=PROMPTS, batch_size=None, **GREEDY
+    found = Trainer(config).predict(
+        predict_checkpoint=config.load_checkpoint, input_data=PROMPTS, batch_size=None, **_GREEDY
     )
     return [answer["text_generation_text"][0] for answer in found]
 
 
-def _ask_pipeline(folder: str) -> list[Any]:
+def _ask_pipeline(folder: str) -> list[str]:
     network = AutoModel.from_pretrained(folder, **FLOAT32)
     answer = pipeline("text_generation", network, AutoTokenizer.from_pretrained(folder))
-    return [answer(prompt, **GREEDY)[0]["text_generation_text"][0] for prompt in PROMPTS]
+    return [answer(prompt, **_GREEDY)[0]["text_generation_text"][0] for prompt in PROMPTS]
 
 
-def _ask_generate(folder: str) -> list[Any]:
-    """A network that `from_config` has built, filled by its `load_weights`, as servers do."""
+def _ask_network(folder: str) -> list[str]:
+    """A network from a configuration, filled by its `load_weights`, answers a padded batch."""
     config = AutoConfig.from_pretrained(folder)
     for key, value in FLOAT32.items():
         setattr(config, key, value)
@@ -69,19 +65,21 @@ def _ask_generate(folder: str) -> list[Any]:
     network.load_weights(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(PROMPTS, padding=True, padding_side="right")["input_ids"]
-    return [tokenizer.decode(answer) for answer in network.generate(ids, **GREEDY)]
+    return tokenizer.batch_decode(network.generate(ids, **_GREEDY), skip_special_tokens=True)
+
+
+CALLERS = {"trainer": _ask_trainer, "pipeline": _ask_pipeline, "network": _ask_network}
 
 
 def _run_config(folder: str) -> MindFormerConfig:
     """From a file as upstream has it for GLM-4-0414; JSON is YAML."""
-    types = {**FLOAT32, "seq_length": 128, "num_blocks": 64, "block_size": 16}
-    settings = {
+    settings: dict[str, Any] = {
         "use_legacy": False,
         "run_mode": "predict",
         "load_ckpt_format": "safetensors",
         "pretrained_model_dir": folder,
         "trainer": {"type": "CausalLanguageModelingTrainer", "model_name": "glm4"},
-        "model": {"model_config": types},
+        "model": {"model_config": FLOAT32 | {"layernorm_compute_dtype": "float32"}},
         "context": {"mode": 1, "device_target": "Ascend", "max_call_depth": 10000},
         "parallel": {"parallel_mode": "MANUAL_PARALLEL"},
         "parallel_config": {"data_parallel": 1, "model_parallel": 1},
@@ -91,35 +89,42 @@ def _run_config(folder: str) -> MindFormerConfig:
 
 
 @contextmanager
-def on_a_card() -> Iterator[None]:
-    """This machine as one that has a card, and upstream's code as far as it needs one."""
-    context = sys.modules["mindformers.core.context.build_context"]
-    set_context = context.MSContextOperator.set_context
-
-    def without_device(**settings: Any) -> None:
-        for name in ("device_target", "device_id", "max_device_memory", "jit_config"):
-            settings.pop(name, None)
-        set_context(**settings)
+def kernels_of_generate() -> Iterator[None]:
+    """What upstream's `generate` calls besides the network, and has no kernel on a CPU."""
 
     def argmax(x: Tensor, axis: int) -> Tensor:
         return Tensor(x.asnumpy().argmax(axis))
 
-    def cumsum(x: Tensor, dim: int) -> Tensor:
-        return Tensor(x.asnumpy().cumsum(dim, dtype=np.int32))
+    def cumsum(x: Tensor, axis: int) -> Tensor:
+        return Tensor(x.asnumpy().cumsum(axis, dtype=np.int32))
 
     with (
-        contract_references(),
-        mock.patch.object(AscendBackend, "find_obstacle", lambda backend: ""),
-        mock.patch.dict(backends.BACKENDS, Ascend=AscendBackend()),
-        mock.patch.object(backends, "_MISSING", {}),
-        mock.patch.object(context.MSContextOperator, "set_context", staticmethod(without_device)),
-        mock.patch.object(context, "set_ms_affinity"),
         mock.patch.object(text_generator, "mint", replaced(mint, argmax=argmax)),
         mock.patch.object(gpt_model, "mint", replaced(mint, cumsum=cumsum)),
     ):
         yield
 
 
+@contextmanager
+def _on_a_card() -> Iterator[None]:
+    """This machine as one that has a card."""
+    context = sys.modules["mindformers.core.context.build_context"]
+    set_context = context.MSContextOperator.set_context
+
+    def without_device(**settings: Any) -> None:
+        set_context(mode=settings["mode"], max_call_depth=settings["max_call_depth"])
+
+    with (
+        contract_references(),
+        kernels_of_generate(),
+        mock.patch.object(AscendBackend, "find_obstacle", return_value=""),
+        mock.patch.object(AscendBackend, "dtypes", ("float32",)),
+        mock.patch.object(context.MSContextOperator, "set_context", staticmethod(without_device)),
+        mock.patch.object(context, "set_ms_affinity"),
+    ):
+        yield
+
+
 if __name__ == "__main__":
-    with on_a_card():
+    with _on_a_card():
         main(sys.argv[1:])

@@ -8,7 +8,7 @@ Read: mindformers 1.7.0, trainer/base_trainer.py, generation/text_generator.py, 
 pipeline; vLLM-MindSpore 0.5.1, mf_models/mindformers.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from inspect import signature
 from pathlib import Path
@@ -36,7 +36,7 @@ from mindformers_glm.weights.shards import WEIGHT_FORMATS
 # What a run's configuration says to upstream's own code, beside the sizes and types of the network.
 _RUN_KEYS = (
     *("batch_size", "seq_length", "num_blocks", "block_size", "is_dynamic", "use_past"),
-    *("layernorm_compute_dtype", "softmax_compute_dtype", "rotary_dtype"),
+    *("layernorm_compute_dtype", "softmax_compute_dtype"),
     *("parallel_config", "parallel_decoding_params", "is_sample_acceleration"),
     *("max_length", "max_new_tokens", "max_decode_length", "repetition_penalty"),
     *("do_sample", "top_k", "top_p", "temperature"),
@@ -56,10 +56,11 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
         glm_config: what is built.
     """
 
-    def __init__(self, config: GlmConfig, given: Mapping[str, Any]) -> None:
-        """Build the network in the context and the groups that the caller has made, or alone.
+    def __init__(self, config: GlmConfig, given: Mapping[str, Any], dtypes: Sequence[str]) -> None:
+        """Build the network in the context and for the groups of ranks that there are.
 
         Args:
+            dtypes: of weights and products, what the card takes.
             given: all that the caller's configuration says; what is no key of a run's is not read.
         Raises:
             UnsupportedError: the network would run wrongly, or not at all.
@@ -67,7 +68,7 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
         folder = given.get("pretrained_model_dir")
         if folder:
             config = _ask_the_tensors(config, Path(folder))
-        super().__init__(_make_config(config, given))
+        super().__init__(_make_config(config, given, dtypes))
         self.model.return_hidden_states = False
         self.glm_config = config
         if folder:  # as upstream's build_network does, whose result has the file's keys alone
@@ -95,13 +96,13 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
                 weights_path = stack.enter_context(opened)
             fill_network(self, self.glm_config, _find_rank(), weights_path)
 
-
     def _incremental_infer_mcore(self, *args: Any, **kwargs: Any) -> Any:
         """A step of upstream's `generate`, whose flags are set once: graphs are compiled with them.
 
         Without graphs the second prompt would be taken for a decode (mindformers 1.7.0).
         """
-        self._exec_add_flags = self._exec_add_flags or self.is_pynative
+        if self.is_pynative:
+            self._exec_add_flags = True
         return super()._incremental_infer_mcore(*args, **kwargs)
 
 
@@ -131,7 +132,7 @@ def _ask_the_tensors(config: GlmConfig, folder: Path) -> GlmConfig:
         return resolve_attention_bias(config, opened)
 
 
-def _make_config(config: GlmConfig, given: Mapping[str, Any]) -> Glm4Config:
+def _make_config(config: GlmConfig, given: Mapping[str, Any], dtypes: Sequence[str]) -> Glm4Config:
     """Upstream's configuration: the architecture, the run's types, and the run's other keys."""
     rank = _find_rank()
     # Tables for all positions that the caller will use. vLLM-MindSpore says how many by upstream's
@@ -143,7 +144,7 @@ def _make_config(config: GlmConfig, given: Mapping[str, Any]) -> Glm4Config:
         "model_parallel_rank": rank.rank,
     }
     settings = RunnerSettings.for_config(config, "bfloat16", **run)
-    check_supported(config, settings)
+    check_supported(config, settings, dtypes)
     made = make_upstream_config(config, settings)
     _refuse_other_networks(made, given)
     of_the_file = config.to_dict()
