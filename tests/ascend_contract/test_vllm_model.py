@@ -29,7 +29,6 @@ Open = Callable[[Path, str], VllmModel]
 @pytest.fixture
 def open_model(with_ascend: Counter[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """As in a process of vLLM-MindSpore, on a machine with a card."""
-    monkeypatch.setattr("mindformers_glm.backends._has_ascend", lambda: True)
     monkeypatch.setattr(MFContextOperator, "_instance", None)
 
     def open_it(folder: Path, dtype: str) -> VllmModel:
