@@ -173,6 +173,12 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
             GlmError: the config is not one of this dialect's, or the device cannot be used or
                 cannot run it.
         """
+        if not isinstance(config, cls.config_class):
+            raise ConfigError(
+                f"{cls.__name__} takes a {cls.config_class.__name__} of mindformers_glm, got a "
+                f"{type(config).__name__} of {type(config).__module__}: use AutoConfig, which "
+                "gives it."
+            )
         glm_config = config.to_glm_config()
         backend = select_backend(config.chosen_device())
         network = backend.create_network(glm_config, vars(config))

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from mindformers_glm import Glm4ForCausalLM, InferenceGlm4ForCausalLM
 from mindformers_glm.backends.ascend.step_inputs import make_upstream_step
-from mindformers_glm.core.errors import CheckpointError, UnsupportedError
+from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
 from tests.ascend_contract.test_network import BLOCK_SIZE, STEPS, Sequences
 from tests.ascend_contract.upstream_callers import (
     ENVIRONMENT,
@@ -83,9 +83,11 @@ def test_upstreams_trainer_pipeline_and_automodel_answer_as_hugging_face(
     found = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('["')]
     expected = {name: _hugging_face(folders[name]) for name in ("glm4", "glm")}
     expected["chatglm"] = expected["glm"]
-    assert found == [
+    assert [line[:2] for line in found] == [
         [caller, expected[name]] for name, callers in asked.items() for caller in callers
     ]
+    # A prompt, or a batch of them, has two layers.
+    assert [line[2] for line in found] == [4, 4, 2, 4, 4]
 
 
 def _hugging_face(folder: Path) -> list[str]:
@@ -152,6 +154,8 @@ def test_the_device_is_chosen_when_a_class_is_called(folders: dict[str, Path], c
         network = called(config)
         assert isinstance(network, modeling_glm4_infer.InferenceGlm4ForCausalLM)
         assert tuple(inspect.signature(network.construct).parameters) == _CONSTRUCT
+    with pytest.raises(ConfigError, match=r"got a Glm4Config of mindformers\.models\.glm4"):
+        InferenceGlm4ForCausalLM(configuration_glm4.Glm4Config())
     config.device_target = "CPU"
     assert type(Glm4ForCausalLM(config)) is InferenceGlm4ForCausalLM
     # What the machine has, unless upstream's launcher was told otherwise.

@@ -1,4 +1,4 @@
-"""MindSpore Transformers' own run_mindformer.py, which is in its repository and not in its wheel."""
+"""MindSpore Transformers' own run_mindformer.py: its repository has it, its wheel does not."""
 
 import ast
 import json
@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
+from tests.ascend_contract.upstream_callers import ENVIRONMENT
 from tests.conftest import REPO
 from tests.model import hf_oracle
 from tests.model.chatglm_layout import to_chatglm
 
 PROMPT = "hello"
 _TYPES = ("compute_dtype", "params_dtype", "rotary_dtype")
+_ENVIRONMENT = os.environ | ENVIRONMENT | {"PYTHONPATH": str(REPO)}
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +27,6 @@ def source() -> Path:
     if not (folder / "run_mindformer.py").exists():
         pytest.skip("set MINDFORMERS_SOURCE to the repository of mindformers 1.7.0")
     return folder
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(REPO), "CPU_AFFINITY": "False"}
 
 
 @pytest.mark.parametrize("dialect", ["glm", "chatglm"])
@@ -45,15 +44,13 @@ def test_it_answers_as_hugging_face_does(dialect: str, source: Path, tmp_path: P
     for name in _TYPES:
         command += [f"--model.model_config.{name}", "float32"]
     ended = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, env=_environment(), capture_output=True, text=True
+        [sys.executable, *command], cwd=tmp_path, env=_ENVIRONMENT, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
     ((answer,),) = (
         found["text_generation_text"]
         for found in ast.literal_eval((tmp_path / "text_generation_result.txt").read_text())
     )
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(glm)
     ids = tokenizer(PROMPT)["input_ids"]
     expected = tokenizer.decode(ids + hf_oracle.greedy_tokens(glm, ids, 20 - len(ids)))
@@ -71,8 +68,8 @@ print("RESULT", Register.get_cls(Type.MODELS, "ChatGLMModel").__module__)
 
 
 def test_auto_register_imports_this_package(tmp_path: Path) -> None:
-    """What `--register_path FOLDER --model.model_config.auto_register NAME` does: docs/ascend.md."""
-    environment = _environment() | {"REGISTER_PATH": str(REPO / "mindformers_glm" / "models")}
+    """An unchanged script: `--register_path FOLDER --model.model_config.auto_register NAME`."""
+    environment = _ENVIRONMENT | {"REGISTER_PATH": str(REPO / "mindformers_glm" / "models")}
     ended = subprocess.run(
         [sys.executable, "-c", _HOOK],
         cwd=tmp_path,

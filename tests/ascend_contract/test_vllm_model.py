@@ -1,7 +1,6 @@
 """vLLM-MindSpore's calls on our classes, and on upstream's beside them, against Hugging Face."""
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from mindformers.core.context.build_context import MFContextOperator
 
 from mindformers_glm import vllm_mindspore_plugin
-from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from tests.ascend_contract.test_network import BLOCK_SIZE, STEPS, Sequences
 from tests.ascend_contract.vllm_model import VllmModel, make_config
 from tests.ascend_contract.vllm_registry import imported_registry
@@ -84,23 +82,3 @@ def test_the_plugin_leaves_glm4_to_upstreams_class(open_model: Open, tmp_path: P
     assert type(model.network).__module__ == "mindformers.models.glm4.modeling_glm4_infer"
     model.load_weights()
     _check_steps(model, source, 1e-5)
-
-
-def test_a_missing_tensor_is_an_error(open_model: Open, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    folder, _ = _save("glm", tmp_path)
-    broken = shutil.copytree(folder, tmp_path / "broken")
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["model.layers.1.mlp.down_proj.weight"]
-    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.down_proj"):
-        open_model(broken, "float32").load_weights()
-
-
-def test_layers_on_several_cards_are_refused(open_model: Open, tmp_path: Path) -> None:
-    folder, _ = _save("glm", tmp_path)
-    config = make_config(folder, ms.float32, "float32", MAX_MODEL_LEN, BLOCK_SIZE)
-    config.model.model_config.post_process = False  # the first of two stages
-    with pytest.raises(UnsupportedError, match="post_process False"):
-        VllmModel(config, CACHE_SHAPE, num_layers=2)

@@ -2,13 +2,14 @@
 
     upstream_callers.py CALLER FOLDER [CALLER FOLDER...]
 
-Prints a line of JSON for each: what the CALLER of `CALLERS` has got for PROMPTS. Below them stands
-what a card would make needless: MindSpore's own context, which knows no Ascend here, and two
-functions without a kernel on a CPU.
+Prints a line of JSON for each: what the CALLER of `CALLERS` has got for PROMPTS, and how often
+Ascend's operator for prompts was called. Below them stands what a card would make needless:
+MindSpore's own context, which knows no Ascend here, and two functions without a kernel on a CPU.
 """
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,10 +36,12 @@ FLOAT32 = {"params_dtype": "float32", "compute_dtype": "float32"}
 _GREEDY = {"do_sample": False, "max_new_tokens": NUM_TOKENS}
 
 
-def main(asked: list[str]) -> None:
+def main(asked: list[str], calls: Counter[str]) -> None:
     build_context(_run_config(asked[1]))
     for caller, folder in zip(asked[::2], asked[1::2], strict=True):
-        print(json.dumps([caller, CALLERS[caller](folder)]), flush=True)
+        calls.clear()
+        texts = CALLERS[caller](folder)
+        print(json.dumps([caller, texts, calls["FlashAttentionScore"]]), flush=True)
 
 
 def _ask_trainer(folder: str) -> list[str]:
@@ -106,8 +109,8 @@ def kernels_of_generate() -> Iterator[None]:
 
 
 @contextmanager
-def _on_a_card() -> Iterator[None]:
-    """This machine as one that has a card."""
+def on_a_card() -> Iterator[Counter[str]]:
+    """This machine as one that has a card; yields how often each operator was called."""
     context = sys.modules["mindformers.core.context.build_context"]
     set_context = context.MSContextOperator.set_context
 
@@ -115,16 +118,16 @@ def _on_a_card() -> Iterator[None]:
         set_context(mode=settings["mode"], max_call_depth=settings["max_call_depth"])
 
     with (
-        contract_references(),
+        contract_references() as calls,
         kernels_of_generate(),
         mock.patch.object(AscendBackend, "find_obstacle", return_value=""),
         mock.patch.object(AscendBackend, "dtypes", ("float32",)),
         mock.patch.object(context.MSContextOperator, "set_context", staticmethod(without_device)),
         mock.patch.object(context, "set_ms_affinity"),
     ):
-        yield
+        yield calls
 
 
 if __name__ == "__main__":
-    with _on_a_card():
-        main(sys.argv[1:])
+    with on_a_card() as counted:
+        main(sys.argv[1:], counted)

@@ -60,8 +60,9 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
         """Build the network in the context and for the groups of ranks that there are.
 
         Args:
+            given: all that the caller's configuration says; keys that upstream's class does not
+                know either are not read.
             dtypes: of weights and products, what the card takes.
-            given: all that the caller's configuration says; what is no key of a run's is not read.
         Raises:
             UnsupportedError: the network would run wrongly, or not at all.
         """
@@ -135,6 +136,10 @@ def _ask_the_tensors(config: GlmConfig, folder: Path) -> GlmConfig:
 def _make_config(config: GlmConfig, given: Mapping[str, Any], dtypes: Sequence[str]) -> Glm4Config:
     """Upstream's configuration: the architecture, the run's types, and the run's other keys."""
     rank = _find_rank()
+    if (stages := parallel_state.get_pipeline_model_parallel_world_size()) > 1:
+        raise UnsupportedError(
+            f"pipeline_stage {stages} cannot be loaded here: split the network by model_parallel."
+        )
     # Tables for all positions that the caller will use. vLLM-MindSpore says how many by upstream's
     # key, also where the dialect has another one for what the checkpoint can.
     length = given.get("max_model_len") or given.get("max_position_embeddings")
