@@ -63,6 +63,8 @@ class GlmFamilyConfig(PretrainedConfig):
                 f"{type(self).__name__} is for model_type {self.model_type!r}, the config says "
                 f"{model_type!r}: use AutoConfig, which chooses by it."
             )
+        # Some callers, such as vLLM-MindSpore, name types by MindSpore's own objects.
+        self.dict_ms_dtype_to_str(kwargs)
         super().__init__(**kwargs)
 
     @classmethod

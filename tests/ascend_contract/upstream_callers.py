@@ -109,7 +109,7 @@ def kernels_of_generate() -> Iterator[None]:
 
 
 @contextmanager
-def _on_a_card() -> Iterator[Counter[str]]:
+def on_a_card() -> Iterator[Counter[str]]:
     """This machine as one that has a card; yields how often each operator was called."""
     context = sys.modules["mindformers.core.context.build_context"]
     set_context = context.MSContextOperator.set_context
@@ -129,5 +129,5 @@ def _on_a_card() -> Iterator[Counter[str]]:
 
 
 if __name__ == "__main__":
-    with _on_a_card() as counted:
+    with on_a_card() as counted:
         main(sys.argv[1:], counted)

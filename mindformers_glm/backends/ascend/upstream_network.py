@@ -140,9 +140,11 @@ def _make_config(config: GlmConfig, given: Mapping[str, Any], dtypes: Sequence[s
         raise UnsupportedError(
             f"pipeline_stage {stages} cannot be loaded here: split the network by model_parallel."
         )
+    # Tables for all positions that the caller will use. vLLM-MindSpore says how many by upstream's
+    # key, also where the dialect has another one for what the checkpoint can.
+    length = given.get("max_model_len") or given.get("max_position_embeddings")
     run = {key: given.get(key) for key in SETTING_NAMES} | {
-        # Tables for all positions: how far a caller goes is its own to say.
-        "max_model_len": given.get("max_model_len") or config.max_position_embeddings,
+        "max_model_len": length or config.max_position_embeddings,
         "model_parallel": rank.size,
         "model_parallel_rank": rank.rank,
     }
