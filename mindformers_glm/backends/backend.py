@@ -1,14 +1,17 @@
 """What the rest of the program knows of a device."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.host import Host
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
@@ -33,9 +36,11 @@ class Backend(Protocol):
 
     Attributes:
         name: `context.device_target` of the YAML files.
+        probe: Python code that starts MindSpore on it; for a process of its own.
     """
 
     name: str
+    probe: str
 
     def is_present(self) -> bool:
         """Whether this machine has such a device, be it usable or not."""
@@ -47,6 +52,13 @@ class Backend(Protocol):
 
     def describe(self) -> str:
         """What of it is in use here, in one line."""
+        ...
+
+    def diagnose(self, host: Host) -> Iterable[Finding]:
+        """What `mindformers-glm doctor` finds; the first problem stops a model.
+
+        One finding alone says that there is nothing of the device on this machine.
+        """
         ...
 
     def connect(self, tensor_parallel: TensorParallel, device: DeviceSettings) -> ProcessGroup:
@@ -90,5 +102,17 @@ class Backend(Protocol):
             packed_cache: where what loading makes is kept for the next start; None: nowhere.
         Raises:
             CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        """
+        ...
+
+    def create_network(self, config: GlmConfig, given: Mapping[str, Any]) -> Any | None:
+        """MindSpore Transformers' own network, for its callers; None where the network is another.
+
+        It has no weights yet, and what upstream calls on a network of its own: `construct` with its
+        flat arguments, `generate`, and `load_weights`, which takes a folder or a Checkpoint. The
+        context and the groups of ranks are the caller's; where there are none, they are made.
+
+        Args:
+            given: the caller's configuration: settings of a run, and what upstream's code reads.
         """
         ...

@@ -57,19 +57,16 @@ def open_runner(folder: Path, dtype: str) -> AscendModelRunner:
 
 
 class Sequences:
-    """Texts whose logits Hugging Face knows, each with blocks of its own, taken piece by piece."""
+    """Random texts, each with blocks of its own, taken piece by piece."""
 
-    def __init__(self, source: Path, lengths: tuple[int, ...] = (12, 20, 30, 9, 9)) -> None:
+    def __init__(self, lengths: list[int], vocab_size: int) -> None:
         rng = np.random.default_rng(7)
-        model = hf_oracle.load(source)
-        vocab_size = model.config.vocab_size
         self.texts = [rng.integers(2, vocab_size, length).tolist() for length in lengths]
-        self.expected = [hf_oracle.logits_of(model, text) for text in self.texts]
         blocks = iter(rng.permutation(NUM_BLOCKS).tolist())
         self.tables = [[next(blocks) for _ in range(-(-n // BLOCK_SIZE))] for n in lengths]
 
-    def batch(self, pieces: Pieces) -> ModelBatch:
-        """A step; every row is sampled."""
+    def batch(self, *pieces: tuple[int, int, int]) -> ModelBatch:
+        """A step of pieces (text, begin, end); every row is sampled."""
         ends = np.cumsum([0, *(end - begin for _, begin, end in pieces)]).astype(np.int32)
         return ModelBatch(
             token_ids=np.int32([t for n, b, e in pieces for t in self.texts[n][b:e]]),
@@ -83,11 +80,20 @@ class Sequences:
             sample_rows=np.arange(ends[-1], dtype=np.int32),
         )
 
+
+class KnownSequences(Sequences):
+    """Texts whose logits Hugging Face knows."""
+
+    def __init__(self, source: Path) -> None:
+        model = hf_oracle.load(source)
+        super().__init__([12, 20, 30, 9, 9], model.config.vocab_size)
+        self.expected = [hf_oracle.logits_of(model, text) for text in self.texts]
+
     def errors(
         self, runner: AscendModelRunner, steps: Mapping[str, Pieces] = STEPS
     ) -> dict[str, float]:
         """The relative error of each step's logits."""
-        found = {name: runner.execute(self.batch(pieces)) for name, pieces in steps.items()}
+        found = {name: runner.execute(self.batch(*pieces)) for name, pieces in steps.items()}
         return {
             name: relative_error(
                 found[name],

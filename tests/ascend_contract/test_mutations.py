@@ -18,7 +18,7 @@ from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstr
 from mindformers_glm.backends.runner import ModelBatch
 from tests.ascend_contract.install import in_pynative_mode
 from tests.ascend_contract.references import ContractError
-from tests.ascend_contract.steps import NUM_BLOCKS, Sequences, open_runner, save_dialect
+from tests.ascend_contract.steps import NUM_BLOCKS, KnownSequences, open_runner, save_dialect
 
 Change = Callable[[UpstreamStep], Any]
 
@@ -100,8 +100,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sequences(source: Path) -> Sequences:
-    return Sequences(source)
+def sequences(source: Path) -> KnownSequences:
+    return KnownSequences(source)
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +115,14 @@ def empty_cache(runner: AscendModelRunner) -> None:
     runner.allocate_kv_cache(NUM_BLOCKS)
 
 
-def _is_found(runner: AscendModelRunner, sequences: Sequences) -> bool:
+def _is_found(runner: AscendModelRunner, sequences: KnownSequences) -> bool:
     try:
         return max(sequences.errors(runner).values()) > _FOUND
     except ContractError:
         return True
 
 
-def test_a_right_step_is_not(runner: AscendModelRunner, sequences: Sequences) -> None:
+def test_a_right_step_is_not(runner: AscendModelRunner, sequences: KnownSequences) -> None:
     assert not _is_found(runner, sequences)
 
 
@@ -130,7 +130,7 @@ def test_a_right_step_is_not(runner: AscendModelRunner, sequences: Sequences) ->
 def test_a_wrong_step_is_found(
     mutation: str,
     runner: AscendModelRunner,
-    sequences: Sequences,
+    sequences: KnownSequences,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def mutated(batch: ModelBatch, compute_dtype: str) -> UpstreamStep:
@@ -143,7 +143,10 @@ def test_a_wrong_step_is_found(
 
 @pytest.mark.parametrize("mutation", SAMPLE_ROWS)
 def test_wrong_sample_rows_are_found(
-    mutation: str, runner: AscendModelRunner, sequences: Sequences, monkeypatch: pytest.MonkeyPatch
+    mutation: str,
+    runner: AscendModelRunner,
+    sequences: KnownSequences,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     execute = AscendModelRunner.execute
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ascend_contract.steps import DIALECTS, Sequences, open_runner, save_dialect
+from tests.ascend_contract.steps import DIALECTS, KnownSequences, open_runner, save_dialect
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,6 @@ def test_each_kind_of_step_equals_hugging_face(
 ) -> None:
     folder, source = save_dialect(tmp_path, dialect)
     runner = open_runner(folder, dtype)
-    errors = Sequences(source).errors(runner)
+    errors = KnownSequences(source).errors(runner)
     assert max(errors.values()) < tolerance, errors
     runner.close()

@@ -20,7 +20,7 @@ from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import MemoryBudgetError, UnsupportedError
-from tests.ascend_contract.steps import STEPS, Sequences, open_runner
+from tests.ascend_contract.steps import STEPS, KnownSequences, open_runner
 from tests.model import hf_oracle
 
 
@@ -51,7 +51,7 @@ def test_a_step_that_finds_the_device_full_says_so(
 ) -> None:
     folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=1)
     runner = open_runner(folder, "float32")
-    sequences = Sequences(folder)
+    sequences = KnownSequences(folder)
     assert runner.execute(ModelBatch.of_no_rows()).shape == (0, runner.vocab_size)
 
     def fail(self: AscendModelRunner, step: Any) -> None:
@@ -59,7 +59,7 @@ def test_a_step_that_finds_the_device_full_says_so(
 
     monkeypatch.setattr(AscendModelRunner, "_call_network", fail)
     with pytest.raises(MemoryBudgetError, match="a step of 29 tokens"):
-        runner.execute(sequences.batch(STEPS["four prompts"]))
+        runner.execute(sequences.batch(*STEPS["four prompts"]))
 
 
 def test_logits_of_many_rows_are_computed_in_parts(
@@ -68,7 +68,7 @@ def test_logits_of_many_rows_are_computed_in_parts(
     folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=1)
     runner = open_runner(folder, "float32")
     monkeypatch.setattr(runner_module, "MAX_SAMPLES", 8)  # 29 rows: three parts and a rest
-    errors = Sequences(folder).errors(runner, {"all": STEPS["four prompts"]})
+    errors = KnownSequences(folder).errors(runner, {"all": STEPS["four prompts"]})
     assert errors["all"] < 1e-5
 
 
@@ -105,7 +105,7 @@ class _Network:
 
 def test_each_graph_is_compiled_with_its_own_flags_and_called_by_its_phase(tmp_path: Path) -> None:
     folder = hf_oracle.save_random_checkpoint(tmp_path)
-    sequences = Sequences(folder)
+    sequences = KnownSequences(folder)
     network = _Network()
     runner = object.__new__(AscendModelRunner)
     runner.__dict__ |= {
@@ -116,7 +116,7 @@ def test_each_graph_is_compiled_with_its_own_flags_and_called_by_its_phase(tmp_p
     }
     names = ["four prompts", "an answer each", "four prompts", "a chunk beside an answer"]
     for name in names:
-        runner.execute(sequences.batch(STEPS[name]))
+        runner.execute(sequences.batch(*STEPS[name]))
     prefill, others = ("run", "prefill"), ("run", "increment")
     assert network.told == [("flags", True), prefill, ("flags", False), others, prefill, others]
     assert runner.compile_s > 0

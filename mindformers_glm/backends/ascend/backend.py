@@ -1,17 +1,23 @@
 """Ascend as a backend. Nothing here imports MindSpore before it is needed."""
 
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from mindformers_glm.backends.ascend.diagnosis import diagnose
 from mindformers_glm.backends.ascend.footprint import count_memory
 from mindformers_glm.backends.ascend.support import check_device, check_supported
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.config.device_settings import DeviceSettings
+from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.host import Host
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
@@ -21,6 +27,9 @@ class AscendBackend:
     """MindSpore Transformers' inference network on an NPU (protocol: backends/backend.py)."""
 
     name = "Ascend"
+    probe = (
+        "import mindspore as ms; ms.set_device('Ascend'); ms.ops.zeros((1,), ms.float16).asnumpy()"
+    )
     dtypes = ("bfloat16", "float16")  # of weights and products; the operators take no others
 
     def is_present(self) -> bool:
@@ -44,6 +53,10 @@ class AscendBackend:
     def describe(self) -> str:
         """One line for --version."""
         return "Ascend, by MindSpore Transformers' own network"
+
+    def diagnose(self, host: Host) -> Iterable[Finding]:
+        """See Backend."""
+        return diagnose(host)
 
     def connect(self, tensor_parallel: TensorParallel, device: DeviceSettings) -> ProcessGroup:
         """See Backend."""
@@ -86,3 +99,14 @@ class AscendBackend:
         from mindformers_glm.backends.ascend.runner import AscendModelRunner
 
         return AscendModelRunner(config, checkpoint, settings)
+
+    def create_network(self, config: GlmConfig, given: Mapping[str, Any]) -> Any:
+        """See Backend; without a context of the caller's it is made as for a runner."""
+        from mindformers_glm.backends.ascend import upstream_network
+
+        if not upstream_network.has_context():
+            size = given.get("model_parallel") or 1
+            device = DeviceSettings.from_options(given.get("device_options"), None)
+            self.connect(TensorParallel(size, launched_rank(size)), device)
+            upstream_network.make_context()
+        return upstream_network.UpstreamGlmForCausalLM(config, given, self.dtypes)

@@ -9,8 +9,13 @@ import numpy as np
 from mindspore import Parameter
 from mindspore.common.np_dtype import bfloat16
 
+from mindformers_glm.backends.ascend import nz_format
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM
-from mindformers_glm.weights.rules import WeightRule
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.loader import load_weights
+from mindformers_glm.weights.rules import WeightRule, build_rules
 
 # Our norms are parts of the linear layers that follow them, as Transformer Engine has it.
 _UPSTREAM_NAMES = {
@@ -18,6 +23,22 @@ _UPSTREAM_NAMES = {
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
 _TIED = "output_layer.weight"
+
+
+def fill_network(
+    network: AscendGlmForCausalLM, config: GlmConfig, rank: TensorParallel, checkpoint: Checkpoint
+) -> int:
+    """Load a rank's part of a checkpoint into the Parameters; again with other weights.
+
+    Returns:
+        The bytes read from the checkpoint.
+    Raises:
+        CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+    """
+    rules = build_rules(config, checkpoint.cuts(config, rank))
+    num_bytes = load_weights(checkpoint, rules, find_targets(network, rules))
+    nz_format.reformat_weights(network)
+    return num_bytes
 
 
 def find_targets(
