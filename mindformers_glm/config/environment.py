@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mindformers_glm.config import launched
+from mindformers_glm.config.visible_devices import find_device
 from mindformers_glm.core.errors import ConfigError
 
 
@@ -38,6 +39,15 @@ def launched_rank(model_parallel: object) -> int:
 def is_launched() -> bool:
     """Whether this process is one of a job that a launcher started."""
     return launched.is_launched(os.environ)
+
+
+def own_device(device_id: int, num_ranks: int) -> int | None:
+    """Return the device that this process takes; None in a job, where MindSpore chooses it.
+
+    Raises:
+        ConfigError: setting, launcher and ASCEND_RT_VISIBLE_DEVICES do not fit together.
+    """
+    return find_device(device_id, num_ranks, os.environ)
 
 
 def declare_prediction() -> None:

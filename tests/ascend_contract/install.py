@@ -44,8 +44,7 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
         ),
         *made.watch(rotary_pos_embedding.RotaryEmbedding),
         mock.patch.object(norm, "P", replaced(operations, RmsNorm=made.RmsNorm)),
-        # Uninitialized memory has no kernel on a CPU.
-        mock.patch.object(layers, "mint", replaced(mint, empty=_zeros)),
+        mock.patch.object(layers, "mint", replaced(mint, empty=zeros, zeros=zeros)),
         # Upstream keeps rotary tables, and the operators in them, for the whole process.
         mock.patch.dict(_ROPE_DICT, clear=True),
         mock.patch.object(Tensor, "move_to", lambda tensor, *_, **__: tensor),
@@ -72,8 +71,9 @@ def replaced(module: Any, **names: Any) -> types.SimpleNamespace:
     return Replaced(**names)
 
 
-def _zeros(*size: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    return mint.zeros(*size, dtype=dtype)
+def zeros(size: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    """Memory of any type; a CPU has no kernel for uninitialized and for bfloat16 zeros."""
+    return Tensor(np.zeros(size, np.float32)).astype(dtype)
 
 
 def _arrays(*tensors: Tensor | None) -> list[Any]:

@@ -10,6 +10,7 @@ from mindspore import Parameter
 from mindspore.common.np_dtype import bfloat16
 
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM
+from mindformers_glm.backends.ascend.processor import as_weight
 from mindformers_glm.weights.rules import WeightRule
 
 # Our norms are parts of the linear layers that follow them, as Transformer Engine has it.
@@ -18,6 +19,8 @@ _UPSTREAM_NAMES = {
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
 _TIED = "output_layer.weight"
+# Types are converted by NumPy: an Atlas 300I Duo has no bfloat16.
+_NUMPY_DTYPES = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: bfloat16}
 
 
 def find_targets(
@@ -69,7 +72,8 @@ class ParameterTarget:
         """
         if self.parameter is None:
             return
-        pieces = [_as_float(view) for view in views]
+        dtype = _NUMPY_DTYPES[self.parameter.dtype]
+        pieces = [_as_float(view).astype(dtype, copy=False) for view in views]
         data = np.concatenate(pieces) if len(pieces) > 1 else np.ascontiguousarray(pieces[0])
         if tuple(self.parameter.shape) != data.shape:
             raise RuntimeError(
@@ -77,7 +81,7 @@ class ParameterTarget:
                 f"checkpoint {data.shape}"
             )
         self.parameter.init_data()
-        self.parameter.set_data(ms.from_numpy(data).astype(self.parameter.dtype))
+        self.parameter.set_data(as_weight(self.name, ms.from_numpy(data)))
 
 
 def _as_float(view: Any) -> np.ndarray:

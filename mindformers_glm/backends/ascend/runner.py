@@ -11,6 +11,8 @@ from mindspore.nn.utils import no_init_parameters
 from mindformers_glm.backends.ascend.footprint import count_memory, kv_block_shape
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
 from mindformers_glm.backends.ascend.parameters import find_targets
+from mindformers_glm.backends.ascend.processor import allocate_cache
+from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstream_step
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
@@ -31,6 +33,7 @@ class AscendModelRunner:
     compile_s = 0.0
 
     def __init__(self, config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings) -> None:
+        checkpoint.cuts(config, upstream_part(settings))  # told before anything is built
         with no_init_parameters():
             self.network = AscendGlmForCausalLM(make_upstream_config(config, settings))
         self._config, self._settings = config, settings
@@ -48,16 +51,16 @@ class AscendModelRunner:
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Fill the Parameters, again with other weights."""
-        cuts = checkpoint.cuts(self._config, self._settings.tensor_parallel)
+        cuts = checkpoint.cuts(self._config, upstream_part(self._settings))
         rules = build_rules(self._config, cuts)
         self.read_weight_bytes = load_weights(checkpoint, rules, find_targets(self.network, rules))
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Reserve the KV cache in device memory; once, before the first step."""
-        shape = (num_blocks, *kv_block_shape(self._config, self._settings))
+        shape, dtype = kv_block_shape(self._config, self._settings), self.network.compute_dtype
         num_layers = self._config.num_hidden_layers
         self._key_cache, self._value_cache = (
-            mutable([ops.zeros(shape, self.network.compute_dtype) for _ in range(num_layers)])
+            mutable([allocate_cache(num_blocks, shape, dtype) for _ in range(num_layers)])
             for _ in range(2)
         )
 

@@ -1,39 +1,72 @@
 """What upstream's network cannot do, refused by name before weights are read."""
 
+from collections.abc import Mapping
+
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.partition import cut_columns
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
-from mindformers_glm.core.sharding import FFN
 
 # PartialRotaryEmbedding puts as many ones behind the rotated columns as there are of those.
 _ROTARY_SHARE = 0.5
+# As MindSpore calls the processor of an Atlas 300I Duo; a card holds two of them.
+ATLAS_300I = "ascend310p"
+_ATLAS_300I_RANKS = (1, 2, 4)
 
 
-def check_supported(config: GlmConfig, settings: RunnerSettings) -> None:
+def check_supported(config: GlmConfig, settings: RunnerSettings, processor: str) -> None:
     """Refuse a network or a setting that would run wrongly, or not at all.
 
+    Args:
+        processor: what MindSpore calls it, such as ascend910b; empty where there is none, as in
+            tests.
     Raises:
         UnsupportedError: names it, and what to do.
     """
-    size = settings.model_parallel
+    problems = _network_problems(config, settings) | _processor_problems(settings, processor)
+    if found := [name for name, is_so in problems.items() if is_so]:
+        raise UnsupportedError(
+            f"MindSpore Transformers' network on Ascend cannot take {', '.join(found)}: leave it "
+            "out or change it, or run with --device_target CPU."
+        )
+
+
+def _network_problems(config: GlmConfig, settings: RunnerSettings) -> Mapping[str, bool]:
     rotary = config.partial_rotary_factor
-    problems = {
+    return {
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
         f"params_dtype {settings.params_dtype} with compute_dtype {settings.compute_dtype}": (
             settings.params_dtype != settings.compute_dtype
         ),
-        f"model_parallel {size} with a vocabulary of {config.vocab_size}": config.vocab_size % size
-        != 0,
-        f"model_parallel {size} with intermediate_size {config.intermediate_size}": len(
-            set(map(len, cut_columns(config, FFN, size)))
-        )
-        > 1,
+        **_split_problems(config, settings.model_parallel),
     }
-    if found := [name for name, is_so in problems.items() if is_so]:
-        raise UnsupportedError(
-            f"MindSpore Transformers' network on Ascend cannot take {', '.join(found)}: leave it "
-            "out or change it, or run with --device_target CPU."
+
+
+def _split_problems(config: GlmConfig, size: int) -> dict[str, bool]:
+    """Heads are refused before (config/partition.py); upstream divides these sizes too."""
+    lengths = {name: getattr(config, name) for name in ("vocab_size", "intermediate_size")}
+    return {
+        f"model_parallel {size} with {config.in_file_keys(name)} {length} (it must divide it)": (
+            length % size != 0
         )
+        for name, length in lengths.items()
+    }
+
+
+def _processor_problems(settings: RunnerSettings, processor: str) -> dict[str, bool]:
+    """Source: mindformers 1.7.0, version_control.py `is_310p` and what asks it."""
+    dtype, size = settings.compute_dtype, settings.model_parallel
+    is_300i = processor == ATLAS_300I
+    ranks = ", ".join(map(str, _ATLAS_300I_RANKS))
+    return {
+        f"compute_dtype {dtype} on a card (it rotates bfloat16 and float16)": (
+            processor != "" and dtype == "float32"
+        ),
+        f"compute_dtype {dtype} on an Atlas 300I Duo (it has float16)": (
+            is_300i and dtype == "bfloat16"
+        ),
+        f"model_parallel {size} on an Atlas 300I Duo (it takes {ranks})": (
+            is_300i and size not in _ATLAS_300I_RANKS
+        ),
+    }

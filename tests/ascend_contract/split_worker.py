@@ -1,0 +1,101 @@
+"""One rank of upstream's network under the references: what it answers, and what it computes.
+
+split_worker.py SIZE FOLDER...: writes FOLDER's name, SIZE and rank .npz into the working folder.
+With SIZE 1 it is the single process that the ranks are compared with.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+os.environ |= {"ENFORCE_EAGER": "True"}
+
+import mindspore as ms
+import numpy as np
+from mindformers.parallel_core.inference import parallel_state
+from mindspore.communication import GlobalComm
+
+from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.backends import BACKENDS
+from mindformers_glm.backends.ascend.backend import AscendBackend
+from mindformers_glm.config.environment import launched_rank
+from tests.ascend_contract.install import contract_references
+
+PROMPTS = ["hello", "a longer prompt than the others", "请介绍一下北京", "hello hello hello hello"]
+_GREEDY = SamplingParams(do_sample=False, max_new_tokens=8, ignore_eos=True)
+_PROMPT = list(range(5, 42))
+
+
+@contextmanager
+def ascend_in_a_job(size: int) -> Iterator[None]:
+    """Let device_target Ascend run on a CPU; several ranks exchange by MindSpore's CPU group."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    initialize = parallel_state.initialize_model_parallel
+
+    def take_world_group(**sizes: int) -> None:
+        # A CPU knows the group of all processes only, which has the same ranks.
+        initialize(**sizes)
+        parallel_state._TENSOR_MODEL_PARALLEL_GROUP = parallel_state._WORLD_GROUP
+
+    patches: list[Any] = [
+        mock.patch.object(AscendBackend, "find_obstacle", lambda backend: ""),
+        mock.patch.object(AscendBackend, "available_memory", lambda *_: 2**32),
+        mock.patch.dict(BACKENDS, {"Ascend": AscendBackend()}),
+        mock.patch("mindformers_glm.backends._MISSING", {}),
+        mock.patch.object(parallel_state, "create_group"),
+        mock.patch.object(parallel_state, "initialize_model_parallel", take_world_group),
+    ]
+    with ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        stack.enter_context(
+            contract_references(world_group="mccl_world_group" if size > 1 else None)
+        )
+        yield
+
+
+def run(folder: Path, size: int) -> dict[str, np.ndarray]:
+    """The tokens of a batch in chunks, and the logits of a prompt longer than a step."""
+    sampled_rows: list[int] = []
+    with LLM(
+        folder,
+        model_parallel=size,
+        device_target="Ascend",
+        params_dtype="float32",
+        compute_dtype="float32",
+        max_num_seqs=3,
+        max_num_batched_tokens=16,
+        max_model_len=128,
+        block_size=16,
+        prompt_lookup_num_tokens=2,
+    ) as llm:
+        output_layer = llm.engine.runner.network.model.output_layer
+        construct = output_layer.construct
+
+        def count(rows: ms.Tensor, *others: object) -> ms.Tensor:
+            sampled_rows.append(rows.shape[0])
+            return construct(rows, *others)
+
+        with mock.patch.object(output_layer, "construct", count):
+            tokens = [output.token_ids for output in llm.generate(PROMPTS, _GREEDY)]
+        return {
+            "tokens": np.array(tokens),
+            "sampled_rows": np.array(sampled_rows),
+            "logits": llm.logits(_PROMPT),
+            "num_blocks": np.array(llm.engine.config.num_blocks),
+        }
+
+
+if __name__ == "__main__":
+    size = int(sys.argv[1])
+    rank = launched_rank(size)
+    with ascend_in_a_job(size):
+        for name in sys.argv[2:]:
+            found = run(Path(name), size)
+            np.savez(f"{Path(name).name}-{size}-{rank}.npz", **found)
+    if size > 1:
+        assert GlobalComm.WORLD_COMM_GROUP == "mccl_world_group"

@@ -1,0 +1,129 @@
+"""Every Parameter of upstream's network holds the bytes that Megatron's rules give a rank.
+
+The oracle cuts Hugging Face's tensors with NumPy alone; a rank is set in this process.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mindformers_glm.backends.ascend.runner import AscendModelRunner
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.weights.checkpoint import Checkpoint
+from tests.ascend_contract.ranks import as_rank
+from tests.model import hf_oracle
+from tests.model.chatglm_layout import to_chatglm
+
+HEADS, GROUPS, HEAD_DIM, HIDDEN, FFN = 8, 2, 16, 64, 1096
+# Equal parts of 8 ranks begin in the middle of a group of 128 inner columns.
+CHANGES = {"num_attention_heads": HEADS, "intermediate_size": FFN, "vocab_size": 520}
+
+
+@pytest.fixture(scope="module", params=["glm4", "glm", "chatglm"])
+def folders(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A bfloat16 checkpoint in a dialect's layout, and as Hugging Face has it."""
+    root = tmp_path_factory.mktemp(request.param)
+    model_type = "glm" if request.param == "chatglm" else request.param
+    source = hf_oracle.save_random_checkpoint(
+        root / "hf", "bfloat16", model_type=model_type, **CHANGES
+    )
+    return (to_chatglm(source, root / "own") if request.param == "chatglm" else source), source
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_each_rank_has_its_slices_byte_for_byte(
+    size: int, folders: tuple[Path, Path], calls: Counter[str]
+) -> None:
+    folder, source = folders
+    tensors = {
+        name: tensor.view(torch.uint16).numpy()
+        for name, tensor in load_file(source / "model.safetensors").items()
+    }
+    for rank in range(size):
+        expected = slices(tensors, size, rank)
+        found = load(folder, "bfloat16", size, rank)
+        assert found.keys() == expected.keys()
+        for name, array in expected.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array, f"{name} of rank {rank}")
+
+
+def load(folder: Path, dtype: str, size: int, rank: int) -> dict[str, np.ndarray]:
+    """The Parameters of a rank's network, as bits where NumPy lacks the type."""
+    with as_rank(size, rank), Checkpoint.open(folder, TensorParallel(size, rank)) as checkpoint:
+        settings = RunnerSettings.for_config(
+            config := GlmConfig.from_hf(folder),
+            dtype,
+            params_dtype=dtype,
+            compute_dtype=dtype,
+            max_model_len=32,
+            model_parallel=size,
+            model_parallel_rank=rank,
+        )
+        runner = AscendModelRunner(config, checkpoint, settings)
+        parameters = runner.network.model.get_params_dict()
+    found = {name: parameter.asnumpy() for name, parameter in parameters.items()}
+    return {
+        name: array if array.dtype == np.float32 else array.view(np.uint16)
+        for name, array in found.items()
+    }
+
+
+def slices(tensors: dict[str, np.ndarray], size: int, rank: int) -> dict[str, np.ndarray]:
+    """What a rank has of Hugging Face's tensors, by upstream's names."""
+
+    def part(array: np.ndarray, axis: int = 0) -> np.ndarray:
+        return np.split(array, size, axis)[rank]
+
+    def key_value(array: np.ndarray) -> np.ndarray:
+        heads = np.repeat(array.reshape(GROUPS, HEAD_DIM, -1), max(size // GROUPS, 1), axis=0)
+        own = part(heads)
+        return own.reshape(-1, *array.shape[1:])
+
+    def qkv(prefix: str, kind: str) -> np.ndarray:
+        query, key, value = (tensors[f"{prefix}self_attn.{one}_proj.{kind}"] for one in "qkv")
+        return np.concatenate([part(query), key_value(key), key_value(value)])
+
+    found = {
+        "embedding.word_embeddings.weight": part(tensors["model.embed_tokens.weight"]),
+        "decoder.final_layernorm.weight": widen(tensors["model.norm.weight"]),
+        "output_layer.weight": part(tensors["lm_head.weight"]),
+    }
+    has_sandwich = "model.layers.0.post_mlp_layernorm.weight" in tensors
+    norms = {
+        "input_layernorm": "input_layernorm",
+        "pre_mlp_layernorm": "post_attention_layernorm",
+    }
+    if has_sandwich:
+        norms["post_self_attn_layernorm"] = "post_self_attn_layernorm"
+        norms["post_mlp_layernorm"] = "post_mlp_layernorm"
+    for layer in range(2):
+        theirs, ours = f"model.layers.{layer}.", f"decoder.layers.{layer}."
+        gate, up = np.split(tensors[f"{theirs}mlp.gate_up_proj.weight"], 2)
+        found |= {
+            f"{ours}{to}.weight": widen(tensors[f"{theirs}{name}.weight"])
+            for to, name in norms.items()
+        }
+        found |= {
+            f"{ours}self_attention.linear_qkv.{kind}": qkv(theirs, kind)
+            for kind in ("weight", "bias")
+        }
+        found[f"{ours}self_attention.linear_proj.weight"] = part(
+            tensors[f"{theirs}self_attn.o_proj.weight"], 1
+        )
+        found[f"{ours}mlp.linear_fc1.weight"] = np.concatenate([part(gate), part(up)])
+        found[f"{ours}mlp.linear_fc2.weight"] = part(tensors[f"{theirs}mlp.down_proj.weight"], 1)
+    return found
+
+
+def widen(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 as float32, in which upstream keeps the norms whatever the type of the rest."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
