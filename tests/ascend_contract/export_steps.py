@@ -93,7 +93,7 @@ def _inputs(
         Tensor(step.q_seq_lens),
         Tensor(step.block_tables),
         Tensor(step.slot_mapping),
-        Tensor(step.attention_mask).astype(network.compute_dtype),
+        Tensor(step.attention_mask),
         *[None] * 5,
         caches(),
         caches(),

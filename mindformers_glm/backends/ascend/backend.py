@@ -68,7 +68,7 @@ class AscendBackend:
         packed_cache: PackedCacheSettings | None = None,
     ) -> ModelRunner:
         """See Backend; weights go to the device as they are, so there is nothing to cache."""
-        from mindformers_glm.backends.ascend.processor import processor_name
+        from mindformers_glm.backends.ascend.context import processor_name
         from mindformers_glm.backends.ascend.runner import AscendModelRunner
 
         check_supported(config, settings, processor_name())

@@ -3,6 +3,7 @@
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
+from mindspore._c_expression import MSContext
 
 from mindformers_glm.backends.meeting import meet_ranks
 from mindformers_glm.config.environment import declare_prediction
@@ -39,3 +40,8 @@ def set_context() -> None:
     """
     declare_prediction()
     ms.set_context(jit_config={"jit_level": "O0", "infer_boost": "on"}, max_call_depth=10000)
+
+
+def processor_name() -> str:
+    """What MindSpore calls the card's processor: ascend910b, say; empty on a machine without."""
+    return str(MSContext.get_instance().get_ascend_soc_version())

@@ -10,7 +10,6 @@ from mindspore import Parameter
 from mindspore.common.np_dtype import bfloat16
 
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM
-from mindformers_glm.backends.ascend.processor import as_weight
 from mindformers_glm.weights.rules import WeightRule
 
 # Our norms are parts of the linear layers that follow them, as Transformer Engine has it.
@@ -81,7 +80,7 @@ class ParameterTarget:
                 f"checkpoint {data.shape}"
             )
         self.parameter.init_data()
-        self.parameter.set_data(as_weight(self.name, ms.from_numpy(data)))
+        self.parameter.set_data(ms.from_numpy(data))
 
 
 def _as_float(view: Any) -> np.ndarray:

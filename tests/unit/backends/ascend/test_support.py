@@ -40,8 +40,8 @@ def test_an_atlas_300i_duo_runs_float16_on_up_to_four_ranks(size: int) -> None:
         ({}, 8, "float16", ATLAS_300I, r"model_parallel 8 on an Atlas 300I Duo \(it takes 1, 2, 4"),
         ({}, 2, "bfloat16", ATLAS_300I, "compute_dtype bfloat16 on an Atlas 300I Duo"),
         ({}, 1, "float32", "ascend910b", "compute_dtype float32 on a card"),
-        ({"vocab_size": 151343}, 2, "float16", "", "model_parallel 2 with padded_vocab_size 151343"),
-        ({"intermediate_size": 13698}, 4, "float16", "", "with ffn_hidden_size 13698"),
+        ({"vocab_size": 151343}, 2, "float16", "", r"model_parallel 2 with vocab_size 151343"),
+        ({"intermediate_size": 13698}, 4, "float16", "", "with intermediate_size 13698"),
     ],
 )
 def test_what_cannot_run_is_refused_by_name(
