@@ -32,8 +32,8 @@ Axis = tuple[str, ...]
 class TensorParallel:
     """Into how many parts a network is split, and which one this process holds.
 
-    has_equal_parts: inner columns are cut into as many for each rank, as networks want that know one
-        size of them; else between groups of columns that share a scale, so that none is torn.
+    has_equal_parts: each rank has as many inner columns as the next, as a network wants that knows
+        one size of them; else they are cut between groups that share a scale, so that none is torn.
     """
 
     size: int = 1

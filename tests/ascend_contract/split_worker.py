@@ -42,8 +42,8 @@ def ascend_in_a_job(size: int) -> Iterator[None]:
         parallel_state._TENSOR_MODEL_PARALLEL_GROUP = parallel_state._WORLD_GROUP
 
     patches: list[Any] = [
-        mock.patch.object(AscendBackend, "find_obstacle", lambda backend: ""),
-        mock.patch.object(AscendBackend, "available_memory", lambda *_: 2**32),
+        mock.patch.object(AscendBackend, "find_obstacle", return_value=""),
+        mock.patch.object(AscendBackend, "available_memory", return_value=2**32),
         mock.patch.dict(BACKENDS, {"Ascend": AscendBackend()}),
         mock.patch("mindformers_glm.backends._MISSING", {}),
         mock.patch.object(parallel_state, "create_group"),

@@ -1,7 +1,5 @@
 """What upstream's network cannot do, refused by name before weights are read."""
 
-from collections.abc import Mapping
-
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
@@ -30,7 +28,7 @@ def check_supported(config: GlmConfig, settings: RunnerSettings, processor: str)
         )
 
 
-def _network_problems(config: GlmConfig, settings: RunnerSettings) -> Mapping[str, bool]:
+def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, bool]:
     rotary = config.partial_rotary_factor
     return {
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
