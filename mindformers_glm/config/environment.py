@@ -42,7 +42,7 @@ def is_launched() -> bool:
 
 
 def own_device(device_id: int, num_ranks: int) -> int | None:
-    """Return the device that this process takes; None in a job, where MindSpore chooses it.
+    """The card that this process takes, None where MindSpore chooses it (visible_devices.py).
 
     Raises:
         ConfigError: setting, launcher and ASCEND_RT_VISIBLE_DEVICES do not fit together.
@@ -50,9 +50,19 @@ def own_device(device_id: int, num_ranks: int) -> int | None:
     return find_device(device_id, num_ranks, os.environ)
 
 
-def declare_prediction() -> None:
-    """Tell MindSpore Transformers what its run_mindformer.py tells it: its network asks for it."""
+def declare_prediction(is_pynative: bool, is_deterministic: bool) -> None:
+    """Tell MindSpore Transformers 1.7.0 what it reads from the environment while it runs.
+
+    Args:
+        is_pynative: its layers ask for it by ENFORCE_EAGER (tools/utils.py `is_pynative`).
+        is_deterministic: sums of several cards and products in one order, the values that
+            infer_precision_sync sets there.
+    """
     os.environ["RUN_MODE"] = "predict"
+    os.environ["ENFORCE_EAGER"] = str(is_pynative)
+    if is_deterministic:
+        os.environ["LCCL_DETERMINISTIC"] = "1"
+        os.environ["CUSTOM_MATMUL_SHUFFLE"] = "off"
 
 
 def failed_meeting(problem: RuntimeError) -> ConfigError:

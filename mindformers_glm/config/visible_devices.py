@@ -1,9 +1,11 @@
-"""Which of a host's Ascend devices a process takes: its setting, its launcher, what CANN shows it.
+"""Which of a host's cards a process takes: its setting, DEVICE_ID, and what CANN shows of them.
 
-CANN hides the devices that ASCEND_RT_VISIBLE_DEVICES does not list and counts the others from 0, so
-every number here is a place in that list. In a job of several ranks MindSpore gives each the device
-of its number on its host, which msrun and our launcher put into DEVICE_ID. environment.py reads the
-environment; here it is a mapping.
+CANN hides the cards that ASCEND_RT_VISIBLE_DEVICES does not list and counts the others from 0, so
+every number here is a place in that list. In a job of several ranks MindSpore gives each the card
+of its number on its host, which msrun and our launcher put into DEVICE_ID too. environment.py reads
+the environment; here it is a mapping.
+
+Source: CANN 8.0's description of the variable, MindSpore's `CollectiveManager::AssignLocalRank`.
 """
 
 import re
@@ -15,29 +17,41 @@ VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
 
 
 def find_device(device_id: int, num_ranks: int, environ: Mapping[str, str]) -> int | None:
-    """Return the device that this process takes; None in a job, where MindSpore chooses it.
+    """Return the card that this process takes; None where MindSpore chooses it.
 
     Args:
-        device_id: the setting.
+        device_id: the setting; 0 leaves the choice to DEVICE_ID.
         num_ranks: how many processes the job has.
     Raises:
-        ConfigError: the setting names a device and every rank has its own, the list cannot be read
-            as its user meant it, or it is too short.
+        ConfigError: a card is named and every rank has its own, or the variables cannot be read as
+            their user meant them, or fewer cards are shown.
     """
     visible = _read_visible(environ)
+    own = _read_own(environ)
     if num_ranks == 1:
-        _check_shown(device_id, f"context.device_id {device_id}", visible)
-        return device_id
+        device = device_id or own
+        _check_shown(device or 0, "This process", visible)
+        return device
     if device_id != 0:
         raise ConfigError(
             f"context.device_id {device_id} is for one process, and this job has {num_ranks}, each "
-            f"on the device of its number on its host: leave it out, and say in {VISIBLE} which "
-            "devices of the host the job may take."
+            f"on the card of its number on its host: leave it out, and say in {VISIBLE} which "
+            "cards of the host the job may take."
         )
-    own = environ.get("DEVICE_ID", "")
-    if own.isdecimal():
-        _check_shown(int(own), f"rank {environ.get('RANK_ID')}, number {own} on its host,", visible)
+    _check_shown(own or 0, f"Rank {environ.get('RANK_ID')}", visible)
     return None
+
+
+def _read_own(environ: Mapping[str, str]) -> int | None:
+    given = environ.get("DEVICE_ID", "")
+    if not given:
+        return None
+    if not given.isdecimal():
+        raise ConfigError(
+            f"The environment variable DEVICE_ID must be the number of a card, got {given!r}: set "
+            f"it to a place in {VISIBLE}, or unset it."
+        )
+    return int(given)
 
 
 def _read_visible(environ: Mapping[str, str]) -> tuple[int, ...] | None:
@@ -58,6 +72,6 @@ def _check_shown(device: int, who: str, visible: tuple[int, ...] | None) -> None
     if visible is not None and device >= len(visible):
         listed = ",".join(map(str, visible))
         raise ConfigError(
-            f"{who} takes place {device} of the devices that {VISIBLE}={listed} shows, which has "
-            f"places 0 to {len(visible) - 1}: list more devices, or take fewer."
+            f"{who} takes card {device}, counted from 0, of those that {VISIBLE}={listed} shows, "
+            f"and these are {len(visible)}: list more, or start fewer processes on this host."
         )

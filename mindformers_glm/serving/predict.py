@@ -9,6 +9,7 @@ from contextlib import closing, nullcontext
 from itertools import chain
 from typing import Protocol
 
+from mindformers_glm.backends import default_target
 from mindformers_glm.config.command_line import add_options
 from mindformers_glm.config.run_config import RunConfig, load_run_config, prepare_environment
 from mindformers_glm.core.errors import CheckpointError, ConfigError
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer the prompts that are asked for and return the exit code."""
     on_interrupt(raise_once)
-    config = load_run_config(arguments, script_folder=arguments.script_folder)
+    config = load_run_config(
+        arguments, script_folder=arguments.script_folder, default_target=default_target()
+    )
     if not config.verbose:
         # Upstream's deprecation warnings concern its developers.
         warnings.filterwarnings("ignore")

@@ -4,7 +4,6 @@ split_worker.py SIZE FOLDER...: writes FOLDER's name, SIZE and rank .npz into th
 With SIZE 1 it is the single process that the ranks are compared with.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,15 +11,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-os.environ |= {"ENFORCE_EAGER": "True"}
-
 import mindspore as ms
 import numpy as np
 from mindformers.parallel_core.inference import parallel_state
 from mindspore.communication import GlobalComm
 
 from mindformers_glm import LLM, SamplingParams
-from mindformers_glm.backends import BACKENDS
+from mindformers_glm.backends.ascend import context
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.config.environment import launched_rank
 from tests.ascend_contract.install import contract_references
@@ -33,7 +30,6 @@ _PROMPT = list(range(5, 42))
 @contextmanager
 def ascend_in_a_job(size: int) -> Iterator[None]:
     """Let device_target Ascend run on a CPU; several ranks exchange by MindSpore's CPU group."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
     initialize = parallel_state.initialize_model_parallel
 
     def take_world_group(**sizes: int) -> None:
@@ -44,8 +40,8 @@ def ascend_in_a_job(size: int) -> Iterator[None]:
     patches: list[Any] = [
         mock.patch.object(AscendBackend, "find_obstacle", return_value=""),
         mock.patch.object(AscendBackend, "available_memory", return_value=2**32),
-        mock.patch.dict(BACKENDS, {"Ascend": AscendBackend()}),
-        mock.patch("mindformers_glm.backends._MISSING", {}),
+        mock.patch.object(AscendBackend, "dtypes", ("float32",)),
+        mock.patch.object(context, "take_card"),
         mock.patch.object(parallel_state, "create_group"),
         mock.patch.object(parallel_state, "initialize_model_parallel", take_world_group),
     ]
@@ -65,6 +61,7 @@ def run(folder: Path, size: int) -> dict[str, np.ndarray]:
         folder,
         model_parallel=size,
         device_target="Ascend",
+        device_options={"mode": "PYNATIVE_MODE"},
         params_dtype="float32",
         compute_dtype="float32",
         max_num_seqs=3,

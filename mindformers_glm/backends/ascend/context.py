@@ -1,16 +1,23 @@
 """MindSpore's context on Ascend, and the other ranks, by upstream's own groups."""
 
+from functools import cache
+from typing import Any
+
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindformers.parallel_core.inference import parallel_state
+from mindspore import Tensor, nn, ops
 from mindspore._c_expression import MSContext
 
 from mindformers_glm.backends.meeting import meet_ranks
-from mindformers_glm.config.environment import declare_prediction
+from mindformers_glm.config.device_settings import DeviceSettings
+from mindformers_glm.config.environment import declare_prediction, own_device
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 
 
+@cache
 def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
     """Find and wait for the other ranks of a launched job, and form upstream's groups of them.
 
@@ -19,11 +26,18 @@ def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
     """
     if tensor_parallel.size == 1:
         return ProcessGroup(tensor_parallel)
-    from mindformers.parallel_core.inference import parallel_state
-
     meet_ranks(tensor_parallel)
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel.size)
-    all_gather = ops.AllGather()
+    # Whoever came through upstream's own start has formed them.
+    if not parallel_state.is_initialized():
+        parallel_state.initialize_model_parallel(tensor_model_parallel_size=tensor_parallel.size)
+    group = parallel_state.get_tensor_model_parallel_group()
+    if group.size != tensor_parallel.size:
+        raise ConfigError(
+            f"MindSpore Transformers has split this job's {tensor_parallel.size} processes into "
+            f"groups of {group.size}: set parallel_config.model_parallel to {tensor_parallel.size} "
+            "and its other sizes to 1."
+        )
+    all_gather = _AllGather(group.group)
 
     def gather(values: np.ndarray) -> np.ndarray:
         gathered = all_gather(Tensor(values.view(np.int32))).asnumpy()
@@ -32,14 +46,52 @@ def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
     return ProcessGroup(tensor_parallel, gather)
 
 
-def set_context() -> None:
+class _AllGather(nn.Cell):
+    """int32 [n] of each rank -> [size * n]; a Cell, since it may be called in GRAPH_MODE."""
+
+    def __init__(self, group: str) -> None:
+        super().__init__()
+        self.gather = ops.AllGather(group=group)
+
+    def construct(self, values: Tensor) -> Tensor:
+        return self.gather(values)
+
+
+def set_context(device: DeviceSettings, num_ranks: int) -> None:
     """Set what upstream sets for a prediction (mindformers 1.7.0, core/context/build_context.py).
 
-    Whoever set PYNATIVE_MODE or another device before keeps it: MindSpore refuses a change once
-    anything has run.
+    A second model of the process runs on the same card.
+
+    Raises:
+        ConfigError: no card can be meant.
     """
-    declare_prediction()
-    ms.set_context(jit_config={"jit_level": "O0", "infer_boost": "on"}, max_call_depth=10000)
+    is_pynative = device.mode == ms.PYNATIVE_MODE
+    is_deterministic = device.infer_precision_sync or device.deterministic == "ON"
+    declare_prediction(is_pynative, is_deterministic)
+    take_card(own_device(device.device_id, num_ranks))
+    ms.set_context(**context_of(device))
+    if is_deterministic:
+        ms.set_deterministic(True)
+
+
+def context_of(device: DeviceSettings) -> dict[str, Any]:
+    """The keyword arguments of `mindspore.set_context`."""
+    context: dict[str, Any] = {
+        "mode": device.mode,
+        "jit_config": {"jit_level": "O0", "infer_boost": device.infer_boost},
+        "max_call_depth": device.max_call_depth,
+        "ascend_config": {"precision_mode": device.precision_mode},
+    }
+    if device.max_device_memory is not None:
+        # MindSpore takes whole and broken numbers of 2**30 bytes.
+        context["max_device_memory"] = f"{device.max_device_memory / 2**30:.3f}GB"
+    return context
+
+
+def take_card(device_id: int | None) -> None:
+    """Choose the card of this process; None: MindSpore gives the ranks of a job theirs."""
+    if ms.get_context("device_target") != "Ascend":
+        ms.set_device("Ascend", device_id)
 
 
 def processor_name() -> str:

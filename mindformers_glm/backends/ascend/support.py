@@ -1,5 +1,8 @@
 """What upstream's network cannot do, refused by name before weights are read."""
 
+from collections.abc import Sequence
+
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
@@ -11,21 +14,56 @@ ATLAS_300I = "ascend310p"
 _ATLAS_300I_RANKS = (1, 2, 4)
 
 
-def check_supported(config: GlmConfig, settings: RunnerSettings, processor: str) -> None:
-    """Refuse a network or a setting that would run wrongly, or not at all.
+def check_device(device: DeviceSettings) -> None:
+    """Refuse what the network cannot do whatever the model is.
 
-    Args:
-        processor: what MindSpore calls it, such as ascend910b; empty where there is none, as in
-            tests.
     Raises:
         UnsupportedError: names it, and what to do.
     """
-    problems = _network_problems(config, settings) | _processor_problems(settings, processor)
+    if not device.use_flash_attention:
+        raise UnsupportedError(
+            "use_flash_attention False has no paged KV cache in MindSpore Transformers' network on "
+            "Ascend: leave it out, or run with --device_target CPU."
+        )
+
+
+def check_supported(
+    config: GlmConfig, settings: RunnerSettings, dtypes: Sequence[str], processor: str
+) -> None:
+    """Refuse a network or a setting that would run wrongly, or not at all.
+
+    Args:
+        dtypes: of weights and products, what the operators take.
+        processor: what MindSpore calls that of the card, ascend910b, say; empty without a card.
+    Raises:
+        UnsupportedError: names it, and what to do.
+    """
+    problems = (
+        _type_problems(settings, dtypes)
+        | _network_problems(config, settings)
+        | _processor_problems(settings, processor)
+    )
     if found := [name for name, is_so in problems.items() if is_so]:
         raise UnsupportedError(
             f"MindSpore Transformers' network on Ascend cannot take {', '.join(found)}: leave it "
             "out or change it, or run with --device_target CPU."
         )
+
+
+def _type_problems(settings: RunnerSettings, dtypes: Sequence[str]) -> dict[str, bool]:
+    params_dtype, compute_dtype = settings.params_dtype, settings.compute_dtype
+    rotary_dtype = settings.rotary_dtype or compute_dtype
+    return {
+        f"compute_dtype {compute_dtype} (its operators take {' and '.join(dtypes)})": (
+            compute_dtype not in dtypes
+        ),
+        f"rotary_dtype {rotary_dtype} with compute_dtype {compute_dtype}": (
+            rotary_dtype != compute_dtype
+        ),
+        f"params_dtype {params_dtype} with compute_dtype {compute_dtype}": (
+            params_dtype != compute_dtype
+        ),
+    }
 
 
 def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, bool]:
@@ -34,9 +72,6 @@ def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, 
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
-        f"params_dtype {settings.params_dtype} with compute_dtype {settings.compute_dtype}": (
-            settings.params_dtype != settings.compute_dtype
-        ),
         **_split_problems(config, settings.model_parallel),
     }
 
@@ -58,9 +93,6 @@ def _processor_problems(settings: RunnerSettings, processor: str) -> dict[str, b
     is_300i = processor == ATLAS_300I
     ranks = ", ".join(map(str, _ATLAS_300I_RANKS))
     return {
-        f"compute_dtype {dtype} on a card (it rotates bfloat16 and float16)": (
-            processor != "" and dtype == "float32"
-        ),
         f"compute_dtype {dtype} on an Atlas 300I Duo (it has float16)": (
             is_300i and dtype == "bfloat16"
         ),

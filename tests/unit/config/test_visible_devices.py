@@ -9,11 +9,20 @@ VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
 
 
 @pytest.mark.parametrize(
-    ("device_id", "environ"),
-    [(0, {}), (3, {}), (0, {VISIBLE: "5"}), (1, {VISIBLE: "4,5"}), (2, {"DEVICE_ID": "5"})],
+    ("device_id", "environ", "expected"),
+    [
+        (0, {}, None),
+        (3, {}, 3),
+        (0, {VISIBLE: "5"}, None),
+        (1, {VISIBLE: "4,5"}, 1),
+        (0, {"DEVICE_ID": "5"}, 5),
+        (2, {"DEVICE_ID": "5"}, 2),
+    ],
 )
-def test_one_process_takes_what_its_setting_says(device_id: int, environ: dict[str, str]) -> None:
-    assert find_device(device_id, 1, environ) == device_id
+def test_one_process_takes_what_its_setting_says(
+    device_id: int, environ: dict[str, str], expected: int | None
+) -> None:
+    assert find_device(device_id, 1, environ) == expected
 
 
 @pytest.mark.parametrize("environ", [{}, {VISIBLE: "4,5"}])
@@ -26,8 +35,14 @@ def test_a_rank_takes_the_device_of_its_number(environ: dict[str, str]) -> None:
     ("device_id", "num_ranks", "environ", "words"),
     [
         (2, 4, {"DEVICE_ID": "2"}, "context.device_id 2 is for one process, and this job has 4"),
-        (2, 1, {VISIBLE: "4,5"}, "context.device_id 2 takes place 2 of .*=4,5 shows.* 0 to 1"),
-        (0, 4, {VISIBLE: "0,1", "DEVICE_ID": "2", "RANK_ID": "6"}, "rank 6, number 2 on its host"),
+        (
+            2,
+            1,
+            {VISIBLE: "4,5"},
+            "takes card 2, counted .*=4,5 shows, and these are 2",
+        ),
+        (0, 4, {VISIBLE: "0,1", "DEVICE_ID": "2", "RANK_ID": "6"}, "Rank 6 takes card 2"),
+        (0, 1, {"DEVICE_ID": "one"}, "DEVICE_ID must be the number of a card, got 'one'"),
         (0, 1, {VISIBLE: "1, 2"}, "must list numbers in ascending order .* got '1, 2'"),
         (0, 1, {VISIBLE: "2,1"}, "ascending"),
         (0, 1, {VISIBLE: "1,1"}, "ascending"),

@@ -19,7 +19,7 @@ def check(config: GlmConfig, size: int, dtype: str, processor: str) -> None:
     settings = RunnerSettings.for_config(
         config, "bfloat16", params_dtype=dtype, compute_dtype=dtype, model_parallel=size
     )
-    check_supported(config, settings, processor)
+    check_supported(config, settings, ("bfloat16", "float16"), processor)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
@@ -39,7 +39,7 @@ def test_an_atlas_300i_duo_runs_float16_on_up_to_four_ranks(size: int) -> None:
     [
         ({}, 8, "float16", ATLAS_300I, r"model_parallel 8 on an Atlas 300I Duo \(it takes 1, 2, 4"),
         ({}, 2, "bfloat16", ATLAS_300I, "compute_dtype bfloat16 on an Atlas 300I Duo"),
-        ({}, 1, "float32", "ascend910b", "compute_dtype float32 on a card"),
+        ({}, 1, "float32", "ascend910b", r"float32 \(its operators take bfloat16 and float16"),
         ({"vocab_size": 151343}, 2, "float16", "", r"model_parallel 2 with vocab_size 151343"),
         ({"intermediate_size": 13698}, 4, "float16", "", "with intermediate_size 13698"),
     ],
