@@ -1,7 +1,7 @@
 """One rank of upstream's network under the references: what it answers, and what it computes.
 
-split_worker.py SIZE FOLDER...: writes FOLDER's name, SIZE and rank .npz into the working folder.
-With SIZE 1 it is the single process that the ranks are compared with.
+split_worker.py SIZE FOLDER...: writes FOLDER's name, SIZE and rank .npz into the working folder,
+and answers the prompts once more as run_mindformer.py does.
 """
 
 import sys
@@ -14,17 +14,19 @@ from unittest import mock
 import mindspore as ms
 import numpy as np
 from mindformers.parallel_core.inference import parallel_state
-from mindspore.communication import GlobalComm
 
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.backends.ascend import context
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.config.environment import launched_rank
+from mindformers_glm.serving.cli import main
 from tests.ascend_contract.install import contract_references
+from tests.conftest import REPO
 
 PROMPTS = ["hello", "a longer prompt than the others", "请介绍一下北京", "hello hello hello hello"]
 _GREEDY = SamplingParams(do_sample=False, max_new_tokens=8, ignore_eos=True)
-_PROMPT = list(range(5, 42))
+PROMPT = list(range(5, 42))
+NUM_GUESSES = 2
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def run(folder: Path, size: int) -> dict[str, np.ndarray]:
         max_num_batched_tokens=16,
         max_model_len=128,
         block_size=16,
-        prompt_lookup_num_tokens=2,
+        prompt_lookup_num_tokens=NUM_GUESSES,
     ) as llm:
         output_layer = llm.engine.runner.network.model.output_layer
         construct = output_layer.construct
@@ -78,13 +80,24 @@ def run(folder: Path, size: int) -> dict[str, np.ndarray]:
             return construct(rows, *others)
 
         with mock.patch.object(output_layer, "construct", count):
-            tokens = [output.token_ids for output in llm.generate(PROMPTS, _GREEDY)]
+            outputs = llm.generate(PROMPTS, _GREEDY)
         return {
-            "tokens": np.array(tokens),
+            "tokens": np.array([output.token_ids for output in outputs]),
+            "texts": np.array([output.text for output in outputs]),
             "sampled_rows": np.array(sampled_rows),
-            "logits": llm.logits(_PROMPT),
+            "logits": llm.logits(PROMPT),
             "num_blocks": np.array(llm.engine.config.num_blocks),
         }
+
+
+def predict(folder: Path, size: int) -> int:
+    """The main job, as run_mindformer.py calls it; rank 0 writes the result."""
+    words = f"--config configs/glm4/predict_glm4.yaml --run_mode predict --use_parallel {size > 1}"
+    words += f" --parallel_config.model_parallel {size} --pretrained_model_dir {folder}"
+    words += " --device_target Ascend --mode 1 --auto_trans_ckpt True --max_new_tokens 8"
+    for name in ("params_dtype", "compute_dtype"):
+        words += f" --model.model_config.{name} float32"
+    return main(["predict", *words.split(), "--predict_data", *PROMPTS], script_folder=REPO)
 
 
 if __name__ == "__main__":
@@ -94,5 +107,4 @@ if __name__ == "__main__":
         for name in sys.argv[2:]:
             found = run(Path(name), size)
             np.savez(f"{Path(name).name}-{size}-{rank}.npz", **found)
-    if size > 1:
-        assert GlobalComm.WORLD_COMM_GROUP == "mccl_world_group"
+        sys.exit(predict(Path(sys.argv[2]), size))
