@@ -24,7 +24,7 @@ from tests.ascend_contract.install import contract_references
 from tests.conftest import REPO
 
 PROMPTS = ["hello", "a longer prompt than the others", "请介绍一下北京", "hello hello hello hello"]
-_GREEDY = SamplingParams(do_sample=False, max_new_tokens=8, ignore_eos=True)
+_GREEDY = SamplingParams(do_sample=False, max_new_tokens=6, ignore_eos=True)
 PROMPT = list(range(5, 42))
 NUM_GUESSES = 2
 
@@ -94,7 +94,7 @@ def predict(folder: Path, size: int) -> int:
     """The main job, as run_mindformer.py calls it; rank 0 writes the result."""
     words = f"--config configs/glm4/predict_glm4.yaml --run_mode predict --use_parallel {size > 1}"
     words += f" --parallel_config.model_parallel {size} --pretrained_model_dir {folder}"
-    words += " --device_target Ascend --mode 1 --auto_trans_ckpt True --max_new_tokens 8"
+    words += " --device_target Ascend --mode 1 --auto_trans_ckpt True --max_new_tokens 6"
     for name in ("params_dtype", "compute_dtype"):
         words += f" --model.model_config.{name} float32"
     return main(["predict", *words.split(), "--predict_data", *PROMPTS], script_folder=REPO)

@@ -43,7 +43,11 @@ def alone(folders: dict[str, Path]) -> Iterator[dict[str, Found]]:
 
 
 @pytest.mark.parametrize(
-    ("size", "names"), [(2, ["sandwich", "chatglm", "glm4-mini"]), (4, ["sandwich", "chatglm"])]
+    ("size", "names"),
+    [
+        (2, ["sandwich", "chatglm", "glm4-mini"]),
+        pytest.param(4, ["sandwich", "chatglm"], marks=pytest.mark.slow),
+    ],
 )
 def test_ranks_answer_as_one_process_and_hugging_face_do(
     size: int,
