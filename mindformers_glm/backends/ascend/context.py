@@ -1,5 +1,6 @@
 """MindSpore's context on Ascend, and the other ranks, by upstream's own groups."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from mindspore._c_expression import MSContext
 from mindformers_glm.backends.meeting import meet_ranks
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.environment import declare_prediction, own_device
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.errors import ConfigError, UnsupportedError, first_words
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 
@@ -89,9 +90,37 @@ def context_of(device: DeviceSettings) -> dict[str, Any]:
 
 
 def take_card(device_id: int | None) -> None:
-    """Choose the card of this process; None: MindSpore gives the ranks of a job theirs."""
-    if ms.get_context("device_target") != "Ascend":
+    """Choose the card of this process; None: MindSpore gives the ranks of a job theirs.
+
+    A process has one card: a second model, or upstream's own start before it, leaves it as it is.
+
+    Raises:
+        ConfigError: another card is asked for, or the process runs on the CPU.
+        UnsupportedError: MindSpore cannot load what it needs of CANN, or has no such card.
+    """
+    try:
         ms.set_device("Ascend", device_id)
+    except (RuntimeError, ValueError) as problem:
+        if re.search("can not be modified|has been initialized", str(problem)):
+            _check_taken(device_id, is_set="can not be modified" in str(problem))
+            return
+        found = re.search(r"\S+\.so\S*: cannot open shared object file", str(problem))
+        why = found[0] if found else first_words(problem)
+        raise UnsupportedError(
+            f"MindSpore cannot use Ascend: {why}; source CANN's set_env.sh, or set "
+            "device_target to CPU (`mindformers-glm doctor` looks further)."
+        ) from problem
+
+
+def _check_taken(device_id: int | None, is_set: bool) -> None:
+    """Args: is_set: by `mindspore.set_device`; else MindSpore began on Ascend without it."""
+    target, taken = ms.get_current_device() if is_set else ("Ascend", ms.get_context("device_id"))
+    if target != "Ascend" or device_id not in (None, taken):
+        wanted = "Ascend" if device_id is None else f"Ascend {device_id}"
+        raise ConfigError(
+            f"This process runs on {target} {taken} already, and {wanted} is asked for: start a "
+            "process of its own for it."
+        )
 
 
 def processor_name() -> str:
