@@ -8,22 +8,15 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("mindspore")
 
-import mindspore as ms
-
 from mindformers_glm.backends.ascend.backend import AscendBackend
-from tests.ascend_contract.install import contract_references
+from tests.ascend_contract.install import in_pynative_mode
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+def calls() -> Iterator[Counter[str]]:
     """How often each reference was called."""
-    monkeypatch.setenv("ENFORCE_EAGER", "True")
-    monkeypatch.setenv("RUN_MODE", "predict")  # as the backend does when it connects
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    with contract_references() as counted:
+    with in_pynative_mode() as counted:
         yield counted
-    ms.set_context(mode=mode)
 
 
 @pytest.fixture
