@@ -20,7 +20,7 @@ from mindformers_glm.backends.ascend import context
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.serving.cli import main
-from tests.ascend_contract.install import contract_references
+from tests.ascend_contract.install import in_pynative_mode
 from tests.conftest import REPO
 
 PROMPTS = ["hello", "a longer prompt than the others", "请介绍一下北京", "hello hello hello hello"]
@@ -47,12 +47,10 @@ def ascend_in_a_job(size: int) -> Iterator[None]:
         mock.patch.object(parallel_state, "create_group"),
         mock.patch.object(parallel_state, "initialize_model_parallel", take_world_group),
     ]
-    with ExitStack() as stack:
+    world_group = "mccl_world_group" if size > 1 else None
+    with ExitStack() as stack, in_pynative_mode(world_group):
         for patch in patches:
             stack.enter_context(patch)
-        stack.enter_context(
-            contract_references(world_group="mccl_world_group" if size > 1 else None)
-        )
         yield
 
 

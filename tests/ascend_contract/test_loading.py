@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from mindformers_glm.backends.ascend.runner import AscendModelRunner
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.share_writer import write_shares
 from tests.ascend_contract.ranks import as_rank
 from tests.model import hf_oracle
 from tests.model.chatglm_layout import to_chatglm
@@ -54,6 +56,25 @@ def test_each_rank_has_its_slices_byte_for_byte(
         for name, array in expected.items():
             assert found[name].dtype == array.dtype
             np.testing.assert_array_equal(found[name], array, f"{name} of rank {rank}")
+
+
+def test_files_cut_beforehand_hold_the_same(calls: Counter[str], tmp_path: Path) -> None:
+    changes = CHANGES | {"intermediate_size": 512}  # 2 groups for each of 2 ranks
+    folder = hf_oracle.save_random_checkpoint(tmp_path / "whole", "bfloat16", **changes)
+    write_shares(folder, tmp_path / "cut", 2)
+    for rank in range(2):
+        expected, found = (load(tmp_path / name, "bfloat16", 2, rank) for name in ("whole", "cut"))
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array, name)
+
+
+def test_files_cut_elsewhere_are_refused_before_weights_are_read(
+    calls: Counter[str], tmp_path: Path
+) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path / "whole", **CHANGES)
+    write_shares(folder, tmp_path / "cut", 2)
+    with pytest.raises(CheckpointError, match=r"intermediate_size=1096 in 2 equal parts"):
+        load(tmp_path / "cut", "float32", 2, 0)
 
 
 def load(folder: Path, dtype: str, size: int, rank: int) -> dict[str, np.ndarray]:

@@ -1,11 +1,9 @@
 """Upstream's network split over processes, which MindSpore's own group on the CPU connects."""
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mindspore as ms
 import numpy as np
 import pytest
 
@@ -31,15 +29,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def alone(folders: dict[str, Path]) -> Iterator[dict[str, Found]]:
+def alone(folders: dict[str, Path]) -> dict[str, Found]:
     """What a single process answers."""
-    mode = ms.get_context("mode")
-    with pytest.MonkeyPatch.context() as environment, split_worker.ascend_in_a_job(1):
-        for name in ("RUN_MODE", "ENFORCE_EAGER"):  # set for good by a run
-            environment.setenv(name, "")
-        names = ("sandwich", "chatglm", "glm4-mini")
-        yield {name: split_worker.run(folders[name], 1) for name in names}
-    ms.set_context(mode=mode)
+    names = ("sandwich", "chatglm", "glm4-mini")
+    with split_worker.ascend_in_a_job(1):
+        return {name: split_worker.run(folders[name], 1) for name in names}
 
 
 @pytest.mark.parametrize(
