@@ -105,7 +105,7 @@ class Checkpoint:
                 f"{self.folder} was cut by scripts/process_weights.py between groups of inner "
                 f"columns, this backend needs {config.in_file_keys('intermediate_size')}="
                 f"{config.intermediate_size} in {tensor_parallel.size} equal parts: give the "
-                "original checkpoint, of which each rank reads its part."
+                "original checkpoint (--auto_trans_ckpt True), of which each rank reads its part."
             )
         return keep_blocks(config, tensor_parallel)
 
