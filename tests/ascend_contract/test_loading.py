@@ -45,10 +45,7 @@ def test_each_rank_has_its_slices_byte_for_byte(
     size: int, folders: tuple[Path, Path], calls: Counter[str]
 ) -> None:
     folder, source = folders
-    tensors = {
-        name: tensor.view(torch.uint16).numpy()
-        for name, tensor in load_file(source / "model.safetensors").items()
-    }
+    tensors = read_bits(source)
     for rank in range(size):
         expected = slices(tensors, size, rank)
         found = load(folder, "bfloat16", size, rank)
@@ -56,6 +53,26 @@ def test_each_rank_has_its_slices_byte_for_byte(
         for name, array in expected.items():
             assert found[name].dtype == array.dtype
             np.testing.assert_array_equal(found[name], array, f"{name} of rank {rank}")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_another_type_is_the_one_that_torch_makes(
+    dtype: str, calls: Counter[str], tmp_path: Path
+) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path, "bfloat16", **CHANGES)
+    found = load(folder, dtype, 2, 1)
+    for name, bits in slices(read_bits(folder), 2, 1).items():
+        if bits.dtype == np.uint16:  # norms are float32 whatever the type
+            values = torch.from_numpy(bits).view(torch.bfloat16).to(getattr(torch, dtype)).numpy()
+            np.testing.assert_array_equal(found[name].view(np.uint8), values.view(np.uint8), name)
+
+
+def read_bits(folder: Path) -> dict[str, np.ndarray]:
+    """Hugging Face's tensors of two bytes a number."""
+    return {
+        name: tensor.view(torch.uint16).numpy()
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
 
 
 def test_files_cut_beforehand_hold_the_same(calls: Counter[str], tmp_path: Path) -> None:

@@ -72,7 +72,13 @@ def set_context(device: DeviceSettings, num_ranks: int) -> None:
     take_card(own_device(device.device_id, num_ranks))
     ms.set_context(**context_of(device))
     if is_deterministic:
-        ms.set_deterministic(True)
+        _be_deterministic()
+
+
+@cache
+def _be_deterministic() -> None:
+    """Once: MindSpore refuses it a second time."""
+    ms.set_deterministic(True)
 
 
 def context_of(device: DeviceSettings) -> dict[str, Any]:
