@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("mindspore")
 
-from mindformers_glm.backends.ascend.backend import AscendBackend
+from tests.ascend_contract.card import card_of_references
 from tests.ascend_contract.install import in_pynative_mode
 
 
@@ -20,11 +20,7 @@ def calls() -> Iterator[Counter[str]]:
 
 
 @pytest.fixture
-def with_ascend(calls: Counter[str], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """`device_target="Ascend"` as on a machine with a card of 4 GB."""
-    monkeypatch.setattr(AscendBackend, "is_present", lambda backend: True)
-    monkeypatch.setattr(AscendBackend, "find_obstacle", lambda backend: "")
-    monkeypatch.setattr(AscendBackend, "available_memory", lambda *_: 2**32)
-    monkeypatch.setattr(AscendBackend, "dtypes", ("float32", "float16"))  # the references' types
-    monkeypatch.setattr("mindformers_glm.backends.ascend.context.take_card", lambda device_id: None)
-    return calls
+def with_ascend() -> Iterator[Counter[str]]:
+    """`device_target="Ascend"` as on a machine with a card; how often each reference was called."""
+    with card_of_references() as counted:
+        yield counted

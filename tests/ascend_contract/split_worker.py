@@ -4,11 +4,11 @@ split_worker.py SIZE FOLDER...: writes FOLDER's name, SIZE and rank .npz into th
 and answers the prompts once more as run_mindformer.py does.
 """
 
+import runpy
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import mindspore as ms
@@ -16,11 +16,8 @@ import numpy as np
 from mindformers.parallel_core.inference import parallel_state
 
 from mindformers_glm import LLM, SamplingParams
-from mindformers_glm.backends.ascend import context
-from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.config.environment import launched_rank
-from mindformers_glm.serving.cli import main
-from tests.ascend_contract.install import in_pynative_mode
+from tests.ascend_contract.card import card_of_references
 from tests.conftest import REPO
 
 PROMPTS = ["hello", "a longer prompt than the others", "请介绍一下北京", "hello hello hello hello"]
@@ -39,18 +36,12 @@ def ascend_in_a_job(size: int) -> Iterator[None]:
         initialize(**sizes)
         parallel_state._TENSOR_MODEL_PARALLEL_GROUP = parallel_state._WORLD_GROUP
 
-    patches: list[Any] = [
-        mock.patch.object(AscendBackend, "find_obstacle", return_value=""),
-        mock.patch.object(AscendBackend, "available_memory", return_value=2**32),
-        mock.patch.object(AscendBackend, "dtypes", ("float32",)),
-        mock.patch.object(context, "take_card"),
+    world_group = "mccl_world_group" if size > 1 else None
+    with (
+        card_of_references(world_group),
         mock.patch.object(parallel_state, "create_group"),
         mock.patch.object(parallel_state, "initialize_model_parallel", take_world_group),
-    ]
-    world_group = "mccl_world_group" if size > 1 else None
-    with ExitStack() as stack, in_pynative_mode(world_group):
-        for patch in patches:
-            stack.enter_context(patch)
+    ):
         yield
 
 
@@ -88,14 +79,15 @@ def run(folder: Path, size: int) -> dict[str, np.ndarray]:
         }
 
 
-def predict(folder: Path, size: int) -> int:
-    """The main job, as run_mindformer.py calls it; rank 0 writes the result."""
+def predict(folder: Path, size: int) -> None:
+    """run_mindformer.py, to the end of the process; rank 0 writes the result."""
     words = f"--config configs/glm4/predict_glm4.yaml --run_mode predict --use_parallel {size > 1}"
     words += f" --parallel_config.model_parallel {size} --pretrained_model_dir {folder}"
     words += " --device_target Ascend --mode 1 --auto_trans_ckpt True --max_new_tokens 6"
     for name in ("params_dtype", "compute_dtype"):
         words += f" --model.model_config.{name} float32"
-    return main(["predict", *words.split(), "--predict_data", *PROMPTS], script_folder=REPO)
+    sys.argv = [str(REPO / "run_mindformer.py"), *words.split(), "--predict_data", *PROMPTS]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 if __name__ == "__main__":
@@ -105,4 +97,4 @@ if __name__ == "__main__":
         for name in sys.argv[2:]:
             found = run(Path(name), size)
             np.savez(f"{Path(name).name}-{size}-{rank}.npz", **found)
-        sys.exit(predict(Path(sys.argv[2]), size))
+        predict(Path(sys.argv[2]), size)

@@ -22,6 +22,7 @@ from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_u
 from mindformers_glm.backends.ascend.parameters import find_targets
 from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstream_step
+from mindformers_glm.backends.ascend.upstream_log import quieten_upstream_log
 from mindformers_glm.backends.forking import check_not_forked
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
@@ -52,6 +53,7 @@ class AscendModelRunner:
 
     def __init__(self, config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings) -> None:
         check_not_forked()
+        quieten_upstream_log()
         checkpoint.cuts(config, upstream_part(settings))  # told before anything is built
         with no_init_parameters():
             self.network = AscendGlmForCausalLM(make_upstream_config(config, settings))
