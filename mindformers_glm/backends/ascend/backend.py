@@ -63,7 +63,7 @@ class AscendBackend:
         check_device(device)
         from mindformers_glm.backends.ascend import context
 
-        context.set_context(device)
+        context.set_context(device, tensor_parallel)
         return context.connect(tensor_parallel)
 
     def set_num_threads(self, group: ProcessGroup, count: int | None) -> None:
@@ -90,7 +90,9 @@ class AscendBackend:
         packed_cache: PackedCacheSettings | None = None,
     ) -> ModelRunner:
         """See Backend; weights go to the device as they are, so there is nothing to cache."""
-        check_supported(config, settings, self.dtypes)
+        from mindformers_glm.backends.ascend.context import processor_name
+
+        check_supported(config, settings, self.dtypes, processor_name())
         if packed_cache is not None and packed_cache.mode in ("on", "verify"):
             note(
                 f"packed_cache {packed_cache.mode} changes nothing here: weights go to the card as "

@@ -10,7 +10,9 @@ from mindspore import Parameter
 from mindspore.common.np_dtype import bfloat16
 
 from mindformers_glm.backends.ascend import nz_format
+from mindformers_glm.backends.ascend.full_memory import explain_full_memory
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM
+from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -23,6 +25,8 @@ _UPSTREAM_NAMES = {
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
 _TIED = "output_layer.weight"
+# Types are converted by NumPy: an Atlas 300I Duo has no bfloat16.
+_NUMPY_DTYPES = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: bfloat16}
 
 
 def fill_network(
@@ -34,11 +38,13 @@ def fill_network(
         The bytes read from the checkpoint.
     Raises:
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        MemoryBudgetError: the device is full.
     """
-    rules = build_rules(config, checkpoint.cuts(config, rank))
-    num_bytes = load_weights(checkpoint, rules, find_targets(network, rules))
-    nz_format.reformat_weights(network)
-    return num_bytes
+    rules = build_rules(config, checkpoint.cuts(config, upstream_part(rank)))
+    with explain_full_memory("the weights"):
+        read_bytes = load_weights(checkpoint, rules, find_targets(network, rules))
+        nz_format.reformat_weights(network)
+    return read_bytes
 
 
 def find_targets(
@@ -90,7 +96,8 @@ class ParameterTarget:
         """
         if self.parameter is None:
             return
-        pieces = [_as_float(view) for view in views]
+        dtype = _NUMPY_DTYPES[self.parameter.dtype]
+        pieces = [_as_float(view).astype(dtype, copy=False) for view in views]
         data = np.concatenate(pieces) if len(pieces) > 1 else np.ascontiguousarray(pieces[0])
         if tuple(self.parameter.shape) != data.shape:
             raise RuntimeError(
@@ -98,7 +105,7 @@ class ParameterTarget:
                 f"checkpoint {data.shape}"
             )
         self.parameter.init_data()
-        self.parameter.set_data(ms.from_numpy(data).astype(self.parameter.dtype))
+        self.parameter.set_data(ms.from_numpy(data))
 
 
 def _as_float(view: Any) -> np.ndarray:

@@ -20,6 +20,7 @@ from mindformers_glm.backends.ascend.footprint import MAX_SAMPLES, count_memory,
 from mindformers_glm.backends.ascend.full_memory import explain_full_memory
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
 from mindformers_glm.backends.ascend.parameters import fill_network
+from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstream_step
 from mindformers_glm.backends.ascend.upstream_log import quieten_upstream_log
 from mindformers_glm.backends.forking import check_not_forked
@@ -43,7 +44,6 @@ class AscendModelRunner:
 
     Raises:
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
-        UnsupportedError: the card cannot compute in this type.
         MemoryBudgetError: the device is full.
     """
 
@@ -52,7 +52,9 @@ class AscendModelRunner:
     def __init__(self, config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings) -> None:
         check_not_forked()
         quieten_upstream_log()
-        nz_format.check_types(settings.compute_dtype)
+        checkpoint.cuts(
+            config, upstream_part(settings.tensor_parallel)
+        )  # told before anything is built
         with no_init_parameters():
             self.network = AscendGlmForCausalLM(make_upstream_config(config, settings))
         self._config, self._settings = config, settings
@@ -73,8 +75,7 @@ class AscendModelRunner:
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Fill the Parameters, again with other weights."""
         rank = self._settings.tensor_parallel
-        with explain_full_memory("the weights"):
-            self.read_weight_bytes = fill_network(self.network, self._config, rank, checkpoint)
+        self.read_weight_bytes = fill_network(self.network, self._config, rank, checkpoint)
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Reserve the KV cache in device memory; once, before the first step."""

@@ -20,6 +20,7 @@ from mindformers.models.glm4.configuration_glm4 import Glm4Config
 from mindformers.parallel_core.inference import parallel_state
 from mindformers.tools.register import MindFormerConfig
 
+from mindformers_glm.backends.ascend.context import processor_name
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
 from mindformers_glm.backends.ascend.parameters import fill_network
 from mindformers_glm.backends.ascend.support import check_supported
@@ -149,7 +150,7 @@ def _make_config(config: GlmConfig, given: Mapping[str, Any], dtypes: Sequence[s
         "model_parallel_rank": rank.rank,
     }
     settings = RunnerSettings.for_config(config, "bfloat16", **run)
-    check_supported(config, settings, dtypes)
+    check_supported(config, settings, dtypes, processor_name())
     made = make_upstream_config(config, settings)
     _refuse_other_networks(made, given)
     of_the_file = config.to_dict()
