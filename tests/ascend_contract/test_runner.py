@@ -19,7 +19,7 @@ from mindformers_glm.backends.ascend.step_inputs import make_upstream_step
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.errors import MemoryBudgetError, UnsupportedError
+from mindformers_glm.core.errors import MemoryBudgetError
 from tests.ascend_contract.steps import STEPS, KnownSequences, open_runner
 from tests.model import hf_oracle
 
@@ -167,9 +167,3 @@ def test_on_an_atlas_300i_a_tied_output_layer_stays_as_the_embedding_is(
     )
     open_runner(folder, "float16").close()
     assert not [name for name in atlas_300i if "output" in name or "embed" in name]
-
-
-def test_an_atlas_300i_has_no_bfloat16(atlas_300i: list[str], tmp_path: Path) -> None:
-    folder = hf_oracle.save_random_checkpoint(tmp_path)
-    with pytest.raises(UnsupportedError, match=r"300I Duo cannot compute in bfloat16.*float16"):
-        open_runner(folder, "bfloat16")

@@ -52,9 +52,8 @@ class AscendModelRunner:
     def __init__(self, config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings) -> None:
         check_not_forked()
         quieten_upstream_log()
-        checkpoint.cuts(
-            config, upstream_part(settings.tensor_parallel)
-        )  # told before anything is built
+        rank = upstream_part(settings.tensor_parallel)
+        checkpoint.cuts(config, rank)  # what cannot be cut so is told before anything is built
         with no_init_parameters():
             self.network = AscendGlmForCausalLM(make_upstream_config(config, settings))
         self._config, self._settings = config, settings
