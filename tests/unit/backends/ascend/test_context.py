@@ -34,9 +34,12 @@ def test_a_missing_library_of_cann_is_one_sentence() -> None:
 def test_pynative_is_told_to_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ENFORCE_EAGER", "RUN_MODE", "LCCL_DETERMINISTIC", "CUSTOM_MATMUL_SHUFFLE"):
         monkeypatch.setenv(name, "before")
+    monkeypatch.setenv("MS_ALLOC_CONF", "")
+    monkeypatch.delenv("MS_ALLOC_CONF")
     declare_prediction(is_pynative=True, is_deterministic=False)
     assert (os.environ["ENFORCE_EAGER"], os.environ["RUN_MODE"]) == ("True", "predict")
     assert os.environ["LCCL_DETERMINISTIC"] == "before"
+    assert os.environ["MS_ALLOC_CONF"] == "enable_vmm:False"
     declare_prediction(is_pynative=False, is_deterministic=True)
     assert os.environ["ENFORCE_EAGER"] == "False"
     assert (os.environ["LCCL_DETERMINISTIC"], os.environ["CUSTOM_MATMUL_SHUFFLE"]) == ("1", "off")
