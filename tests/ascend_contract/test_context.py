@@ -22,7 +22,7 @@ def test_a_rank_leaves_its_card_to_mindspore(size: int, device_id: int, taken: i
         mock.patch.object(ms, "set_context"),
         mock.patch.dict("os.environ"),
     ):
-        context.set_context(DeviceSettings(device_id=device_id), size)
+        context.set_context(DeviceSettings(device_id=device_id), TensorParallel(size))
     set_device.assert_called_once_with("Ascend", taken)
 
 
