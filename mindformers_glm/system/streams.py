@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def open_closed_streams() -> None:
@@ -20,6 +22,19 @@ def open_closed_streams() -> None:
             stream = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  for good
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+@contextmanager
+def native_stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr what libraries print on stdout meanwhile, past Python."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def drop_stdout() -> None:

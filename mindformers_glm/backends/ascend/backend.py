@@ -30,6 +30,7 @@ class AscendBackend:
     probe = (
         "import mindspore as ms; ms.set_device('Ascend'); ms.ops.zeros((1,), ms.float16).asnumpy()"
     )
+    _free_before: int | None = None
     dtypes = ("bfloat16", "float16")  # of weights and products; the operators take no others
 
     def is_present(self) -> bool:
@@ -72,11 +73,16 @@ class AscendBackend:
             note(f"num_threads {count} changes nothing here: the operators run on the card.")
 
     def available_memory(self, group: ProcessGroup, own_bytes: int = 0) -> int | None:
-        """See Backend; of this rank's device."""
+        """See Backend; of this rank's device.
+
+        What it holds itself may still be on its way to the card, so the answer is then what was
+        free before.
+        """
         from mindformers_glm.backends.ascend.device_memory import free_bytes
 
-        free = free_bytes()
-        return None if free is None else free + own_bytes
+        if own_bytes == 0:
+            self._free_before = free_bytes()
+        return self._free_before
 
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""

@@ -3,6 +3,8 @@
 import mindspore as ms
 from mindspore import hal, ops, runtime
 
+from mindformers_glm.system.streams import native_stdout_to_stderr
+
 # Of the card, for what no count of ours knows: HCCL's buffers (HCCL_BUFFSIZE, 200 MB for each
 # direction and group unless set) and the operators' own workspace. Not measured on a card.
 _SPARE_BYTES = 2**30
@@ -13,8 +15,10 @@ def free_bytes() -> int | None:
 
     What MindSpore's memory pool has reserved and nobody uses is counted as free.
     """
-    # The properties are 0 until something has run on the card (mindspore 2.7.1, hal/device.py).
-    ops.zeros((1,), ms.float16).asnumpy()
+    # The properties are 0 until something has run on the card (mindspore 2.7.1, hal/device.py). The
+    # first time MindSpore prints MS_ALLOC_CONF, and stdout is for results.
+    with native_stdout_to_stderr():
+        ops.zeros((1,), ms.float16).asnumpy()
     properties = hal.get_device_properties(0, "Ascend")  # the number is not read: it is the own one
     if not properties.total_memory:
         return None

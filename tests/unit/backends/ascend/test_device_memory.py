@@ -1,5 +1,6 @@
 """backends/ascend/device_memory.py: what MindSpore says of a card, as bytes that a run may take."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 pytest.importorskip("mindspore")
 
 from mindformers_glm.backends.ascend import device_memory
+from mindformers_glm.backends.ascend.backend import AscendBackend
+from mindformers_glm.core.process_group import ProcessGroup
+from mindformers_glm.core.sharding import TensorParallel
 
 GIB = 2**30
 
@@ -36,3 +40,29 @@ def test_a_full_card_has_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_card_that_says_nothing_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     card(monkeypatch, 0, 0, 0, 0)
     assert device_memory.free_bytes() is None
+
+
+def test_weights_on_their_way_to_the_card_do_not_count_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, group = AscendBackend(), ProcessGroup(TensorParallel())
+    card(monkeypatch, 64 * GIB, 62 * GIB, 0, 0)
+    assert backend.available_memory(group) == 61 * GIB
+    assert backend.available_memory(group, 18 * GIB) == 61 * GIB  # nothing is there yet
+    card(monkeypatch, 64 * GIB, 44 * GIB, 18 * GIB, 18 * GIB)
+    assert backend.available_memory(group, 18 * GIB) == 61 * GIB
+
+
+def test_what_mindspore_prints_at_its_first_step_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Printing:
+        def asnumpy(self) -> None:
+            os.write(1, b"[MS_ALLOC_CONF]config: enable_vmm:False\n")
+
+    monkeypatch.setattr(device_memory.ops, "zeros", lambda *_: Printing())
+    card(monkeypatch, 64 * GIB, 62 * GIB, 0, 0)
+    device_memory.free_bytes()
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "enable_vmm" in said.err
