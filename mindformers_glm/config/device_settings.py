@@ -7,6 +7,8 @@ from typing import Any
 from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.core.errors import ConfigError
 
+_MODES = {"GRAPH_MODE": 0, "PYNATIVE_MODE": 1}
+
 
 @dataclass(frozen=True)
 class DeviceSettings:
@@ -52,8 +54,6 @@ class DeviceSettings:
                 row = next(row for row in SETTINGS if row.use == "device" and row.name == name)
                 given[name] = read_value(row, value, name, "in device_options", from_text=False)
         values = {name: one.value for name, one in given.items()}
-        values["mode"] = _MODES.get(values.get("mode", 0), values.get("mode", 0))
+        if values.get("mode") in _MODES:
+            values["mode"] = _MODES[values["mode"]]
         return cls(**values, max_device_memory=max_device_memory)
-
-
-_MODES = {"GRAPH_MODE": 0, "PYNATIVE_MODE": 1}

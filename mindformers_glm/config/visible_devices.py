@@ -26,7 +26,7 @@ def find_device(device_id: int, num_ranks: int, environ: Mapping[str, str]) -> i
         ConfigError: a card is named and every rank has its own, or the variables cannot be read as
             their user meant them, or fewer cards are shown.
     """
-    visible = _read_visible(environ)
+    visible = read_visible(environ)
     own = _read_own(environ)
     if num_ranks == 1:
         device = device_id or own
@@ -54,7 +54,12 @@ def _read_own(environ: Mapping[str, str]) -> int | None:
     return int(given)
 
 
-def _read_visible(environ: Mapping[str, str]) -> tuple[int, ...] | None:
+def read_visible(environ: Mapping[str, str]) -> tuple[int, ...] | None:
+    """The cards of the host that CANN shows; None where it shows all.
+
+    Raises:
+        ConfigError: CANN would read the list otherwise than its user meant it.
+    """
     given = environ.get(VISIBLE)
     if given is None:
         return None
@@ -63,7 +68,7 @@ def _read_visible(environ: Mapping[str, str]) -> tuple[int, ...] | None:
         raise ConfigError(
             f"The environment variable {VISIBLE} must list numbers in ascending order with nothing "
             f"but commas between them, such as 0,1,2,3, got {given!r}: CANN does not read on where "
-            "another character comes."
+            "another character comes, so list them so or unset it."
         )
     return numbers
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest import mock
 
-from mindformers_glm.backends.ascend import context
+from mindformers_glm.backends.ascend import context, support
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from tests.ascend_contract.install import in_pynative_mode
 
@@ -26,7 +26,7 @@ def card_of_references(world_group: str | None = None) -> Iterator[Counter[str]]
             mock.patch.object(AscendBackend, "is_present", return_value=True),
             mock.patch.object(AscendBackend, "find_obstacle", return_value=""),
             mock.patch.object(AscendBackend, "available_memory", return_value=_MEMORY),
-            mock.patch.object(AscendBackend, "dtypes", ("float32", "float16")),  # the references'
+            mock.patch.object(support, "DTYPES", ("float32", "float16")),  # the references'
             mock.patch.object(context, "take_card"),
         ):
             stack.enter_context(patch)

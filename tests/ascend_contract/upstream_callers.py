@@ -25,6 +25,7 @@ from mindformers.tools.register import MindFormerConfig
 from mindformers.trainer import Trainer
 from mindspore import Tensor, mint
 
+from mindformers_glm.backends.ascend import support
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from tests.ascend_contract.install import contract_references, replaced
 
@@ -121,7 +122,7 @@ def on_a_card() -> Iterator[Counter[str]]:
         contract_references() as calls,
         kernels_of_generate(),
         mock.patch.object(AscendBackend, "find_obstacle", return_value=""),
-        mock.patch.object(AscendBackend, "dtypes", ("float32",)),
+        mock.patch.object(support, "DTYPES", ("float32",)),
         mock.patch.object(context.MSContextOperator, "set_context", staticmethod(without_device)),
         mock.patch.object(context, "set_ms_affinity"),
     ):

@@ -30,8 +30,9 @@ class AscendBackend:
     probe = (
         "import mindspore as ms; ms.set_device('Ascend'); ms.ops.zeros((1,), ms.float16).asnumpy()"
     )
-    _free_before: int | None = None
-    dtypes = ("bfloat16", "float16")  # of weights and products; the operators take no others
+
+    def __init__(self) -> None:
+        self._free_before: int | None = None  # before this process put anything on the card
 
     def is_present(self) -> bool:
         """See Backend; the driver makes a device node for each card."""
@@ -73,10 +74,10 @@ class AscendBackend:
             note(f"num_threads {count} changes nothing here: the operators run on the card.")
 
     def available_memory(self, group: ProcessGroup, own_bytes: int = 0) -> int | None:
-        """See Backend; of this rank's device.
+        """See Backend; of this rank's card.
 
-        What it holds itself may still be on its way to the card, so the answer is then what was
-        free before.
+        With `own_bytes` it is what was free when nothing was held: weights may be on the card, in
+        part or not yet, so what is free now cannot tell.
         """
         from mindformers_glm.backends.ascend.device_memory import free_bytes
 
@@ -98,7 +99,7 @@ class AscendBackend:
         """See Backend; weights go to the device as they are, so there is nothing to cache."""
         from mindformers_glm.backends.ascend.context import processor_name
 
-        check_supported(config, settings, self.dtypes, processor_name())
+        check_supported(config, settings, processor_name())
         if packed_cache is not None and packed_cache.mode in ("on", "verify"):
             note(
                 f"packed_cache {packed_cache.mode} changes nothing here: weights go to the card as "
@@ -117,4 +118,4 @@ class AscendBackend:
             device = DeviceSettings.from_options(given.get("device_options"), None)
             self.connect(TensorParallel(size, launched_rank(size)), device)
             upstream_network.make_context()
-        return upstream_network.UpstreamGlmForCausalLM(config, given, self.dtypes)
+        return upstream_network.UpstreamGlmForCausalLM(config, given)

@@ -66,7 +66,8 @@ def set_context(device: DeviceSettings, tensor_parallel: TensorParallel) -> None
     only if the user has set CPU_AFFINITY: it may be a part of another program.
 
     Raises:
-        ConfigError: no card can be meant.
+        ConfigError: no card can be meant, or the process has another one already.
+        UnsupportedError: MindSpore cannot use the card.
     """
     is_pynative = device.mode == ms.PYNATIVE_MODE
     is_deterministic = device.infer_precision_sync or device.deterministic == "ON"

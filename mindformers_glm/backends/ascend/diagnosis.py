@@ -9,12 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from mindformers_glm.backends.ascend.installation import find_driver, find_missing, find_toolkit
 from mindformers_glm.backends.ascend.npu_smi import NpuChip, parse_chips
-from mindformers_glm.config.supported_versions import (
-    PINNED,
-    VersionSet,
-    find_set,
-    parse_version,
-)
+from mindformers_glm.config.supported_versions import PINNED, VersionSet, find_set, parse_version
+from mindformers_glm.config.visible_devices import VISIBLE, read_visible
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.finding import Finding
 from mindformers_glm.system.host import Host
 from mindformers_glm.system.sizes import format_bytes
@@ -28,7 +25,6 @@ _GIVE_DEVICES = "start the container with --device /dev/davinci0 (and each other
     f"--device {node}" for node in _MANAGER_NODES
 )
 _MOUNT_DRIVER = "start the container with -v /usr/local/Ascend/driver:/usr/local/Ascend/driver:ro"
-_VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
 
 
 def diagnose(host: Host) -> Iterator[Finding]:
@@ -44,7 +40,7 @@ def diagnose(host: Host) -> Iterator[Finding]:
     yield _examine_cann(host)
     yield _examine_set_env(host)
     yield from _examine_chips(host)
-    if _VISIBLE in host.environ:
+    if VISIBLE in host.environ:
         yield _examine_visible_devices(host, nodes)
     if host.environ.get("MS_SIMULATION_LEVEL"):
         found = f"MS_SIMULATION_LEVEL is {host.environ['MS_SIMULATION_LEVEL']}"
@@ -176,7 +172,7 @@ def _find_bad_chips(chips: Sequence[NpuChip]) -> Iterator[Finding]:
             others = ",".join(str(other.device) for other in chips if other.health == "OK")
             advice = (
                 f"Run `npu-smi info -t health -i {chip.card}`"
-                + (f", and leave it out with {_VISIBLE}={others}" if others else "")
+                + (f", and leave it out with {VISIBLE}={others}" if others else "")
                 + "."
             )
             yield Finding(_SECTION, f"chip {chip.device}", chip.health, "hint", advice)
@@ -199,17 +195,13 @@ def _find_chip_limits(chips: Sequence[NpuChip]) -> Iterator[Finding]:
 
 
 def _examine_visible_devices(host: Host, nodes: Sequence[str]) -> Finding:
-    given = host.environ[_VISIBLE]
-    name, found = "visible devices", f"{_VISIBLE} is {given or 'empty'}"
-    numbers = [int(word) for word in given.split(",") if word.isdecimal()]
-    if given != ",".join(map(str, sorted(set(numbers)))) or not numbers:
-        advice = (
-            f"Unset {_VISIBLE}, or list numbers in ascending order with nothing but commas between "
-            "them, such as 0,1: CANN reads no further than that."
-        )
-        return Finding(_SECTION, name, found, "problem", advice)
-    known = {int(node.removeprefix("davinci")) for node in nodes if node[7:].isdecimal()}
-    if not host.is_container() and (unknown := sorted(set(numbers) - known)):
+    name, found = "visible devices", f"{VISIBLE} is {host.environ[VISIBLE] or 'empty'}"
+    try:
+        numbers = read_visible(host.environ) or ()
+    except ConfigError as problem:
+        return Finding(_SECTION, name, found, "problem", str(problem))
+    unknown = [number for number in numbers if f"davinci{number}" not in nodes]
+    if unknown and not host.is_container():
         advice = f"Leave {unknown[0]} out: there is no /dev/davinci{unknown[0]}."
         return Finding(_SECTION, name, found, "problem", advice)
     return Finding(_SECTION, name, found)

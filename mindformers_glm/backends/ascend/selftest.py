@@ -3,17 +3,17 @@
 It runs on a card as it is, and on a CPU where references stand for the operators of the card.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mindformers_glm.backends.ascend import support
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.backends.ascend.context import processor_name
 from mindformers_glm.backends.ascend.part_recorder import PartRecorder
 from mindformers_glm.backends.ascend.runner import AscendModelRunner
-from mindformers_glm.backends.ascend.support import check_supported
 from mindformers_glm.backends.backend import Backend, MemoryNeed
 from mindformers_glm.backends.part_report import (
     PartResult,
@@ -64,8 +64,8 @@ def run_selftest(
     group = backend.connect(TensorParallel(), DeviceSettings(mode=_PYNATIVE_MODE))
     with Checkpoint.open(folder, TensorParallel()) as checkpoint:
         config = resolve_attention_bias(GlmConfig.from_hf(folder), checkpoint)
-        settings = _make_settings(config, checkpoint, backend.dtypes, dtype)
-        check_supported(config, settings, backend.dtypes, processor_name())
+        settings = _make_settings(config, checkpoint, dtype)
+        support.check_supported(config, settings, processor_name())
         steps = SelfTestSteps(config.vocab_size, settings.block_size, settings.max_model_len)
         for one in (backend, other):
             need = one.memory_need(config, settings)
@@ -83,16 +83,14 @@ def run_selftest(
     return SelfTestReport(title, test.results, test.networks, test.tokens, test.stopped)
 
 
-def _make_settings(
-    config: GlmConfig, checkpoint: Checkpoint, dtypes: Sequence[str], dtype: str | None
-) -> RunnerSettings:
+def _make_settings(config: GlmConfig, checkpoint: Checkpoint, dtype: str | None) -> RunnerSettings:
     if config.max_position_embeddings < SHORTEST_CONTEXT:
         raise UnsupportedError(
             f"The self-test needs a context of {SHORTEST_CONTEXT} tokens, the checkpoint has "
             f"{config.max_position_embeddings}: give another one."
         )
     stored = config.torch_dtype or checkpoint.dtype
-    chosen = dtype or (stored if stored in dtypes else dtypes[-1])
+    chosen = dtype or (stored if stored in support.DTYPES else support.DTYPES[-1])
     return RunnerSettings.for_config(
         config,
         checkpoint.dtype,

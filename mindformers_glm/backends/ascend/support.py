@@ -1,12 +1,12 @@
 """What upstream's network cannot do, refused by name before weights are read."""
 
-from collections.abc import Sequence
-
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
 
+# Of weights and products; the operators take no others.
+DTYPES: tuple[str, ...] = ("bfloat16", "float16")
 # PartialRotaryEmbedding puts as many ones behind the rotated columns as there are of those.
 _ROTARY_SHARE = 0.5
 # As MindSpore calls the processor of an Atlas 300I Duo; a card holds two of them.
@@ -27,19 +27,16 @@ def check_device(device: DeviceSettings) -> None:
         )
 
 
-def check_supported(
-    config: GlmConfig, settings: RunnerSettings, dtypes: Sequence[str], processor: str
-) -> None:
+def check_supported(config: GlmConfig, settings: RunnerSettings, processor: str) -> None:
     """Refuse a network or a setting that would run wrongly, or not at all.
 
     Args:
-        dtypes: of weights and products, what the operators take.
         processor: what MindSpore calls that of the card, ascend910b, say; empty without a card.
     Raises:
         UnsupportedError: names it, and what to do.
     """
     problems = (
-        _type_problems(settings, dtypes)
+        _type_problems(settings)
         | _network_problems(config, settings)
         | _processor_problems(settings, processor)
     )
@@ -50,12 +47,12 @@ def check_supported(
         )
 
 
-def _type_problems(settings: RunnerSettings, dtypes: Sequence[str]) -> dict[str, bool]:
+def _type_problems(settings: RunnerSettings) -> dict[str, bool]:
     params_dtype, compute_dtype = settings.params_dtype, settings.compute_dtype
     rotary_dtype = settings.rotary_dtype or compute_dtype
     return {
-        f"compute_dtype {compute_dtype} (its operators take {' and '.join(dtypes)})": (
-            compute_dtype not in dtypes
+        f"compute_dtype {compute_dtype} (its operators take {' and '.join(DTYPES)})": (
+            compute_dtype not in DTYPES
         ),
         f"rotary_dtype {rotary_dtype} with compute_dtype {compute_dtype}": (
             rotary_dtype != compute_dtype

@@ -8,7 +8,7 @@ Read: mindformers 1.7.0, trainer/base_trainer.py, generation/text_generator.py, 
 pipeline; vLLM-MindSpore 0.5.1, mf_models/mindformers.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from inspect import signature
 from pathlib import Path
@@ -57,20 +57,19 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
         glm_config: what is built.
     """
 
-    def __init__(self, config: GlmConfig, given: Mapping[str, Any], dtypes: Sequence[str]) -> None:
+    def __init__(self, config: GlmConfig, given: Mapping[str, Any]) -> None:
         """Build the network in the context and for the groups of ranks that there are.
 
         Args:
             given: all that the caller's configuration says; keys that upstream's class does not
                 know either are not read.
-            dtypes: of weights and products, what the card takes.
         Raises:
             UnsupportedError: the network would run wrongly, or not at all.
         """
         folder = given.get("pretrained_model_dir")
         if folder:
             config = _ask_the_tensors(config, Path(folder))
-        super().__init__(_make_config(config, given, dtypes))
+        super().__init__(_make_config(config, given))
         self.model.return_hidden_states = False
         self.glm_config = config
         if folder:  # as upstream's build_network does, whose result has the file's keys alone
@@ -134,7 +133,7 @@ def _ask_the_tensors(config: GlmConfig, folder: Path) -> GlmConfig:
         return resolve_attention_bias(config, opened)
 
 
-def _make_config(config: GlmConfig, given: Mapping[str, Any], dtypes: Sequence[str]) -> Glm4Config:
+def _make_config(config: GlmConfig, given: Mapping[str, Any]) -> Glm4Config:
     """Upstream's configuration: the architecture, the run's types, and the run's other keys."""
     rank = _find_rank()
     if (stages := parallel_state.get_pipeline_model_parallel_world_size()) > 1:
@@ -150,7 +149,7 @@ def _make_config(config: GlmConfig, given: Mapping[str, Any], dtypes: Sequence[s
         "model_parallel_rank": rank.rank,
     }
     settings = RunnerSettings.for_config(config, "bfloat16", **run)
-    check_supported(config, settings, dtypes, processor_name())
+    check_supported(config, settings, processor_name())
     made = make_upstream_config(config, settings)
     _refuse_other_networks(made, given)
     of_the_file = config.to_dict()

@@ -2,7 +2,7 @@
 
 network.py has several parts in one operator; here each is an operator of its own, on NumPy arrays
 and without MindSpore, which is busy with the other device. Products are float32 whatever type the
-weights have. tests/ascend_contract/test_parts.py holds that both make the same logits.
+weights have. tests/model/test_parts.py holds that both make the same logits.
 """
 
 from collections.abc import Sequence

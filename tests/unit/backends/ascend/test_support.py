@@ -19,7 +19,7 @@ def check(config: GlmConfig, size: int, dtype: str, processor: str) -> None:
     settings = RunnerSettings.for_config(
         config, "bfloat16", params_dtype=dtype, compute_dtype=dtype, model_parallel=size
     )
-    check_supported(config, settings, ("bfloat16", "float16"), processor)
+    check_supported(config, settings, processor)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
