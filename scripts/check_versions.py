@@ -18,10 +18,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import requires
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = ("1.8.0/2.7.2", "1.9.0/2.9.0", "2.0.0/2.10.0")
@@ -130,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(bool(problems))
 
 
-def check(environment: Environment, *, is_again: bool) -> dict:
+def check(environment: Environment, *, is_again: bool) -> dict[str, Any]:
     """Make the environment and run the checks in it; what is known already is read."""
     commit = _commit()
     known = _read(environment.results_file)
@@ -147,7 +149,7 @@ def check(environment: Environment, *, is_again: bool) -> dict:
     }
     if set(passed) >= set(CHECKS):
         return known
-    installed = _told(environment, "installation", lambda: install(environment))
+    installed = _told(environment, "installation", partial(install, environment))
     result["checks"]["installation"] = asdict(installed)
     if not installed.problems:
         result["versions"] = _versions(environment)
@@ -155,7 +157,7 @@ def check(environment: Environment, *, is_again: bool) -> dict:
             if name in passed:
                 result["checks"][name] = passed[name]
                 continue
-            outcome = _told(environment, name, lambda n=name, c=command: run(environment, n, c))
+            outcome = _told(environment, name, partial(run, environment, name, command))
             result["checks"][name] = asdict(outcome)
     environment.results_file.write_text(json.dumps(result, indent=2), encoding="utf-8")
     return result
@@ -220,7 +222,7 @@ def read_outcome(code: int, said: Sequence[str], log_file: Path, *, is_test: boo
     return Outcome(cell, [*problems, f"all of it: {log_file}"])
 
 
-def table_lines(found: Mapping[str, dict]) -> Iterator[str]:
+def table_lines(found: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     """The table in Markdown: a row a pair, a column a check."""
     names = ["installation", *CHECKS]
     yield f"| mindformers / mindspore | with | {' | '.join(names)} | when |"
@@ -231,7 +233,7 @@ def table_lines(found: Mapping[str, dict]) -> Iterator[str]:
         yield f"| {' | '.join(row)} |".replace("|  |", "| |")
 
 
-def _told(environment: Environment, name: str, work) -> Outcome:  # type: ignore[no-untyped-def]
+def _told(environment: Environment, name: str, work: Callable[[], Outcome]) -> Outcome:
     """Do it, and say what became of it at once: the whole takes many minutes."""
     begin = time.monotonic()
     outcome = work()
@@ -270,8 +272,9 @@ def _commit() -> str:
     return head.strip() + (f" with changes of {time.time():.0f}" if changed else "")
 
 
-def _read(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+def _read(file: Path) -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return known
 
 
 if __name__ == "__main__":
