@@ -32,24 +32,28 @@ _IMPORT = (
     "import mindformers_glm.backends.ascend.runner, mindformers_glm.backends.cpu.runner"
 )
 _CONTRACT = "tests/ascend_contract"
-# What a check is called, and the tests that it is.
+# What a check is called, and the tests that it is: of each thing that upstream's code decides, one
+# that has Hugging Face, NumPy or the real operators' checks as its oracle.
 CHECKS: Mapping[str, tuple[str, ...]] = {
     "import": ("-c", _IMPORT),
     "registration": (
         *("-m", "pytest", "tests/model/test_registration.py"),
-        *("tests/model/test_registration_of_dialects.py", "tests/model/test_pipeline.py"),
+        *("tests/model/test_registration_of_dialects.py", "-k"),
+        "lookup or goes_through or construct_runs or may_not_say or resolved",
     ),
+    "pipeline": ("-m", "pytest", "tests/model/test_pipeline.py"),
     "glm4-mini": (
         *("-m", "pytest", "tests/model/test_glm4_mini.py"),
-        *("-k", "greedy_tokens_in_float32 or encoded"),
+        *("-k", "encoded or (greedy_tokens_in_float32 and avx2)"),
     ),
-    "README's command": (*("-m", "pytest", "tests/e2e/test_predict.py"), *("-k", "one_prompt")),
-    "parity on the CPU": ("-m", "pytest", "tests/model/test_parity.py"),
-    "two ranks": ("-m", "pytest", "tests/tp/test_split_model.py", "-k", "hugging_faces"),
-    "Ascend network": (
-        *("-m", "pytest", f"{_CONTRACT}/test_network.py"),
-        f"{_CONTRACT}/test_llm.py",
+    "README's command": ("-m", "pytest", "tests/e2e/test_predict.py", "-k", "one_prompt"),
+    "CPU network": (
+        *("-m", "pytest", "tests/model/test_parity.py"),
+        *("-k", "several_graphs or short_float_glm"),
     ),
+    "two processes": ("-m", "pytest", "tests/tp/test_split_model.py", "-k", "writes_and_prints"),
+    "Ascend network": ("-m", "pytest", f"{_CONTRACT}/test_network.py"),
+    "LLM on it": ("-m", "pytest", f"{_CONTRACT}/test_llm.py"),
     "references": ("-m", "pytest", f"{_CONTRACT}/test_references.py"),
     "MINDIR export": ("-m", "pytest", f"{_CONTRACT}/test_export.py"),
 }
