@@ -4,10 +4,7 @@ A backend takes (config, checkpoint, settings) and gives a runner: backend.py, r
 outside this package knows more of a device.
 """
 
-from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
-
+from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.backends.backend import Backend, MemoryNeed
 from mindformers_glm.backends.cpu.backend import CpuBackend
 from mindformers_glm.backends.runner import ModelBatch, ModelRunner
@@ -25,33 +22,29 @@ __all__ = [
     "select_backend",
 ]
 
-BACKENDS: dict[str, Backend] = {"CPU": CpuBackend()}
-# What device_target may say and this version cannot do.
-_MISSING = {
-    "Ascend": "device_target Ascend is not implemented in this version: set device_target to CPU."
-}
+BACKENDS: dict[str, Backend] = {"CPU": CpuBackend(), "Ascend": AscendBackend()}
 
 
-def select_backend(
-    device_target: str | None, has_ascend: Callable[[], bool] | None = None
-) -> Backend:
+def select_backend(device_target: str | None) -> Backend:
     """Choose the backend to run on, and say which one where the user left the choice open.
 
     Args:
-        device_target: "CPU", "Ascend", or None for Ascend where there is one, else CPU.
-        has_ascend: whether this machine has an Ascend device; tests pass their own.
+        device_target: "CPU", "Ascend", or None for Ascend where it can be used, else CPU.
     Raises:
         UnsupportedError: no such backend, or it cannot be used here.
     """
     if device_target is None:
-        device_target = default_target(has_ascend)
-        note(f"device_target is not set: running on {device_target}")
+        device_target = default_target()
+        ascend = BACKENDS["Ascend"]
+        why = ascend.find_obstacle() if ascend.is_present() else ""
+        note(f"device_target is not set: running on {device_target}{why and f'. {why}'}")
     return find_backend(device_target)
 
 
-def default_target(has_ascend: Callable[[], bool] | None = None) -> str:
+def default_target() -> str:
     """What a run takes where device_target is not set."""
-    return "Ascend" if (has_ascend or _has_ascend)() else "CPU"
+    ascend = BACKENDS["Ascend"]
+    return "Ascend" if ascend.is_present() and not ascend.find_obstacle() else "CPU"
 
 
 def find_backend(device_target: str) -> Backend:
@@ -60,17 +53,11 @@ def find_backend(device_target: str) -> Backend:
     Raises:
         UnsupportedError: there is none, or it cannot be used here.
     """
-    if device_target in _MISSING:
-        raise UnsupportedError(_MISSING[device_target])
     if device_target not in BACKENDS:
-        names = ", ".join((*BACKENDS, *_MISSING))
-        raise UnsupportedError(f"device_target must be one of {names}, got {device_target!r}.")
+        raise UnsupportedError(
+            f"device_target must be one of {', '.join(BACKENDS)}, got {device_target!r}."
+        )
     backend = BACKENDS[device_target]
     if obstacle := backend.find_obstacle():
         raise UnsupportedError(obstacle)
     return backend
-
-
-def _has_ascend() -> bool:
-    # The driver creates one device node per card; the package brings the runtime MindSpore needs.
-    return any(Path("/dev").glob("davinci[0-9]*")) and find_spec("acl") is not None

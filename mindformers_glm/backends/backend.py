@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mindformers_glm.backends.runner import ModelRunner
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.process_group import ProcessGroup
@@ -36,6 +37,10 @@ class Backend(Protocol):
 
     name: str
 
+    def is_present(self) -> bool:
+        """Whether this machine has such a device, be it usable or not."""
+        ...
+
     def find_obstacle(self) -> str:
         """Why it cannot be used on this machine, as one sentence; empty if it can."""
         ...
@@ -44,11 +49,12 @@ class Backend(Protocol):
         """What of it is in use here, in one line."""
         ...
 
-    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
+    def connect(self, tensor_parallel: TensorParallel, device: DeviceSettings) -> ProcessGroup:
         """Set MindSpore's context up and find the other ranks of a launched job; waits for them.
 
         Raises:
             ConfigError: ranks are missing, or there are others than expected.
+            UnsupportedError: this device cannot be set up so.
         """
         ...
 

@@ -40,9 +40,36 @@ def is_launched() -> bool:
     return launched.is_launched(os.environ)
 
 
-def declare_prediction() -> None:
-    """Tell MindSpore Transformers what its run_mindformer.py tells it: its network asks for it."""
+def declare_prediction(is_pynative: bool, is_deterministic: bool) -> None:
+    """Tell MindSpore Transformers 1.7.0 what it reads from the environment while it runs.
+
+    Args:
+        is_pynative: its layers ask for it by ENFORCE_EAGER (tools/utils.py `is_pynative`).
+        is_deterministic: sums of several cards and products in one order, the values that
+            infer_precision_sync sets there.
+    """
     os.environ["RUN_MODE"] = "predict"
+    os.environ["ENFORCE_EAGER"] = str(is_pynative)
+    if is_deterministic:
+        os.environ["LCCL_DETERMINISTIC"] = "1"
+        os.environ["CUSTOM_MATMUL_SHUFFLE"] = "off"
+
+
+def launched_device() -> int | None:
+    """The card that DEVICE_ID names; None: MindSpore chooses, in a launched job for each rank.
+
+    Raises:
+        ConfigError: it is no number.
+    """
+    given = os.environ.get("DEVICE_ID", "")
+    if is_launched() or not given:
+        return None
+    if not given.isdecimal():
+        raise ConfigError(
+            f"The environment variable DEVICE_ID must be the number of a card, got {given!r}: set "
+            "it to one of those in ASCEND_RT_VISIBLE_DEVICES, or unset it."
+        )
+    return int(given)
 
 
 def failed_meeting(problem: RuntimeError) -> ConfigError:

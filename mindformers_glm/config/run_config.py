@@ -22,6 +22,7 @@ from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.system.log import detail, note, set_verbose, silence_other_ranks
 
+_DEFAULT_TARGET = "CPU"
 # What configs/glm4/predict_glm4.yaml says, for an installed package that has no configs folder;
 # a test holds them equal. Settings whose value is the default anyway are left out, and so are the
 # levels: nobody has said that it is this model.
@@ -69,6 +70,7 @@ def load_run_config(
     *,
     script_folder: Path | None = None,
     environ: Mapping[str, str] | None = None,
+    default_target: str = _DEFAULT_TARGET,
 ) -> RunConfig:
     """Settle the arguments of `predict` and the YAML file they name.
 
@@ -77,6 +79,7 @@ def load_run_config(
         script_folder: where a relative --config is looked for when it is not found from the
             working directory; upstream looks only there.
         environ: os.environ unless given.
+        default_target: the device of a run where device_target is not set.
 
     Raises:
         ConfigError, UnsupportedError: a setting is wrong or cannot work here.
@@ -99,7 +102,7 @@ def load_run_config(
         os.environ if environ is None else environ,
     )
     silence_other_ranks(rank)
-    _tell_what_has_no_effect(settings, values["context.device_target"])
+    _tell_what_has_no_effect(settings, values["context.device_target"] or default_target)
     return _run_config(values, rank, "predict_batch_size" in settings)
 
 
@@ -111,7 +114,9 @@ def default_llm_arguments() -> dict[str, Any]:
 
 
 def _llm_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {row.name: values[row.path] for row in SETTINGS if row.use == "LLM"}
+    options = {row.name: values[row.path] for row in SETTINGS if row.use == "device"}
+    arguments = {row.name: values[row.path] for row in SETTINGS if row.use == "LLM"}
+    return arguments | {"device_options": options}
 
 
 def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | None = None) -> None:
@@ -165,7 +170,7 @@ def _find_config(name: str, script_folder: Path | None) -> Path:
     raise ConfigError(f"The config file {name} does not exist (looked for {looked}).")
 
 
-def _tell_what_has_no_effect(settings: Mapping[str, Given], device_target: str | None) -> None:
+def _tell_what_has_no_effect(settings: Mapping[str, Given], device_target: str) -> None:
     for setting in SETTINGS:
         given = settings.get(setting.path)
         if given is None or not (reason := setting.idle_reason(device_target)):

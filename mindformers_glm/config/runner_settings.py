@@ -41,7 +41,7 @@ class RunnerSettings:
     """Types and sizes a runner is built for.
 
     params_dtype: type of the weights in memory; compute_dtype: type in which activations enter a
-    product; rotary_dtype: type the cos/sin tables are rounded to.
+    product; rotary_dtype: type the cos/sin tables are rounded to, None: what suits the device.
     `max_num_batched_tokens` is the largest number of rows in one step, `max_num_seqs` the largest
     number of sequences.
     model_parallel, model_parallel_rank: into how many parts the network is split, and which one
@@ -54,7 +54,7 @@ class RunnerSettings:
 
     params_dtype: str
     compute_dtype: str
-    rotary_dtype: str
+    rotary_dtype: str | None
     max_num_seqs: int
     max_num_batched_tokens: int
     max_model_len: int
@@ -67,7 +67,7 @@ class RunnerSettings:
 
     def __post_init__(self) -> None:
         check_types_together(vars(self))
-        if self.rotary_dtype not in DTYPE_BYTES:
+        if self.rotary_dtype not in (None, *DTYPE_BYTES):
             raise ConfigError(
                 f"rotary_dtype must be one of {', '.join(DTYPE_BYTES)}, got {self.rotary_dtype!r}."
             )
@@ -100,8 +100,7 @@ class RunnerSettings:
     ) -> "RunnerSettings":
         """Settings with what is not given (or None) chosen from the checkpoint.
 
-        Weights keep the checkpoint's type, products take the weights'. RoPE tables stay float32:
-        they cost no more, and short ones take a result further from Hugging Face's float32.
+        Weights keep the checkpoint's type, products take the weights'.
 
         Raises:
             ConfigError: there is no such setting, or its value is of the wrong type, out of its
@@ -120,7 +119,7 @@ class RunnerSettings:
         defaults: dict[str, Any] = {
             "params_dtype": params_dtype,
             "compute_dtype": compute_dtype,
-            "rotary_dtype": "float32",
+            "rotary_dtype": None,
             "max_num_seqs": 32,
             "max_num_batched_tokens": 512,
             "max_model_len": min(max_position_embeddings, DEFAULT_MAX_MODEL_LEN),

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from mindformers_glm.config.value_types import ValueType
 
 _LEAST_LIKENESS = 0.75  # of a name that is suggested
-_UNSET_MEANS = "CPU"  # of device_target, as long as nothing else is implemented
 
 
 @dataclass(frozen=True)
@@ -19,15 +18,16 @@ class Setting:
     path: dotted name in the YAML file; `--path value` sets it on the command line.
     default: the value where neither YAML nor command line gives one.
     help: for --help and docs/configuration.md; settings without it are accepted, not advertised.
-    use: who takes the value: `LLM` as a keyword argument, `SamplingParams` as a field, predict
-        itself ("command") or nobody.
+    use: who takes the value: `LLM` as a keyword argument, `SamplingParams` as a field, `LLM` in its
+        `device_options` ("device"), predict itself ("command") or nobody.
     name: of that argument or field; the last part of `path` unless given.
     unset: what a default stands for, where the value itself does not say so.
     only, because: the accepted values, and why others are refused (completes "...: ").
     minimum: the least accepted number.
     check: raises ConfigError where this machine cannot do the value that was settled on.
-    without_effect: why an accepted value changes nothing.
-    backend: the device_target that alone it has an effect on; empty: all.
+    without_effect: why an accepted value changes nothing, where it does so; see `backend`.
+    backend: the device_target that alone it has an effect on; empty: all, or none where there is
+        `without_effect`.
     aliases: other dotted names with the same meaning, in YAML and on the command line.
     options: further names on the command line alone.
     """
@@ -36,7 +36,7 @@ class Setting:
     type: ValueType
     default: Any = None
     help: str = ""
-    use: Literal["LLM", "sampling", "command", ""] = ""
+    use: Literal["LLM", "sampling", "device", "command", ""] = ""
     name: str = ""
     unset: str = ""
     only: tuple[Any, ...] = ()
@@ -57,15 +57,13 @@ class Setting:
         many = self.default if isinstance(self.default, tuple) else (self.default,)
         return self.unset or " ".join(str(value) for value in many if value is not None)
 
-    def idle_reason(self, device_target: str | None) -> str:
-        """Why a value changes nothing, or "".
-
-        Args:
-            device_target: as it was given; None, which leaves it open, means CPU so far.
-        """
-        if self.without_effect or self.backend in ("", device_target or _UNSET_MEANS):
+    def idle_reason(self, device_target: str) -> str:
+        """Why a value changes nothing on this device, or ""."""
+        if self.backend == "":
             return self.without_effect
-        return f"it takes effect on {self.backend} only"
+        if self.backend == device_target:
+            return ""
+        return self.without_effect or f"it takes effect on {self.backend} only"
 
 
 class SettingsTable:

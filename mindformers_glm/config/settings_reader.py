@@ -141,7 +141,7 @@ def settings_from_tree(tree: Mapping[str, Any], source: str) -> dict[str, Given]
         setting = SETTINGS.find(name)
         if setting is None:
             raise unknown_name(name, source)
-        _add(settings, setting, _read_value(setting, value, name, source, from_text=False))
+        _add(settings, setting, read_value(setting, value, name, source, from_text=False))
     return settings
 
 
@@ -159,7 +159,7 @@ def setting_from_text(name: str, texts: list[str]) -> tuple[Setting, Given]:
         refuse_if_block(name, COMMAND_LINE)
         raise unknown_name(name, COMMAND_LINE)
     value: Any = texts if setting.type.takes_many else " ".join(texts)
-    return setting, _read_value(setting, value, f"--{name}", COMMAND_LINE, from_text=True)
+    return setting, read_value(setting, value, f"--{name}", COMMAND_LINE, from_text=True)
 
 
 def refuse_if_listed(name: str, source: str) -> None:
@@ -224,8 +224,12 @@ def _leaves(tree: Mapping[str, Any], source: str, prefix: str) -> Iterator[tuple
             yield name, value
 
 
-def _read_value(setting: Setting, raw: Any, name: str, source: str, *, from_text: bool) -> Given:
-    """Convert and check one value."""
+def read_value(setting: Setting, raw: Any, name: str, source: str, *, from_text: bool) -> Given:
+    """Convert and check one value.
+
+    Raises:
+        ConfigError: the setting does not take it; a CommandLineError where it cannot be read there.
+    """
     try:
         if not from_text:
             value = setting.type.from_yaml(raw)

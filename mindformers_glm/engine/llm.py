@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from mindformers_glm.backends import ModelBatch
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.environment import launched_rank, packed_cache_folder
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
@@ -73,7 +74,7 @@ class LLM:
         params_dtype: type of the weights in memory (float32, bfloat16, float16, or short fp32,
             bf16, fp16); None: as in the checkpoint.
         compute_dtype: type in which products are taken; None: `params_dtype`.
-        rotary_dtype: type the RoPE tables are rounded to; None: float32.
+        rotary_dtype: type the RoPE tables are rounded to; None: float32, on Ascend compute_dtype.
         quantization: what the linear layers' weights become while they are loaded: "w8a16",
             "w8a8_dynamic", "w4a16" or "w4a8_dynamic"; None: they stay float.
         quantization_group_size: columns that share a scale of int4 weights (32, 64, 128);
@@ -96,7 +97,9 @@ class LLM:
         num_threads: threads of the operators, for all models of this process; None: OMP_NUM_THREADS
             where it is set (with model_parallel above 1: to more than 1, which msrun sets), else
             one on each physical core that the process may use, or on its share of them.
-        device_target: "CPU" or "Ascend"; None: Ascend where there is one.
+        device_target: "CPU" or "Ascend"; None: Ascend where a card and CANN can be used.
+        device_options: further settings of the device by MindSpore's names, {"device_id": 1}, say
+            (docs/configuration.md, "Device and graph").
         packed_cache: whether what loading makes of the checkpoint is kept in a file for the next
             start: "auto" where that saves much reading (quantized weights), "verify" the same with
             every byte checked before it is used, "on", "off".
@@ -137,6 +140,7 @@ class LLM:
         enable_prefix_caching: bool = True,
         num_threads: int | None = None,
         device_target: str | None = None,
+        device_options: Mapping[str, Any] | None = None,
         packed_cache: str = "auto",
         apply_chat_template: bool | Literal["auto"] = "auto",
         tool_call_parser: str = "auto",
@@ -164,8 +168,8 @@ class LLM:
             {name: given[name] for name in GIVEN_SETTINGS},
             engine_settings,
             device_target=device_target,
+            device=DeviceSettings.from_options(device_options, read_size(max_device_memory)),
             num_threads=num_threads,
-            cap_bytes=read_size(max_device_memory),
             cache_settings=PackedCacheSettings(packed_cache, packed_cache_folder()),
             chat_template=options.chat_template,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.backends import Backend, ModelRunner, select_backend
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -52,8 +53,8 @@ def open_model(
     engine_settings: Mapping[str, Any],
     *,
     device_target: str | None,
+    device: DeviceSettings,
     num_threads: int | None,
-    cap_bytes: int | None,
     cache_settings: PackedCacheSettings,
     chat_template: str | None,
 ) -> OpenModel:
@@ -63,7 +64,6 @@ def open_model(
         given: fields of RunnerSettings; None stands for the default.
         engine_settings: what else answers depend on; all ranks must have the same.
         device_target, num_threads, chat_template: as `LLM` takes them.
-        cap_bytes: most bytes of weights, KV cache and workspace; None: what the machine has.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it.
         ConfigError: the ranks opened different checkpoints, or with different settings.
@@ -80,7 +80,7 @@ def open_model(
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
-        if settings.compute_dtype == "float32" != settings.rotary_dtype:
+        if settings.compute_dtype == "float32" != (settings.rotary_dtype or "float32"):
             note(
                 f"rotary_dtype {settings.rotary_dtype} rounds the rotary tables, so results are "
                 "not exactly those of float32: leave it out, or give float32."
@@ -90,12 +90,10 @@ def open_model(
         check_vocabulary(tokenizer, config.vocab_size, folder)
         parsers = tokenizer.parsers_for(chat_template)
         backend = select_backend(device_target)
-        group = backend.connect(tensor_parallel)
+        group = backend.connect(tensor_parallel, device)
         backend.set_num_threads(group, num_threads)
         check_model_is_shared(group, checkpoint, config, defaults, settings, engine_settings)
-        opened = open_runner(
-            backend, group, config, checkpoint, settings, cap_bytes, cache_settings
-        )
+        opened = open_runner(backend, group, config, checkpoint, settings, device, cache_settings)
     return OpenModel(
         **vars(opened),
         config=config,
@@ -112,19 +110,20 @@ def open_runner(
     config: GlmConfig,
     checkpoint: Checkpoint,
     settings: RunnerSettings,
-    cap_bytes: int | None = None,
+    device: DeviceSettings,
     packed_cache: PackedCacheSettings | None = None,
 ) -> OpenRunner:
     """Load a checkpoint into the backend's network: the one way to a runner.
 
     Args:
         group: what `backend.connect` has given.
-        cap_bytes, packed_cache: see `open_model`; None: no cap, no cache.
+        packed_cache: None: no cache.
     Raises:
         MemoryBudgetError: it does not fit; from the config alone, before a weight is read.
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
     """
     # From the sizes in the headers; again below with the real ones.
+    cap_bytes = device.max_device_memory
     check_memory_before_loading(backend, config, settings, cap_bytes, group)
     if checkpoint.dtype != settings.params_dtype:
         note(f"weights stored in {checkpoint.dtype} run in {settings.params_dtype} (params_dtype)")

@@ -1,5 +1,6 @@
 """What the registered classes of every dialect share."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindspore import Tensor
 
 from mindformers_glm.backends import select_backend
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
@@ -33,6 +35,7 @@ _NO_WEIGHTS = (
 )
 # How upstream's AutoModel and pipeline say which files of a hub they mean; a folder has one kind.
 _HUB_KEYS = ("token", "trust_remote_code", "_commit_hash", "_from_pipeline")
+_DEVICE_KEYS = ("device_target", "device_options")
 
 
 class GlmFamilyConfig(PretrainedConfig):
@@ -43,7 +46,7 @@ class GlmFamilyConfig(PretrainedConfig):
 
     Args:
         kwargs: keys of config.json as the dialect calls them; and optionally the run settings that
-            concern a network (config/runner_settings.py) and `device_target`.
+            concern a network (config/runner_settings.py), `device_target` and `device_options`.
     Raises:
         ConfigError: `model_type` is that of another dialect.
     """
@@ -62,15 +65,15 @@ class GlmFamilyConfig(PretrainedConfig):
 
     @classmethod
     def from_glm_config(
-        cls, config: GlmConfig, settings: RunnerSettings, device_target: str | None
+        cls, config: GlmConfig, settings: RunnerSettings, device: Mapping[str, Any]
     ) -> "GlmFamilyConfig":
-        """Put an architecture, the run's settings and the device together."""
+        """Put an architecture, the run's settings and the device's together."""
         run = {key: getattr(settings, key) for key in SETTING_NAMES}
-        return cls(**config.to_dict(), **run, device_target=device_target)
+        return cls(**config.to_dict(), **run, **device)
 
     def to_glm_config(self) -> GlmConfig:
         """The checked architecture; raises ConfigError where a key is missing or wrong."""
-        run = (*SETTING_NAMES, "device_target")
+        run = (*SETTING_NAMES, *_DEVICE_KEYS)
         return GlmConfig.from_dict(
             {key: value for key, value in self.to_dict().items() if key not in run},
             source=self.name_or_path or type(self).__name__,
@@ -97,9 +100,9 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_dir: a Hugging Face folder.
-            kwargs: `device_target` ("CPU", "Ascend"; None: Ascend where there is one), and run
-                settings, the fields of RunnerSettings without `float_layers`, which is
-                config.json's; others are refused.
+            kwargs: `device_target` ("CPU", "Ascend"; None: Ascend where it can be used),
+                `device_options` as `LLM` takes them, and run settings, the fields of
+                RunnerSettings without `float_layers`, which is config.json's; others are refused.
         Raises:
             GlmError: the folder is not a usable GLM checkpoint, a setting is unknown or wrong, or
                 the memory does not allow it.
@@ -109,7 +112,7 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
             kwargs.pop(name, None)
         if kwargs.pop("revision", None) is not None:
             raise ConfigError("revision is a hub's, and the weights are a folder's: leave it out.")
-        device_target = kwargs.pop("device_target", None)
+        device = {name: kwargs.pop(name, None) for name in _DEVICE_KEYS}
         if "model_parallel_rank" in kwargs:
             raise ConfigError("model_parallel_rank is the launcher's to choose: leave it out.")
         size = kwargs.get("model_parallel", 1)
@@ -124,7 +127,7 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
                 MindFormerModuleType.MODELS, config.architecture
             )
             network = network_class(
-                network_class.config_class.from_glm_config(config, settings, device_target)
+                network_class.config_class.from_glm_config(config, settings, device)
             )
             network.name_or_path = str(folder)
             network.load_weights(opened)
@@ -151,6 +154,7 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         self.glm_config = config.to_glm_config()
         self.settings = config.to_runner_settings()
         self.backend = select_backend(config.__dict__.get("device_target"))
+        self.device = DeviceSettings.from_options(config.__dict__.get("device_options"), None)
         self.opened: OpenRunner | None = None
         self.engine: LLMEngine | None = None  # made by the first `generate`
 
@@ -168,13 +172,15 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         with ExitStack() as stack:
             if not isinstance(weights, Checkpoint):
                 weights = stack.enter_context(Checkpoint.open(locate_folder(weights), rank))
-            group = self.backend.connect(rank)
+            group = self.backend.connect(rank, self.device)
             if self.opened is None:
                 self.glm_config = resolve_attention_bias(self.glm_config, weights)
             config, defaults = self.glm_config, GenerationDefaults()
             check_model_is_shared(group, weights, config, defaults, settings, {})
             if self.opened is None:
-                self.opened = open_runner(self.backend, group, config, weights, settings)
+                self.opened = open_runner(
+                    self.backend, group, config, weights, settings, self.device
+                )
                 self.network = self.opened.runner.network
             else:
                 self.opened.runner.load_weights(weights)

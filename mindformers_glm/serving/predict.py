@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer the prompts that are asked for and return the exit code."""
     on_interrupt(raise_once)
-    config = load_run_config(arguments, script_folder=arguments.script_folder)
+    config = load_run_config(
+        arguments, script_folder=arguments.script_folder, default_target=default_target()
+    )
     if not config.verbose:
         # Upstream's deprecation warnings concern its developers.
         warnings.filterwarnings("ignore")

@@ -36,13 +36,14 @@ def run_rank(folder: str, size: int, num_threads: int, steps: int, prompt: int) 
     from mindformers_glm import LLM, SamplingParams
     from mindformers_glm.backends import BACKENDS
     from mindformers_glm.backends.cpu import library
+    from mindformers_glm.config.device_settings import DeviceSettings
     from mindformers_glm.config.environment import launched_rank
     from mindformers_glm.core.sharding import TensorParallel
     from mindformers_glm.tokenizer import load_tokenizer
 
     load_tokenizer(folder)
     # Finding each other takes seconds that depend on the launcher, not on the model.
-    BACKENDS["CPU"].connect(TensorParallel(size, launched_rank(size))).wait()
+    BACKENDS["CPU"].connect(TensorParallel(size, launched_rank(size)), DeviceSettings()).wait()
     start_bytes = read_status("VmRSS")
     begin = time.perf_counter()
     llm = LLM(

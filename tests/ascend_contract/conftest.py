@@ -10,7 +10,6 @@ pytest.importorskip("mindspore")
 
 import mindspore as ms
 
-from mindformers_glm.backends import BACKENDS
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from tests.ascend_contract.install import contract_references
 
@@ -30,8 +29,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 @pytest.fixture
 def with_ascend(calls: Counter[str], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """`device_target="Ascend"` as on a machine with a card of 4 GB."""
+    monkeypatch.setattr(AscendBackend, "is_present", lambda backend: True)
     monkeypatch.setattr(AscendBackend, "find_obstacle", lambda backend: "")
     monkeypatch.setattr(AscendBackend, "available_memory", lambda *_: 2**32)
-    monkeypatch.setitem(BACKENDS, "Ascend", AscendBackend())
-    monkeypatch.setattr("mindformers_glm.backends._MISSING", {})
+    monkeypatch.setattr(AscendBackend, "dtypes", ("float32", "float16"))  # the references' types
+    monkeypatch.setattr("mindformers_glm.backends.ascend.context.take_card", lambda device_id: None)
     return calls

@@ -13,6 +13,7 @@ from tests.model import hf_oracle
 
 MINI = REPO / "mindformers_glm" / "assets" / "glm4-mini"
 FLOAT32 = {"params_dtype": "float32", "compute_dtype": "float32"}
+ASCEND: dict[str, Any] = {"device_target": "Ascend", "device_options": {"mode": 1}}
 PROMPTS = ["请介绍一下北京", "What is 2 + 3?", "请介绍一下北京", "你好"]
 GREEDY = SamplingParams(do_sample=False, max_new_tokens=16)
 
@@ -31,7 +32,7 @@ def expected() -> list[list[int]]:
 def test_answers_are_those_of_the_cpu(
     expected: list[list[int]], settings: dict[str, Any], with_ascend: Counter[str]
 ) -> None:
-    llm = LLM(MINI, device_target="Ascend", max_model_len=256, **FLOAT32, **settings)
+    llm = LLM(MINI, max_model_len=256, **ASCEND, **FLOAT32, **settings)
     found = [list(output.token_ids) for output in llm.generate(PROMPTS, GREEDY)]
     assert found == expected
     assert with_ascend["FlashAttentionScore"] > 0
@@ -56,4 +57,4 @@ def test_what_the_network_cannot_do_is_refused_by_name(
 ) -> None:
     folder = hf_oracle.save_random_checkpoint(tmp_path, **changes)
     with pytest.raises(UnsupportedError, match=named):
-        LLM(folder, device_target="Ascend", **settings)
+        LLM(folder, **ASCEND, **(FLOAT32 | settings))

@@ -36,7 +36,7 @@ class FakeBackend(CpuBackend):
     def set_num_threads(self, group: ProcessGroup, count: int | None) -> None:
         self.num_threads.append(count)
 
-    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
+    def connect(self, tensor_parallel: TensorParallel, device: Any) -> ProcessGroup:
         if self.gather is not None:  # what another rank answers
             return ProcessGroup(TensorParallel(2, 0), self.gather)
         return ProcessGroup(tensor_parallel)

@@ -20,7 +20,7 @@ def test_settings_reach_the_runner(checkpoint: Path, backend: FakeBackend) -> No
         RunnerSettings(
             params_dtype="bfloat16",
             compute_dtype="bfloat16",
-            rotary_dtype="float32",
+            rotary_dtype=None,
             max_num_seqs=3,
             max_num_batched_tokens=512,
             max_model_len=40,

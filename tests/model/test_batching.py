@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm.backends import select_backend
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.engine.engine_config import EngineConfig
@@ -49,7 +50,7 @@ def _generate(
     }
     settings = RunnerSettings.with_defaults("float32", config.max_position_embeddings, **sizes)
     backend = select_backend("CPU")
-    backend.connect(settings.tensor_parallel)
+    backend.connect(settings.tensor_parallel, DeviceSettings())
     runner = backend.create_runner(config, checkpoint, settings)
     runner.allocate_kv_cache(num_blocks)
     engine = LLMEngine(

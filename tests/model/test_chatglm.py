@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.backends import select_backend
 from mindformers_glm.backends.runner import ModelBatch
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.engine.batch import build_slot_mapping
@@ -59,7 +60,7 @@ def test_hidden_states_are_the_official_codes(
 
     settings = RunnerSettings.with_defaults("float32", 64, block_size=2)
     backend = select_backend("CPU")
-    backend.connect(settings.tensor_parallel)
+    backend.connect(settings.tensor_parallel, DeviceSettings())
     with Checkpoint.open(tmp_path) as checkpoint:
         runner = backend.create_runner(GlmConfig.from_hf(tmp_path), checkpoint, settings)
     runner.allocate_kv_cache(4)

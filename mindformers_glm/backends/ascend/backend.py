@@ -4,13 +4,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mindformers_glm.backends.ascend.footprint import count_memory
-from mindformers_glm.backends.ascend.support import check_supported
+from mindformers_glm.backends.ascend.support import check_device, check_supported
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.backends.runner import ModelRunner
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
@@ -19,16 +21,20 @@ class AscendBackend:
     """MindSpore Transformers' inference network on an NPU (protocol: backends/backend.py)."""
 
     name = "Ascend"
+    dtypes = ("bfloat16", "float16")  # of weights and products; the operators take no others
+
+    def is_present(self) -> bool:
+        """See Backend; the driver makes a device node for each card."""
+        return any(Path("/dev").glob("davinci[0-9]*"))
 
     def find_obstacle(self) -> str:
         """Why it cannot be used here, as a sentence; empty if it can."""
-        # The driver makes a device node for each card; CANN brings the package.
-        if not any(Path("/dev").glob("davinci[0-9]*")):
+        if not self.is_present():
             return (
                 "device_target Ascend needs an NPU and its driver, and there is no /dev/davinci0: "
                 "set device_target to CPU, or give the container the device."
             )
-        if find_spec("acl") is None:
+        if find_spec("acl") is None:  # a package that comes with CANN
             return (
                 "device_target Ascend needs CANN, and Python finds no acl: run `source "
                 "/usr/local/Ascend/ascend-toolkit/set_env.sh`, or set device_target to CPU."
@@ -39,15 +45,18 @@ class AscendBackend:
         """One line for --version."""
         return "Ascend, by MindSpore Transformers' own network"
 
-    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
+    def connect(self, tensor_parallel: TensorParallel, device: DeviceSettings) -> ProcessGroup:
         """See Backend."""
+        check_device(device)
         from mindformers_glm.backends.ascend import context
 
-        context.set_context()
+        context.set_context(device)
         return context.connect(tensor_parallel)
 
     def set_num_threads(self, group: ProcessGroup, count: int | None) -> None:
-        """See Backend; the operators run on the device, so there is nothing to set."""
+        """See Backend."""
+        if count is not None:
+            note(f"num_threads {count} changes nothing here: the operators run on the card.")
 
     def available_memory(self, group: ProcessGroup, own_bytes: int = 0) -> int | None:
         """See Backend; of this rank's device."""
@@ -68,7 +77,12 @@ class AscendBackend:
         packed_cache: PackedCacheSettings | None = None,
     ) -> ModelRunner:
         """See Backend; weights go to the device as they are, so there is nothing to cache."""
-        check_supported(config, settings)
+        check_supported(config, settings, self.dtypes)
+        if packed_cache is not None and packed_cache.mode in ("on", "verify"):
+            note(
+                f"packed_cache {packed_cache.mode} changes nothing here: weights go to the card as "
+                "they are stored."
+            )
         from mindformers_glm.backends.ascend.runner import AscendModelRunner
 
         return AscendModelRunner(config, checkpoint, settings)

@@ -1,11 +1,14 @@
 """MindSpore's context on Ascend, and the other ranks, by upstream's own groups."""
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
 from mindformers_glm.backends.meeting import meet_ranks
-from mindformers_glm.config.environment import declare_prediction
+from mindformers_glm.config.device_settings import DeviceSettings
+from mindformers_glm.config.environment import declare_prediction, launched_device
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 
@@ -31,11 +34,35 @@ def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
     return ProcessGroup(tensor_parallel, gather)
 
 
-def set_context() -> None:
+def set_context(device: DeviceSettings) -> None:
     """Set what upstream sets for a prediction (mindformers 1.7.0, core/context/build_context.py).
 
-    Whoever set PYNATIVE_MODE or another device before keeps it: MindSpore refuses a change once
-    anything has run.
+    A second model of the process runs on the same card.
     """
-    declare_prediction()
-    ms.set_context(jit_config={"jit_level": "O0", "infer_boost": "on"}, max_call_depth=10000)
+    is_pynative = device.mode == ms.PYNATIVE_MODE
+    is_deterministic = device.infer_precision_sync or device.deterministic == "ON"
+    declare_prediction(is_pynative, is_deterministic)
+    take_card(device.device_id)
+    ms.set_context(**context_of(device))
+    if is_deterministic:
+        ms.set_deterministic(True)
+
+
+def context_of(device: DeviceSettings) -> dict[str, Any]:
+    """The keyword arguments of `mindspore.set_context`."""
+    context: dict[str, Any] = {
+        "mode": device.mode,
+        "jit_config": {"jit_level": "O0", "infer_boost": device.infer_boost},
+        "max_call_depth": device.max_call_depth,
+        "ascend_config": {"precision_mode": device.precision_mode},
+    }
+    if device.max_device_memory is not None:
+        # MindSpore takes whole and broken numbers of 2**30 bytes.
+        context["max_device_memory"] = f"{device.max_device_memory / 2**30:.3f}GB"
+    return context
+
+
+def take_card(device_id: int) -> None:
+    """Choose the card of this process; MindSpore gives the ranks of a launched job theirs."""
+    if ms.get_context("device_target") != "Ascend":
+        ms.set_device("Ascend", device_id or launched_device())

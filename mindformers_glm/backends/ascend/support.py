@@ -1,5 +1,8 @@
 """What upstream's network cannot do, refused by name before weights are read."""
 
+from collections.abc import Sequence
+
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import cut_columns
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -10,20 +13,43 @@ from mindformers_glm.core.sharding import FFN
 _ROTARY_SHARE = 0.5
 
 
-def check_supported(config: GlmConfig, settings: RunnerSettings) -> None:
+def check_device(device: DeviceSettings) -> None:
+    """Refuse what the network cannot do whatever the model is.
+
+    Raises:
+        UnsupportedError: names it, and what to do.
+    """
+    if not device.use_flash_attention:
+        raise UnsupportedError(
+            "use_flash_attention False has no paged KV cache in MindSpore Transformers' network on "
+            "Ascend: leave it out, or run with --device_target CPU."
+        )
+
+
+def check_supported(config: GlmConfig, settings: RunnerSettings, dtypes: Sequence[str]) -> None:
     """Refuse a network or a setting that would run wrongly, or not at all.
 
+    Args:
+        dtypes: of weights and products, what the card takes.
     Raises:
         UnsupportedError: names it, and what to do.
     """
     size = settings.model_parallel
     rotary = config.partial_rotary_factor
+    params_dtype, compute_dtype = settings.params_dtype, settings.compute_dtype
+    rotary_dtype = settings.rotary_dtype or compute_dtype
     problems = {
+        f"compute_dtype {compute_dtype} (its operators take {' and '.join(dtypes)})": (
+            compute_dtype not in dtypes
+        ),
+        f"rotary_dtype {rotary_dtype} with compute_dtype {compute_dtype}": (
+            rotary_dtype != compute_dtype
+        ),
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
-        f"params_dtype {settings.params_dtype} with compute_dtype {settings.compute_dtype}": (
-            settings.params_dtype != settings.compute_dtype
+        f"params_dtype {params_dtype} with compute_dtype {compute_dtype}": (
+            params_dtype != compute_dtype
         ),
         f"model_parallel {size} with a vocabulary of {config.vocab_size}": config.vocab_size % size
         != 0,

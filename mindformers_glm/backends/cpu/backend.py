@@ -7,6 +7,7 @@ from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.footprint import count_memory
 from mindformers_glm.backends.cpu.host_share import HostShare, share_host
 from mindformers_glm.backends.runner import ModelRunner
+from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.environment import has_own_num_threads
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -16,11 +17,17 @@ from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
+_GRAPH_MODE = 0
+
 
 class CpuBackend:
     """This project's own operators on the host's processors (protocol: backends/backend.py)."""
 
     name = "CPU"
+
+    def is_present(self) -> bool:
+        """See Backend."""
+        return True
 
     def find_obstacle(self) -> str:
         """Why it cannot be used here, as a sentence; empty if it can."""
@@ -34,8 +41,13 @@ class CpuBackend:
         """One line for --version."""
         return f"CPU operators {library.isa()}, {library.describe_build()}"
 
-    def connect(self, tensor_parallel: TensorParallel) -> ProcessGroup:
+    def connect(self, tensor_parallel: TensorParallel, device: DeviceSettings) -> ProcessGroup:
         """See Backend."""
+        if device.mode != _GRAPH_MODE:
+            raise UnsupportedError(
+                f"context.mode {device.mode} (PYNATIVE_MODE) is Ascend's alone: on the CPU the "
+                "network is one graph of fused operators, so leave it out or set 0 (GRAPH_MODE)."
+            )
         from mindformers_glm.backends.cpu import collectives
 
         return collectives.connect(tensor_parallel)

@@ -67,7 +67,8 @@ class GPTModel(Module):
             config.rotary_dim,
             config.rope_theta,
             config.rope_scaling,
-            settings.rotary_dtype,
+            # Wide tables cost no more, and keep a result nearer to Hugging Face's float32.
+            settings.rotary_dtype or "float32",
         )
         # A nameless temporary and nothing else: Parameter would copy the table otherwise, which
         # takes 256 MB for a million tokens.

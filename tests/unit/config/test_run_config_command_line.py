@@ -32,7 +32,7 @@ ACCEPTED = {
     "pretrained_model_dir": "/ckpt",
 }
 REFUSED = {
-    "mode": "1",
+    "mode": "2",
     "do_eval": "True",
     "train_dataset_dir": "/data",
     "eval_dataset_dir": "/data",

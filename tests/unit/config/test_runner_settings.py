@@ -16,10 +16,8 @@ def test_types_follow_the_checkpoint_where_nothing_is_given() -> None:
     assert settings.max_model_len == 8192
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_rotary_tables_stay_float32_where_nothing_else_is_given(dtype: str) -> None:
-    settings = RunnerSettings.with_defaults("bfloat16", 64, params_dtype=dtype, rotary_dtype=None)
-    assert settings.rotary_dtype == "float32"
+def test_rotary_tables_are_left_to_the_device_where_nothing_else_is_given() -> None:
+    assert RunnerSettings.with_defaults("bfloat16", 64, rotary_dtype=None).rotary_dtype is None
     given = RunnerSettings.with_defaults("bfloat16", 64, rotary_dtype="float16")
     assert given.rotary_dtype == "float16"
 

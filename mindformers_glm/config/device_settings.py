@@ -1,0 +1,57 @@
+"""How MindSpore is set up on a device: the rows of the settings table that are handed to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mindformers_glm.config.settings_reader import read_value
+from mindformers_glm.config.settings_table import SETTINGS
+from mindformers_glm.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """MindSpore's own names and values (docs/configuration.md, "Device and graph").
+
+    mode: 0, GRAPH_MODE, or 1, PYNATIVE_MODE, which runs operator by operator.
+    device_id: of the card, among those that this process sees; 0 leaves the choice open.
+    max_device_memory: bytes; None: no cap.
+    """
+
+    mode: int = 0
+    device_id: int = 0
+    precision_mode: str = "must_keep_origin_dtype"
+    infer_boost: str = "on"
+    max_call_depth: int = 10000
+    deterministic: str = "OFF"
+    infer_precision_sync: bool = False
+    use_flash_attention: bool = True
+    max_device_memory: int | None = None
+
+    @classmethod
+    def from_options(
+        cls, options: Mapping[str, Any] | None, max_device_memory: int | None
+    ) -> "DeviceSettings":
+        """Read options as YAML gives them.
+
+        Args:
+            options: by the last part of their names, `{"device_id": 1}`; None stands for a default.
+        Raises:
+            ConfigError: there is no such option, or its value is of the wrong type or out of range.
+        """
+        known = {field.name for field in fields(cls)} - {"max_device_memory"}
+        given = {}
+        for name, value in (options or {}).items():
+            if name not in known:
+                raise ConfigError(
+                    f"device_options has no {name!r}: it takes {', '.join(sorted(known))}."
+                )
+            if value is not None:
+                row = next(row for row in SETTINGS if row.use == "device" and row.name == name)
+                given[name] = read_value(row, value, name, "in device_options", from_text=False)
+        values = {name: one.value for name, one in given.items()}
+        values["mode"] = _MODES.get(values.get("mode", 0), values.get("mode", 0))
+        return cls(**values, max_device_memory=max_device_memory)
+
+
+_MODES = {"GRAPH_MODE": 0, "PYNATIVE_MODE": 1}
