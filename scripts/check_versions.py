@@ -1,14 +1,14 @@
 """Check pairs of MindSpore Transformers and MindSpore in environments of their own.
 
-    python scripts/check_versions.py [--folder DIR] [--again] [--remove] [MINDFORMERS/MINDSPORE ...]
+    python scripts/check_versions.py [--folder DIR] [--again] [--only CHECK] [--remove] [PAIR ...]
 
 Run it by the environment that the project is installed in, whose kernels it uses. Each pair gets a
 virtual environment in DIR (3.3 GB with torch) with both packages from the package index, what they
 want, this project's other requirements and the project in place. There the checks below run, of
 which each is a part of the test suite with an oracle of its own. The end is a table in Markdown for
 docs/versions.md, and a line for each thing that failed. What is done is kept: environments, and the
-checks of this commit that passed. `--again` runs these too, `--remove` removes an environment when
-its pair is done.
+checks of this commit that passed. `--again` runs these too, `--only` runs one and leaves the others
+as they were, `--remove` removes an environment when its pair is done.
 """
 
 import argparse
@@ -19,11 +19,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = ("1.8.0/2.7.2", "1.9.0/2.9.0", "2.0.0/2.10.0")
@@ -57,7 +56,7 @@ CHECKS: Mapping[str, tuple[str, ...]] = {
     "references": ("-m", "pytest", f"{_CONTRACT}/test_references.py"),
     "MINDIR export": ("-m", "pytest", f"{_CONTRACT}/test_export.py"),
 }
-_PYTEST_OPTIONS = ("-q", "-p", "no:cacheprovider", "--timeout", "600")
+_PYTEST_OPTIONS = ("-q", "-p", "no:cacheprovider", "--timeout", "1800")
 _COUNTS = re.compile(r"(\d+) (passed|failed|error|errors|skipped)\b")
 _LIMIT_S = 3600
 _OWN_PINS = ("mindspore", "mindformers", "transformers", "tokenizers")  # the pair decides these
@@ -71,11 +70,43 @@ class Outcome:
 
     cell: as the table shows it: what passed, or what failed of how many.
     problems: a line each, of what failed.
+    commit, date: of the project when it was run.
     """
 
     cell: str
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    commit: str = ""
+    date: str = ""
+
+
+@dataclass
+class Result:
+    """What is known of a pair.
+
+    versions: of the interpreter and what the pair brought.
+    outcomes: by the check's name; "installation" too.
+    """
+
+    versions: str = ""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def dates(self) -> str:
+        """The days on which it was found out."""
+        return ", ".join(sorted({outcome.date for outcome in self.outcomes.values()}))
+
+    @classmethod
+    def read(cls, file: Path) -> "Result":
+        """What `write` wrote; nothing where there is no file."""
+        if not file.exists():
+            return cls()
+        known = json.loads(file.read_text(encoding="utf-8"))
+        return cls(known["versions"], {k: Outcome(**v) for k, v in known["outcomes"].items()})
+
+    def write(self, file: Path) -> None:
+        """Keep it for the next run of this script."""
+        file.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -113,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--folder", type=Path, default=Path("/tmp/mindformers_glm_versions"), help="where to work"
     )
     parser.add_argument("--again", action="store_true", help="run checks that passed too")
+    parser.add_argument("--only", choices=CHECKS, metavar="CHECK", help=f"one of {list(CHECKS)}")
     parser.add_argument("--remove", action="store_true", help="remove environments when done")
     arguments = parser.parse_args(argv)
     for pair in arguments.pairs:
@@ -122,48 +154,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {}
     for pair in arguments.pairs:
         environment = Environment(pair, arguments.folder.resolve())
-        found[pair] = check(environment, is_again=arguments.again)
+        found[pair] = check(environment, is_again=arguments.again, only=arguments.only)
         if arguments.remove:
             shutil.rmtree(environment.folder, ignore_errors=True)
     print("\n".join(table_lines(found)))
     problems = [
         f"{pair}, {name}: {problem}"
         for pair, result in found.items()
-        for name, outcome in result["checks"].items()
-        for problem in outcome["problems"]
+        for name, outcome in result.outcomes.items()
+        for problem in outcome.problems
     ]
     print("\n".join(["", *problems] if problems else []))
     return int(bool(problems))
 
 
-def check(environment: Environment, *, is_again: bool) -> dict[str, Any]:
-    """Make the environment and run the checks in it; what is known already is read."""
+def check(environment: Environment, *, is_again: bool, only: str | None = None) -> Result:
+    """Make the environment and run the checks in it; what is known already is read.
+
+    Args:
+        only: the one check to run; the others stay as they were.
+    """
     commit = _commit()
-    known = _read(environment.results_file)
-    result = {
-        "commit": commit,
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": known.get("versions", ""),
-        "checks": {},
+    result = Result.read(environment.results_file)
+    is_kept = {
+        name: outcome.commit == commit and not outcome.problems and not is_again
+        for name, outcome in result.outcomes.items()
     }
-    passed = {
-        name: outcome
-        for name, outcome in known.get("checks", {}).items()
-        if known.get("commit") == commit and not outcome["problems"] and not is_again
-    }
-    if set(passed) >= set(CHECKS):
-        return known
+    chosen = [name for name in CHECKS if (not is_kept.get(name) if only is None else name == only)]
+    if not chosen:
+        return result
+    stamp = partial(replace, commit=commit, date=time.strftime("%Y-%m-%d"))
     installed = _told(environment, "installation", partial(install, environment))
-    result["checks"]["installation"] = asdict(installed)
+    result.outcomes["installation"] = stamp(installed)
     if not installed.problems:
-        result["versions"] = _versions(environment)
-        for name, command in CHECKS.items():
-            if name in passed:
-                result["checks"][name] = passed[name]
-                continue
-            outcome = _told(environment, name, partial(run, environment, name, command))
-            result["checks"][name] = asdict(outcome)
-    environment.results_file.write_text(json.dumps(result, indent=2), encoding="utf-8")
+        result.versions = _versions(environment)
+        for name in chosen:
+            outcome = _told(environment, name, partial(run, environment, name, CHECKS[name]))
+            result.outcomes[name] = stamp(outcome)
+            result.write(environment.results_file)
+    result.write(environment.results_file)
     return result
 
 
@@ -226,14 +255,14 @@ def read_outcome(code: int, said: Sequence[str], log_file: Path, *, is_test: boo
     return Outcome(cell, [*problems, f"all of it: {log_file}"])
 
 
-def table_lines(found: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+def table_lines(found: Mapping[str, Result]) -> Iterator[str]:
     """The table in Markdown: a row a pair, a column a check."""
     names = ["installation", *CHECKS]
     yield f"| mindformers / mindspore | with | {' | '.join(names)} | when |"
     yield "|" + "---|" * (len(names) + 3)
     for pair, result in found.items():
-        cells = [result["checks"].get(name, {"cell": "not run"})["cell"] for name in names]
-        row = [pair.replace("/", " / "), result["versions"], *cells, result["date"]]
+        cells = [result.outcomes.get(name, Outcome("not run")).cell for name in names]
+        row = [pair.replace("/", " / "), result.versions, *cells, result.dates]
         yield f"| {' | '.join(row)} |".replace("|  |", "| |")
 
 
@@ -243,7 +272,7 @@ def _told(environment: Environment, name: str, work: Callable[[], Outcome]) -> O
     outcome = work()
     seconds = round(time.monotonic() - begin, 1)
     print(f"{environment.pair}: {name}: {outcome.cell} ({seconds:.0f} s)", file=sys.stderr)
-    return Outcome(outcome.cell, outcome.problems, seconds)
+    return replace(outcome, seconds=seconds)
 
 
 def _other_requirements() -> list[str]:
@@ -274,11 +303,6 @@ def _commit() -> str:
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout
     return head.strip() + (f" with changes of {time.time():.0f}" if changed else "")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return known
 
 
 if __name__ == "__main__":

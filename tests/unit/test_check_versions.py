@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from scripts.check_versions import CHECKS, PAIRS, ROOT, Outcome, main, read_outcome, table_lines
+from scripts.check_versions import (
+    CHECKS,
+    PAIRS,
+    ROOT,
+    Outcome,
+    Result,
+    main,
+    read_outcome,
+    table_lines,
+)
 
 LOG = Path("x.log")
 FAILED = "FAILED tests/model/test_a.py::test_b - ImportError: no name c"
@@ -40,11 +49,19 @@ def test_what_is_no_test_passes_by_its_exit_code() -> None:
 
 
 def test_a_row_has_a_cell_for_each_check_also_where_nothing_was_installed() -> None:
-    failed = {"cell": "failed", "problems": ["ERROR: no distribution"], "seconds": 1.0}
-    found = {"2.0.0/2.10.0": {"versions": "", "date": "x", "checks": {"installation": failed}}}
+    failed = Outcome("failed", ["ERROR: no distribution"], date="2026-11-30")
+    found = {"2.0.0/2.10.0": Result(outcomes={"installation": failed})}
     head, line, row = table_lines(found)
     assert head.count("|") == line.count("|") == row.count("|")
     assert row.count("not run") == len(CHECKS)
+    assert row.endswith("| 2026-11-30 |")
+
+
+def test_what_is_known_of_a_pair_is_kept_between_runs(tmp_path: Path) -> None:
+    outcome = Outcome("**1 of 2 failed**", [FAILED], 2.0, "abc", "2026-11-30")
+    Result("Python 3.11.7", {"import": outcome}).write(tmp_path / "x.json")
+    assert Result.read(tmp_path / "x.json") == Result("Python 3.11.7", {"import": outcome})
+    assert Result.read(tmp_path / "y.json") == Result()
 
 
 def test_a_pair_is_two_versions(capsys: pytest.CaptureFixture[str]) -> None:
