@@ -25,7 +25,18 @@ from importlib.metadata import requires
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAIRS = ("1.8.0/2.7.2", "1.9.0/2.9.0", "2.0.0/2.10.0")
+sys.path.insert(0, str(ROOT))
+
+from mindformers_glm.config.supported_versions import PINNED, TESTED  # noqa: E402
+
+PAIRS = (
+    *(
+        f"{row.packages['mindformers']}/{row.packages['mindspore']}"
+        for row in TESTED
+        if row is not PINNED
+    ),
+    "2.0.0/2.10.0",  # hyper-parallel, which it needs, was on no index on 2026-11-30
+)
 _IMPORT = (
     "import mindformers_glm, mindformers, mindspore; from mindformers import AutoModel;"
     "import mindformers_glm.backends.ascend.runner, mindformers_glm.backends.cpu.runner"
