@@ -25,8 +25,8 @@ from tests.unit.source_tree import (
 MakeTree = Callable[..., SourceTree]
 _MAX_FUNCTION_LINES = 60
 # The house of issue 13 had 17,390; what real use found (issue 14) took about 6,500 more.
-# Of issue 15 (Ascend), `doctor` takes about 1,500.
-_MAX_PACKAGE_LINES = 26_000
+# Of issue 15 (Ascend), `doctor` takes about 1,500 and its self-test of the network 1,200.
+_MAX_PACKAGE_LINES = 27_200
 
 
 @pytest.fixture(scope="module")
