@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mindformers_glm.config.supported_versions import TESTED
 from scripts.check_versions import (
     CHECKS,
     PAIRS,
@@ -74,3 +75,11 @@ def test_every_check_names_tests_that_are_there() -> None:
     paths = [word for command in CHECKS.values() for word in command if word.endswith(".py")]
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_documentation_has_every_release_that_was_tested() -> None:
+    page = (ROOT / "docs/versions.md").read_text(encoding="utf-8")
+    for row in TESTED:
+        mindformers, mindspore = row.packages["mindformers"], row.packages["mindspore"]
+        assert f"| {mindformers} | {mindspore} | {row.cann} | {row.hdk} |" in page
+        assert f"| {mindformers} / {mindspore} |" in page  # what was run on it
