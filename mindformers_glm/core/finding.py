@@ -1,8 +1,7 @@
 """What an examination of a machine finds; `mindformers-glm doctor` prints it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-# The worse comes later.
 STATES = ("ok", "hint", "problem")
 
 
@@ -28,7 +27,3 @@ class Finding:
         """Whoever says that something is wrong says what to do."""
         if self.state not in STATES or (self.state != "ok" and not self.advice):
             raise ValueError(f"{self.name}: state {self.state!r} with advice {self.advice!r}")
-
-    def as_hint(self) -> "Finding":
-        """The same where it stops nothing: what is not used may be broken."""
-        return replace(self, state="hint") if self.state == "problem" else self

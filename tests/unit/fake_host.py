@@ -163,6 +163,7 @@ def make_ascend_host(
                 "package_name=Ascend-cann-toolkit\nversion=8.3.RC1\ninnerversion=V100R001C23\n"
             ),
             f"{CANN}/lib64/libge_runner.so": "",
+            f"{CANN}/opp/version.info": "",
             f"{CANN}/../set_env.sh": "",
             "usr/local/bin/npu-smi": "",
         },

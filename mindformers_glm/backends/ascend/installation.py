@@ -94,10 +94,11 @@ def library_folders(host: Host) -> list[str]:
 def find_missing(host: Host) -> list[str]:
     """What set_env.sh would bring and is not there; MindSpore 2.7.1 looks for all of it."""
     folders = library_folders(host)
-    home = host.environ.get("ASCEND_HOME_PATH", "")
+    places = {
+        name: host.environ.get(name) or None for name in ("ASCEND_HOME_PATH", "ASCEND_OPP_PATH")
+    }
     there_is = {
-        "ASCEND_HOME_PATH": bool(home) and host.exists(home),
-        "ASCEND_OPP_PATH": bool(host.environ.get("ASCEND_OPP_PATH")),
+        **{name: place is not None and host.exists(place) for name, place in places.items()},
         "libge_runner.so in LD_LIBRARY_PATH": any(
             host.exists(f"{folder}/libge_runner.so") for folder in folders
         ),

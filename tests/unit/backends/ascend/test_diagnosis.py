@@ -73,6 +73,13 @@ def test_a_library_path_without_canns_libraries_is_told(tmp_path: Path) -> None:
     assert "libge_runner.so in LD_LIBRARY_PATH" in find(host, "set_env.sh").advice
 
 
+@pytest.mark.parametrize("variable", ["ASCEND_HOME_PATH", "ASCEND_OPP_PATH"])
+@pytest.mark.parametrize("place", ["", "/not/there"])
+def test_a_place_that_is_none_is_told(tmp_path: Path, variable: str, place: str) -> None:
+    finding = find(make_ascend_host(tmp_path, SET_ENV | {variable: place}), "set_env.sh")
+    assert (finding.state, f"missing: {variable}" in finding.advice) == ("problem", True)
+
+
 @pytest.mark.parametrize("module", ["acl", "te"])
 def test_a_python_that_does_not_find_canns_packages_is_told(tmp_path: Path, module: str) -> None:
     host = make_ascend_host(tmp_path, has_module=lambda name: name != module)
