@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mindformers_glm.config import launched
+from mindformers_glm.config.visible_devices import find_device
 from mindformers_glm.core.errors import ConfigError
 
 
@@ -40,6 +41,15 @@ def is_launched() -> bool:
     return launched.is_launched(os.environ)
 
 
+def own_device(device_id: int, num_ranks: int) -> int | None:
+    """The card that this process takes, None where MindSpore chooses it (visible_devices.py).
+
+    Raises:
+        ConfigError: setting, launcher and ASCEND_RT_VISIBLE_DEVICES do not fit together.
+    """
+    return find_device(device_id, num_ranks, os.environ)
+
+
 def declare_prediction(is_pynative: bool, is_deterministic: bool) -> None:
     """Tell MindSpore Transformers 1.7.0 what it reads from the environment while it runs.
 
@@ -53,23 +63,6 @@ def declare_prediction(is_pynative: bool, is_deterministic: bool) -> None:
     if is_deterministic:
         os.environ["LCCL_DETERMINISTIC"] = "1"
         os.environ["CUSTOM_MATMUL_SHUFFLE"] = "off"
-
-
-def launched_device() -> int | None:
-    """The card that DEVICE_ID names; None: MindSpore chooses, in a launched job for each rank.
-
-    Raises:
-        ConfigError: it is no number.
-    """
-    given = os.environ.get("DEVICE_ID", "")
-    if is_launched() or not given:
-        return None
-    if not given.isdecimal():
-        raise ConfigError(
-            f"The environment variable DEVICE_ID must be the number of a card, got {given!r}: set "
-            "it to one of those in ASCEND_RT_VISIBLE_DEVICES, or unset it."
-        )
-    return int(given)
 
 
 def failed_meeting(problem: RuntimeError) -> ConfigError:

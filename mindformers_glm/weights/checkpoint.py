@@ -8,6 +8,7 @@ import hashlib
 import mmap
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +91,23 @@ class Checkpoint:
         return cls(path, entries, identities, shards.format.name, is_share=share is not None)
 
     def cuts(self, config: GlmConfig, tensor_parallel: TensorParallel) -> BlockCuts:
-        """What a rank takes of the tensors: its share, or all where the file is its share."""
-        cut = keep_blocks if self.is_share else cut_blocks
-        return cut(config, tensor_parallel)
+        """What a rank takes of the tensors: its share, or all where the file is its share.
+
+        Raises:
+            CheckpointError: the file has the columns of groups, and equal parts are wanted.
+        """
+        cuts = cut_blocks(config, tensor_parallel)
+        if not self.is_share:
+            return cuts
+        stored = replace(tensor_parallel, has_equal_parts=False)
+        if cuts != cut_blocks(config, stored):
+            raise CheckpointError(
+                f"{self.folder} was cut by scripts/process_weights.py between groups of inner "
+                f"columns, this backend needs {config.in_file_keys('intermediate_size')}="
+                f"{config.intermediate_size} in {tensor_parallel.size} equal parts: give the "
+                "original checkpoint (--auto_trans_ckpt True), of which each rank reads its part."
+            )
+        return keep_blocks(config, tensor_parallel)
 
     @property
     def identity(self) -> str:

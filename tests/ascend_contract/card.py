@@ -13,13 +13,15 @@ _MEMORY = 2**32
 
 
 @contextmanager
-def card_of_references() -> Iterator[Counter[str]]:
+def card_of_references(world_group: str | None = None) -> Iterator[Counter[str]]:
     """`device_target="Ascend"` with mode 1, as on a machine with a card of 4 GiB.
 
+    Args:
+        world_group: see contract_references.
     Yields:
         How often each reference was called.
     """
-    with in_pynative_mode() as calls, ExitStack() as stack:
+    with in_pynative_mode(world_group) as calls, ExitStack() as stack:
         for patch in (
             mock.patch.object(AscendBackend, "is_present", return_value=True),
             mock.patch.object(AscendBackend, "find_obstacle", return_value=""),

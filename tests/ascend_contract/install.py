@@ -68,13 +68,13 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
 
 
 @contextmanager
-def in_pynative_mode() -> Iterator[Counter[str]]:
+def in_pynative_mode(world_group: str | None = None) -> Iterator[Counter[str]]:
     """The same, and MindSpore and upstream's layers told that they run operator by operator."""
     told = {"ENFORCE_EAGER": "True", "RUN_MODE": "predict"}  # as the backend does
     # A reference waits for what it is given: without a queue that takes a fifth of the time.
     context = {"mode": ms.PYNATIVE_MODE, "pynative_synchronize": True}
     before = {name: ms.get_context(name) for name in context}
-    with mock.patch.dict(os.environ, told), contract_references() as calls:
+    with mock.patch.dict(os.environ, told), contract_references(world_group) as calls:
         ms.set_context(**context)
         yield calls
     ms.set_context(**before)

@@ -13,22 +13,6 @@ from mindformers.version_control import is_310p
 from mindspore import Tensor, mint, ops
 
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM
-from mindformers_glm.core.errors import UnsupportedError
-
-__all__ = ["check_types", "is_310p", "make_empty_cache", "reformat_weights"]
-
-
-def check_types(compute_dtype: str) -> None:
-    """Refuse what the card cannot compute, before anything is built.
-
-    Raises:
-        UnsupportedError: the type is bfloat16 and the card has none.
-    """
-    if is_310p() and compute_dtype == "bfloat16":
-        raise UnsupportedError(
-            "An Atlas 300I Duo cannot compute in bfloat16: set params_dtype and compute_dtype to "
-            "float16."
-        )
 
 
 def reformat_weights(network: AscendGlmForCausalLM) -> None:

@@ -19,7 +19,8 @@ from mindformers_glm.backends.ascend import nz_format
 from mindformers_glm.backends.ascend.footprint import count_memory, kv_block_shape
 from mindformers_glm.backends.ascend.full_memory import explain_full_memory
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
-from mindformers_glm.backends.ascend.parameters import find_targets
+from mindformers_glm.backends.ascend.parameters import fill_network
+from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstream_step
 from mindformers_glm.backends.ascend.upstream_log import quieten_upstream_log
 from mindformers_glm.backends.forking import check_not_forked
@@ -28,8 +29,6 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.system.interrupts import delay_interrupts, interrupts_raise
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.loader import load_weights
-from mindformers_glm.weights.rules import build_rules
 
 # Upstream's names of the network's two graphs. MindSpore looks no further than at such a phase once
 # its graph is compiled, so the inputs' sizes must be left open.
@@ -45,7 +44,6 @@ class AscendModelRunner:
 
     Raises:
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
-        UnsupportedError: the card cannot compute in this type.
         MemoryBudgetError: the device is full.
     """
 
@@ -54,7 +52,9 @@ class AscendModelRunner:
     def __init__(self, config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings) -> None:
         check_not_forked()
         quieten_upstream_log()
-        nz_format.check_types(settings.compute_dtype)
+        checkpoint.cuts(
+            config, upstream_part(settings.tensor_parallel)
+        )  # told before anything is built
         with no_init_parameters():
             self.network = AscendGlmForCausalLM(make_upstream_config(config, settings))
         self._config, self._settings = config, settings
@@ -74,12 +74,8 @@ class AscendModelRunner:
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Fill the Parameters, again with other weights."""
-        cuts = checkpoint.cuts(self._config, self._settings.tensor_parallel)
-        rules = build_rules(self._config, cuts)
-        with explain_full_memory("the weights"):
-            targets = find_targets(self.network, rules)
-            self.read_weight_bytes = load_weights(checkpoint, rules, targets)
-            nz_format.reformat_weights(self.network)
+        rank = self._settings.tensor_parallel
+        self.read_weight_bytes = fill_network(self.network, self._config, rank, checkpoint)
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Reserve the KV cache in device memory; once, before the first step."""
