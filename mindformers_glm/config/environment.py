@@ -50,14 +50,26 @@ def own_device(device_id: int, num_ranks: int) -> int | None:
     return find_device(device_id, num_ranks, os.environ)
 
 
+# What MindSpore Transformers 1.7.0 sets for a prediction where nobody else has
+# (core/context/build_context.py `MFContextOperator.set_env`).
+_OF_A_PREDICTION = {
+    "MS_ALLOC_CONF": "enable_vmm:False",
+    "MS_INTERNAL_DISABLE_CUSTOM_KERNEL_LIST": "PagedAttention",
+    "CUSTOM_MATMUL_SHUFFLE": "on",
+    "LCCL_DETERMINISTIC": "0",
+}
+
+
 def declare_prediction(is_pynative: bool, is_deterministic: bool) -> None:
-    """Tell MindSpore Transformers 1.7.0 what it reads from the environment while it runs.
+    """Set what MindSpore Transformers 1.7.0 and MindSpore read there while they run on Ascend.
 
     Args:
         is_pynative: its layers ask for it by ENFORCE_EAGER (tools/utils.py `is_pynative`).
         is_deterministic: sums of several cards and products in one order, the values that
             infer_precision_sync sets there.
     """
+    for name, value in _OF_A_PREDICTION.items():
+        os.environ.setdefault(name, value)
     os.environ["RUN_MODE"] = "predict"
     os.environ["ENFORCE_EAGER"] = str(is_pynative)
     if is_deterministic:

@@ -63,7 +63,7 @@ class AscendBackend:
         check_device(device)
         from mindformers_glm.backends.ascend import context
 
-        context.set_context(device, tensor_parallel.size)
+        context.set_context(device, tensor_parallel)
         return context.connect(tensor_parallel)
 
     def set_num_threads(self, group: ProcessGroup, count: int | None) -> None:

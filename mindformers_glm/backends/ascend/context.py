@@ -6,6 +6,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindformers.core.context.build_context import set_cpu_affinity
 from mindformers.parallel_core.inference import parallel_state
 from mindspore import Tensor, nn, ops
 from mindspore._c_expression import MSContext
@@ -58,10 +59,11 @@ class _AllGather(nn.Cell):
         return self.gather(values)
 
 
-def set_context(device: DeviceSettings, num_ranks: int) -> None:
+def set_context(device: DeviceSettings, tensor_parallel: TensorParallel) -> None:
     """Set what upstream sets for a prediction (mindformers 1.7.0, core/context/build_context.py).
 
-    A second model of the process runs on the same card.
+    A second model of the process runs on the same card. Unlike there, a process is bound to cores
+    only if the user has set CPU_AFFINITY: it may be a part of another program.
 
     Raises:
         ConfigError: no card can be meant.
@@ -69,8 +71,9 @@ def set_context(device: DeviceSettings, num_ranks: int) -> None:
     is_pynative = device.mode == ms.PYNATIVE_MODE
     is_deterministic = device.infer_precision_sync or device.deterministic == "ON"
     declare_prediction(is_pynative, is_deterministic)
-    take_card(own_device(device.device_id, num_ranks))
+    take_card(own_device(device.device_id, tensor_parallel.size))
     ms.set_context(**context_of(device))
+    set_cpu_affinity(tensor_parallel.rank, tensor_parallel.size)  # where CPU_AFFINITY asks for it
     if is_deterministic:
         _be_deterministic()
 
