@@ -20,6 +20,7 @@ from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.llm_arguments import read_size
+from mindformers_glm.serving.inspect_cards import count_cards
 from mindformers_glm.serving.inspect_memory import Fit, count_memory
 from mindformers_glm.system.files import read_json_if_present
 from mindformers_glm.system.sizes import format_bytes
@@ -123,13 +124,16 @@ def _describe(
         config, settings, arguments["device_target"], read_size(arguments["max_device_memory"])
     )
     table = count_memory(next(iter(BACKENDS.values())), config, settings)
+    cards = list(count_cards(config, settings))
     sections = [
         _Section([("checkpoint", str(checkpoint.folder))], {"checkpoint": str(checkpoint.folder)}),
         _Section(_describe_architecture(config), {"config": asdict(config)}),
         _describe_weights(config, checkpoint, rules, settings),
         _Section(
-            [*table.lines(), fit.line()],
-            {"memory": asdict(table), "can_run": fit.obstacle is None} | asdict(fit),
+            [*table.lines(), *(needed.line() for needed in cards), fit.line()],
+            {"memory": asdict(table), "can_run": fit.obstacle is None}
+            | asdict(fit)
+            | {"cards": [asdict(needed) for needed in cards]},
         ),
         _describe_tensors(checkpoint, rules),
         _describe_ends(config, defaults, tokenizer),
