@@ -35,8 +35,16 @@ class WeightFormat:
     read: Callable[[Path], list[TensorEntry]]
 
 
-# In the order of preference: a folder that has both kinds has them twice.
+# In the order of preference: a folder that has both kinds has them twice. msModelSlim's files may
+# lie beside the float ones that they were made of.
 WEIGHT_FORMATS = (
+    WeightFormat(
+        "safetensors",
+        "quant_model_weights.safetensors",
+        "quant_model_weight*.safetensors",
+        "quant_model_weight*.safetensors.index.json",
+        read_header,
+    ),
     WeightFormat(
         "safetensors", "model.safetensors", "*.safetensors", "*.safetensors.index.json", read_header
     ),

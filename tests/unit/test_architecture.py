@@ -25,7 +25,8 @@ from tests.unit.source_tree import (
 MakeTree = Callable[..., SourceTree]
 _MAX_FUNCTION_LINES = 60
 # The house of issue 13 had 17,390; what real use found (issue 14) took about 6,500 more.
-_MAX_PACKAGE_LINES = 24_500
+# Readers of quantized checkpoints: about 1,800.
+_MAX_PACKAGE_LINES = 26_500
 
 
 @pytest.fixture(scope="module")

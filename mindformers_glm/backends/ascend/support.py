@@ -47,6 +47,7 @@ def check_supported(config: GlmConfig, settings: RunnerSettings, dtypes: Sequenc
         ),
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
+        "a quantized checkpoint": settings.stored_schemes is not None,
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
         f"params_dtype {params_dtype} with compute_dtype {compute_dtype}": (
             params_dtype != compute_dtype
