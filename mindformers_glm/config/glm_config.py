@@ -89,8 +89,8 @@ _RELATIVE_CLASSES = {
 _MAX_SIZE = 2**31 - 1  # the kernels index with int32
 
 QUANTIZED_HINT = (
-    "quantized checkpoints of this kind are not supported by this version: use the float "
-    "checkpoint, which the setting quantization can quantize while it is loaded"
+    "quantized checkpoints are not supported in that form: use the float checkpoint, which the "
+    "setting quantization can quantize while it is loaded"
 )
 # Keys of every dialect that this version cannot honour; null, false and empty are fine.
 _REFUSED_KEYS = dict.fromkeys(

@@ -300,6 +300,11 @@ def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFo
             "of different folders."
         )
     _compare_names(file, types, source.entries)
+    if of_ranks := [name for name in types if ".tp_list." in name]:
+        raise UnsupportedError(
+            f"{file} has scales for each rank ({of_ranks[0]:.150}, tp_list), which this version "
+            "does not read: quantize without tp_size."
+        )
     is_packed = raw.get("version") is not None
     return ModelSlimFormat(
         file, types, _read_group_size(file, raw, source.entries), is_packed, source
