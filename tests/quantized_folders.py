@@ -138,8 +138,11 @@ def _pairs(values: np.ndarray, upper_first: bool = False) -> np.ndarray:
     return ((even * 16 + odd) if upper_first else (odd * 16 + even)).astype(np.uint8).view(np.int8)
 
 
-def _scales(rng: np.random.Generator, *shape: int, dtype: type = np.float32) -> np.ndarray:
-    return rng.uniform(0.005, 0.02, shape).astype(dtype)
+def _scales(
+    rng: np.random.Generator, bits: int, *shape: int, dtype: type = np.float32
+) -> np.ndarray:
+    """Such that weights are about as large as those of a random network."""
+    return (rng.uniform(0.25, 1, shape) * 0.5 / 2**bits).astype(dtype)
 
 
 def _codes(rng: np.random.Generator, bits: int, *shape: int) -> np.ndarray:
@@ -164,7 +167,7 @@ def _meaning(
 def _slim(bits: int, group: int | None = None, is_packed: bool = True, is_symmetric: bool = True):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
         groups = columns // (group or columns)
-        codes, scales = _codes(rng, bits, rows, columns), _scales(rng, rows, groups)
+        codes, scales = _codes(rng, bits, rows, columns), _scales(rng, bits, rows, groups)
         zeros = np.zeros_like(scales)
         if not is_symmetric:
             zeros = rng.integers(-5, 6, scales.shape).astype(np.float32)
@@ -179,7 +182,7 @@ def _slim(bits: int, group: int | None = None, is_packed: bool = True, is_symmet
 
 def _slim_static(deq: type, has_scales: bool = True):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
-        codes, scales = _codes(rng, 8, rows, columns), _scales(rng, rows, 1)
+        codes, scales = _codes(rng, 8, rows, columns), _scales(rng, 8, rows, 1)
         input_scale = np.array([0.03125], np.float32)  # a power of two: the product is exact
         deq_scale = scales[:, 0] * input_scale
         parts = {
@@ -197,7 +200,7 @@ def _slim_static(deq: type, has_scales: bool = True):
 
 
 def _slim_w4a8(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
-    codes, scales = _codes(rng, 4, rows, columns), _scales(rng, rows, 1)
+    codes, scales = _codes(rng, 4, rows, columns), _scales(rng, 4, rows, 1)
     second = rng.uniform(0.5, 2, (rows, columns // GROUP)).astype(np.float32)
     parts = {
         "weight": _pairs(codes.T).T,
@@ -214,7 +217,7 @@ def _packed_ct(bits: int, group: int | None, is_symmetric: bool = True, has_orde
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
         groups = columns // (group or columns)
         codes = _codes(rng, bits, rows, columns)
-        scales = _scales(rng, rows, groups, dtype=np.float16)
+        scales = _scales(rng, bits, rows, groups, dtype=np.float16)
         parts = {
             "weight_packed": _words(codes + 2 ** (bits - 1), bits),
             "weight_scale": scales,
@@ -234,7 +237,7 @@ def _packed_ct(bits: int, group: int | None, is_symmetric: bool = True, has_orde
 
 def _int8_ct(is_static: bool):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
-        codes, scales = _codes(rng, 8, rows, columns), _scales(rng, rows, 1)
+        codes, scales = _codes(rng, 8, rows, columns), _scales(rng, 8, rows, 1)
         parts = {"weight": codes, "weight_scale": scales}
         if is_static:
             parts |= {
@@ -253,7 +256,7 @@ def _fp8_ct(is_tensor: bool):
         plain = np.where(exponent > 0, 1 + mantissa / 8, mantissa / 8)
         sign = 1 - 2 * (octets // 128)
         values = sign * plain * 2.0 ** (np.maximum(exponent, 1) - 7)
-        scales = _scales(rng, *((1,) if is_tensor else (rows, 1))) / np.float32(200)
+        scales = _scales(rng, 8, *((1,) if is_tensor else (rows, 1)))
         parts = {"weight": Float8(octets.astype(np.uint8)), "weight_scale": scales}
         return parts, _meaning(
             values.astype(np.float32), scales.reshape(-1, 1) + np.zeros((rows, 1), np.float32)
@@ -266,7 +269,7 @@ def _gptq(bits: int, group: int, version: int, is_symmetric: bool, has_order: bo
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
         values = rng.integers(0, 2**bits, (rows, columns))
         groups = columns // (group if group > 0 else columns)
-        scales = _scales(rng, rows, groups, dtype=np.float16)
+        scales = _scales(rng, bits, rows, groups, dtype=np.float16)
         zeros = np.full(scales.shape, 2 ** (bits - 1))
         if not is_symmetric:
             zeros = rng.integers(0, 2**bits, scales.shape)
@@ -287,7 +290,7 @@ def _gptq(bits: int, group: int, version: int, is_symmetric: bool, has_order: bo
 def _awq(is_symmetric: bool):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
         values = rng.integers(0, 16, (rows, columns))
-        scales = _scales(rng, rows, columns // GROUP, dtype=np.float16)
+        scales = _scales(rng, 4, rows, columns // GROUP, dtype=np.float16)
         zeros = np.full(scales.shape, 8) if is_symmetric else rng.integers(0, 16, scales.shape)
         parts = {
             "qweight": _words(values.T, 4, _AWQ_ORDER),
@@ -301,7 +304,7 @@ def _awq(is_symmetric: bool):
 
 def _chatglm(bits: int):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
-        codes, scales = _codes(rng, bits, rows, columns), _scales(rng, rows, dtype=np.float16)
+        codes, scales = _codes(rng, bits, rows, columns), _scales(rng, bits, rows, dtype=np.float16)
         weight = codes if bits == 8 else _pairs(codes, upper_first=True)
         return {"weight": weight, "weight_scale": scales}, _meaning(codes, scales[:, None])
 

@@ -253,7 +253,9 @@ def test_other_keys_of_quantizing_tools_are_refused(
     chatglm, chatglm_config, write_folder, key, value
 ):
     folder = write_folder(chatglm, chatglm_config | {key: value})
-    assert "quantized checkpoints are not supported in that form" in refusal(folder, UnsupportedError)
+    assert "quantized checkpoints are not supported in that form" in refusal(
+        folder, UnsupportedError
+    )
 
 
 @pytest.mark.parametrize("name", ["quantize_config.json", "quant_config.json"])
@@ -262,7 +264,9 @@ def test_a_file_of_a_quantizing_tool_tells_where_weights_are_of_its_own_format(
 ):
     (tmp_path / name).write_text('{"bits": 4}')
     (tmp_path / "gptq_model-4bit-128g.pt").write_bytes(b"x")
-    with pytest.raises(UnsupportedError, match="quantized checkpoints are not supported in that form"):
+    with pytest.raises(
+        UnsupportedError, match="quantized checkpoints are not supported in that form"
+    ):
         find_shards(tmp_path)
 
 
