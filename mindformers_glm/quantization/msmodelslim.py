@@ -225,7 +225,7 @@ class ModelSlimLinear:
         if self._packs_rows:
             pairs = packing.aligned(rows, 2)
             words = weight[pairs.start : pairs.stop, columns.start : columns.stop]
-            values = packing.unpack(words.T, 4).T[packing.trim(rows, 2)]
+            values = packing.unpack_rows(words, 4)[packing.trim(rows, 2)]
         else:
             pairs = packing.aligned(columns, 2)
             words = weight[rows.start : rows.stop, pairs.start : pairs.stop]

@@ -1,8 +1,7 @@
-"""Integers of 2, 4 or 8 bits packed into wider ones: the one place that packs and unpacks."""
+"""Integers of 2, 4 or 8 bits packed into wider ones: the one place that unpacks them."""
 
 import numpy as np
 
-SEQUENTIAL = (0, 1, 2, 3, 4, 5, 6, 7)
 # AutoAWQ "gemm": nibble i of a word is column AWQ_ORDER[i] of eight.
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -36,23 +35,13 @@ def unpack(words: np.ndarray, bits: int, order: tuple[int, ...] | None = None) -
     return sorted_values.reshape(values.shape)
 
 
-def pack(
-    values: np.ndarray, bits: int, dtype: str, order: tuple[int, ...] | None = None
-) -> np.ndarray:
-    """The inverse of `unpack`: integers [..., n] to words [..., n * bits / bits of a word].
-
-    Only the lowest `bits` of a value count, so negative ones are two's complements.
-    """
-    octets = np.ascontiguousarray(values).astype(np.int64).astype(np.uint8)
-    if order is not None:
-        places = octets.reshape(*octets.shape[:-1], -1, len(order))
-        octets = places[..., list(order)].reshape(octets.shape)
-    per_byte = 8 // bits
-    places = octets.reshape(*octets.shape[:-1], -1, per_byte) & (2**bits - 1)
-    joined = np.zeros(places.shape[:-1], np.uint8)
+def unpack_rows(octets: np.ndarray, bits: int) -> np.ndarray:
+    """Take bytes apart along their first axis: int8 [B, n] -> uint8 [B * values in a byte, n]."""
+    unsigned, per_byte = octets.view(np.uint8), 8 // bits
+    values = np.empty((len(octets) * per_byte, *octets.shape[1:]), np.uint8)
     for place in range(per_byte):
-        joined |= places[..., place] << (bits * place)
-    return np.ascontiguousarray(joined).view(dtype)
+        values[place::per_byte] = unsigned >> (bits * place) & (2**bits - 1)
+    return values
 
 
 def as_signed(values: np.ndarray, bits: int) -> np.ndarray:
