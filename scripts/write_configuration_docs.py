@@ -1,10 +1,11 @@
-"""Write the tables of docs/configuration.md and docs/python_api.md anew.
+"""Write the tables of docs/configuration.md, docs/python_api.md and docs/doctor.md anew.
 
     python scripts/write_configuration_docs.py
 
-They follow from the table of settings, and from the signatures and docstrings of `LLM` and
-`SamplingParams`. A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`; the
-text around these is written by hand. tests/unit/test_docs.py fails while a table is outdated.
+They follow from the tables of settings, of versions and of variables, and from the signatures and
+docstrings of `LLM` and `SamplingParams`. A table stands between `<!-- table: NAME -->` and
+`<!-- end of table -->`; the text around these is written by hand. tests/unit/test_docs.py fails
+while a table is outdated.
 """
 
 import inspect
@@ -19,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mindformers_glm import LLM, SamplingParams  # noqa: E402  needs the line above
+from mindformers_glm.config.known_variables import KNOWN_VARIABLES  # noqa: E402
 from mindformers_glm.config.setting import Setting  # noqa: E402
 from mindformers_glm.config.settings_table import SETTINGS  # noqa: E402
+from mindformers_glm.config.supported_versions import PINNED, TESTED  # noqa: E402
 
 DOCS = ROOT / "docs"
 _TABLE = re.compile(r"(<!-- table: (.+) -->\n)(?:.*\n)*?(<!-- end of table -->\n)")
@@ -32,7 +35,8 @@ def tables_by_page() -> dict[str, dict[str, str]]:
     """Markdown of each table, by the name of its page and its own."""
     settings = {section: _settings_table(rows) for section, rows in SETTINGS.sections.items()}
     arguments = {f"arguments of {owner.__name__}": _arguments(owner) for owner in _OWNERS}
-    return {"configuration.md": settings, "python_api.md": arguments}
+    doctor = {"tested releases": _versions_table(), "variables": _variables_table()}
+    return {"configuration.md": settings, "python_api.md": arguments, "doctor.md": doctor}
 
 
 def write_tables(text: str, tables: Mapping[str, str]) -> str:
@@ -48,6 +52,26 @@ def write_tables(text: str, tables: Mapping[str, str]) -> str:
             "must be the same."
         )
     return _TABLE.sub(lambda match: match[1] + tables[match[2]] + match[3], text)
+
+
+def _versions_table() -> str:
+    heads = [*PINNED.packages, "CANN", "HDK", "what ran"]
+    rows = [[*row.packages.values(), row.cann, row.hdk, row.note] for row in TESTED]
+    return _markdown([heads, *rows])
+
+
+def _variables_table() -> str:
+    rows = [
+        [f"`{row.name}`", _one_line(row.effect), row.reader, " ".join(row.devices) or "nowhere"]
+        for row in KNOWN_VARIABLES
+    ]
+    return _markdown([["variable", "what it does", "read by", "effect on"], *rows])
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first row is its head."""
+    lines = [f"| {' | '.join(row)} |\n" for row in rows]
+    return "".join([lines[0], f"|{'---|' * len(rows[0])}\n", *lines[1:]])
 
 
 def _arguments(owner: type) -> str:

@@ -1,5 +1,6 @@
 """What the rest of the program knows of a device."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,8 +8,10 @@ from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.host import Host
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
@@ -33,9 +36,11 @@ class Backend(Protocol):
 
     Attributes:
         name: `context.device_target` of the YAML files.
+        probe: Python code that starts MindSpore on it; for a process of its own.
     """
 
     name: str
+    probe: str
 
     def is_present(self) -> bool:
         """Whether this machine has such a device, be it usable or not."""
@@ -47,6 +52,13 @@ class Backend(Protocol):
 
     def describe(self) -> str:
         """What of it is in use here, in one line."""
+        ...
+
+    def diagnose(self, host: Host) -> Iterable[Finding]:
+        """What `mindformers-glm doctor` finds; the first problem stops a model.
+
+        One finding alone says that there is nothing of the device on this machine.
+        """
         ...
 
     def connect(self, tensor_parallel: TensorParallel, device: DeviceSettings) -> ProcessGroup:

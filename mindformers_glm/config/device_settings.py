@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mindformers_glm.config.settings_reader import read_value
 from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.core.errors import ConfigError
 
@@ -39,6 +38,9 @@ class DeviceSettings:
         Raises:
             ConfigError: there is no such option, or its value is of the wrong type or out of range.
         """
+        # With it comes PyYAML, which --version has no need of.
+        from mindformers_glm.config.settings_reader import read_value
+
         known = {field.name for field in fields(cls)} - {"max_device_memory"}
         given = {}
         for name, value in (options or {}).items():

@@ -32,6 +32,7 @@ COMMANDS = {
     "inspect": ("serving.inspect", "describe and check a checkpoint folder without loading it"),
     "cache": ("serving.cache", "list, verify or clear packed caches of loaded weights"),
     "download": ("serving.download", "download a published checkpoint, ready to run"),
+    "doctor": ("serving.doctor", "say whether models can run on this machine, and what would help"),
 }
 
 

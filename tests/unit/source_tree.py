@@ -26,8 +26,8 @@ ORDER = (
 STRANGERS = ({"serving", "launcher"}, {"weights", "quantization", "tokenizer"})
 # Files of no part: they may import everything. To import them is to import what they reach.
 OUTSIDE = {"__init__": "models", "plugin": "models", "__main__": "serving", "version": "system"}
-# `doctor` will be the next.
 READ_THE_ENVIRONMENT = {
+    "serving/doctor.py",
     "config/run_config.py",
     "config/launch_config.py",
     "config/environment.py",

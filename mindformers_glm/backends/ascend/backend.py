@@ -1,8 +1,10 @@
 """Ascend as a backend. Nothing here imports MindSpore before it is needed."""
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from mindformers_glm.backends.ascend.diagnosis import diagnose
 from mindformers_glm.backends.ascend.footprint import count_memory
 from mindformers_glm.backends.ascend.support import check_device, check_supported
 from mindformers_glm.backends.backend import MemoryNeed
@@ -10,8 +12,10 @@ from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.host import Host
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
@@ -21,6 +25,9 @@ class AscendBackend:
     """MindSpore Transformers' inference network on an NPU (protocol: backends/backend.py)."""
 
     name = "Ascend"
+    probe = (
+        "import mindspore as ms; ms.set_device('Ascend'); ms.ops.zeros((1,), ms.float16).asnumpy()"
+    )
     dtypes = ("bfloat16", "float16")  # of weights and products; the operators take no others
 
     def is_present(self) -> bool:
@@ -44,6 +51,10 @@ class AscendBackend:
     def describe(self) -> str:
         """One line for --version."""
         return "Ascend, by MindSpore Transformers' own network"
+
+    def diagnose(self, host: Host) -> Iterable[Finding]:
+        """See Backend."""
+        return diagnose(host)
 
     def connect(self, tensor_parallel: TensorParallel, device: DeviceSettings) -> ProcessGroup:
         """See Backend."""

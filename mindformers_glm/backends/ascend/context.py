@@ -1,5 +1,6 @@
 """MindSpore's context on Ascend, and the other ranks, by upstream's own groups."""
 
+import re
 from typing import Any
 
 import mindspore as ms
@@ -9,6 +10,7 @@ from mindspore import Tensor, ops
 from mindformers_glm.backends.meeting import meet_ranks
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.environment import declare_prediction, launched_device
+from mindformers_glm.core.errors import UnsupportedError, first_words
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 
@@ -63,6 +65,19 @@ def context_of(device: DeviceSettings) -> dict[str, Any]:
 
 
 def take_card(device_id: int) -> None:
-    """Choose the card of this process; MindSpore gives the ranks of a launched job theirs."""
-    if ms.get_context("device_target") != "Ascend":
+    """Choose the card of this process; MindSpore gives the ranks of a launched job theirs.
+
+    Raises:
+        UnsupportedError: MindSpore cannot load what it needs of CANN, or has no such card.
+    """
+    if ms.get_context("device_target") == "Ascend":
+        return
+    try:
         ms.set_device("Ascend", device_id or launched_device())
+    except (RuntimeError, ValueError) as problem:
+        found = re.search(r"\S+\.so\S*: cannot open shared object file", str(problem))
+        why = found[0] if found else first_words(problem)
+        raise UnsupportedError(
+            f"MindSpore cannot use Ascend: {why}; source CANN's set_env.sh, or set "
+            "device_target to CPU (`mindformers-glm doctor` looks further)."
+        ) from problem

@@ -1,9 +1,11 @@
 """The CPU as a backend. Nothing here imports MindSpore before it is needed."""
 
+from collections.abc import Iterable
 from functools import cache
 
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu.diagnosis import diagnose
 from mindformers_glm.backends.cpu.footprint import count_memory
 from mindformers_glm.backends.cpu.host_share import HostShare, share_host
 from mindformers_glm.backends.runner import ModelRunner
@@ -12,8 +14,10 @@ from mindformers_glm.config.environment import has_own_num_threads
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.system.host import Host
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
@@ -24,6 +28,7 @@ class CpuBackend:
     """This project's own operators on the host's processors (protocol: backends/backend.py)."""
 
     name = "CPU"
+    probe = "import mindspore"
 
     def is_present(self) -> bool:
         """See Backend."""
@@ -40,6 +45,10 @@ class CpuBackend:
     def describe(self) -> str:
         """One line for --version."""
         return f"CPU operators {library.isa()}, {library.describe_build()}"
+
+    def diagnose(self, host: Host) -> Iterable[Finding]:
+        """See Backend."""
+        return diagnose(host)
 
     def connect(self, tensor_parallel: TensorParallel, device: DeviceSettings) -> ProcessGroup:
         """See Backend."""

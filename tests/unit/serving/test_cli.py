@@ -48,6 +48,7 @@ def test_version_names_what_is_installed(capsys: pytest.CaptureFixture[str]) -> 
         "mindformers",
         "Python",
         "CPU",
+        "Ascend",
     ]
     assert ", built by " in lines[-1]
 
