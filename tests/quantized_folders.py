@@ -257,7 +257,12 @@ def _fp8_ct(is_tensor: bool):
         sign = 1 - 2 * (octets // 128)
         values = sign * plain * 2.0 ** (np.maximum(exponent, 1) - 7)
         scales = _scales(rng, 8, *((1,) if is_tensor else (rows, 1)))
-        parts = {"weight": Float8(octets.astype(np.uint8)), "weight_scale": scales}
+        parts: dict[str, Any] = {
+            "weight": Float8(octets.astype(np.uint8)),
+            "weight_scale": scales,
+        }
+        if is_tensor:
+            parts["input_scale"] = np.array([0.1], np.float32)
         return parts, _meaning(
             values.astype(np.float32), scales.reshape(-1, 1) + np.zeros((rows, 1), np.float32)
         )
@@ -385,10 +390,17 @@ WEIGHT_ONLY = {
     ),
     "ct-w8a16": Case(_packed_ct(8, None), _ct_keys("pack-quantized", {}), is_kept=True),
     "ct-w8a16-groups": Case(_packed_ct(8, GROUP), _ct_keys("pack-quantized", _by_group(8))),
-    "ct-fp8": Case(_fp8_ct(is_tensor=False), _ct_keys("float-quantized", {"type": "float"})),
+    "ct-fp8": Case(
+        _fp8_ct(is_tensor=False),
+        _ct_keys("float-quantized", {"type": "float"}, _TOKEN | {"type": "float"}),
+    ),
     "ct-fp8-tensor": Case(
         _fp8_ct(is_tensor=True),
-        _ct_keys("naive-quantized", {"type": "float", "strategy": "tensor"}),
+        _ct_keys(
+            "naive-quantized",
+            {"type": "float", "strategy": "tensor"},
+            _TENSOR | {"type": "float", "symmetric": True},
+        ),
     ),
     "gptq-v1": _gptq_case(4, GROUP, 1, True, False, is_kept=True),
     "gptq-v1-old-file": _gptq_case(

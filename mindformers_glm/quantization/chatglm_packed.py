@@ -108,7 +108,7 @@ def open_format(quantization_bit: Any, source: StoredTensors) -> ChatGlmPackedFo
         UnsupportedError: of other bits than the publisher's.
         CheckpointError: no layer is quantized, though config.json says so.
     """
-    if quantization_bit not in (4, 8):
+    if type(quantization_bit) is not int or quantization_bit not in (4, 8):
         raise UnsupportedError(
             f"config.json has quantization_bit {quantization_bit!r:.40}, expected 4 or 8."
         )

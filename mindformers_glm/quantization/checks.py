@@ -1,6 +1,7 @@
 """What every reader asks of values before it uses them."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -33,6 +34,22 @@ def as_zeros(values: np.ndarray, name: str) -> np.ndarray | None:
     if not np.isfinite(zeros).all():
         raise CheckpointError(f"{name} holds zero points that are not numbers: download it again.")
     return zeros if zeros.any() else None
+
+
+def check_patterns(patterns: Iterable[str], where: str) -> None:
+    """Check that regular expressions of a folder are some.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as problem:
+            raise CheckpointError(
+                f"{where} names layers by {pattern!r:.60}, which is no regular expression "
+                f"({problem}): download the file again."
+            ) from None
 
 
 def count_groups(layer: str, num_columns: int, group_size: int | None) -> int:

@@ -138,7 +138,7 @@ class CompressedLinear:
             specs["weight_zero_point"] = self._zero_point_spec(scales)
         if self._has("weight_g_idx"):
             specs["weight_g_idx"] = TensorSpec((num_columns,), ("int32", "int64"))
-        if settings.activation == STATIC:
+        if settings.activation == STATIC or (settings.is_float and self._has("input_scale")):
             specs["input_scale"] = TensorSpec((1,), _SCALE_TYPES)
             if self._has("input_zero_point"):
                 specs["input_zero_point"] = TensorSpec((1,), ("int8", "float8_e4m3"))
@@ -212,7 +212,7 @@ class CompressedLinear:
             codes = stored[f"{self.layer}.weight"][
                 rows.start : rows.stop, columns.start : columns.stop
             ]
-            return packing.decode_float8(codes, packing.E4M3) if self.settings.is_float else codes
+            return self._decode(codes) if self.settings.is_float else codes
         shape = stored[f"{self.layer}.weight_shape"]
         if tuple(shape) != self.shape:
             raise CheckpointError(
@@ -224,6 +224,12 @@ class CompressedLinear:
         packed = stored[f"{self.layer}.weight_packed"]
         values = self._unpack(packed[rows.start : rows.stop, words.start : words.stop])
         return np.ascontiguousarray(values[:, packing.trim(columns, per_word)])
+
+    def _decode(self, octets: np.ndarray) -> np.ndarray:
+        values = packing.E4M3[octets]
+        if np.isnan(values).any():
+            raise CheckpointError(f"{self.layer}.weight holds NaN: download the file again.")
+        return values
 
     def _unpack(self, words: np.ndarray) -> np.ndarray:
         """int8, from values that are shifted by half their range."""
@@ -261,6 +267,9 @@ def open_format(
             ) from None
         except UnsupportedError as problem:
             raise UnsupportedError(f"{where}, {name!r:.40}: {problem}") from None
+    names = [*ignored, *(target for group in found for target in group.targets)]
+    patterns = (name.removeprefix("re:") for name in names if name.startswith("re:"))
+    checks.check_patterns(patterns, where)
     return CompressedTensorsFormat(tuple(found), tuple(ignored), source)
 
 
@@ -271,8 +280,10 @@ def _read_group(group: Mapping[str, Any], whole_format: Any) -> GroupSettings:
     strategy, size = weights["strategy"], weights.get("group_size")
     problems = {
         f"the format {layout!r:.40}": layout not in _FORMATS,
-        f"{bits!r:.20}-bit {kind!r:.20} weights": (kind, bits)
-        not in (("int", 4), ("int", 8), ("float", 8)),
+        f"{bits!r:.20}-bit {kind!r:.20} weights": type(bits) is not int
+        or (kind, bits) not in (("int", 4), ("int", 8), ("float", 8)),
+        f"{kind!r:.20} weights in the format {layout!r:.40}": (kind == "float", layout)
+        in ((True, _PACKED), (True, _INTS), (False, _FLOATS)),
         f"{strategy!r:.40} scales": strategy not in ("tensor", "channel", "group"),
         "output_activations": bool(group.get("output_activations")),
     }
@@ -285,7 +296,8 @@ def _read_group(group: Mapping[str, Any], whole_format: Any) -> GroupSettings:
     if strategy == "group" and (type(size) is not int or size < 1):
         raise TypeError
     activation = FLOAT
-    if inputs is not None:
+    # FP8 weights run as the float ones they mean, whatever a card does with activations.
+    if inputs is not None and kind != "float":
         activation = DYNAMIC if inputs["dynamic"] else STATIC
     return GroupSettings(
         targets=tuple(map(str, group["targets"])),

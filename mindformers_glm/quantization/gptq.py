@@ -227,6 +227,7 @@ def open_format(raw: Mapping[str, Any], where: str, source: StoredTensors) -> Wo
     dynamic = raw.get("dynamic") or {}
     if not isinstance(dynamic, dict) or not all(isinstance(v, dict) for v in dynamic.values()):
         raise CheckpointError(f"{where} has {dynamic!r:.60} for dynamic, expected an object.")
+    checks.check_patterns((name.removeprefix("+:").removeprefix("-:") for name in dynamic), where)
     if not any(name.endswith(".qweight") for name in source.entries):
         raise CheckpointError(
             f"{where} says {raw.get('quant_method')}, but no tensor is a qweight."
@@ -235,7 +236,7 @@ def open_format(raw: Mapping[str, Any], where: str, source: StoredTensors) -> Wo
 
 
 def _make_settings(bits: Any, size: Any, is_awq: bool, shift: int) -> WordSettings:
-    if bits not in _BITS or (is_awq and bits != 4):
+    if type(bits) is not int or bits not in _BITS or (is_awq and bits != 4):
         raise UnsupportedError(
             f"bits are {bits!r:.40}, expected {'4' if is_awq else '2, 4 or 8'}: quantize the "
             "model anew with that."

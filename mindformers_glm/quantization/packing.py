@@ -69,11 +69,6 @@ def trim(wanted: range, unit: int) -> slice:
     return slice(start, start + len(wanted))
 
 
-def decode_float8(octets: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """FP8 as float32."""
-    return table[octets.view(np.uint8)]
-
-
 def _make_e4m3() -> np.ndarray:
     """All 256 values of OCP's E4M3: bias 7, no infinities, NaN where all other bits are set."""
     codes = np.arange(256)

@@ -198,6 +198,10 @@ BAD: dict[str, tuple[str, Change, str]] = {
         "is 'gptq', expected an object",
     ),
     "no groups": ("ct-w4a16", _quantization(config_groups={}), "has no config_groups"),
+    "FP8 in words": ("ct-w4a16", _ct_weights(type="float", num_bits=8), "in the format 'pack-q"),
+    "bits as a number with a point": ("ct-w4a16", _ct_weights(num_bits=4.0), "4.0-bit 'int' weig"),
+    "a pattern of nothing": ("ct-w4a16", _quantization(ignore=["re:("]), "no regular expression"),
+    "an override of nothing": ("gptq-v1", _quantization(dynamic={"+:[": {}}), "no regular expre"),
     "a group of nothing": (
         "ct-w4a16",
         _quantization(config_groups={"group_0": {"weights": None}}),
