@@ -34,13 +34,18 @@ WITH_ACTIVATIONS = {
     "glm4_w8a8s_lowbit": 1e-2,
     "glm4_w8a8_dynamic": 3e-3,
     "ct_glm4_w8a8_int8": 3e-3,
-    "glm_w8a8": 3e-3,
-    "chatglm_w8a8": 3e-3,
-    "chatglm_w8a8_m1": 3e-3,
-    "chatglm_w8a8_m4": 3e-3,  # the tool has broken the model; its logits are of the broken one
 }
+# These models have outliers and no norms behind a branch: one activation that is rounded the other
+# way, for the last bit of a float sum, changes the rows behind it by a hundredth.
+SENSITIVE = (
+    "glm_w8a8",
+    "chatglm_w8a8",
+    "chatglm_w8a8_m1",
+    "chatglm_w8a8_m4",  # the tool has broken the model; its logits are of the broken one
+)
 # How the tool itself rounds dynamic activations; a card does otherwise.
 _TOKENS = {"glm4_w8a8_dynamic": "msmodelslim", "ct_glm4_w8a8_int8": "llm-compressor"}
+_SURE_ROWS = 3
 # What the converters leave to the one who writes config.json, and whose logits are meant.
 _CONVERTED: dict[str, dict[str, Any]] = {
     "glm4_gptq_from_ms": {"quant_method": "gptq", "sym": True, "desc_act": False},
@@ -78,16 +83,43 @@ def tool_logits(fixtures: Path, name: str) -> tuple[list[int], np.ndarray]:
 def test_the_arithmetic_of_the_format_gives_the_tools_logits(
     name: str, fixtures: Path, tmp_path: Path
 ) -> None:
+    found, expected = _simulate(name, fixtures, tmp_path, tokens=_TOKENS.get(name, "card"))
+    error = relative_error(found, expected)
+    assert error < (WEIGHT_ONLY | WITH_ACTIVATIONS)[name], error
+
+
+@pytest.mark.parametrize("name", SENSITIVE)
+def test_rows_before_the_first_rounding_that_differs_are_the_tools(
+    name: str, fixtures: Path, tmp_path: Path
+) -> None:
+    found, expected = _simulate(name, fixtures, tmp_path, is_simulated=True)
+    errors = [relative_error(*rows) for rows in zip(found, expected, strict=True)]
+    assert max(errors[:_SURE_ROWS]) < 1e-4, errors
+    assert relative_error(found, expected) < 3e-2
+
+
+@pytest.mark.parametrize("name", ["glm_w8a8", "chatglm_w8a8", "glm4_w8a8_bf16"])
+def test_integer_products_differ_from_the_simulation_by_the_rounding_of_the_bias(
+    name: str, fixtures: Path, tmp_path: Path
+) -> None:
+    folder = lay_out(fixtures, name, tmp_path / "quantized")
+    assert (
+        stored_oracle.largest_difference_of_products(folder) <= 0.51
+    )  # deq_scale is rounded to float32
+
+
+def _simulate(
+    name: str, fixtures: Path, tmp_path: Path, **how: Any
+) -> tuple[np.ndarray, np.ndarray]:
     folder = lay_out(fixtures, name, tmp_path / "quantized")
     dialect = next(part for part in name.split("_") if part.startswith(("glm", "chatglm")))
     source = fixtures / f"{dialect}_float"
     if dialect == "chatglm":
         source = chatglm_layout.to_glm(_with_rope_theta(source, tmp_path), tmp_path / "as_glm")
     model = hf_oracle.load(source)
-    stored_oracle.put_into(model, folder, tokens=_TOKENS.get(name, "card"))
+    stored_oracle.put_into(model, folder, **how)
     prompt, expected = tool_logits(fixtures, name)
-    error = relative_error(hf_oracle.logits_of(model, prompt), expected)
-    assert error < (WEIGHT_ONLY | WITH_ACTIVATIONS)[name], error
+    return hf_oracle.logits_of(model, prompt), expected
 
 
 def _with_rope_theta(source: Path, tmp_path: Path) -> Path:

@@ -270,6 +270,12 @@ def test_a_file_of_a_quantizing_tool_tells_where_weights_are_of_its_own_format(
         find_shards(tmp_path)
 
 
+def test_gguf_alone_is_told(tmp_path: Path):
+    (tmp_path / "glm-4-9b-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedError, match=r"holds GGUF \(glm-4-9b-Q4_K_M\.gguf\)"):
+        find_shards(tmp_path)
+
+
 def add_adapter(folder: Path, name: str = "adapter_model.safetensors", **config: object) -> None:
     parts = {"base_model.model.q.lora_A.weight": np.ones((2, 24), np.float32)}
     save_file(parts, folder / name)
