@@ -119,7 +119,12 @@ setup(
         )
     ],
     cmdclass={"build_ext": BuildKernels},
-    entry_points={"console_scripts": ["mindformers-glm = mindformers_glm.serving.cli:main"]},
+    entry_points={
+        "console_scripts": ["mindformers-glm = mindformers_glm.serving.cli:main"],
+        "vllm.general_plugins": [
+            "mindformers_glm = mindformers_glm.vllm_mindspore_plugin:register"
+        ],
+    },
     install_requires=[
         # mindformers 1.7.0 is the registry we plug into; it pins mindspore, tokenizers and
         # transformers itself, we repeat those whose behaviour our own code depends on.

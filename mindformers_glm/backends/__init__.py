@@ -4,9 +4,12 @@ A backend takes (config, checkpoint, settings) and gives a runner: backend.py, r
 outside this package knows more of a device.
 """
 
+from pathlib import Path
+
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.backends.backend import Backend, MemoryNeed
 from mindformers_glm.backends.cpu.backend import CpuBackend
+from mindformers_glm.backends.part_report import SelfTestReport
 from mindformers_glm.backends.runner import ModelBatch, ModelRunner
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.system.log import note
@@ -19,6 +22,7 @@ __all__ = [
     "ModelRunner",
     "default_target",
     "find_backend",
+    "run_ascend_selftest",
     "select_backend",
 ]
 
@@ -61,3 +65,21 @@ def find_backend(device_target: str) -> Backend:
     if obstacle := backend.find_obstacle():
         raise UnsupportedError(obstacle)
     return backend
+
+
+def run_ascend_selftest(folder: Path, dtype: str | None = None) -> SelfTestReport:
+    """Compare the Ascend network with the CPU network part by part, on the same weights.
+
+    Args:
+        dtype: "float16" or "bfloat16"; None: the checkpoint's type.
+    Raises:
+        UnsupportedError: there is no card, or one of the two cannot run the checkpoint.
+        MemoryBudgetError: it does not fit on the card, or once more into the host's memory.
+        CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+    """
+    find_backend("Ascend")
+    cpu = find_backend("CPU")
+    from mindformers_glm.backends.ascend.selftest import run_selftest
+    from mindformers_glm.backends.cpu.parts import CpuParts
+
+    return run_selftest(folder, dtype, cpu, CpuParts)

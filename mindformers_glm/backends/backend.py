@@ -1,8 +1,8 @@
 """What the rest of the program knows of a device."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.config.device_settings import DeviceSettings
@@ -102,5 +102,17 @@ class Backend(Protocol):
             packed_cache: where what loading makes is kept for the next start; None: nowhere.
         Raises:
             CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        """
+        ...
+
+    def create_network(self, config: GlmConfig, given: Mapping[str, Any]) -> Any | None:
+        """MindSpore Transformers' own network, for its callers; None where the network is another.
+
+        It has no weights yet, and what upstream calls on a network of its own: `construct` with its
+        flat arguments, `generate`, and `load_weights`, which takes a folder or a Checkpoint. The
+        context and the groups of ranks are the caller's; where there are none, they are made.
+
+        Args:
+            given: the caller's configuration: settings of a run, and what upstream's code reads.
         """
         ...

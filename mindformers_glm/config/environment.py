@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mindformers_glm.config import launched
+from mindformers_glm.config.visible_devices import find_device
 from mindformers_glm.core.errors import ConfigError
 
 
@@ -40,36 +41,40 @@ def is_launched() -> bool:
     return launched.is_launched(os.environ)
 
 
+def own_device(device_id: int, num_ranks: int) -> int | None:
+    """The card that this process takes, None where MindSpore chooses it (visible_devices.py).
+
+    Raises:
+        ConfigError: setting, launcher and ASCEND_RT_VISIBLE_DEVICES do not fit together.
+    """
+    return find_device(device_id, num_ranks, os.environ)
+
+
+# What MindSpore Transformers 1.7.0 sets for a prediction where nobody else has
+# (core/context/build_context.py `MFContextOperator.set_env`).
+_OF_A_PREDICTION = {
+    "MS_ALLOC_CONF": "enable_vmm:False",
+    "MS_INTERNAL_DISABLE_CUSTOM_KERNEL_LIST": "PagedAttention",
+    "CUSTOM_MATMUL_SHUFFLE": "on",
+    "LCCL_DETERMINISTIC": "0",
+}
+
+
 def declare_prediction(is_pynative: bool, is_deterministic: bool) -> None:
-    """Tell MindSpore Transformers 1.7.0 what it reads from the environment while it runs.
+    """Set what MindSpore Transformers 1.7.0 and MindSpore read there while they run on Ascend.
 
     Args:
         is_pynative: its layers ask for it by ENFORCE_EAGER (tools/utils.py `is_pynative`).
         is_deterministic: sums of several cards and products in one order, the values that
             infer_precision_sync sets there.
     """
+    for name, value in _OF_A_PREDICTION.items():
+        os.environ.setdefault(name, value)
     os.environ["RUN_MODE"] = "predict"
     os.environ["ENFORCE_EAGER"] = str(is_pynative)
     if is_deterministic:
         os.environ["LCCL_DETERMINISTIC"] = "1"
         os.environ["CUSTOM_MATMUL_SHUFFLE"] = "off"
-
-
-def launched_device() -> int | None:
-    """The card that DEVICE_ID names; None: MindSpore chooses, in a launched job for each rank.
-
-    Raises:
-        ConfigError: it is no number.
-    """
-    given = os.environ.get("DEVICE_ID", "")
-    if is_launched() or not given:
-        return None
-    if not given.isdecimal():
-        raise ConfigError(
-            f"The environment variable DEVICE_ID must be the number of a card, got {given!r}: set "
-            "it to one of those in ASCEND_RT_VISIBLE_DEVICES, or unset it."
-        )
-    return int(given)
 
 
 def failed_meeting(problem: RuntimeError) -> ConfigError:

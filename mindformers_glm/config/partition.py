@@ -120,7 +120,7 @@ def cut_blocks(config: GlmConfig, tensor_parallel: TensorParallel) -> dict[str, 
     return {
         HIDDEN: BlockCut(hidden, 0, hidden),
         VOCAB: _cut_rounded_up(config.vocab_size, size, rank),
-        FFN: _cut_ffn(config.intermediate_size, size, rank),
+        FFN: _cut_ffn(config.intermediate_size, tensor_parallel),
         QUERY: _cut_rounded_up(config.num_attention_heads * head_dim, size, rank),
         KEY_VALUE: _cut_rounded_up(config.num_key_value_heads * head_dim, kv_size, kv_rank),
     }
@@ -163,9 +163,14 @@ def _keep_columns(cut: BlockCut) -> BlockCut:
     return BlockCut(len(stored), cut.begin - stored.start, cut.end - stored.start)
 
 
-def _cut_ffn(length: int, size: int, rank: int) -> BlockCut:
-    """Whole groups of columns where there are enough, so that no two ranks share a scale."""
-    unit = LARGEST_GROUP if length >= LARGEST_GROUP * size else 1
+def _cut_ffn(length: int, tensor_parallel: TensorParallel) -> BlockCut:
+    """Whole groups of columns where there are enough, so that no two ranks share a scale.
+
+    Where the ranks want equal parts, they get these.
+    """
+    size, rank = tensor_parallel.size, tensor_parallel.rank
+    has_groups = length >= LARGEST_GROUP * size and not tensor_parallel.has_equal_parts
+    unit = LARGEST_GROUP if has_groups else 1
     num_units = -(-length // unit)
     begin, end = (min(-(-num_units * part // size) * unit, length) for part in (rank, rank + 1))
     return BlockCut(length, begin, end)

@@ -116,22 +116,32 @@ def _llm_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     return arguments | {"device_options": options}
 
 
+def silence_imports(environ: MutableMapping[str, str] | None = None) -> None:
+    """Let MindSpore and transformers say errors only: warnings concern their own developers."""
+    environ = os.environ if environ is None else environ
+    environ.setdefault("GLOG_v", "3")
+    environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
 def prepare_environment(config: RunConfig, environ: MutableMapping[str, str] | None = None) -> None:
     """Set what MindSpore reads from the environment while it is imported.
 
-    Their warnings concern their own developers, so without --verbose only errors are let through;
-    a variable that the user has set stays as it is.
+    A variable that the user has set stays as it is.
     """
     environ = os.environ if environ is None else environ
     if not config.verbose:
-        environ.setdefault("GLOG_v", "3")
-        environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        silence_imports(environ)
     environ.setdefault("LOG_MF_PATH", str(config.output_dir / "log"))
     environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if config.save_graphs:
         # MindSpore 2.7.1 takes these in place of the deprecated context settings.
         environ["MS_DEV_SAVE_GRAPHS"] = str(config.save_graphs)
         environ["MS_DEV_SAVE_GRAPHS_PATH"] = str(config.save_graphs_path)
+
+
+def shipped_checkpoint() -> Path:
+    """The folder of glm4-mini, the small checkpoint that comes with this package."""
+    return _package_folder() / "assets" / "glm4-mini"
 
 
 def _package_folder() -> Path:
@@ -221,4 +231,4 @@ def _checkpoint_folder(pretrained_model_dir: str, load_checkpoint: str) -> tuple
         )
     if given:
         return given[0], False
-    return _package_folder() / "assets" / "glm4-mini", True
+    return shipped_checkpoint(), True

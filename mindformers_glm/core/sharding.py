@@ -30,10 +30,15 @@ Axis = tuple[str, ...]
 
 @dataclass(frozen=True)
 class TensorParallel:
-    """Into how many parts a network is split, and which one this process holds."""
+    """Into how many parts a network is split, and which one this process holds.
+
+    has_equal_parts: each rank has as many inner columns as the next, as a network wants that knows
+        one size of them; else they are cut between groups that share a scale, so that none is torn.
+    """
 
     size: int = 1
     rank: int = 0
+    has_equal_parts: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 <= self.rank < self.size:

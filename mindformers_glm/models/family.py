@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mindformers.core.context.build_context import MFContextOperator
 from mindformers.generation.utils import GenerateOutput
 from mindformers.models.configuration_utils import PretrainedConfig
 from mindformers.models.modeling_utils import PreTrainedModel
 from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
 from mindspore import Tensor
+from mindspore.nn.utils import no_init_parameters
 
-from mindformers_glm.backends import select_backend
+from mindformers_glm.backends import Backend, select_backend
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
@@ -61,15 +63,17 @@ class GlmFamilyConfig(PretrainedConfig):
                 f"{type(self).__name__} is for model_type {self.model_type!r}, the config says "
                 f"{model_type!r}: use AutoConfig, which chooses by it."
             )
+        # Some callers, such as vLLM-MindSpore, name types by MindSpore's own objects.
+        self.dict_ms_dtype_to_str(kwargs)
         super().__init__(**kwargs)
 
     @classmethod
     def from_glm_config(
-        cls, config: GlmConfig, settings: RunnerSettings, device: Mapping[str, Any]
+        cls, config: GlmConfig, settings: RunnerSettings, device: Mapping[str, Any], folder: str
     ) -> "GlmFamilyConfig":
-        """Put an architecture, the run's settings and the device's together."""
+        """Put an architecture, the run's settings, the device's and the checkpoint together."""
         run = {key: getattr(settings, key) for key in SETTING_NAMES}
-        return cls(**config.to_dict(), **run, **device)
+        return cls(**config.to_dict(), **run, **device, pretrained_model_dir=folder)
 
     def to_glm_config(self) -> GlmConfig:
         """The checked architecture; raises ConfigError where a key is missing or wrong."""
@@ -87,6 +91,12 @@ class GlmFamilyConfig(PretrainedConfig):
         given = {key: self.__dict__.get(key) for key in SETTING_NAMES}
         given["model_parallel_rank"] = launched_rank(given["model_parallel"] or 1)
         return RunnerSettings.for_config(self.to_glm_config(), "float32", **given)
+
+    def chosen_device(self) -> str | None:
+        """What this config says, else the context that upstream's launcher has built; or None."""
+        context = MFContextOperator.get_mf_ctx_instance()
+        of_context = context.config.get("context", {}) if context is not None else {}
+        return self.__dict__.get("device_target") or of_context.get("device_target")
 
 
 class GlmFamilyPreTrainedModel(PreTrainedModel):
@@ -126,9 +136,12 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
             network_class = MindFormerRegister.get_cls(
                 MindFormerModuleType.MODELS, config.architecture
             )
-            network = network_class(
-                network_class.config_class.from_glm_config(config, settings, device)
-            )
+            with no_init_parameters():  # every one is loaded below
+                network = network_class(
+                    network_class.config_class.from_glm_config(
+                        config, settings, device, str(folder)
+                    )
+                )
             network.name_or_path = str(folder)
             network.load_weights(opened)
         return network
@@ -140,7 +153,9 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
 class GlmInferenceModel(GlmFamilyPreTrainedModel):
     """A GLM for inference on the chosen device, behind MindSpore Transformers' own calls.
 
-    The network is the backend's, behind the engine's runner. It is built and filled by
+    Where the device's network is MindSpore Transformers' own, calling the class gives that (see
+    `Backend.create_network`), and all below is upstream's. Elsewhere this class is a door to the
+    backend's network, which stands behind the engine's runner. It is built and filled by
     `load_weights`, which also makes the KV cache; from then on the Cell has its Parameters.
 
     Attributes:
@@ -149,11 +164,34 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         opened: the runner; None before `load_weights`.
     """
 
+    backend: Backend
+
+    def __new__(cls, config: GlmFamilyConfig) -> Any:
+        """Choose the device, now and not when the class is found; see the class for what it gives.
+
+        Raises:
+            GlmError: the config is not one of this dialect's, or the device cannot be used or
+                cannot run it.
+        """
+        if not isinstance(config, cls.config_class):
+            raise ConfigError(
+                f"{cls.__name__} takes a {cls.config_class.__name__} of mindformers_glm, got a "
+                f"{type(config).__name__} of {type(config).__module__}: use AutoConfig, which "
+                "gives it."
+            )
+        glm_config = config.to_glm_config()
+        backend = select_backend(config.chosen_device())
+        network = backend.create_network(glm_config, vars(config))
+        if network is not None:
+            return network
+        door = super().__new__(cls)
+        object.__setattr__(door, "backend", backend)  # a Cell takes no attribute before __init__
+        return door
+
     def __init__(self, config: GlmFamilyConfig) -> None:
         super().__init__(config, auto_prefix=False)
         self.glm_config = config.to_glm_config()
         self.settings = config.to_runner_settings()
-        self.backend = select_backend(config.__dict__.get("device_target"))
         self.device = DeviceSettings.from_options(config.__dict__.get("device_options"), None)
         self.opened: OpenRunner | None = None
         self.engine: LLMEngine | None = None  # made by the first `generate`

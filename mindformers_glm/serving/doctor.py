@@ -35,16 +35,37 @@ def add_arguments(parser: SentenceParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help="also what variables that are not set would do"
     )
+    parser.add_argument(
+        "--ascend_selftest",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="compare the Ascend network with the CPU's, part by part, and nothing else; DIR left "
+        "out: on the small checkpoint that ships with this package",
+    )
+    parser.add_argument(
+        "--dtype", choices=("float16", "bfloat16"), help="of that comparison; else as stored"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what `doctor` asks for.
 
     Returns:
-        The exit code: 1 where a model cannot run, else 0.
+        The exit code: 1 where a model cannot run or the two networks differ, else 0.
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or options that do not go together.
+        GlmError: see `print_selftest`.
     """
+    if arguments.ascend_selftest is not None:
+        if arguments.device_target or arguments.all:
+            raise ConfigError("--ascend-selftest takes --dtype and --json: leave the others out.")
+        # Only here: the rest of doctor must work where the backends cannot be imported.
+        from mindformers_glm.serving.doctor_selftest import print_selftest
+
+        return print_selftest(arguments.ascend_selftest, arguments.dtype, arguments.json)
+    if arguments.dtype:
+        raise ConfigError("--dtype is the type of --ascend-selftest: give that, or leave it out.")
     if sys.stderr.isatty():
         write_line("Looking around; MindSpore takes some seconds to start ...")
     diagnosis = Diagnosis.make(Host(os.environ), arguments.device_target)

@@ -8,7 +8,11 @@ import hashlib
 import mmap
 import os
 from collections import Counter
+<<<<<<< HEAD
 from collections.abc import Callable
+=======
+from dataclasses import replace
+>>>>>>> main
 from pathlib import Path
 
 import numpy as np
@@ -112,9 +116,23 @@ class Checkpoint:
         return opened
 
     def cuts(self, config: GlmConfig, tensor_parallel: TensorParallel) -> BlockCuts:
-        """What a rank takes of the tensors: its share, or all where the file is its share."""
-        cut = keep_blocks if self.is_share else cut_blocks
-        return cut(config, tensor_parallel)
+        """What a rank takes of the tensors: its share, or all where the file is its share.
+
+        Raises:
+            CheckpointError: the file has the columns of groups, and equal parts are wanted.
+        """
+        cuts = cut_blocks(config, tensor_parallel)
+        if not self.is_share:
+            return cuts
+        stored = replace(tensor_parallel, has_equal_parts=False)
+        if cuts != cut_blocks(config, stored):
+            raise CheckpointError(
+                f"{self.folder} was cut by scripts/process_weights.py between groups of inner "
+                f"columns, this backend needs {config.in_file_keys('intermediate_size')}="
+                f"{config.intermediate_size} in {tensor_parallel.size} equal parts: give the "
+                "original checkpoint (--auto_trans_ckpt True), of which each rank reads its part."
+            )
+        return keep_blocks(config, tensor_parallel)
 
     @property
     def identity(self) -> str:

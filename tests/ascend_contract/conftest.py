@@ -8,30 +8,19 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("mindspore")
 
-import mindspore as ms
-
-from mindformers_glm.backends.ascend.backend import AscendBackend
-from tests.ascend_contract.install import contract_references
+from tests.ascend_contract.card import card_of_references
+from tests.ascend_contract.install import in_pynative_mode
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+def calls() -> Iterator[Counter[str]]:
     """How often each reference was called."""
-    monkeypatch.setenv("ENFORCE_EAGER", "True")
-    monkeypatch.setenv("RUN_MODE", "predict")  # as the backend does when it connects
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    with contract_references() as counted:
+    with in_pynative_mode() as counted:
         yield counted
-    ms.set_context(mode=mode)
 
 
 @pytest.fixture
-def with_ascend(calls: Counter[str], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """`device_target="Ascend"` as on a machine with a card of 4 GB."""
-    monkeypatch.setattr(AscendBackend, "is_present", lambda backend: True)
-    monkeypatch.setattr(AscendBackend, "find_obstacle", lambda backend: "")
-    monkeypatch.setattr(AscendBackend, "available_memory", lambda *_: 2**32)
-    monkeypatch.setattr(AscendBackend, "dtypes", ("float32", "float16"))  # the references' types
-    monkeypatch.setattr("mindformers_glm.backends.ascend.context.take_card", lambda device_id: None)
-    return calls
+def with_ascend() -> Iterator[Counter[str]]:
+    """`device_target="Ascend"` as on a machine with a card; how often each reference was called."""
+    with card_of_references() as counted:
+        yield counted

@@ -1,5 +1,6 @@
 """Puts the references in the place of Ascend's operators in MindSpore Transformers, for a while."""
 
+import os
 import types
 from collections import Counter
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import mindspore as ms
 import numpy as np
 from mindformers.parallel_core.inference.base_models.common.embeddings import (
     rotary_pos_embedding,
@@ -14,7 +16,7 @@ from mindformers.parallel_core.inference.base_models.common.embeddings import (
 from mindformers.parallel_core.inference.base_models.common.embeddings.rope_utils import _ROPE_DICT
 from mindformers.parallel_core.inference.tensor_parallel import layers
 from mindformers.parallel_core.inference.transformer import flash_attention, norm
-from mindspore import Tensor, mint, ops
+from mindspore import Tensor, mint, ops, runtime
 from mindspore.ops import operations
 
 from tests.ascend_contract import references
@@ -43,12 +45,15 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
             rotary_pos_embedding, "ops", replaced(ops, ApplyRotaryPosEmb=made.ApplyRotaryPosEmb)
         ),
         *made.watch(rotary_pos_embedding.RotaryEmbedding),
+        mock.patch.object(flash_attention.FlashAttention, "construct", _check_lengths),
         mock.patch.object(norm, "P", replaced(operations, RmsNorm=made.RmsNorm)),
-        # Uninitialized memory has no kernel on a CPU.
-        mock.patch.object(layers, "mint", replaced(mint, empty=_zeros)),
+        mock.patch.object(layers, "mint", replaced(mint, empty=zeros, zeros=zeros)),
         # Upstream keeps rotary tables, and the operators in them, for the whole process.
         mock.patch.dict(_ROPE_DICT, clear=True),
         mock.patch.object(Tensor, "move_to", lambda tensor, *_, **__: tensor),
+        # A CPU has no streams to wait for, and no pool of device memory.
+        mock.patch.object(runtime, "synchronize", return_value=None),
+        mock.patch.object(runtime, "empty_cache", return_value=None),
     ]
     if world_group is not None:
 
@@ -62,6 +67,29 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
         yield calls
 
 
+@contextmanager
+def in_pynative_mode(world_group: str | None = None) -> Iterator[Counter[str]]:
+    """The same, and MindSpore and upstream's layers told that they run operator by operator."""
+    told = {"ENFORCE_EAGER": "True", "RUN_MODE": "predict"}  # as the backend does
+    # A reference waits for what it is given: without a queue that takes a fifth of the time.
+    context = {"mode": ms.PYNATIVE_MODE, "pynative_synchronize": True}
+    before = {name: ms.get_context(name) for name in context}
+    with mock.patch.dict(os.environ, told), contract_references(world_group) as calls:
+        ms.set_context(**context)
+        yield calls
+    ms.set_context(**before)
+
+
+_attend = flash_attention.FlashAttention.construct
+
+
+def _check_lengths(attention: Any, *arguments: Any, **given: Any) -> Tensor:
+    """Upstream's attention; it hands on context_lens_tensor to other operators than GLM's."""
+    names = ("batch_valid_length", "context_lens_tensor", "q_seq_lens")
+    references.check_lengths(**{name: given[name].asnumpy() for name in names})
+    return _attend(attention, *arguments, **given)
+
+
 def replaced(module: Any, **names: Any) -> types.SimpleNamespace:
     """A module with some of its names replaced."""
 
@@ -72,8 +100,9 @@ def replaced(module: Any, **names: Any) -> types.SimpleNamespace:
     return Replaced(**names)
 
 
-def _zeros(*size: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    return mint.zeros(*size, dtype=dtype)
+def zeros(size: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    """Memory of any type; a CPU has no kernel for uninitialized and for bfloat16 zeros."""
+    return Tensor(np.zeros(size, np.float32)).astype(dtype)
 
 
 def _arrays(*tensors: Tensor | None) -> list[Any]:

@@ -33,6 +33,29 @@ def _require_int32(**arrays: np.ndarray) -> None:
         )
 
 
+def check_lengths(
+    batch_valid_length: np.ndarray, context_lens_tensor: np.ndarray, q_seq_lens: np.ndarray
+) -> None:
+    """What upstream's `construct` is told of the sequences: tokens in all, cached ones, new ones.
+
+    Source: mindformers 1.7.0, models/glm4/modeling_glm4_infer.py and gpt_model.py.
+    """
+    _require_int32(
+        batch_valid_length=batch_valid_length,
+        context_lens_tensor=context_lens_tensor,
+        q_seq_lens=q_seq_lens,
+    )
+    require(
+        len(batch_valid_length) == len(context_lens_tensor) == len(q_seq_lens),
+        "not one entry for each sequence",
+    )
+    require(
+        (batch_valid_length == context_lens_tensor + q_seq_lens).all(),
+        f"{context_lens_tensor.tolist()} cached and {q_seq_lens.tolist()} new tokens are not "
+        f"{batch_valid_length.tolist()}",
+    )
+
+
 def reshape_and_cache(
     key: np.ndarray,
     value: np.ndarray,

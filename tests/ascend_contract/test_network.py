@@ -3,91 +3,20 @@
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from mindformers_glm.backends.ascend.runner import AscendModelRunner
-from mindformers_glm.backends.runner import ModelBatch
-from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.engine.batch import build_slot_mapping
-from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import resolve_attention_bias
-from tests.conftest import relative_error
-from tests.model import hf_oracle
-from tests.model.chatglm_layout import to_chatglm
-
-BLOCK_SIZE = 8
-
-
-def open_runner(folder: Path, dtype: str) -> tuple[AscendModelRunner, GlmConfig]:
-    with Checkpoint.open(folder, TensorParallel()) as checkpoint:
-        config = resolve_attention_bias(GlmConfig.from_hf(folder), checkpoint)
-        settings = RunnerSettings.for_config(
-            config,
-            checkpoint.dtype,
-            params_dtype=dtype,
-            compute_dtype=dtype,
-            block_size=BLOCK_SIZE,
-            max_model_len=128,
-        )
-        runner = AscendModelRunner(config, checkpoint, settings)
-    runner.allocate_kv_cache(40)
-    return runner, config
-
-
-class Sequences:
-    """Texts whose logits Hugging Face knows, each with blocks of its own, taken piece by piece."""
-
-    def __init__(self, lengths: list[int], vocab_size: int) -> None:
-        rng = np.random.default_rng(7)
-        self.texts = [rng.integers(2, vocab_size, length).tolist() for length in lengths]
-        blocks = iter(rng.permutation(40).tolist())
-        self.tables = [[next(blocks) for _ in range(-(-n // BLOCK_SIZE))] for n in lengths]
-
-    def batch(self, *pieces: tuple[int, int, int]) -> ModelBatch:
-        """Pieces are (text, begin, end); every row is sampled."""
-        ends = np.cumsum([0, *(end - begin for _, begin, end in pieces)]).astype(np.int32)
-        return ModelBatch(
-            token_ids=np.int32([t for n, b, e in pieces for t in self.texts[n][b:e]]),
-            positions=np.int32([p for _, b, e in pieces for p in range(b, e)]),
-            slot_mapping=np.concatenate(
-                [build_slot_mapping(self.tables[n], b, e, BLOCK_SIZE) for n, b, e in pieces]
-            ).astype(np.int32),
-            query_start=ends,
-            seq_lens=np.int32([e for *_, e in pieces]),
-            block_tables=[self.tables[n][: -(-e // BLOCK_SIZE)] for n, _, e in pieces],
-            sample_rows=np.arange(ends[-1], dtype=np.int32),
-        )
-
-
-STEPS = {
-    "four prompts": [(0, 0, 3), (1, 0, 8), (2, 0, 17), (3, 0, 1)],
-    "an answer each": [(0, 3, 4), (1, 8, 9), (2, 17, 18), (3, 1, 2)],
-    "a chunk beside an answer": [(2, 18, 24), (3, 2, 3)],
-    "guesses beside a new prompt": [(1, 9, 13), (4, 0, 9)],
-}
+from tests.ascend_contract.steps import DIALECTS, Sequences, open_runner, save_dialect
 
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 1e-5), ("float16", 4e-3)], ids=["float32", "float16"]
 )
-@pytest.mark.parametrize("dialect", ["glm4", "glm4 without bias", "glm", "chatglm"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 def test_each_kind_of_step_equals_hugging_face(
     dialect: str, dtype: str, tolerance: float, calls: Counter[str], tmp_path: Path
 ) -> None:
-    model_type = "glm" if dialect == "chatglm" else dialect[:4].strip()
-    source = hf_oracle.save_random_checkpoint(
-        tmp_path / "hf", model_type=model_type, attention_bias=not dialect.endswith("bias")
-    )
-    folder = to_chatglm(source, tmp_path / "chatglm") if dialect == "chatglm" else source
-    runner, config = open_runner(folder, dtype)
-    sequences = Sequences([12, 20, 30, 9, 9], config.vocab_size)
-    model = hf_oracle.load(source)
-    expected = [hf_oracle.logits_of(model, text) for text in sequences.texts]
-    for name, pieces in STEPS.items():
-        found = runner.execute(sequences.batch(*pieces))
-        wanted = np.concatenate([expected[n][begin:end] for n, begin, end in pieces])
-        assert relative_error(found, wanted) < tolerance, name
+    folder, source = save_dialect(tmp_path, dialect)
+    runner = open_runner(folder, dtype)
+    errors = Sequences(source).errors(runner)
+    assert max(errors.values()) < tolerance, errors
     runner.close()

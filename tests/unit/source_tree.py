@@ -25,7 +25,13 @@ ORDER = (
 # Parts of one level that do not know each other.
 STRANGERS = ({"serving", "launcher"}, {"weights", "quantization", "tokenizer"})
 # Files of no part: they may import everything. To import them is to import what they reach.
-OUTSIDE = {"__init__": "models", "plugin": "models", "__main__": "serving", "version": "system"}
+OUTSIDE = {
+    "__init__": "models",
+    "plugin": "models",
+    "vllm_mindspore_plugin": "models",
+    "__main__": "serving",
+    "version": "system",
+}
 READ_THE_ENVIRONMENT = {
     "serving/doctor.py",
     "config/run_config.py",

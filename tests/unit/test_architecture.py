@@ -25,9 +25,9 @@ from tests.unit.source_tree import (
 MakeTree = Callable[..., SourceTree]
 _MAX_FUNCTION_LINES = 60
 # The house of issue 13 had 17,390; what real use found (issue 14) took about 6,500 more.
-# Of issue 15 (Ascend), `doctor` takes about 1,500.
-# Readers of quantized checkpoints: about 1,800.
-_MAX_PACKAGE_LINES = 28_500
+# Of issue 15 (Ascend), `doctor` takes about 1,500 and its self-test of the network 1,200.
+# Readers of quantized checkpoints: about 1,900.
+_MAX_PACKAGE_LINES = 29_700
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
 """Ascend as a backend. Nothing here imports MindSpore before it is needed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mindformers_glm.backends.ascend.diagnosis import diagnose
 from mindformers_glm.backends.ascend.footprint import count_memory
@@ -10,6 +11,7 @@ from mindformers_glm.backends.ascend.support import check_device, check_supporte
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.config.device_settings import DeviceSettings
+from mindformers_glm.config.environment import launched_rank
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.finding import Finding
@@ -61,7 +63,7 @@ class AscendBackend:
         check_device(device)
         from mindformers_glm.backends.ascend import context
 
-        context.set_context(device)
+        context.set_context(device, tensor_parallel)
         return context.connect(tensor_parallel)
 
     def set_num_threads(self, group: ProcessGroup, count: int | None) -> None:
@@ -88,7 +90,9 @@ class AscendBackend:
         packed_cache: PackedCacheSettings | None = None,
     ) -> ModelRunner:
         """See Backend; weights go to the device as they are, so there is nothing to cache."""
-        check_supported(config, settings, self.dtypes)
+        from mindformers_glm.backends.ascend.context import processor_name
+
+        check_supported(config, settings, self.dtypes, processor_name())
         if packed_cache is not None and packed_cache.mode in ("on", "verify"):
             note(
                 f"packed_cache {packed_cache.mode} changes nothing here: weights go to the card as "
@@ -97,3 +101,14 @@ class AscendBackend:
         from mindformers_glm.backends.ascend.runner import AscendModelRunner
 
         return AscendModelRunner(config, checkpoint, settings)
+
+    def create_network(self, config: GlmConfig, given: Mapping[str, Any]) -> Any:
+        """See Backend; without a context of the caller's it is made as for a runner."""
+        from mindformers_glm.backends.ascend import upstream_network
+
+        if not upstream_network.has_context():
+            size = given.get("model_parallel") or 1
+            device = DeviceSettings.from_options(given.get("device_options"), None)
+            self.connect(TensorParallel(size, launched_rank(size)), device)
+            upstream_network.make_context()
+        return upstream_network.UpstreamGlmForCausalLM(config, given, self.dtypes)

@@ -1,5 +1,6 @@
 """How much device memory upstream's network needs, from its config alone."""
 
+from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import partition
@@ -14,7 +15,7 @@ _ROTARY_TABLES = 4  # cos and sin, and upstream makes a pair for prompts and one
 
 def count_memory(config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
     """What one rank's network takes in all."""
-    sizes = partition(config, settings.tensor_parallel)
+    sizes = partition(config, upstream_part(settings.tensor_parallel))
     weight_bytes = DTYPE_BYTES[settings.params_dtype]
     row_bytes = DTYPE_BYTES[settings.compute_dtype]
     hidden, ffn = config.hidden_size, sizes.intermediate_size_per_partition
@@ -47,5 +48,5 @@ def count_memory(config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
 
 def kv_block_shape(config: GlmConfig, settings: RunnerSettings) -> tuple[int, int, int]:
     """[block_size, KV heads of a rank, head_dim], as ReshapeAndCache and PagedAttention want it."""
-    sizes = partition(config, settings.tensor_parallel)
+    sizes = partition(config, upstream_part(settings.tensor_parallel))
     return settings.block_size, sizes.num_key_value_heads_per_partition, config.head_dim

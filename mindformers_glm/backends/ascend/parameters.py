@@ -9,8 +9,15 @@ import numpy as np
 from mindspore import Parameter
 from mindspore.common.np_dtype import bfloat16
 
+from mindformers_glm.backends.ascend import nz_format
+from mindformers_glm.backends.ascend.full_memory import explain_full_memory
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM
-from mindformers_glm.weights.rules import WeightRule
+from mindformers_glm.backends.ascend.split import upstream_part
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.loader import load_weights
+from mindformers_glm.weights.rules import WeightRule, build_rules
 
 # Our norms are parts of the linear layers that follow them, as Transformer Engine has it.
 _UPSTREAM_NAMES = {
@@ -18,6 +25,26 @@ _UPSTREAM_NAMES = {
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
 _TIED = "output_layer.weight"
+# Types are converted by NumPy: an Atlas 300I Duo has no bfloat16.
+_NUMPY_DTYPES = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: bfloat16}
+
+
+def fill_network(
+    network: AscendGlmForCausalLM, config: GlmConfig, rank: TensorParallel, checkpoint: Checkpoint
+) -> int:
+    """Load a rank's part of a checkpoint into the Parameters; again with other weights.
+
+    Returns:
+        The bytes read from the checkpoint.
+    Raises:
+        CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        MemoryBudgetError: the device is full.
+    """
+    rules = build_rules(config, checkpoint.cuts(config, upstream_part(rank)))
+    with explain_full_memory("the weights"):
+        read_bytes = load_weights(checkpoint, rules, find_targets(network, rules))
+        nz_format.reformat_weights(network)
+    return read_bytes
 
 
 def find_targets(
@@ -69,7 +96,8 @@ class ParameterTarget:
         """
         if self.parameter is None:
             return
-        pieces = [_as_float(view) for view in views]
+        dtype = _NUMPY_DTYPES[self.parameter.dtype]
+        pieces = [_as_float(view).astype(dtype, copy=False) for view in views]
         data = np.concatenate(pieces) if len(pieces) > 1 else np.ascontiguousarray(pieces[0])
         if tuple(self.parameter.shape) != data.shape:
             raise RuntimeError(
@@ -77,7 +105,7 @@ class ParameterTarget:
                 f"checkpoint {data.shape}"
             )
         self.parameter.init_data()
-        self.parameter.set_data(ms.from_numpy(data).astype(self.parameter.dtype))
+        self.parameter.set_data(ms.from_numpy(data))
 
 
 def _as_float(view: Any) -> np.ndarray:

@@ -1,36 +1,60 @@
-"""The engine's runner on upstream's network."""
+"""The engine's runner on upstream's network.
 
-from dataclasses import asdict
+Nobody has seen it run on a card. What follows from upstream's source alone: the weights are set as
+upstream sets them (`set_data(from_numpy(...))`), so each goes to the device when it is first used
+or before; tensors of one piece are views of the checkpoint's pages until then, the others (query,
+key and value; what a rank takes columns of) are copies in the host's memory.
+"""
+
+import time
+from collections.abc import Callable
 
 import mindspore as ms
 import numpy as np
 from mindformers.tools.utils import is_pynative
-from mindspore import Tensor, mutable, ops
+from mindspore import Tensor, mutable, ops, runtime
 from mindspore.nn.utils import no_init_parameters
 
+from mindformers_glm.backends.ascend import nz_format
 from mindformers_glm.backends.ascend.footprint import count_memory, kv_block_shape
+from mindformers_glm.backends.ascend.full_memory import explain_full_memory
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
-from mindformers_glm.backends.ascend.parameters import find_targets
+from mindformers_glm.backends.ascend.parameters import fill_network
+from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstream_step
+from mindformers_glm.backends.ascend.upstream_log import quieten_upstream_log
+from mindformers_glm.backends.forking import check_not_forked
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.system.interrupts import delay_interrupts, interrupts_raise
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.loader import load_weights
-from mindformers_glm.weights.rules import build_rules
+
+# Upstream's names of the network's two graphs. MindSpore looks no further than at such a phase once
+# its graph is compiled, so the inputs' sizes must be left open.
+_PREFILL, _OTHER_STEPS = "prefill", "increment"
+_LOGITS = "logits"
 
 
 class AscendModelRunner:
     """A loaded network (protocol: backends/runner.py).
 
+    In GRAPH_MODE it has three graphs, each compiled by the first step that takes it: of prompts, of
+    all other steps, and of the output layer, which sampled rows alone reach.
+
     Raises:
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        MemoryBudgetError: the device is full.
     """
 
     mapped_weight_bytes = 0
-    compile_s = 0.0
 
     def __init__(self, config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings) -> None:
+        check_not_forked()
+        quieten_upstream_log()
+        checkpoint.cuts(
+            config, upstream_part(settings.tensor_parallel)
+        )  # told before anything is built
         with no_init_parameters():
             self.network = AscendGlmForCausalLM(make_upstream_config(config, settings))
         self._config, self._settings = config, settings
@@ -39,66 +63,92 @@ class AscendModelRunner:
         self.weights_bytes = need.weights_bytes
         self.workspace_bytes, self.kv_block_bytes = need.workspace_bytes, need.kv_block_bytes
         self.vocab_size = config.vocab_size
-        self._is_prefill: bool | None = None  # as the network is set
-        if not is_pynative():
-            # A graph for prompts and one for all other steps, for any number of rows.
+        self.compile_s = 0.0
+        self._has_graphs = not is_pynative()
+        self._compiled: set[str] = set()
+        self._phase = ""  # what the network's flags are set for
+        if self._has_graphs:
             self.network.set_dynamic_inputs()
             rows = Tensor(shape=[None, None], dtype=self.network.compute_dtype)
             self.network.model.output_layer.set_inputs(rows)
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Fill the Parameters, again with other weights."""
-        cuts = checkpoint.cuts(self._config, self._settings.tensor_parallel)
-        rules = build_rules(self._config, cuts)
-        self.read_weight_bytes = load_weights(checkpoint, rules, find_targets(self.network, rules))
+        rank = self._settings.tensor_parallel
+        self.read_weight_bytes = fill_network(self.network, self._config, rank, checkpoint)
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
         """Reserve the KV cache in device memory; once, before the first step."""
         shape = (num_blocks, *kv_block_shape(self._config, self._settings))
         num_layers = self._config.num_hidden_layers
-        self._key_cache, self._value_cache = (
-            mutable([ops.zeros(shape, self.network.compute_dtype) for _ in range(num_layers)])
-            for _ in range(2)
-        )
+        with explain_full_memory(f"the KV cache of {num_blocks} blocks"):
+            self._key_cache, self._value_cache = (
+                mutable(
+                    [
+                        nz_format.make_empty_cache(shape, self.network.compute_dtype)
+                        for _ in range(num_layers)
+                    ]
+                )
+                for _ in range(2)
+            )
+            runtime.synchronize()  # a lack of memory shows here and not in a later step
 
     def execute(self, batch: ModelBatch) -> np.ndarray:
         """Run one step; see backends/runner.py.
 
+        The host waits for the device once, for the logits.
+
         Returns:
             float32 [len(batch.sample_rows), vocab_size].
         """
-        step = make_upstream_step(batch, self._settings.compute_dtype)
-        self._choose_graph(step.is_prefill)
-        hidden_states = self.network(**self._as_tensors(step))
-        if len(batch.sample_rows) == 0:
-            hidden_states.asnumpy()  # waits: the next step may come from another thread
+        check_not_forked()
+        if len(batch.token_ids) == 0:  # there is nothing to warm up but graphs, which want rows
             return np.empty((0, self.vocab_size), np.float32)
-        rows = ops.gather(hidden_states, Tensor(batch.sample_rows.astype(np.int32)), 0)
-        logits = self.network.model.output_layer(rows).astype(ms.float32)
-        return logits.asnumpy().reshape(-1, self.vocab_size)
+        with interrupts_raise(), explain_full_memory(f"a step of {len(batch.token_ids)} tokens"):
+            step = make_upstream_step(batch, self._settings.compute_dtype)
+            hidden_states = self._call_network(step)
+            has_samples = len(batch.sample_rows) > 0
+            rows = batch.sample_rows if has_samples else np.zeros(1)
+            hidden_states = ops.gather(hidden_states, Tensor(rows.astype(np.int32)), 0)
+            if not has_samples:
+                hidden_states.asnumpy()  # waits: the next step may come from another thread
+                return np.empty((0, self.vocab_size), np.float32)
+            logits = self._call(_LOGITS, lambda: self.network.model.output_layer(hidden_states))
+            return logits.astype(ms.float32).asnumpy().reshape(-1, self.vocab_size)
 
     def close(self) -> None:
         """Give the memory of weights and KV cache back; nothing runs afterwards."""
         self._key_cache = self._value_cache = None
         for parameter in self.network.get_parameters():
             parameter.set_data(Tensor(shape=(0,), dtype=parameter.dtype), slice_shape=True)
+        runtime.empty_cache()  # from MindSpore's pool to the device, for other processes
 
-    def _choose_graph(self, is_prefill: bool) -> None:
-        """Set upstream's flags, and the phase by which MindSpore finds the compiled graph."""
-        if is_prefill == self._is_prefill:
-            return
-        self._is_prefill = is_prefill
-        self.network.add_flags_custom_mcore(is_prefill=is_prefill)
-        if not is_pynative():
-            self.network.phase = "prefill" if is_prefill else "increment"
+    def _call_network(self, step: UpstreamStep) -> Tensor:
+        phase = _PREFILL if step.is_prefill else _OTHER_STEPS
+        if phase != self._phase and phase not in self._compiled:
+            # A graph keeps the flags that it was compiled with.
+            self.network.add_flags_custom_mcore(is_prefill=step.is_prefill)
+        if self._has_graphs:
+            self.network.phase = phase
+        self._phase = phase
+        inputs = self._as_tensors(step)
+        return self._call(phase, lambda: self.network(**inputs))
+
+    def _call(self, graph: str, run: Callable[[], Tensor]) -> Tensor:
+        """Call a part of the network; the first call of a graph returns when it is compiled."""
+        if not self._has_graphs or graph in self._compiled:
+            return run()
+        with delay_interrupts():
+            started_s = time.perf_counter()
+            output = run()
+            self.compile_s += time.perf_counter() - started_s
+        self._compiled.add(graph)
+        return output
 
     def _as_tensors(self, step: UpstreamStep) -> dict[str, object]:
-        arrays = asdict(step)
-        del arrays["is_prefill"]
-        mask = arrays.pop("attention_mask")
+        arrays = {name: value for name, value in vars(step).items() if name != "is_prefill"}
         return {
             **{name: Tensor(np.ascontiguousarray(array)) for name, array in arrays.items()},
-            "attention_mask": Tensor(mask, self.network.compute_dtype),
             "key_cache": self._key_cache,
             "value_cache": self._value_cache,
         }

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.partition import cut_columns
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
-from mindformers_glm.core.sharding import FFN
 
 # PartialRotaryEmbedding puts as many ones behind the rotated columns as there are of those.
 _ROTARY_SHARE = 0.5
+# As MindSpore calls the processor of an Atlas 300I Duo; a card holds two of them.
+ATLAS_300I = "ascend310p"
+_ATLAS_300I_RANKS = (1, 2, 4)
 
 
 def check_device(device: DeviceSettings) -> None:
@@ -26,41 +27,83 @@ def check_device(device: DeviceSettings) -> None:
         )
 
 
-def check_supported(config: GlmConfig, settings: RunnerSettings, dtypes: Sequence[str]) -> None:
+def check_supported(
+    config: GlmConfig, settings: RunnerSettings, dtypes: Sequence[str], processor: str
+) -> None:
     """Refuse a network or a setting that would run wrongly, or not at all.
 
     Args:
-        dtypes: of weights and products, what the card takes.
+        dtypes: of weights and products, what the operators take.
+        processor: what MindSpore calls that of the card, ascend910b, say; empty without a card.
     Raises:
         UnsupportedError: names it, and what to do.
     """
-    size = settings.model_parallel
-    rotary = config.partial_rotary_factor
+    problems = (
+        _type_problems(settings, dtypes)
+        | _network_problems(config, settings)
+        | _processor_problems(settings, processor)
+    )
+    if found := [name for name, is_so in problems.items() if is_so]:
+        raise UnsupportedError(
+            f"MindSpore Transformers' network on Ascend cannot take {', '.join(found)}: leave it "
+            "out or change it, or run with --device_target CPU."
+        )
+
+
+def _type_problems(settings: RunnerSettings, dtypes: Sequence[str]) -> dict[str, bool]:
     params_dtype, compute_dtype = settings.params_dtype, settings.compute_dtype
     rotary_dtype = settings.rotary_dtype or compute_dtype
-    problems = {
+    return {
         f"compute_dtype {compute_dtype} (its operators take {' and '.join(dtypes)})": (
             compute_dtype not in dtypes
         ),
         f"rotary_dtype {rotary_dtype} with compute_dtype {compute_dtype}": (
             rotary_dtype != compute_dtype
         ),
+<<<<<<< HEAD
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
         "a quantized checkpoint": settings.stored_schemes is not None,
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
+=======
+>>>>>>> main
         f"params_dtype {params_dtype} with compute_dtype {compute_dtype}": (
             params_dtype != compute_dtype
         ),
-        f"model_parallel {size} with a vocabulary of {config.vocab_size}": config.vocab_size % size
-        != 0,
-        f"model_parallel {size} with intermediate_size {config.intermediate_size}": len(
-            set(map(len, cut_columns(config, FFN, size)))
-        )
-        > 1,
     }
-    if found := [name for name, is_so in problems.items() if is_so]:
-        raise UnsupportedError(
-            f"MindSpore Transformers' network on Ascend cannot take {', '.join(found)}: leave it "
-            "out or change it, or run with --device_target CPU."
+
+
+def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, bool]:
+    rotary = config.partial_rotary_factor
+    return {
+        f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
+        "rope scaling (YaRN)": config.rope_scaling is not None,
+        f"quantization {settings.quantization} while loading": settings.quantization is not None,
+        **_split_problems(config, settings.model_parallel),
+    }
+
+
+def _split_problems(config: GlmConfig, size: int) -> dict[str, bool]:
+    """Heads are refused before (config/partition.py); upstream divides these sizes too."""
+    lengths = {name: getattr(config, name) for name in ("vocab_size", "intermediate_size")}
+    return {
+        f"model_parallel {size} with {config.in_file_keys(name)} {length} (it must divide it)": (
+            length % size != 0
         )
+        for name, length in lengths.items()
+    }
+
+
+def _processor_problems(settings: RunnerSettings, processor: str) -> dict[str, bool]:
+    """Source: mindformers 1.7.0, version_control.py `is_310p` and what asks it."""
+    dtype, size = settings.compute_dtype, settings.model_parallel
+    is_300i = processor == ATLAS_300I
+    ranks = ", ".join(map(str, _ATLAS_300I_RANKS))
+    return {
+        f"compute_dtype {dtype} on an Atlas 300I Duo (it has float16)": (
+            is_300i and dtype == "bfloat16"
+        ),
+        f"model_parallel {size} on an Atlas 300I Duo (it takes {ranks})": (
+            is_300i and size not in _ATLAS_300I_RANKS
+        ),
+    }

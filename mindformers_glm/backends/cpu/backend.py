@@ -1,7 +1,8 @@
 """The CPU as a backend. Nothing here imports MindSpore before it is needed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import Any
 
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.backends.cpu import library
@@ -86,6 +87,9 @@ class CpuBackend:
         from mindformers_glm.backends.cpu.runner import CpuModelRunner
 
         return CpuModelRunner(config, checkpoint, settings, packed_cache)
+
+    def create_network(self, config: GlmConfig, given: Mapping[str, Any]) -> None:
+        """See Backend; the network here is no MindSpore Transformers' own."""
 
 
 @cache

@@ -5,11 +5,9 @@ processes of the job at once, over TCP. Every rank gets the same bits.
 """
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from types import TracebackType
 
 import mindspore as ms
 import numpy as np
@@ -23,7 +21,6 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import RankError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.system.interrupts import leave_at_once
 
 
 def connect(tensor_parallel: TensorParallel) -> ProcessGroup:
@@ -47,7 +44,6 @@ def _meet(tensor_parallel: TensorParallel) -> ProcessGroup:
     if tensor_parallel.size == 1:
         return ProcessGroup(tensor_parallel)
     meet_ranks(tensor_parallel)
-    _leave_on_exceptions()
     all_gather = _AllGather()
 
     def gather(values: np.ndarray) -> np.ndarray:
@@ -75,20 +71,6 @@ def explain_failed_exchange() -> Iterator[None]:
             "hangs, or another program has sent bytes to a port of this job; the logs of all ranks "
             "may say more."
         ) from problem
-
-
-def _leave_on_exceptions() -> None:
-    """Let an exception that nobody catches end a program's rank at once, as our commands do."""
-    report = sys.excepthook
-
-    def report_and_leave(
-        kind: type[BaseException], problem: BaseException, trace: TracebackType | None
-    ) -> None:
-        report(kind, problem, trace)
-        if issubclass(kind, Exception):
-            leave_at_once(1)
-
-    sys.excepthook = report_and_leave
 
 
 class AllReduce(Module):

@@ -132,6 +132,18 @@ def test_the_released_9b_has_its_quarter_on_each_of_four_ranks() -> None:
     assert (sizes.vocab_size_per_partition, sizes.vocab_begin) == (37888, 3 * 37888)
 
 
+@pytest.mark.parametrize("length", [13696, 23040, 1096])
+@pytest.mark.parametrize("size", SIZES)
+def test_equal_parts_cut_inner_columns_through_groups(length: int, size: int) -> None:
+    config = replace(GLM_9B, intermediate_size=length)
+    parts = [TensorParallel(size, rank, has_equal_parts=True) for rank in range(size)]
+    cuts = [cut_blocks(config, part)[FFN] for part in parts]
+    numbers = np.split(np.arange(length), size)
+    for part, cut, expected in zip(parts, cuts, numbers, strict=True):
+        np.testing.assert_array_equal(np.arange(cut.begin, cut.end), expected)
+        assert partition(config, part).intermediate_size_per_partition == length // size
+
+
 def test_a_share_that_is_stored_alone_is_taken_whole() -> None:
     axes = ((FFN, FFN), (HIDDEN,))
     cuts = keep_blocks(TINY, TensorParallel(4, 2))

@@ -10,9 +10,10 @@ import pytest
 
 from mindformers_glm.backends import BACKENDS
 from mindformers_glm.config.known_variables import KNOWN_VARIABLES
+from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.finding import Finding
-from mindformers_glm.serving.doctor import Diagnosis
+from mindformers_glm.serving.doctor import Diagnosis, add_arguments, run
 from mindformers_glm.system.host import Host, ProgramOutput
 from tests.unit.fake_host import (
     SET_ENV,
@@ -385,3 +386,18 @@ def test_an_interpreter_without_packages_is_told_what_is_missing() -> None:
     assert "Traceback" not in run.stdout + run.stderr
     assert "mindspore        not installed" in run.stdout
     assert "No model can run on any device: 6 problems" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--dtype", "float16"],
+        ["--ascend-selftest", "--all"],
+        ["--ascend-selftest", "--device_target", "CPU"],
+    ],
+)
+def test_options_that_do_not_go_with_the_selftest_are_refused(words: list[str]) -> None:
+    parser = SentenceParser()
+    add_arguments(parser)
+    with pytest.raises(ConfigError, match="--ascend-selftest"):
+        run(parser.read(words))

@@ -111,6 +111,26 @@ def test_a_share_has_what_scales_of_whole_rows_need(tensors, raw_config, write_f
             np.testing.assert_array_equal(view.row_maxima(0, 24), maxima)
 
 
+@pytest.mark.parametrize(("columns", "is_equal"), [(512, True), (384, False)])
+def test_equal_parts_are_read_where_groups_end_there(
+    tensors, raw_config, write_folder, tmp_path, columns, is_equal
+):
+    """512 inner columns are 2 groups for each of 2 ranks; 384 are 2 and 1, where 192 are wanted."""
+    for layer in range(3):
+        prefix = f"model.layers.{layer}.mlp"
+        tensors[f"{prefix}.gate_up_proj.weight"] = np.ones((2 * columns, 24), np.float32)
+        tensors[f"{prefix}.down_proj.weight"] = np.ones((24, columns), np.float32)
+    folder = write_folder(tensors, raw_config | {"intermediate_size": columns})
+    write_shares(folder, tmp_path / "cut", 2)
+    mine = TensorParallel(2, 1, has_equal_parts=True)
+    if is_equal:
+        loaded = load_share(tmp_path / "cut", mine)
+        assert loaded["decoder.layers.0.mlp.linear_fc2.weight"].shape == (24, columns // 2)
+        return
+    with pytest.raises(CheckpointError, match=r"intermediate_size=384 in 2 equal parts: give the"):
+        load_share(tmp_path / "cut", mine)
+
+
 def test_row_maxima_count_in_a_share_only(tensors, raw_config, write_folder):
     name = "model.layers.0.mlp.down_proj.weight.row_maxima"
     folder = write_folder(tensors | {name: np.zeros(24, np.float32)}, raw_config)

@@ -8,8 +8,8 @@ pytest.importorskip("mindspore")
 
 from mindformers_glm.backends.ascend.context import context_of, take_card
 from mindformers_glm.config.device_settings import DeviceSettings
-from mindformers_glm.config.environment import declare_prediction, launched_device
-from mindformers_glm.core.errors import ConfigError, UnsupportedError
+from mindformers_glm.config.environment import declare_prediction
+from mindformers_glm.core.errors import UnsupportedError
 
 
 def test_context_is_what_upstream_sets_for_a_prediction() -> None:
@@ -34,31 +34,12 @@ def test_a_missing_library_of_cann_is_one_sentence() -> None:
 def test_pynative_is_told_to_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ENFORCE_EAGER", "RUN_MODE", "LCCL_DETERMINISTIC", "CUSTOM_MATMUL_SHUFFLE"):
         monkeypatch.setenv(name, "before")
+    monkeypatch.setenv("MS_ALLOC_CONF", "")
+    monkeypatch.delenv("MS_ALLOC_CONF")
     declare_prediction(is_pynative=True, is_deterministic=False)
     assert (os.environ["ENFORCE_EAGER"], os.environ["RUN_MODE"]) == ("True", "predict")
     assert os.environ["LCCL_DETERMINISTIC"] == "before"
+    assert os.environ["MS_ALLOC_CONF"] == "enable_vmm:False"
     declare_prediction(is_pynative=False, is_deterministic=True)
     assert os.environ["ENFORCE_EAGER"] == "False"
     assert (os.environ["LCCL_DETERMINISTIC"], os.environ["CUSTOM_MATMUL_SHUFFLE"]) == ("1", "off")
-
-
-@pytest.mark.parametrize(("given", "found"), [("", None), ("3", 3)])
-def test_the_card_of_a_single_process(
-    given: str, found: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MS_ROLE", raising=False)
-    monkeypatch.setenv("DEVICE_ID", given)
-    assert launched_device() == found
-
-
-def test_a_rank_takes_the_card_that_mindspore_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MS_ROLE", "MS_WORKER")
-    monkeypatch.setenv("DEVICE_ID", "3")
-    assert launched_device() is None
-
-
-def test_a_card_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MS_ROLE", raising=False)
-    monkeypatch.setenv("DEVICE_ID", "first")
-    with pytest.raises(ConfigError, match="DEVICE_ID must be the number of a card, got 'first'"):
-        launched_device()

@@ -12,8 +12,8 @@ from mindformers_glm.core.errors import RankError
 
 _FAILS = """
 import atexit, time
-from mindformers_glm.backends.cpu.collectives import _leave_on_exceptions
-_leave_on_exceptions()
+from mindformers_glm.backends.meeting import leave_on_exceptions
+leave_on_exceptions()
 atexit.register(time.sleep, 300)  # as MindSpore waits for the other ranks
 print("said", flush=False)
 raise ValueError("bad luck")
