@@ -8,11 +8,8 @@ import hashlib
 import mmap
 import os
 from collections import Counter
-<<<<<<< HEAD
 from collections.abc import Callable
-=======
 from dataclasses import replace
->>>>>>> main
 from pathlib import Path
 
 import numpy as np
