@@ -115,7 +115,7 @@ def predict_demand(backend: Backend, config: GlmConfig, settings: RunnerSettings
         name: backend.memory_need(
             config, replace(settings, quantization=name, quantization_group_size=None)
         ).weights_bytes
-        for name in SCHEMES
+        for name in (SCHEMES if settings.stored_schemes is None else ())
     }
     sizes = (size for size in _MODEL_PARALLEL if size > settings.model_parallel)
     larger = tuple(size for size in sizes if can_split(config, size))
@@ -147,6 +147,8 @@ def _explain_shortage(demand: MemoryDemand, supply: MemorySupply) -> str:
         else f"{format_bytes(supply.bytes or 0)} of memory is available"
     )
     weights_type = settings.quantization or settings.params_dtype
+    if settings.stored_schemes is not None:
+        weights_type = f"the checkpoint's integers and {settings.params_dtype}"
     return (
         f"The model needs {format_bytes(demand.least_bytes)} "
         f"(weights {format_bytes(need.weights_bytes)} in {weights_type}, workspace "

@@ -68,6 +68,7 @@ def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, 
     return {
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
+        "a quantized checkpoint": settings.stored_schemes is not None,
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
         **_split_problems(config, settings.model_parallel),
     }
