@@ -71,15 +71,14 @@ def run_ascend_selftest(folder: Path, dtype: str | None = None) -> SelfTestRepor
     """Compare the Ascend network with the CPU network part by part, on the same weights.
 
     Args:
-        dtype: "float16" or "bfloat16"; None: the checkpoint's type.
+        dtype: "float16" or "bfloat16"; None: the checkpoint's type, float16 for a float32 one.
     Raises:
         UnsupportedError: there is no card, or one of the two cannot run the checkpoint.
         MemoryBudgetError: it does not fit on the card, or once more into the host's memory.
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
     """
-    find_backend("Ascend")
-    cpu = find_backend("CPU")
+    ascend, cpu = find_backend("Ascend"), find_backend("CPU")
     from mindformers_glm.backends.ascend.selftest import run_selftest
     from mindformers_glm.backends.cpu.parts import CpuParts
 
-    return run_selftest(folder, dtype, cpu, CpuParts)
+    return run_selftest(folder, dtype, ascend, cpu, CpuParts)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.backends.ascend import support
-from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.backends.ascend.context import processor_name
 from mindformers_glm.backends.ascend.part_recorder import PartRecorder
 from mindformers_glm.backends.ascend.runner import AscendModelRunner
@@ -46,13 +45,17 @@ _SMALLEST_ROOT_OF_EPS = 1e-3
 
 
 def run_selftest(
-    folder: Path, dtype: str | None, other: Backend, open_reference: OpenReference
+    folder: Path,
+    dtype: str | None,
+    backend: Backend,
+    other: Backend,
+    open_reference: OpenReference,
 ) -> SelfTestReport:
     """Load a checkpoint twice and compare.
 
     Args:
         dtype: of weights and activations; None: the checkpoint's, or the last that the card takes.
-        other: what it is compared with.
+        backend, other: Ascend's, and what it is compared with.
         open_reference: makes the other's network, of weights in their type in memory, for a number
             of KV-cache blocks.
     Raises:
@@ -60,7 +63,6 @@ def run_selftest(
         MemoryBudgetError: it does not fit.
         UnsupportedError: upstream's network cannot run it, or its context is too short.
     """
-    backend = AscendBackend()
     group = backend.connect(TensorParallel(), DeviceSettings(mode=_PYNATIVE_MODE))
     with Checkpoint.open(folder, TensorParallel()) as checkpoint:
         config = resolve_attention_bias(GlmConfig.from_hf(folder), checkpoint)
