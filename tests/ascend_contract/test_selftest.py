@@ -23,7 +23,7 @@ from mindformers_glm.core.errors import MemoryBudgetError, UnsupportedError
 from mindformers_glm.serving.doctor_selftest import print_selftest
 from tests.conftest import MINI
 from tests.model import hf_oracle
-from tests.model.chatglm_layout import to_chatglm
+from tests.model.dialects import save_dialect
 
 Plant = Callable[[Any], None]
 HEAD_DIM, KV_SIZE, QUERY_SIZE = 16, 32, 64  # of the random checkpoint
@@ -39,12 +39,7 @@ def random_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_dialect_passes_in_float32(
     dialect: str, with_ascend: Counter[str], tmp_path: Path
 ) -> None:
-    model_type = "glm" if dialect == "chatglm" else dialect
-    folder = hf_oracle.save_random_checkpoint(
-        tmp_path / "hf", model_type=model_type, attention_bias=dialect != "glm"
-    )
-    if dialect == "chatglm":
-        folder = to_chatglm(folder, tmp_path / "chatglm")
+    folder, _ = save_dialect(tmp_path, dialect, attention_bias=dialect != "glm")
     report = run_ascend_selftest(folder)
     assert report.is_equal, "\n".join(report.lines())
     assert with_ascend["FlashAttentionScore"] > 0
@@ -126,9 +121,12 @@ def wrong_slots(layer: Any) -> None:
 
 
 def wrong_scale(operator: str) -> Plant:
+    """By larger queries: the references refuse any other scale than GLM's."""
+
     def plant(layer: Any) -> None:
-        attributes = getattr(layer.self_attention.core_attention, operator)._attributes
-        attributes["scale_value"] *= 1.05
+        core = layer.self_attention.core_attention
+        attend = getattr(core, operator)
+        setattr(core, operator, lambda query, *others: attend(1.05 * query, *others))
 
     return plant
 

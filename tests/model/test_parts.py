@@ -14,7 +14,7 @@ from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint
 from tests.conftest import relative_error
 from tests.model import hf_oracle
-from tests.model.chatglm_layout import to_chatglm
+from tests.model.dialects import save_dialect
 
 
 @pytest.mark.parametrize("dialect", ["glm4", "glm", "chatglm"])
@@ -23,10 +23,7 @@ def test_parts_make_the_logits_of_the_network_and_of_hugging_face(
 ) -> None:
     from mindformers_glm.backends.cpu.runner import CpuModelRunner
 
-    source = hf_oracle.save_random_checkpoint(
-        tmp_path / "hf", model_type="glm" if dialect == "chatglm" else dialect
-    )
-    folder = to_chatglm(source, tmp_path / "chatglm") if dialect == "chatglm" else source
+    folder, source = save_dialect(tmp_path, dialect)
     config = GlmConfig.from_hf(folder)
     settings = RunnerSettings.for_config(config, "float32", max_model_len=64)
     steps = SelfTestSteps(config.vocab_size, settings.block_size, settings.max_model_len)
