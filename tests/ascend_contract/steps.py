@@ -1,6 +1,6 @@
 """Steps of every kind through our runner, and what Hugging Face computes for them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,11 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import resolve_attention_bias
 from tests.conftest import relative_error
 from tests.model import hf_oracle
-from tests.model.chatglm_layout import to_chatglm
 
 BLOCK_SIZE = 8
 NUM_BLOCKS = 40
-DIALECTS = ("glm4", "glm4 without bias", "glm", "chatglm")
+# And whether query, key and value have a bias.
+DIALECTS = (("glm4", True), ("glm4", False), ("glm", True), ("chatglm", True))
 # (text, begin, end) of each sequence of a step.
 Pieces = list[tuple[int, int, int]]
 STEPS: Mapping[str, Pieces] = {
@@ -28,15 +28,6 @@ STEPS: Mapping[str, Pieces] = {
     "a chunk beside an answer": [(2, 18, 24), (3, 2, 3)],
     "guesses beside a new prompt": [(1, 9, 13), (4, 0, 9)],
 }
-
-
-def save_dialect(folder: Path, dialect: str) -> tuple[Path, Path]:
-    """A tiny random checkpoint of a dialect, and the one that Hugging Face can read."""
-    model_type = "glm" if dialect == "chatglm" else dialect[:4].strip()
-    source = hf_oracle.save_random_checkpoint(
-        folder / "hf", model_type=model_type, attention_bias=not dialect.endswith("bias")
-    )
-    return (to_chatglm(source, folder / "own") if dialect == "chatglm" else source), source
 
 
 def open_runner(folder: Path, dtype: str) -> AscendModelRunner:
@@ -90,10 +81,12 @@ class KnownSequences(Sequences):
         self.expected = [hf_oracle.logits_of(model, text) for text in self.texts]
 
     def errors(
-        self, runner: AscendModelRunner, steps: Mapping[str, Pieces] = STEPS
+        self,
+        execute: Callable[[ModelBatch], np.ndarray],
+        steps: Mapping[str, Pieces] = STEPS,
     ) -> dict[str, float]:
-        """The relative error of each step's logits."""
-        found = {name: runner.execute(self.batch(*pieces)) for name, pieces in steps.items()}
+        """The relative error of each step's logits, as `execute` computes them."""
+        found = {name: execute(self.batch(*pieces)) for name, pieces in steps.items()}
         return {
             name: relative_error(
                 found[name],

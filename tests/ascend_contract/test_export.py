@@ -1,13 +1,10 @@
 """The real operators' own checks of types and shapes, on a machine without a card."""
 
-import os
-import subprocess
-import sys
 from importlib.metadata import version
 
 import pytest
 
-from tests.conftest import REPO
+from tests.ascend_contract.python_process import run_python
 from tests.model import hf_oracle
 from tests.model.chatglm_layout import to_chatglm
 
@@ -23,18 +20,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         hf_oracle.save_random_checkpoint(folder / name, model_type=name, num_hidden_layers=1)
     to_chatglm(folder / "glm", folder / "chatglm")
     folders = [str(folder / name) for name in ("glm4", "glm", "chatglm")]
-    ended = subprocess.run(
-        [sys.executable, "tests/ascend_contract/export_steps.py", *folders],
-        cwd=REPO,
-        env=os.environ | {"PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = [line.split(" = ", 1) for line in ended.stdout.splitlines() if " = " in line]
-    return {
-        name: result for name, result in lines if name.startswith(("glm", "chatglm", "any", "w"))
-    }
+    lines = run_python("tests/ascend_contract/export_steps.py", *folders)
+    return dict(line.split(" = ", 1) for line in lines if " = " in line)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ def test_a_prefill_and_a_decode_equal_hugging_face(tmp_path: Path) -> None:
     steps = {name: STEPS[name] for name in ("four prompts", "an answer each")}
     with graph_references():
         runner = open_runner(folder, "float32")
-        errors = sequences.errors(runner, steps)
+        errors = sequences.errors(runner.execute, steps)
         compile_s = runner.compile_s
-        again = sequences.errors(runner, {"an answer each": STEPS["an answer each"]})
+        again = sequences.errors(runner.execute, {"an answer each": STEPS["an answer each"]})
         runner.close()
     assert max(errors.values()) < 1e-5, errors
     assert np.allclose(list(again.values()), errors["an answer each"])

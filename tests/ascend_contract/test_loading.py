@@ -20,7 +20,7 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.share_writer import write_shares
 from tests.ascend_contract.ranks import as_rank
 from tests.model import hf_oracle
-from tests.model.chatglm_layout import to_chatglm
+from tests.model.dialects import save_dialect
 
 HEADS, GROUPS, HEAD_DIM, HIDDEN, FFN = 8, 2, 16, 64, 1096
 # Equal parts of 8 ranks begin in the middle of a group of 128 inner columns.
@@ -33,11 +33,7 @@ def folders(
 ) -> tuple[Path, Path]:
     """A bfloat16 checkpoint in a dialect's layout, and as Hugging Face has it."""
     root = tmp_path_factory.mktemp(request.param)
-    model_type = "glm" if request.param == "chatglm" else request.param
-    source = hf_oracle.save_random_checkpoint(
-        root / "hf", "bfloat16", model_type=model_type, **CHANGES
-    )
-    return (to_chatglm(source, root / "own") if request.param == "chatglm" else source), source
+    return save_dialect(root, request.param, "bfloat16", **CHANGES)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])

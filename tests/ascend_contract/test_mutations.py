@@ -18,7 +18,8 @@ from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstr
 from mindformers_glm.backends.runner import ModelBatch
 from tests.ascend_contract.install import in_pynative_mode
 from tests.ascend_contract.references import ContractError
-from tests.ascend_contract.steps import NUM_BLOCKS, KnownSequences, open_runner, save_dialect
+from tests.ascend_contract.steps import NUM_BLOCKS, KnownSequences, open_runner
+from tests.model import hf_oracle
 
 Change = Callable[[UpstreamStep], Any]
 
@@ -96,7 +97,7 @@ def calls() -> Iterator[Counter[str]]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_dialect(tmp_path_factory.mktemp("glm4"), "glm4")[0]
+    return hf_oracle.save_random_checkpoint(tmp_path_factory.mktemp("glm4"))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def empty_cache(runner: AscendModelRunner) -> None:
 
 def _is_found(runner: AscendModelRunner, sequences: KnownSequences) -> bool:
     try:
-        return max(sequences.errors(runner).values()) > _FOUND
+        return max(sequences.errors(runner.execute).values()) > _FOUND
     except ContractError:
         return True
 

@@ -1,16 +1,14 @@
 """The real command line on upstream's network: run_mindformer.py --device_target Ascend."""
 
 import ast
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from tests.conftest import MINI, REPO
-from tests.e2e.run_process import finish
+from tests.ascend_contract.predict import THEN
+from tests.ascend_contract.python_process import run_python
+from tests.conftest import MINI
 from tests.model import hf_oracle
 
 NUM_TOKENS = 8
@@ -22,24 +20,6 @@ COMMAND = [
     *("--context.mode", "1", "--model.model_config.params_dtype", "float32"),
     *("--model.model_config.compute_dtype", "float32"),
 ]
-
-
-def _predict(work: Path, *arguments: str) -> list[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.ascend_contract.predict", *COMMAND, *arguments],
-        cwd=work,
-        env=os.environ | {"PYTHONPATH": str(REPO)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    run = finish(process)
-    assert run.exit_code == 0, run.errors
-    results = ast.literal_eval((work / "text_generation_result.txt").read_text(encoding="utf-8"))
-    # MindSpore tells there which MS_ALLOC_CONF it has, which upstream sets for a prediction.
-    answers = [line for line in run.stdout if not line.startswith("[MS_ALLOC_CONF]")]
-    assert [ast.literal_eval(line) for line in answers] == results
-    return [text for result in results for text in result["text_generation_text"]]
 
 
 @pytest.mark.weights
@@ -55,7 +35,13 @@ def test_one_prompt_and_a_file_of_prompts_are_answered_as_hugging_face_does(
         )
         tokens = hf_oracle.greedy_tokens_of(model, prompt, NUM_TOKENS)
         expected.append(tokenizer.decode(tokens, skip_special_tokens=True))
-    assert _predict(tmp_path, "--predict_data", texts[0]) == expected[:1]
     (tmp_path / "questions.txt").write_text("\n".join(texts), encoding="utf-8")
-    file = ("--predict_data", "questions.txt", "--predict_batch_size", "2")
-    assert _predict(tmp_path, *file) == expected
+    one = (*COMMAND, "--predict_data", texts[0])
+    file = (*COMMAND, "--predict_data", "questions.txt", "--predict_batch_size", "2")
+    lines = run_python("-m", "tests.ascend_contract.predict", *one, THEN, *file, folder=tmp_path)
+    # MindSpore tells there which MS_ALLOC_CONF it has, which upstream sets for a prediction.
+    answers = [ast.literal_eval(line) for line in lines if not line.startswith("[MS_ALLOC_CONF]")]
+    texts_found = [text for answer in answers for text in answer["text_generation_text"]]
+    assert texts_found == expected[:1] + expected
+    saved = (tmp_path / "text_generation_result.txt").read_text(encoding="utf-8")
+    assert ast.literal_eval(saved) == answers[1:]

@@ -1,4 +1,4 @@
-"""What the runner does around upstream's network: full devices, no rows, graphs, an Atlas 300I."""
+"""What the runner does around upstream's network: full devices, no rows, graphs."""
 
 from collections import Counter
 from dataclasses import replace
@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
-from mindformers_glm.backends.ascend import nz_format
 from mindformers_glm.backends.ascend import runner as runner_module
 from mindformers_glm.backends.ascend.footprint import count_memory
 from mindformers_glm.backends.ascend.full_memory import explain_full_memory
@@ -68,7 +67,7 @@ def test_logits_of_many_rows_are_computed_in_parts(
     folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=1)
     runner = open_runner(folder, "float32")
     monkeypatch.setattr(runner_module, "MAX_SAMPLES", 8)  # 29 rows: three parts and a rest
-    errors = KnownSequences(folder).errors(runner, {"all": STEPS["four prompts"]})
+    errors = KnownSequences(folder).errors(runner.execute, {"all": STEPS["four prompts"]})
     assert errors["all"] < 1e-5
 
 
@@ -120,50 +119,3 @@ def test_each_graph_is_compiled_with_its_own_flags_and_called_by_its_phase(tmp_p
     prefill, others = ("run", "prefill"), ("run", "increment")
     assert network.told == [("flags", True), prefill, ("flags", False), others, prefill, others]
     assert runner.compile_s > 0
-
-
-@pytest.fixture
-def atlas_300i(calls: Counter[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of what was brought into the card's format; its operators take nothing else."""
-    cast: list[str] = []
-
-    def format_cast(tensor: Tensor, target: int) -> Tensor:
-        assert target == 29  # FRACTAL_NZ
-        cast.append(getattr(tensor, "name", "") or str(tensor.shape))
-        return tensor
-
-    for module in (nz_format, "mindformers.parallel_core.inference.tensor_parallel.layers"):
-        where = module if isinstance(module, str) else module.__name__
-        monkeypatch.setattr(f"{where}.is_310p", lambda: True)
-    monkeypatch.setattr(ops.auto_generate, "format_cast", format_cast, raising=False)
-    return cast
-
-
-def test_on_an_atlas_300i_linear_weights_and_cache_have_its_format(
-    atlas_300i: list[str], tmp_path: Path
-) -> None:
-    folder = hf_oracle.save_random_checkpoint(tmp_path, num_hidden_layers=1)
-    runner = open_runner(folder, "float16")
-    layer = "decoder.layers.0"
-    weights = [
-        f"{layer}.{name}.weight"
-        for name in (
-            *("mlp.linear_fc1", "mlp.linear_fc2"),
-            *("self_attention.linear_proj", "self_attention.linear_qkv"),
-        )
-    ]
-    found = sorted(name.removeprefix("model.") for name in atlas_300i if "weight" in name)
-    assert found == [*weights, "output_layer.weight"]
-    # 40 blocks of 8 tokens, 2 KV heads of 16: keys and values of the layer
-    assert [name for name in atlas_300i if "weight" not in name] == ["(40, 8, 32)"] * 2
-    runner.close()
-
-
-def test_on_an_atlas_300i_a_tied_output_layer_stays_as_the_embedding_is(
-    atlas_300i: list[str], tmp_path: Path
-) -> None:
-    folder = hf_oracle.save_random_checkpoint(
-        tmp_path, num_hidden_layers=1, tie_word_embeddings=True
-    )
-    open_runner(folder, "float16").close()
-    assert not [name for name in atlas_300i if "output" in name or "embed" in name]

@@ -3,21 +3,19 @@
 import ast
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
+from tests.ascend_contract.python_process import run_python
 from tests.ascend_contract.upstream_callers import ENVIRONMENT
 from tests.conftest import REPO
 from tests.model import hf_oracle
-from tests.model.chatglm_layout import to_chatglm
+from tests.model.dialects import save_dialect
 
 PROMPT = "hello"
 _TYPES = ("compute_dtype", "params_dtype", "rotary_dtype")
-_ENVIRONMENT = os.environ | ENVIRONMENT | {"PYTHONPATH": str(REPO)}
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +29,7 @@ def source() -> Path:
 
 @pytest.mark.parametrize("dialect", ["glm", "chatglm"])
 def test_it_answers_as_hugging_face_does(dialect: str, source: Path, tmp_path: Path) -> None:
-    glm = hf_oracle.save_random_checkpoint(tmp_path / "hf", model_type="glm")
-    folder = to_chatglm(glm, tmp_path / "chatglm") if dialect == "chatglm" else glm
+    folder, glm = save_dialect(tmp_path, dialect)
     file = folder / "tokenizer_config.json"  # it pads, also a single prompt
     file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token": "!"}))
     command = f"""
@@ -43,10 +40,7 @@ def test_it_answers_as_hugging_face_does(dialect: str, source: Path, tmp_path: P
     """.split()
     for name in _TYPES:
         command += [f"--model.model_config.{name}", "float32"]
-    ended = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, env=_ENVIRONMENT, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
+    run_python(*command, folder=tmp_path, **ENVIRONMENT)
     ((answer,),) = (
         found["text_generation_text"]
         for found in ast.literal_eval((tmp_path / "text_generation_result.txt").read_text())
@@ -69,12 +63,6 @@ print("RESULT", Register.get_cls(Type.MODELS, "ChatGLMModel").__module__)
 
 def test_auto_register_imports_this_package(tmp_path: Path) -> None:
     """An unchanged script: `--register_path FOLDER --model.model_config.auto_register NAME`."""
-    environment = _ENVIRONMENT | {"REGISTER_PATH": str(REPO / "mindformers_glm" / "models")}
-    ended = subprocess.run(
-        [sys.executable, "-c", _HOOK],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert "RESULT mindformers_glm.models.chatglm" in ended.stdout, ended.stderr
+    models = str(REPO / "mindformers_glm" / "models")
+    lines = run_python("-c", _HOOK, folder=tmp_path, **ENVIRONMENT, REGISTER_PATH=models)
+    assert "RESULT mindformers_glm.models.chatglm" in lines

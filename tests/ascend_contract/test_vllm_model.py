@@ -7,19 +7,16 @@ from pathlib import Path
 from unittest import mock
 
 import mindspore as ms
-import numpy as np
 import pytest
 from mindformers.core.context.build_context import MFContextOperator
 
 from mindformers_glm import vllm_mindspore_plugin
-from tests.ascend_contract.steps import BLOCK_SIZE, STEPS, Sequences
+from tests.ascend_contract.steps import BLOCK_SIZE, NUM_BLOCKS, KnownSequences
 from tests.ascend_contract.vllm_model import VllmModel, make_config
 from tests.ascend_contract.vllm_registry import imported_registry
-from tests.conftest import relative_error
-from tests.model import hf_oracle
-from tests.model.chatglm_layout import to_chatglm
+from tests.model.dialects import save_dialect
 
-NUM_BLOCKS, MAX_MODEL_LEN = 40, 128
+MAX_MODEL_LEN = 128
 CACHE_SHAPE = (NUM_BLOCKS, BLOCK_SIZE, 2, 16)  # of hf_oracle's networks
 Open = Callable[[Path, str], VllmModel]
 
@@ -37,23 +34,6 @@ def open_model(with_ascend: Counter[str], monkeypatch: pytest.MonkeyPatch) -> It
         yield open_it
 
 
-def _save(dialect: str, folder: Path) -> tuple[Path, Path]:
-    """A folder to run, and the same weights as Hugging Face takes them."""
-    model_type = "glm" if dialect == "chatglm" else dialect
-    source = hf_oracle.save_random_checkpoint(folder / "hf", model_type=model_type)
-    return (to_chatglm(source, folder / "chatglm") if dialect == "chatglm" else source), source
-
-
-def _check_steps(model: VllmModel, source: Path, tolerance: float) -> None:
-    oracle = hf_oracle.load(source)
-    sequences = Sequences([12, 20, 30, 9, 9], oracle.config.vocab_size)
-    expected = [hf_oracle.logits_of(oracle, text) for text in sequences.texts]
-    for name, pieces in STEPS.items():
-        found = model.compute_logits(sequences.batch(*pieces))
-        wanted = np.concatenate([expected[n][begin:end] for n, begin, end in pieces])
-        assert relative_error(found, wanted) < tolerance, name
-
-
 @pytest.mark.parametrize(
     ("dialect", "dtype", "tolerance"),
     [
@@ -66,19 +46,21 @@ def _check_steps(model: VllmModel, source: Path, tolerance: float) -> None:
 def test_each_kind_of_step_equals_hugging_face(
     dialect: str, dtype: str, tolerance: float, open_model: Open, tmp_path: Path
 ) -> None:
-    folder, source = _save(dialect, tmp_path)
+    folder, source = save_dialect(tmp_path, dialect)
     model = open_model(folder, dtype)
     assert type(model.network).__module__.startswith("mindformers_glm.")
     assert model.network.max_position_embeddings == MAX_MODEL_LEN  # its rotary tables
     model.load_weights()
-    _check_steps(model, source, tolerance)
+    errors = KnownSequences(source).errors(model.compute_logits)
+    assert max(errors.values()) < tolerance, errors
 
 
 def test_the_plugin_leaves_glm4_to_upstreams_class(open_model: Open, tmp_path: Path) -> None:
-    folder, source = _save("glm4", tmp_path)
+    folder, source = save_dialect(tmp_path, "glm4")
     with imported_registry():
         vllm_mindspore_plugin.register()
         model = open_model(folder, "float32")
     assert type(model.network).__module__ == "mindformers.models.glm4.modeling_glm4_infer"
     model.load_weights()
-    _check_steps(model, source, 1e-5)
+    errors = KnownSequences(source).errors(model.compute_logits)
+    assert max(errors.values()) < 1e-5, errors

@@ -1,8 +1,6 @@
 """vLLM finds the plugin, and vLLM-MindSpore then runs GLM and ChatGLM and its own GLM-4-0414."""
 
 import json
-import os
-import subprocess
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 
 from mindformers_glm import vllm_mindspore_plugin
+from tests.ascend_contract.python_process import run_python
 from tests.ascend_contract.vllm_process import RESULT
 from tests.ascend_contract.vllm_registry import (
     ANY_MODEL,
@@ -18,7 +17,6 @@ from tests.ascend_contract.vllm_registry import (
     imported_registry,
     resolve,
 )
-from tests.conftest import REPO
 
 pytest.importorskip("mindspore")
 
@@ -33,8 +31,7 @@ NEW = {
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package's metadata, as an installation writes them."""
     folder = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder)]
-    subprocess.run(command, cwd=REPO, check=True)
+    run_python("setup.py", "-q", "egg_info", "--egg-base", str(folder))
     return folder
 
 
@@ -56,15 +53,8 @@ def test_an_installation_has_one_entry_point(installed: Path) -> None:
 def test_a_process_of_vllm_mindspore_finds_each_model(
     order: str, before: Any, installed: Path
 ) -> None:
-    ended = subprocess.run(
-        [sys.executable, "tests/ascend_contract/vllm_process.py", str(installed), order],
-        cwd=REPO,
-        env=os.environ | {"PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
-    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(RESULT))
+    lines = run_python("tests/ascend_contract/vllm_process.py", str(installed), order)
+    (line,) = (line for line in lines if line.startswith(RESULT))
     found = json.loads(line.removeprefix(RESULT))
     for architecture, model_type in NEW.items():
         wanted = before.format(architecture) if isinstance(before, str) else before
