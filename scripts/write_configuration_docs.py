@@ -123,10 +123,11 @@ def _names(setting: Setting) -> str:
 def _meaning(setting: Setting) -> str:
     values = " or ".join(map(_shown, setting.only))
     allowed = f"{values} only" if values else "must be left out"
+    elsewhere = f": {setting.without_effect}" if setting.without_effect else ""
     said = (
         setting.help,
-        f"changes nothing: {setting.without_effect}" if setting.without_effect else "",
-        f"takes effect on {setting.backend} only" if setting.backend else "",
+        f"takes effect on {setting.backend} only{elsewhere}" if setting.backend else "",
+        f"changes nothing{elsewhere}" if elsewhere else "",
         f"{allowed}: {setting.because}" if setting.only else "",
         "a label",
     )

@@ -1,12 +1,13 @@
 """How MindSpore is set up on a device: the rows of the settings table that are handed to it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from mindformers_glm.config.settings_table import SETTINGS
 from mindformers_glm.core.errors import ConfigError
 
+_ROWS = {row.name: row for row in SETTINGS if row.use == "device"}
 _MODES = {"GRAPH_MODE": 0, "PYNATIVE_MODE": 1}
 
 
@@ -40,6 +41,11 @@ class DeviceSettings:
         Raises:
             ConfigError: there is no such option, or its value is of the wrong type or out of range.
         """
+        if not isinstance(options, Mapping | None):
+            raise ConfigError(
+                f"device_options must be a dict of names and values, got {options!r}: say "
+                '{"device_id": 1}.'
+            )
         # With it comes PyYAML, which --version has no need of.
         from mindformers_glm.config.settings_reader import read_value
 
@@ -51,9 +57,16 @@ class DeviceSettings:
                     f"device_options has no {name!r}: it takes {', '.join(sorted(known))}."
                 )
             if value is not None:
-                row = next(row for row in SETTINGS if row.use == "device" and row.name == name)
-                given[name] = read_value(row, value, name, "in device_options", from_text=False)
+                where = "in device_options"
+                given[name] = read_value(_ROWS[name], value, name, where, from_text=False)
         values = {name: one.value for name, one in given.items()}
         if values.get("mode") in _MODES:
             values["mode"] = _MODES[values["mode"]]
         return cls(**values, max_device_memory=max_device_memory)
+
+    def idle_values(self, device_target: str) -> Iterator[str]:
+        """A sentence for each value that is not the default and changes nothing on this device."""
+        for name, row in _ROWS.items():
+            value, reason = getattr(self, name), row.idle_reason(device_target)
+            if reason and value != row.default:
+                yield f"{name} {value} changes nothing here: {reason}"

@@ -102,7 +102,14 @@ def load_run_config(
         os.environ if environ is None else environ,
     )
     silence_other_ranks(rank)
-    _tell_what_has_no_effect(settings, values["context.device_target"] or default_target)
+    device_target = values["context.device_target"] or default_target
+    _tell_what_has_no_effect(settings, device_target)
+    # Told once: what the device does not take is not handed to it, which would tell it again.
+    values |= {
+        row.path: row.default
+        for row in SETTINGS
+        if row.use == "device" and row.idle_reason(device_target)
+    }
     return _run_config(values, rank, "predict_batch_size" in settings)
 
 

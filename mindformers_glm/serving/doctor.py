@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         GlmError: see `print_selftest`.
     """
     if arguments.ascend_selftest is not None:
-        if arguments.device_target or arguments.all:
+        if arguments.device_target is not None or arguments.all:
             raise ConfigError("--ascend-selftest takes --dtype and --json: leave the others out.")
         # Only here: the rest of doctor must work where the backends cannot be imported.
         from mindformers_glm.serving.doctor_selftest import print_selftest
@@ -182,7 +182,7 @@ def _examine_devices(host: Host, device_target: str | None) -> tuple[str, str, l
     """The device that a run takes, its probe, and what was found of it and of the others."""
     from mindformers_glm.backends import BACKENDS, default_target
 
-    target = device_target or default_target()
+    target = default_target() if device_target is None else device_target
     if target not in BACKENDS:
         names = ", ".join(BACKENDS)
         raise ConfigError(f"device_target must be one of {names}, got {target!r}.")

@@ -19,6 +19,7 @@ from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.host import Host
+from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
@@ -58,6 +59,8 @@ class CpuBackend:
                 f"context.mode {device.mode} (PYNATIVE_MODE) is Ascend's alone: on the CPU the "
                 "network is one graph of fused operators, so leave it out or set 0 (GRAPH_MODE)."
             )
+        for sentence in device.idle_values(self.name):
+            note(sentence)
         from mindformers_glm.backends.cpu import collectives
 
         return collectives.connect(tensor_parallel)

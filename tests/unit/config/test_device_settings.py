@@ -33,9 +33,11 @@ def test_what_the_command_line_says_is_handed_on() -> None:
         ({"device_id": -1}, "device_id in device_options must be at least 0, got -1"),
         ({"device_id": "one"}, "device_id in device_options must be a whole number, got 'one'"),
         ({"mode": 2}, "mode in device_options is 2 but can only be 0 or GRAPH_MODE or 1"),
+        (["device_id"], r"device_options must be a dict of names and values, got \['device_id'\]"),
+        ("device_id=1", "device_options must be a dict"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(options: dict[str, Any], message: str) -> None:
+def test_a_wrong_option_is_one_sentence(options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DeviceSettings.from_options(options, None)
 
@@ -43,6 +45,27 @@ def test_a_wrong_option_is_one_sentence(options: dict[str, Any], message: str) -
 def test_the_cpu_has_no_pynative_mode() -> None:
     with pytest.raises(UnsupportedError, match=r"context\.mode 1 .*leave it out or set 0"):
         BACKENDS["CPU"].connect(TensorParallel(), DeviceSettings(mode=1))
+
+
+def test_an_option_that_changes_nothing_on_the_cpu_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = {"device_id": 1, "deterministic": "ON", "infer_boost": "on"}
+    BACKENDS["CPU"].connect(TensorParallel(), DeviceSettings.from_options(options, None))
+    assert capsys.readouterr().err.splitlines() == [
+        "mindformers_glm: deterministic ON changes nothing here: "
+        "the CPU operators are deterministic in either case",
+        "mindformers_glm: device_id 1 changes nothing here: it takes effect on Ascend only",
+    ]
+
+
+def test_what_the_command_line_has_told_is_not_told_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    handed = load("--device_target", "CPU", "--device_id", "1").llm["device_options"]
+    assert "--device_id 1 changes nothing here" in capsys.readouterr().err
+    BACKENDS["CPU"].connect(TensorParallel(), DeviceSettings.from_options(handed, None))
+    assert capsys.readouterr().err == ""
 
 
 def test_attention_without_a_paged_cache_is_refused_on_ascend() -> None:

@@ -72,10 +72,11 @@ def test_ascend_on_a_machine_without_it_cannot_run(tmp_path: Path) -> None:
     assert "device_target to CPU" in find(diagnosis, "card").advice
 
 
-def test_an_unknown_device_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["GPU", ""])  # "": "$DEVICE" that is not set, as in predict
+def test_an_unknown_device_is_refused_before_anything_is_started(tmp_path: Path, name: str) -> None:
     programs = Programs()
-    with pytest.raises(ConfigError, match="one of CPU, Ascend, got 'GPU'"):
-        diagnose(make_host(tmp_path, run=programs), "GPU")
+    with pytest.raises(ConfigError, match=f"one of CPU, Ascend, got '{name}'"):
+        diagnose(make_host(tmp_path, run=programs), name)
     assert programs.commands == []
 
 
