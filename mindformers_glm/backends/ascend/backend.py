@@ -30,6 +30,7 @@ class AscendBackend:
     probe = (
         "import mindspore as ms; ms.set_device('Ascend'); ms.ops.zeros((1,), ms.float16).asnumpy()"
     )
+    has_memory_for_each_rank = True
     _free_before: int | None = None
     dtypes = ("bfloat16", "float16")  # of weights and products; the operators take no others
 
@@ -84,6 +85,12 @@ class AscendBackend:
             self._free_before = free_bytes()
         return self._free_before
 
+    def check_supported(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        """See Backend."""
+        from mindformers_glm.backends.ascend.context import processor_name
+
+        check_supported(config, settings, self.dtypes, processor_name())
+
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""
         return count_memory(config, settings)
@@ -96,9 +103,6 @@ class AscendBackend:
         packed_cache: PackedCacheSettings | None = None,
     ) -> ModelRunner:
         """See Backend; weights go to the device as they are, so there is nothing to cache."""
-        from mindformers_glm.backends.ascend.context import processor_name
-
-        check_supported(config, settings, self.dtypes, processor_name())
         if packed_cache is not None and packed_cache.mode in ("on", "verify"):
             note(
                 f"packed_cache {packed_cache.mode} changes nothing here: weights go to the card as "
