@@ -66,8 +66,6 @@ _SWITCHES = (
 _REFUSED = {
     "vision_config": "models that see images are not supported",
     "pre_seq_len": "prefixes of P-tuning are not supported: merge them or use the original model",
-    "quantization_bit": "quantized checkpoints are not supported by this version: use the float "
-    "checkpoint, which the setting quantization can quantize while it is loaded",
     "rope_scaling": "ChatGLM scales RoPE by rope_ratio only: remove rope_scaling",
     "rope_parameters": "ChatGLM scales RoPE by rope_ratio only: remove rope_parameters",
 }

@@ -89,13 +89,14 @@ _RELATIVE_CLASSES = {
 _MAX_SIZE = 2**31 - 1  # the kernels index with int32
 
 QUANTIZED_HINT = (
-    "quantized checkpoints are not supported by this version: use the float checkpoint, which the "
+    "quantized checkpoints are not supported in that form: use the float checkpoint, which the "
     "setting quantization can quantize while it is loaded"
 )
 # Keys of every dialect that this version cannot honour; null, false and empty are fine.
 _REFUSED_KEYS = dict.fromkeys(
-    # msModelSlim writes quantize, MLX quantization, compressed-tensors once compression_config.
-    ("quantization_config", "quantize", "quantization", "compression_config"),
+    # MLX writes quantization, compressed-tensors wrote compression_config once. What others write
+    # (quantization_config, quantize, quantization_bit) is for quantization/stored_format.py.
+    ("quantization", "compression_config"),
     QUANTIZED_HINT,
 )
 # Every layer's tensors are listed by name; the largest GLM has 92 layers.

@@ -7,8 +7,8 @@ DENSE = "GLM-4-0414 models are dense, they have no experts"
 _ARCHITECTURE = "the architecture is read from config.json in pretrained_model_dir"
 _TOKENIZER = "tokenizer and special tokens are read from the files in pretrained_model_dir"
 _QUANTIZED = (
-    "weights that are quantized already are not read by this version; the setting quantization at "
-    "the top level quantizes float weights while they are loaded"
+    "weights that are quantized already are told by the folder's own files; the setting "
+    "quantization at the top level quantizes float weights while they are loaded"
 )
 _LORA = "LoRA is not offered by this version"
 

@@ -24,7 +24,8 @@ from mindformers_glm.system.log import detail, note, set_verbose, silence_other_
 
 _DEFAULT_TARGET = "CPU"
 # What configs/glm4/predict_glm4.yaml says, for an installed package that has no configs folder;
-# a test holds them equal. Settings whose value is the default anyway are left out.
+# a test holds them equal. Settings whose value is the default anyway are left out, and so are the
+# levels: nobody has said that it is this model.
 PREDICT_GLM4: dict[str, Any] = {
     "model": {
         "model_config": {
@@ -43,6 +44,7 @@ class RunConfig:
     rank: which of the model_parallel processes this one is.
     auto_trans_ckpt: whether they cut their shares out of a whole checkpoint.
     save_graphs: MindSpore's level, 0: not saved.
+    model_levels: by device_target, what model_levels.py calls the model; none where none is given.
     llm, sampling: keyword arguments of `LLM` and fields of `SamplingParams`, as the table says.
     """
 
@@ -58,6 +60,7 @@ class RunConfig:
     save_graphs: int
     save_graphs_path: Path
     verbose: bool
+    model_levels: Mapping[str, str]
     llm: Mapping[str, Any]
     sampling: Mapping[str, Any]
 
@@ -214,6 +217,13 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
         save_graphs=int(values["context.save_graphs"]),
         save_graphs_path=_path(values["context.save_graphs_path"]),
         verbose=values["verbose"],
+        model_levels=MappingProxyType(
+            {
+                path.removeprefix("model_level."): level
+                for path, level in values.items()
+                if path.startswith("model_level.") and level is not None
+            }
+        ),
         llm=MappingProxyType(llm),
         sampling=MappingProxyType(sampling),
     )

@@ -50,6 +50,9 @@ class RunnerSettings:
     weights and products have its types then; None: they are float.
     float_layers: numbers of decoder layers that stay float under a quantization: config.json's
     float_layers_id, and no setting of a run.
+    stored_schemes: of a checkpoint that is quantized already: each linear layer, by its
+    Megatron-Core name, and the scheme that keeps its integers, None where it runs as float. No
+    setting of a run either. None: the checkpoint is float.
     """
 
     params_dtype: str
@@ -64,9 +67,15 @@ class RunnerSettings:
     model_parallel: int = 1
     model_parallel_rank: int = 0
     float_layers: tuple[int, ...] = ()
+    stored_schemes: tuple[tuple[str, QuantizationScheme | None], ...] | None = None
 
     def __post_init__(self) -> None:
         check_types_together(vars(self))
+        if self.stored_schemes is not None and self.quantization is not None:
+            raise ConfigError(
+                f"quantization {self.quantization} is for float weights, and those of this "
+                "checkpoint are quantized already: leave it out."
+            )
         if self.rotary_dtype not in (None, *DTYPE_BYTES):
             raise ConfigError(
                 f"rotary_dtype must be one of {', '.join(DTYPE_BYTES)}, got {self.rotary_dtype!r}."
@@ -83,16 +92,24 @@ class RunnerSettings:
         TensorParallel(self.model_parallel, self.model_parallel_rank)
 
     @classmethod
-    def for_config(cls, config: GlmConfig, stored_dtype: str, **given: Any) -> "RunnerSettings":
-        """Settings for a network: `with_defaults`, and what config.json says of quantization.
+    def for_config(
+        cls,
+        config: GlmConfig,
+        stored_dtype: str,
+        stored_schemes: Mapping[str, QuantizationScheme | None] | None = None,
+        **given: Any,
+    ) -> "RunnerSettings":
+        """Settings for a network: `with_defaults`, and what the folder says of quantization.
 
         Args:
             stored_dtype: type of the weights where config.json names none.
+            stored_schemes: see the field.
         """
         settings = cls.with_defaults(
             config.torch_dtype or stored_dtype, config.max_position_embeddings, **given
         )
-        return replace(settings, float_layers=config.float_layers_id)
+        schemes = None if stored_schemes is None else tuple(stored_schemes.items())
+        return replace(settings, float_layers=config.float_layers_id, stored_schemes=schemes)
 
     @classmethod
     def with_defaults(
@@ -138,7 +155,14 @@ class RunnerSettings:
         """The settings that the bytes of the weights in memory depend on, as JSON has them."""
         names = [field.name for field in fields(self) if field.name not in _RUN_FIELDS]
         found = {name: getattr(self, name) for name in names}
-        return found | {"float_layers": list(self.float_layers)}
+        found["float_layers"] = list(self.float_layers)
+        del found["stored_schemes"]
+        if self.stored_schemes is not None:
+            found["stored_schemes"] = {
+                name: None if scheme is None else [scheme.name, scheme.group_size]
+                for name, scheme in self.stored_schemes
+            }
+        return found
 
     @property
     def tensor_parallel(self) -> TensorParallel:
@@ -156,6 +180,8 @@ class RunnerSettings:
 
     def scheme_of(self, layer_name: str) -> QuantizationScheme | None:
         """How a linear layer, by its Megatron-Core name, is quantized; None: it is not."""
+        if self.stored_schemes is not None:
+            return dict(self.stored_schemes).get(layer_name)
         if any(layer_name.startswith(f"decoder.layers.{number}.") for number in self.float_layers):
             return None
         return read_scheme(self.quantization, self.quantization_group_size)
@@ -166,9 +192,10 @@ class RunnerSettings:
         return -(-self.max_model_len // self.block_size)
 
 
-# What a run may say; float_layers comes with the checkpoint.
+# What a run may say; the others come with the checkpoint.
+_OF_THE_CHECKPOINT = ("float_layers", "stored_schemes")
 SETTING_NAMES = tuple(
-    field.name for field in fields(RunnerSettings) if field.name != "float_layers"
+    field.name for field in fields(RunnerSettings) if field.name not in _OF_THE_CHECKPOINT
 )
 # What `LLM` hands on as it was given; which part of the network this is, it finds out.
 GIVEN_SETTINGS = tuple(name for name in SETTING_NAMES if not name.startswith("model_parallel"))

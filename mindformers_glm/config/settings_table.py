@@ -12,6 +12,7 @@ accepted.
 
 from typing import Any
 
+from mindformers_glm.config.model_levels import MODEL_LEVELS
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.refused_settings import DENSE, NO_CKPT, NO_PROFILE, TRAINING
 from mindformers_glm.config.setting import Setting, SettingsTable
@@ -37,6 +38,7 @@ _ONE_WAY = "inference is split over model_parallel only, this must stay at its n
 _FLOAT32_ONLY = "the CPU operators take norms and softmax in float32, which is the most exact"
 _DETERMINISTIC = "the CPU operators are deterministic in either case"
 _SWITCH = "it is a switch"
+_LEVELS = "these are MindSpore Transformers' levels"
 
 
 def _sampling(name: str, kind: ValueType, least: float | None, help_text: str) -> Setting:
@@ -488,6 +490,18 @@ _CHECKPOINT = (
         "trainer.type", TEXT, "CausalLanguageModelingTrainer", "GLM is a causal language model"
     ),
     Setting("trainer.model_name", TEXT, "glm4"),  # a label
+    *(
+        Setting(
+            f"model_level.{device}",
+            TEXT,
+            None,
+            f"how far the model was tested on {device}: a line at the start says so",
+            "command",
+            only=tuple(MODEL_LEVELS),
+            because=_LEVELS,
+        )
+        for device in ("CPU", "Ascend")
+    ),
     _neutral(
         "model.model_config.use_past", BOOLEAN, True, "answers are always generated with a KV cache"
     ),

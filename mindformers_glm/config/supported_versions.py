@@ -37,8 +37,36 @@ PINNED = VersionSet(
     hdk="25.3.RC1",
     note="all tests, on the CPU",
 )
-# A further release that was tried is a row here.
-TESTED = (PINNED,)
+# A further release that was tried is a row here: scripts/check_versions.py tries it, and
+# docs/versions.md says what was run. Their VERSION_MAP.json and wheels as above.
+_CHECKED = "parts of the tests, on the CPU (versions.md)"
+TESTED = (
+    PINNED,
+    VersionSet(
+        packages=PINNED.packages
+        | {
+            "mindspore": "2.7.2",
+            "mindformers": "1.8.0",
+            "transformers": "4.57.1",
+            "tokenizers": "0.22.2",
+        },
+        cann="8.5.0",
+        hdk="25.5.0",
+        note=_CHECKED,
+    ),
+    VersionSet(
+        packages=PINNED.packages
+        | {
+            "mindspore": "2.9.0",
+            "mindformers": "1.9.0",
+            "transformers": "4.57.1",
+            "tokenizers": "0.22.2",
+        },
+        cann="9.0.0",
+        hdk="26.0.RC1",
+        note=_CHECKED,
+    ),
+)
 
 
 def find_set(mindformers: str | None) -> VersionSet | None:

@@ -1,8 +1,10 @@
-"""The schemes by which float weights are quantized while they are loaded."""
+"""The schemes that operators exist for; float weights are quantized to them while loading."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.quantized_linear import FLOAT, StoredScheme
 from mindformers_glm.core.sharding import LARGEST_GROUP
 
 GROUP_SIZES = (32, 64, 128)
@@ -46,6 +48,60 @@ SCHEMES = {
         QuantizationScheme("w4a8_dynamic", weight_bits=4, activation_bits=8, group_size=128),
     )
 }
+
+
+def keep_integers(stored: Sequence[StoredScheme | None]) -> QuantizationScheme | None:
+    """The scheme whose operators take the integers of a checkpoint exactly as they are.
+
+    A scale of more columns than an operator's group stands in several of its groups.
+
+    Args:
+        stored: of the matrices that one layer stacks; None: it is float.
+    Returns:
+        None where there is none: the layer runs with the float weights that the integers mean.
+    """
+    kept = [_keep_integers_of(scheme) for scheme in stored]
+    known = [scheme for scheme in kept if scheme is not None]
+    if len(known) < len(kept) or len({scheme.weight_bits for scheme in known}) > 1:
+        return None
+    # Sizes of groups divide one another.
+    return min(known, key=lambda scheme: scheme.group_size or 0)
+
+
+def _keep_integers_of(stored: StoredScheme | None) -> QuantizationScheme | None:
+    if (
+        stored is None
+        or not stored.is_symmetric
+        or stored.is_reordered
+        or stored.has_float_codes
+        or stored.activation != FLOAT
+    ):
+        return None
+    size = stored.group_size
+    if stored.weight_bits == 8:
+        return SCHEMES["w8a16"] if size is None else None
+    if stored.weight_bits != 4:
+        return None
+    groups = [group for group in GROUP_SIZES if size is None or size % group == 0]
+    return replace(SCHEMES["w4a16"], group_size=max(groups)) if groups else None
+
+
+def find_obstacle(stored: Mapping[str, Sequence[StoredScheme | None]]) -> str:
+    """Why layers of a checkpoint cannot run; empty where they can."""
+    names = {
+        scheme.name: layer
+        for layer, schemes in reversed(list(stored.items()))
+        for scheme in schemes
+        if scheme is not None and scheme.activation != FLOAT
+    }
+    if not names:
+        return ""
+    found = ", ".join(f"{name} ({layer})" for name, layer in names.items())
+    return (
+        f"layers are quantized with integer activations, {found}, which this version reads and "
+        "does not run: use a weight-only checkpoint (W8A16, W4A16), or the float one with "
+        "quantization w8a8_dynamic"
+    )
 
 
 def read_scheme(name: str | None, group_size: int | None) -> QuantizationScheme | None:

@@ -115,7 +115,8 @@ def plan_kv_blocks_of(
 def predict_demand(backend: Backend, config: GlmConfig, settings: RunnerSettings) -> MemoryDemand:
     """What a model will need, and what it would need otherwise, from its config alone."""
     quantized = {
-        name: replace(settings, quantization=name, quantization_group_size=None) for name in SCHEMES
+        name: replace(settings, quantization=name, quantization_group_size=None)
+        for name in (SCHEMES if settings.stored_schemes is None else ())
     }
     by_scheme = {
         name: backend.memory_need(config, changed).weights_bytes
@@ -165,6 +166,8 @@ def _explain_shortage(demand: MemoryDemand, supply: MemorySupply) -> str:
         else f"{format_bytes(supply.bytes or 0)} of memory is available"
     )
     weights_type = settings.quantization or settings.params_dtype
+    if settings.stored_schemes is not None:
+        weights_type = f"the checkpoint's integers and {settings.params_dtype}"
     return (
         f"The model needs {format_bytes(demand.least_bytes)} "
         f"(weights {format_bytes(need.weights_bytes)} in {weights_type}, workspace "

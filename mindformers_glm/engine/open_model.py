@@ -10,11 +10,14 @@ from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.memory_plan import check_memory_before_loading, plan_kv_blocks_of
+from mindformers_glm.engine.stored_schemes import StoredSchemes
+from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.system.log import note
 from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, open_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -70,16 +73,24 @@ def open_model(
     """
     folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
-    with Checkpoint.open(folder, tensor_parallel) as checkpoint:
+    with Checkpoint.open(folder, tensor_parallel, find_format) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
-        check_rules(build_rules(config, checkpoint.cuts(config, tensor_parallel)), checkpoint)
+        cuts = checkpoint.cuts(config, tensor_parallel)
+        rules = build_rules(config, cuts, checkpoint.quantized)
+        check_rules(rules, checkpoint)
+        stored = StoredSchemes.of(rules, checkpoint)
+        if stored.obstacle:
+            raise UnsupportedError(f"{checkpoint.folder}: {stored.obstacle}.")
         settings = RunnerSettings.for_config(
             config,
             checkpoint.dtype,
+            stored.kept,
             model_parallel=tensor_parallel.size,
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
+        if widened := stored.describe_float():
+            note(widened)
         if settings.compute_dtype == "float32" != (settings.rotary_dtype or "float32"):
             note(
                 f"rotary_dtype {settings.rotary_dtype} rounds the rotary tables, so results are "

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.llm_arguments import read_size
+from mindformers_glm.engine.stored_schemes import StoredSchemes
+from mindformers_glm.quantization.stored_format import find_format
+from mindformers_glm.serving.inspect_cards import count_cards
 from mindformers_glm.serving.inspect_memory import Fit, count_memory
 from mindformers_glm.system.files import read_json_if_present
 from mindformers_glm.system.sizes import format_bytes
@@ -95,9 +98,9 @@ def inspect_folder(folder: str | Path) -> Inspection:
     """
     folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
-    with Checkpoint.open(folder) as checkpoint:
+    with Checkpoint.open(folder, find_format=find_format) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
-        rules = build_rules(config)
+        rules = build_rules(config, quantized=checkpoint.quantized)
         check_rules(rules, checkpoint)
         check_repeats(rules, checkpoint)
         defaults = from_generation_config(checkpoint.folder)
@@ -118,18 +121,25 @@ def _describe(
 ) -> Inspection:
     arguments = default_llm_arguments()
     given = {name: arguments[name] for name in GIVEN_SETTINGS if name in arguments}
-    settings = RunnerSettings.for_config(config, checkpoint.dtype, **given)
+    stored = StoredSchemes.of(rules, checkpoint)
+    settings = RunnerSettings.for_config(config, checkpoint.dtype, stored.kept, **given)
     fit = Fit.find(
         config, settings, arguments["device_target"], read_size(arguments["max_device_memory"])
     )
+    if stored.obstacle:
+        fit = replace(fit, obstacle=f"{stored.obstacle}.")
     table = count_memory(next(iter(BACKENDS.values())), config, settings)
+    cards = list(count_cards(config, settings))
     sections = [
         _Section([("checkpoint", str(checkpoint.folder))], {"checkpoint": str(checkpoint.folder)}),
         _Section(_describe_architecture(config), {"config": asdict(config)}),
         _describe_weights(config, checkpoint, rules, settings),
+        _describe_quantization(stored),
         _Section(
-            [*table.lines(), fit.line()],
-            {"memory": asdict(table), "can_run": fit.obstacle is None} | asdict(fit),
+            [*table.lines(), *(needed.line() for needed in cards), fit.line()],
+            {"memory": asdict(table), "can_run": fit.obstacle is None}
+            | asdict(fit)
+            | {"cards": [asdict(needed) for needed in cards]},
         ),
         _describe_tensors(checkpoint, rules),
         _describe_ends(config, defaults, tokenizer),
@@ -225,6 +235,44 @@ def _describe_weights(
         "files": [file.name for file in checkpoint.files],
     }
     return _Section(lines, facts)
+
+
+def _describe_quantization(stored: StoredSchemes) -> _Section:
+    """Tool, schemes and float layers of a checkpoint that is quantized."""
+    if stored.tool is None:
+        return _Section([], {"quantization": None})
+    counts = [f"{count} matrices {name}" for name, count in stored.counts.items()]
+    lines = [("quantized by", stored.tool), ("schemes", "; ".join(counts))]
+    if stored.float_layers:
+        lines.append(("float layers", ", ".join(_join_numbers(stored.float_layers))))
+    if widened := stored.describe_float():
+        lines.append(("widened", widened))
+    facts = {
+        "tool": stored.tool,
+        "schemes": stored.counts,
+        "float_layers": stored.float_layers,
+        "kept_as": {name: scheme and scheme.name for name, scheme in (stored.kept or {}).items()},
+    }
+    return _Section(lines, {"quantization": facts})
+
+
+def _join_numbers(layers: Sequence[str]) -> list[str]:
+    """decoder.layers.0.mlp.linear_fc2 and the like as "mlp.linear_fc2 of layers 0 to 39"."""
+    numbers: dict[str, list[int]] = {}
+    others = []
+    for name in layers:
+        pieces = name.split(".", 3)
+        if len(pieces) == 4:
+            numbers.setdefault(pieces[3], []).append(int(pieces[2]))
+        else:
+            others.append(name)
+
+    def describe(found: list[int]) -> str:
+        if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
+            return f"{found[0]} to {found[-1]}"
+        return ", ".join(map(str, found))
+
+    return [f"{name} of layers {describe(found)}" for name, found in numbers.items()] + others
 
 
 def _describe_tensors(checkpoint: Checkpoint, rules: Sequence[WeightRule]) -> _Section:

@@ -71,10 +71,15 @@ def count_memory(backend: Backend, config: GlmConfig, settings: RunnerSettings) 
     def weights(**changes: Any) -> list[int]:
         return [need(size, **changes).weights_bytes for size in ranks]
 
+    by_type = {dtype: weights(params_dtype=dtype, compute_dtype=dtype) for dtype in DTYPE_BYTES}
+    by_scheme = {}
+    if settings.stored_schemes is None:
+        by_scheme = {scheme: weights(quantization=scheme) for scheme in SCHEMES}
+    else:
+        by_type = {f"integers, {dtype} else": sizes for dtype, sizes in by_type.items()}
     return MemoryTable(
         ranks,
-        {dtype: weights(params_dtype=dtype, compute_dtype=dtype) for dtype in DTYPE_BYTES}
-        | {scheme: weights(quantization=scheme) for scheme in SCHEMES},
+        by_type | by_scheme,
         [need(size).kv_block_bytes // settings.block_size for size in ranks],
         settings.kv_cache_dtype,
     )

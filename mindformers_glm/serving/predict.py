@@ -11,6 +11,7 @@ from typing import Protocol
 
 from mindformers_glm.backends import default_target
 from mindformers_glm.config.command_line import add_options
+from mindformers_glm.config.model_levels import describe_level
 from mindformers_glm.config.run_config import RunConfig, load_run_config, prepare_environment
 from mindformers_glm.core.errors import CheckpointError, ConfigError
 from mindformers_glm.engine.request_output import RequestOutput
@@ -85,6 +86,15 @@ def create_llm(config: RunConfig) -> TextGenerator:
     return llm
 
 
+def _tell_level(config: RunConfig) -> None:
+    """Say how far the model of the settings was tested on the device that will be chosen."""
+    device_target = config.llm["device_target"] or default_target()
+    level = config.model_levels.get(device_target)
+    # The shipped checkpoint is no model of configs/, it is what the tests run.
+    if level is not None and not config.is_shipped_checkpoint:
+        note(describe_level(level, device_target))
+
+
 def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = create_llm) -> int:
     """Answer the prompts of `config`; what can be wrong is looked for before the model is loaded.
 
@@ -103,6 +113,7 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
     if len(prompts) > 1 and not config.is_batch_size_given:
         note(f"{len(prompts)} prompts run one by one; --predict_batch_size N runs N together")
     prepare_environment(config)
+    _tell_level(config)
     llm = create(config)
     llm.warm_up()
     figures.end_loading(llm)

@@ -8,6 +8,7 @@ import hashlib
 import mmap
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,14 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import cut_blocks, keep_blocks
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.quantized_linear import (
+    CheckpointFormat,
+    QuantizedLinear,
+    StoredTensors,
+)
 from mindformers_glm.core.sharding import BlockCuts, Piece, TensorParallel
 from mindformers_glm.system.files import open_file, require_folder
+from mindformers_glm.weights.quantized_view import QuantizedView
 from mindformers_glm.weights.shards import find_shards, single_file
 from mindformers_glm.weights.shares import find_share
 from mindformers_glm.weights.tensor_entry import TensorEntry
@@ -28,6 +35,11 @@ __all__ = ["Checkpoint", "TensorEntry", "TensorView"]
 
 # NumPy has no bfloat16: its bits travel as uint16.
 _NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+# Nor FP8; these are what quantized layers are made of besides.
+_ARRAY_DTYPES = _NUMPY_DTYPES | {
+    **{name: getattr(np, name) for name in ("int8", "uint8", "int32", "int64")},
+    "float8_e4m3": np.uint8,
+}
 _MAX_FOLIO_BYTES = 2 * 2**20  # the page cache's largest unit on x86-64 and aarch64, 4 KiB pages
 
 
@@ -38,6 +50,7 @@ class Checkpoint:
     files: the shards, sorted by name.
     file_format: how they are written, for people.
     is_share: the tensors are one rank's share already (weights/shares.py).
+    quantized: what a quantizing tool has made of the linear layers; None: all are float.
     """
 
     def __init__(
@@ -56,18 +69,24 @@ class Checkpoint:
             name: entry for name, entry in entries.items() if name not in self._row_maxima
         }
         self.file_format = file_format
+        self.quantized: CheckpointFormat | None = None
         self._identities = identities
         self._mapped: dict[Path, _MappedFile] = {}
 
     @classmethod
     def open(
-        cls, folder: str | Path, tensor_parallel: TensorParallel | None = None
+        cls,
+        folder: str | Path,
+        tensor_parallel: TensorParallel | None = None,
+        find_format: Callable[[Path, StoredTensors], CheckpointFormat | None] | None = None,
     ) -> "Checkpoint":
         """Read the index and all headers of `folder`.
 
         Args:
             tensor_parallel: the rank that reads, which matters where the folder holds a file for
                 each; None: a single one.
+            find_format: tells how linear layers are quantized (quantization/stored_format.py);
+                None: whoever opens it can use float ones only.
         Raises:
             CheckpointError: the folder, its index or a shard is missing, broken or contradictory,
                 or made for another number of ranks.
@@ -88,7 +107,10 @@ class Checkpoint:
                 entries[entry.name] = entry
         if shards.weight_map is not None:
             _check_index(path, shards.weight_map, entries)
-        return cls(path, entries, identities, shards.format.name, is_share=share is not None)
+        opened = cls(path, entries, identities, shards.format.name, is_share=share is not None)
+        if find_format is not None and not opened.is_share:
+            opened.quantized = find_format(path, opened)
+        return opened
 
     def cuts(self, config: GlmConfig, tensor_parallel: TensorParallel) -> BlockCuts:
         """What a rank takes of the tensors: its share, or all where the file is its share.
@@ -180,6 +202,34 @@ class Checkpoint:
             self._release(entry.file, start + begin * row_bytes, start + end * row_bytes)
 
         return TensorView(name, entry.dtype, data, release_rows, cut)
+
+    def array(self, name: str) -> np.ndarray:
+        """Map one tensor of any type: bfloat16 becomes float32, a copy, and FP8 is uint8.
+
+        Raises:
+            CheckpointError: as `view`; or its type is none that weights have.
+        """
+        entry = self.entries[name]
+        if entry.dtype not in _ARRAY_DTYPES:
+            raise CheckpointError(f"Tensor {name!r} in {entry.file} is {entry.dtype}.")
+        dtype = np.dtype(_ARRAY_DTYPES[entry.dtype])
+        if entry.num_bytes == 0:
+            return np.empty(entry.shape, dtype)
+        pages, count = self._map(entry.file).pages, entry.num_bytes // dtype.itemsize
+        data = np.frombuffer(pages, dtype, count=count, offset=entry.begin).reshape(entry.shape)
+        if entry.dtype == "bfloat16":
+            return (data.astype(np.uint32) << 16).view(np.float32)
+        return data
+
+    def quantized_view(self, name: str, linear: QuantizedLinear, piece: Piece) -> QuantizedView:
+        """A piece of a quantized matrix, which is read when its rows are asked for."""
+        num_bytes = sum(self.entries[tensor].num_bytes for tensor in linear.tensors)
+
+        def release() -> None:
+            for tensor in linear.tensors:
+                self.release(tensor)
+
+        return QuantizedView(name, linear, piece, self.array, release, num_bytes)
 
     def _cut_columns(self, name: str, rows: np.ndarray, piece: Piece) -> CutColumns | None:
         assert piece.columns is not None

@@ -1,20 +1,26 @@
 """Fill parameters from a checkpoint: every one exactly once, in the order the bytes lie on disk."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from mindformers_glm.core.sharding import Piece
 from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
 from mindformers_glm.weights.packed_cache import PackedCache
-from mindformers_glm.weights.rules import WeightRule, check_rules, count_bytes
+from mindformers_glm.weights.quantized_view import QuantizedView
+from mindformers_glm.weights.rules import SourceTensor, WeightRule, check_rules, count_bytes
 from mindformers_glm.weights.surplus import check_repeats, tell_surplus
 
 
 class WeightTarget(Protocol):
     """A parameter that can be filled."""
 
-    def load(self, views: Sequence[TensorView]) -> None:
-        """Take the pieces of one rule's tensors, to be stacked on axis 0; convert or pack them."""
+    def load(self, views: Sequence[Any]) -> None:
+        """Take the pieces of one rule's tensors, to be stacked on axis 0; convert or pack them.
+
+        Args:
+            views: TensorView, or QuantizedView of a layer that is quantized in the checkpoint.
+        """
         ...
 
 
@@ -54,21 +60,28 @@ def load_weights(
         return 0
 
     def position(rule: WeightRule) -> tuple[str, int]:
-        entry = checkpoint.entries[rule.sources[0].name]
+        entry = checkpoint.entries[rule.sources[0].first_tensor]
         return str(entry.file), entry.begin
 
     total = sum(count_bytes(source, checkpoint) for rule in rules for source in rule.sources)
     with Progress(label, total, "B") as bar:
         for rule in sorted(rules, key=position):
             views = [
-                checkpoint.view(source.name, piece)
+                _view(checkpoint, source, piece)
                 for source in rule.sources
                 for piece in source.pieces
             ]
             targets[rule.parameter].load(views)
             for view in views:
-                checkpoint.release(view.name)
-                bar.advance(view.data.nbytes)
+                for name in view.tensors:
+                    checkpoint.release(name)
+                bar.advance(view.num_bytes)
     if cache is not None:
         cache.write()
     return total
+
+
+def _view(checkpoint: Checkpoint, source: SourceTensor, piece: Piece) -> TensorView | QuantizedView:
+    if source.linear is None:
+        return checkpoint.view(source.name, piece)
+    return checkpoint.quantized_view(source.name, source.linear, piece)

@@ -3,14 +3,21 @@
 The names of both sides stand in weights/tensor_names.py.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mindformers_glm.config.glm_config import QUANTIZED_HINT, GlmConfig
 from mindformers_glm.config.partition import cut_blocks
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
+from mindformers_glm.core.quantized_linear import (
+    CheckpointFormat,
+    QuantizedLinear,
+    StoredScheme,
+    TensorSpec,
+)
 from mindformers_glm.core.sharding import (
     BlockCuts,
     Piece,
@@ -22,7 +29,7 @@ from mindformers_glm.core.sharding import (
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
 from mindformers_glm.weights.shards import list_names
-from mindformers_glm.weights.tensor_names import QKV, TENSOR_NAMES, NamedTensor
+from mindformers_glm.weights.tensor_names import LINEARS, QKV, TENSOR_NAMES, NamedTensor
 
 _LAYER_NUMBER = re.compile(r"[a-z.]+\.layers\.(\d+)\.")
 # What training and export tools leave in a checkpoint and a run does not need; nothing else is let
@@ -50,12 +57,26 @@ class SourceTensor:
 
     sizes: what gives each axis its length, in the keys of config.json.
     pieces: what is read of it; all of it, or one rank's share.
+    linear: a matrix that is not there as it is: the tensors of a quantized layer that make it.
     """
 
     name: str
     shape: tuple[int, ...]
     sizes: tuple[str, ...]
     pieces: tuple[Piece, ...]
+    linear: QuantizedLinear | None = None
+
+    @property
+    def stored(self) -> Mapping[str, TensorSpec]:
+        """The tensors themselves."""
+        if self.linear is not None:
+            return self.linear.tensors
+        return {self.name: TensorSpec(self.shape, tuple(DTYPE_BYTES))}
+
+    @property
+    def first_tensor(self) -> str:
+        """One of them, the only one where it is not quantized."""
+        return next(iter(self.stored))
 
 
 @dataclass(frozen=True)
@@ -70,40 +91,65 @@ class WeightRule:
     repeats: tuple[str, ...] = ()
 
 
-def build_rules(config: GlmConfig, cuts: BlockCuts | None = None) -> tuple[WeightRule, ...]:
+def build_rules(
+    config: GlmConfig,
+    cuts: BlockCuts | None = None,
+    quantized: CheckpointFormat | None = None,
+) -> tuple[WeightRule, ...]:
     """List every parameter of the network with its sources.
 
     Args:
         cuts: how long each block is in the checkpoint and what is taken of it; None: a whole
             checkpoint, of which everything is taken.
+        quantized: what a quantizing tool has made of the linear layers (`Checkpoint.quantized`).
+    Raises:
+        CheckpointError, UnsupportedError: what the tool says of a layer cannot be, or be read.
     """
     known_cuts = cut_blocks(config, TensorParallel()) if cuts is None else cuts
     names = TENSOR_NAMES[config.model_type]
 
-    def source(tensor: NamedTensor, prefix: str = "") -> SourceTensor:
+    def source(tensor: NamedTensor, prefix: str = "", is_linear: bool = False) -> SourceTensor:
         name, axes = tensor
+        shape, linear = stored_shape(axes, known_cuts), None
+        if is_linear and quantized is not None:
+            rows, columns = shape
+            linear = quantized.linear((prefix + name).removesuffix(".weight"), (rows, columns))
         return SourceTensor(
             name=prefix + name,
-            shape=stored_shape(axes, known_cuts),
+            shape=shape,
             sizes=tuple(config.in_file_keys(describe_axis(axis)) for axis in axes),
             pieces=cut_tensor(axes, known_cuts),
+            linear=linear,
         )
+
+    def repeats_of(tensors: Sequence[NamedTensor], prefix: str) -> tuple[str, ...]:
+        return quantized.repeats(prefix + tensors[0][0]) if quantized is not None else ()
 
     layer_rules = (*names.layer, names.attention_bias) if config.attention_bias else names.layer
     rules = [WeightRule("embedding.word_embeddings.weight", (source(names.embedding),))]
     rules += [
         WeightRule(
             f"decoder.layers.{layer}.{parameter}",
-            tuple(source(tensor, f"{names.layers}{layer}.") for tensor in tensors),
+            tuple(
+                source(tensor, f"{names.layers}{layer}.", is_linear=parameter in LINEARS)
+                for tensor in tensors
+            ),
+            repeats_of(tensors, f"{names.layers}{layer}."),
         )
         for layer in range(config.num_hidden_layers)
         for parameter, tensors in layer_rules
     ]
-    rules.append(WeightRule("decoder.final_layernorm.weight", (source(names.final_norm),)))
+    final_norm = WeightRule(
+        "decoder.final_layernorm.weight",
+        (source(names.final_norm),),
+        repeats_of((names.final_norm,), ""),
+    )
+    rules.append(final_norm)
     is_tied = config.tie_word_embeddings
     output = names.embedding if is_tied else names.output
     repeats = (*names.output_repeats, names.output[0]) if is_tied else names.output_repeats
-    rules.append(WeightRule("output_layer.weight", (source(output),), repeats))
+    output_source = source(output, is_linear=not is_tied)
+    rules.append(WeightRule("output_layer.weight", (output_source,), repeats))
     return tuple(rules)
 
 
@@ -118,10 +164,14 @@ def resolve_attention_bias(config: GlmConfig, checkpoint: Checkpoint) -> GlmConf
     names = TENSOR_NAMES[config.model_type]
     first_weight = dict(names.layer)[QKV][0][0]
     # Layers that are missing altogether are for check_rules to tell.
+    modules = {  # a quantized layer has no tensor called weight
+        name.rpartition(".")[0] for name in checkpoint.entries if not name.endswith(".bias")
+    }
+    first_module = first_weight.removesuffix(".weight")
     wanted = [
         f"{names.layers}{layer}.{bias}"
         for layer in range(config.num_hidden_layers)
-        if f"{names.layers}{layer}.{first_weight}" in checkpoint.entries
+        if f"{names.layers}{layer}.{first_module}" in modules
         for bias, _ in names.attention_bias[1]
     ]
     missing = [name for name in wanted if name not in checkpoint.entries]
@@ -150,13 +200,14 @@ def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
         UnsupportedError: its weights are quantized.
         CheckpointError: one sentence naming what is missing, wrongly shaped or typed, or unknown.
     """
-    sources = {source.name: source for rule in rules for source in rule.sources}
+    sources = {name: source for rule in rules for source in rule.sources for name in source.stored}
     entries = checkpoint.entries
     missing = [name for name in sources if name not in entries]
     # Surplus is let through beside a whole network only.
     known = {} if missing else find_surplus(rules, checkpoint)
     unknown = [name for name in entries if name not in sources and name not in known]
-    if quantized := [name for name in unknown if _QUANTIZED_TENSOR.fullmatch(name)]:
+    quantized = [name for name in unknown if _QUANTIZED_TENSOR.fullmatch(name)]
+    if quantized and checkpoint.quantized is None:
         raise UnsupportedError(
             f"{checkpoint.folder} is quantized ({len(quantized)} tensors such as "
             f"{quantized[0]:.100}), but {QUANTIZED_HINT}."
@@ -164,13 +215,20 @@ def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
     expected = dict(sources)
     for rule in rules:
         expected |= {name: replace(rule.sources[0], name=name) for name in rule.repeats}
-    wrong_shapes, wrong_dtypes = [], []
+    wrong_shapes, wrong_dtypes, wrong_types = [], [], []
     for name, source in expected.items():
-        if name in entries:
-            if entries[name].shape != source.shape:
-                wrong_shapes.append(_describe_shape(source, entries[name]))
-            if entries[name].dtype not in DTYPE_BYTES:
+        if name not in entries:
+            continue
+        spec = source.stored[name]
+        if entries[name].shape != spec.shape:
+            wrong_shapes.append(_describe_shape(name, source, entries[name]))
+        if entries[name].dtype not in spec.dtypes:
+            if source.linear is None:
                 wrong_dtypes.append(f"{name} is {entries[name].dtype}")
+            else:
+                wrong_types.append(
+                    f"{name} is {entries[name].dtype}, not {' or '.join(spec.dtypes)}"
+                )
     problems = [
         _list_names(f"{len(missing)} missing", missing, _missing_hint(missing, sources, entries)),
         _list_names(f"{len(wrong_shapes)} of another shape", wrong_shapes, ""),
@@ -180,6 +238,7 @@ def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
             "convert float64 to float32; weights that are quantized already are not supported by "
             "this version",
         ),
+        _list_names(f"{len(wrong_types)} of another type", wrong_types, ""),
         _list_names(f"{len(unknown)} unknown", unknown, _unknown_hint(unknown, sources)),
     ]
     if found := "; ".join(problem for problem in problems if problem):
@@ -188,6 +247,7 @@ def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
 
 def find_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> dict[str, str]:
     """Return the tensors of the closed list that are there and not needed: name -> what it is."""
+    used = {name for rule in rules for source in rule.sources for name in source.stored}
     repeats = {name: rule.sources[0].name for rule in rules for name in rule.repeats}
     found = {}
     for name in checkpoint.entries:
@@ -196,12 +256,34 @@ def find_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> dict[st
         for what, pattern in _SURPLUS.items():
             if pattern.fullmatch(name):
                 found[name] = what
+    if (form := checkpoint.quantized) is not None:
+        found |= {name: what for name, what in form.surplus().items() if name not in used}
+        zeros = {name: f"{what}, all zeros" for name, what in form.zeros().items()}
+        found |= {name: what for name, what in zeros.items() if name not in used}
     return found
+
+
+def list_schemes(rules: Sequence[WeightRule]) -> dict[str, tuple[StoredScheme | None, ...]]:
+    """How a quantized checkpoint keeps the matrices of each linear layer; None: as float.
+
+    Returns:
+        Megatron-Core name of a layer -> a scheme for each tensor that is stacked in it.
+    """
+    return {
+        rule.parameter.removesuffix(".weight"): tuple(
+            None if source.linear is None else source.linear.scheme for source in rule.sources
+        )
+        for rule in rules
+        if rule.parameter == "output_layer.weight" or rule.parameter.endswith(tuple(LINEARS))
+    }
 
 
 def count_bytes(source: SourceTensor, checkpoint: Checkpoint) -> int:
     """Bytes of the pieces that are read of a tensor."""
     num_elements = sum(piece.num_elements for piece in source.pieces)
+    if source.linear is not None:
+        stored = sum(checkpoint.entries[name].num_bytes for name in source.stored)
+        return stored * num_elements // math.prod(source.shape)
     return num_elements * DTYPE_BYTES[checkpoint.entries[source.name].dtype]
 
 
@@ -211,9 +293,9 @@ def _list_names(what: str, names: list[str], hint: str) -> str:
     return f"{what}: {list_names(names)}" + (f" ({hint})" if hint else "")
 
 
-def _describe_shape(source: SourceTensor, entry: TensorEntry) -> str:
-    text = f"{source.name} is {list(entry.shape)}, expected {list(source.shape)}"
-    if len(entry.shape) != len(source.shape):
+def _describe_shape(name: str, source: SourceTensor, entry: TensorEntry) -> str:
+    text = f"{name} is {list(entry.shape)}, expected {list(source.stored[name].shape)}"
+    if len(entry.shape) != len(source.shape) or source.linear is not None:
         return text
     triples = zip(source.sizes, source.shape, entry.shape, strict=True)
     return f"{text} by {', '.join(size for size, want, came in triples if want != came)}"

@@ -35,8 +35,16 @@ class WeightFormat:
     read: Callable[[Path], list[TensorEntry]]
 
 
-# In the order of preference: a folder that has both kinds has them twice.
+# In the order of preference: a folder that has both kinds has them twice. msModelSlim's files may
+# lie beside the float ones that they were made of.
 WEIGHT_FORMATS = (
+    WeightFormat(
+        "safetensors",
+        "quant_model_weights.safetensors",
+        "quant_model_weight*.safetensors",
+        "quant_model_weight*.safetensors.index.json",
+        read_header,
+    ),
     WeightFormat(
         "safetensors", "model.safetensors", "*.safetensors", "*.safetensors.index.json", read_header
     ),
@@ -82,6 +90,11 @@ def find_shards(folder: Path) -> Shards:
     refuse_adapter_alone(folder)
     if any((folder / name).exists() for name in _QUANTIZER_FILES):
         raise UnsupportedError(f"{folder} is of a quantizing tool, but {QUANTIZED_HINT}.")
+    if gguf := sorted(folder.glob("*.gguf")):
+        raise UnsupportedError(
+            f"{folder} holds GGUF ({gguf[0].name}), which is not supported: download the "
+            "safetensors repository that it was converted from, or run the file with llama.cpp."
+        )
     raise CheckpointError(
         f"{folder} holds no *.safetensors and no pytorch_model*.bin: download the model's weights "
         "into it (without Git-LFS a clone leaves them out)."

@@ -9,9 +9,9 @@ Sources: `pickletools` of Python 3.11 (the operations); torch 2.13 `torch/serial
 """
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 _STORAGES = {  # name in the file -> (name used here, bytes of an element)
     "torch.FloatStorage": ("float32", 4),
@@ -25,6 +25,8 @@ _STORAGES = {  # name in the file -> (name used here, bytes of an element)
     "torch.ByteStorage": ("uint8", 1),
     "torch.BoolStorage": ("bool", 1),
 }
+# Operations that hold bytes, and how many bytes tell their length.
+_BYTES = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8}
 _MOST_DIMENSIONS = 64  # torch's own limit
 _MAX_SIZE = 2**63 - 1
 _MAX_OPERATIONS = 200_000  # a tensor takes 33; a million take seconds
@@ -71,12 +73,14 @@ class _State:
     Attributes:
         stack: what is built since the last mark; outer_stacks: what was built before each mark.
         memo: values that are named again, by their number.
+        calls: the functions that may be called, by the names that pickles have for them.
         storages: every storage named so far, by its key.
     """
 
     stack: list[Any] = field(default_factory=list)
     outer_stacks: list[list[Any]] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
+    calls: Mapping[str, Callable[[tuple[Any, ...]], Any]] = field(default_factory=dict)
     storages: dict[str, Storage] = field(default_factory=dict)
 
     def pop_since_mark(self) -> list[Any]:
@@ -84,18 +88,41 @@ class _State:
         return items
 
 
-def read_pickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+@dataclass(frozen=True)
+class StoredBytes:
+    """Bytes that lie in a pickle, which its memo would keep all of.
+
+    begin: their position in the stream.
+    """
+
+    begin: int
+    content: bytes
+
+
+class Buildable(Protocol):
+    """What a function of `calls` may make: a pickle sets its attributes later."""
+
+    def build(self, attributes: Any) -> None: ...
+
+
+def read_pickle(
+    stream: BinaryIO,
+    calls: Mapping[str, Callable[[tuple[Any, ...]], Any]] | None = None,
+) -> tuple[Any, dict[str, Storage]]:
     """Read one pickle; the stream stands behind it afterwards.
 
+    Args:
+        calls: functions that the pickle may call besides those of a state dict; with any, it may
+            hold bytes (`StoredBytes`), and set attributes of what they make.
     Returns:
         The value (None, bool, int, float, str, tuple, list, dict with str keys, StoredTensor),
         and every storage it names, by its key.
     Raises:
         StateDictError: it asks for anything that a state dict does not need, or is broken.
     """
-    state = _State()
+    state = _State(calls=_CALLS | dict(calls or {}))
     try:
-        for index, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+        for index, (operation, argument, position) in enumerate(pickletools.genops(stream)):
             if operation.name == "STOP":
                 break
             if index == _MAX_OPERATIONS:
@@ -103,6 +130,10 @@ def read_pickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
                     f"takes more than {_MAX_OPERATIONS} operations to describe its tensors, which "
                     "no state dict needs: it is not loaded"
                 )
+            if calls and operation.name in _BYTES and position is not None:
+                begin = position + 1 + _BYTES[operation.name]
+                state.stack.append(StoredBytes(begin, bytes(argument or b"")))
+                continue
             run = _OPERATIONS.get(operation.name)
             if run is None:
                 raise StateDictError(
@@ -150,7 +181,7 @@ def _push_mark(state: _State, _: None) -> None:
 
 def _push_global(state: _State, module_and_name: str) -> None:
     name = module_and_name.replace(" ", ".")
-    if name not in _CALLS and name not in _STORAGES:
+    if name not in state.calls and name not in _STORAGES:
         raise StateDictError(
             f"asks for {name[:100]!r}, but only plain dense tensors are loaded (nothing of the "
             "file was run): save the model's state_dict() alone, or use .safetensors files"
@@ -223,15 +254,18 @@ def _get(state: _State, number: int) -> None:
 
 def _drop_attributes(state: _State, _: None) -> None:
     """BUILD: a state dict carries `_metadata`, the versions of modules, as an attribute."""
-    state.stack.pop()
+    attributes = state.stack.pop()
+    if hasattr(state.stack[-1], "build"):
+        state.stack[-1].build(attributes)
+        return
     _require(isinstance(state.stack[-1], dict), "sets attributes of what is not a dictionary")
 
 
 def _reduce(state: _State, _: None) -> None:
     arguments, function = state.stack.pop(), state.stack.pop()
     is_call = isinstance(function, _Global) and isinstance(arguments, tuple)
-    _require(is_call and function.name in _CALLS, "calls what is not a function")
-    state.stack.append(_CALLS[function.name](arguments))
+    _require(is_call and function.name in state.calls, "calls what is not a function")
+    state.stack.append(state.calls[function.name](arguments))
 
 
 def _name_storage(state: _State, _: None) -> None:
@@ -259,7 +293,7 @@ def _new_mapping(arguments: tuple[Any, ...]) -> dict[str, Any]:
     return {}
 
 
-def _rebuild_tensor(arguments: tuple[Any, ...]) -> StoredTensor:
+def rebuild_tensor(arguments: tuple[Any, ...]) -> StoredTensor:
     """(storage, offset, shape, strides, requires_grad, backward hooks[, metadata])."""
     _require(len(arguments) in (6, 7), "describes a tensor in a way that torch.save does not")
     storage, offset, shape, strides = arguments[:4]
@@ -299,7 +333,7 @@ def _rebuild_parameter(arguments: tuple[Any, ...]) -> StoredTensor:
 
 _CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "collections.OrderedDict": _new_mapping,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
 }
 

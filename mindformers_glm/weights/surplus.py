@@ -41,6 +41,7 @@ def check_repeats(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: they differ, so nobody can tell which one is meant.
     """
+    _check_zeros(rules, checkpoint)
     first_sources = Counter(rule.sources[0].name for rule in rules)
     for rule in rules:
         source = rule.sources[0]
@@ -55,6 +56,18 @@ def check_repeats(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
                     "should repeat: export the model again, or remove the one that is wrong"
                     f"{if_both if is_tied else ''}."
                 )
+
+
+def _check_zeros(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
+    if checkpoint.quantized is None:
+        return
+    used = {name for rule in rules for source in rule.sources for name in source.stored}
+    for name, what in checkpoint.quantized.zeros().items():
+        if name not in used and checkpoint.array(name).any():
+            raise CheckpointError(
+                f"{name} in {checkpoint.folder} is {what} that is not zero, which the network has "
+                "no place for: quantize the model again without shifting its activations."
+            )
 
 
 def _is_equal(checkpoint: Checkpoint, name: str, other: str, piece: Piece) -> bool:

@@ -22,6 +22,8 @@ QKV, QKV_BIAS = "self_attention.linear_qkv.weight", "self_attention.linear_qkv.b
 PROJ = "self_attention.linear_proj.weight"
 FC1_NORM = "mlp.linear_fc1.layer_norm_weight"
 FC1, FC2 = "mlp.linear_fc1.weight", "mlp.linear_fc2.weight"
+# The matrices of a layer, which quantizing tools make something else of.
+LINEARS = (QKV, PROJ, FC1, FC2)
 
 
 @dataclass(frozen=True)

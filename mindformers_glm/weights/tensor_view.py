@@ -46,6 +46,21 @@ class TensorView:
     cut: CutColumns | None = None
     kept: range | None = None
 
+    @property
+    def num_rows(self) -> int:
+        """Rows, or elements where there is one axis."""
+        return len(self.data)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are read of the file."""
+        return self.data.nbytes
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The tensors of the checkpoint that it is of."""
+        return (self.name,)
+
     def row_chunks(
         self, begin: int = 0, end: int | None = None
     ) -> Iterator[tuple[int, np.ndarray]]:

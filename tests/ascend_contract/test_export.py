@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -58,7 +59,13 @@ def test_the_operators_take_our_calls_with_sizes_left_open(
 @pytest.mark.parametrize(
     ("wrong", "refused_by"),
     [
-        ("prefill: mask in float32", "FlashAttentionScore"),
+        pytest.param(
+            "prefill: mask in float32",
+            "FlashAttentionScore",
+            marks=pytest.mark.skipif(
+                version("mindspore") != "2.7.1", reason="2.7.2 and 2.9.0 let it through"
+            ),
+        ),
         ("prefill: slots in float32", "ReshapeAndCache"),
         ("prefill: no positions, keys or values", "ApplyRotaryPosEmb"),
         ("chunks: tables in float32", "PagedAttention"),

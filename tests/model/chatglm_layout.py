@@ -33,7 +33,6 @@ _KEYS = {
     "seq_length": "max_position_embeddings",
     "layernorm_epsilon": "rms_norm_eps",
     "add_qkv_bias": "attention_bias",
-    "torch_dtype": "torch_dtype",
     "eos_token_id": "eos_token_id",
     "pad_token_id": "pad_token_id",
 }
@@ -46,6 +45,8 @@ def to_chatglm(source: Path, folder: Path) -> Path:
         "architectures": ["ChatGLMModel"],
         "model_type": "chatglm",
         "multi_query_attention": True,
+        # transformers 4.57 writes the second.
+        "torch_dtype": glm["torch_dtype"] if "torch_dtype" in glm else glm["dtype"],
         "rope_ratio": glm["rope_theta"] / 10000,
     }
     theirs = load_file(source / "model.safetensors")

@@ -173,6 +173,8 @@ def test_generate_refuses_what_generation_config_json_may_not_say(tiny: Path, ke
 
     network = Glm4ForCausalLM.from_pretrained(str(tiny), max_model_len=64)
     for config in _generation_configs(**{key: 4}):
+        if not isinstance(config, dict) and getattr(config, key) != 4:
+            continue  # mindformers 1.8.0's own class sets num_beams to 1, and says so
         with pytest.raises(UnsupportedError, match=f"generation_config: {key}=4 is not supported"):
             network.generate([5], config)
     with pytest.raises(UnsupportedError, match=f"{key}=4 is not supported"):

@@ -1,7 +1,8 @@
 """One rank that answers in several quantized formats.
 
 quantized_worker.py SIZE FOLDER=FORMAT[,FORMAT...]...: writes FORMAT-SIZE-R.npz into the working
-folder. With SIZE 1 it is the single process that the ranks are compared with.
+folder. With SIZE 1 it is the single process that the ranks are compared with. A FORMAT that is the
+folder's own name means that the folder is quantized already.
 """
 
 import sys
@@ -24,7 +25,7 @@ def run(folder: Path, size: int, quantization: str) -> dict[str, np.ndarray]:
         device_target="CPU",
         params_dtype="float32",
         compute_dtype="float32",
-        quantization=quantization,
+        quantization=None if quantization == folder.name else quantization,
         max_num_seqs=1,
         max_num_batched_tokens=8,
         max_model_len=64,

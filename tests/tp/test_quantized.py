@@ -64,6 +64,35 @@ def test_ranks_answer_as_one_process_does(
             np.testing.assert_array_equal(found["logits"], ranks[0]["logits"])  # every bit
 
 
+# Groups of 128 columns lie across the ranks' heads, and g_idx sends columns anywhere (as float).
+STORED = {"slim-w4a16": 1e-3, "gptq-v2-reordered-asymmetric": 1e-4}
+
+
+def test_ranks_share_a_folder_that_is_quantized_already(
+    launch: Launcher, work: Path, tmp_path: Path
+) -> None:
+    from tests import quantized_folders
+    from tests.model.hf_oracle import save_random_checkpoint
+
+    sizes = CHANGES | {"intermediate_size": 320, "tie_word_embeddings": False}
+    whole = save_random_checkpoint(tmp_path / "whole", **sizes)
+    for name in STORED:
+        quantized_folders.write(whole, tmp_path / name, quantized_folders.WEIGHT_ONLY[name])
+    shutil.copy(WORKER, work)
+    environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}
+    wanted = [f"{tmp_path / name}={name}" for name in STORED]
+    alone = [sys.executable, WORKER.name, "1", *wanted]
+    subprocess.run(alone, cwd=work, env=environment, check=True)
+    ended = launch(f"{WORKER.name} 2 {' '.join(wanted)}", "2", GLOG_v="3").wait(timeout_s=300)
+    assert ended.exit_code == 0, ended.stderr
+    for name, bound in STORED.items():
+        expected = np.load(work / f"{name}-1-0.npz")
+        for rank in range(2):
+            found = np.load(work / f"{name}-2-{rank}.npz")
+            assert relative_error(found["logits"], expected["logits"]) < bound, name
+            _assert_equal_or_close(found["tokens"], expected, bound)
+
+
 def _assert_equal_or_close(
     tokens: np.ndarray, expected: np.lib.npyio.NpzFile, bound: float
 ) -> None:

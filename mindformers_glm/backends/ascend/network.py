@@ -70,7 +70,7 @@ class AscendGlmForCausalLM(InferenceGlm4ForCausalLM):
             config=transformer,
             transformer_layer_spec=get_gpt_layer_local_spec(
                 normalization=transformer.normalization,
-                use_flash_attention=self.config.use_flash_attention,
+                use_flash_attention=transformer.use_flash_attention,
                 sandwich_norm=self.config.sandwich_norm,
             ),
             vocab_size=self.vocab_size,

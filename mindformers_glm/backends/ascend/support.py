@@ -75,6 +75,7 @@ def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, 
         f"{_HEAD_UNIT} up to {_LARGEST_HEAD})": head % _HEAD_UNIT != 0 or head > _LARGEST_HEAD,
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
+        "a quantized checkpoint": settings.stored_schemes is not None,
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
         **_split_problems(config, settings.model_parallel),
     }

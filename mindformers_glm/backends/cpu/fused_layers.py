@@ -246,4 +246,4 @@ def _convert_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> Non
         for first, rows in view.row_chunks():
             place = array[start + first : start + first + len(rows)]
             library.convert(place, rows, dst_dtype=dtype, src_dtype=view.dtype)
-        start += len(view.data)
+        start += view.num_rows

@@ -12,6 +12,7 @@ from mindspore import Parameter
 
 from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.allocation import allocate
+from mindformers_glm.backends.cpu.packed_integers import PackedIntegers
 from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter
 from mindformers_glm.backends.cpu.trace import Operator
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -66,6 +67,8 @@ def choose_linear_method(settings: RunnerSettings, layer_name: str) -> LinearMet
     scheme = settings.scheme_of(layer_name)
     if scheme is None:
         return FloatMethod(settings.params_dtype, settings.compute_dtype)
+    if settings.stored_schemes is not None:
+        return StoredIntegersMethod(scheme)
     return QuantizedMethod(scheme)
 
 
@@ -173,6 +176,44 @@ class QuantizedMethod:
 
 
 @dataclass(frozen=True)
+class StoredIntegersMethod(QuantizedMethod):
+    """The same operators on the integers and scales of a checkpoint that is quantized already."""
+
+    def create_weight(
+        self, num_rows: int, num_columns: int, is_gated: bool = False
+    ) -> LinearWeight:
+        """See LinearMethod; integers and scales are packed as they are stored."""
+        bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
+        tiles_shape, scales_shape = library.quantized_shapes(
+            num_rows, num_columns, bits, group_size, is_gated
+        )
+        tiles, scales = allocate(tiles_shape, "uint8"), allocate(scales_shape, "float32")
+        packed = PackedIntegers(tiles, scales, bits, group_size, stride=2 if is_gated else 1)
+
+        def load(views: Sequence[Any]) -> None:
+            start = 0
+            for number, view in enumerate(views):
+                wide = view.widened(self.scheme.activation_group)
+                for first, rows in wide.quantized_chunks():
+                    packed.put(
+                        rows,
+                        first if is_gated else start + first,
+                        half=number if is_gated else 0,
+                        kept=wide.kept,
+                        name=view.name,
+                    )
+                start += view.num_rows
+
+        return LinearWeight(
+            {
+                "weight": as_parameter(tiles, "uint8", "weight"),
+                "weight_scale": as_parameter(scales, "float32", "weight_scale"),
+            },
+            {"weight": LoadInto(load)},
+        )
+
+
+@dataclass(frozen=True)
 class _RowChunk:
     """Rows of a checkpoint tensor and their place: from row_offset on, in a half if gated.
 
@@ -212,4 +253,4 @@ def _row_chunks(views: Sequence[Any], is_gated: bool) -> Iterator[_RowChunk]:
     for view in views:
         for first, rows in view.row_chunks():
             yield _RowChunk(view, first, rows, start + first, None)
-        start += len(view.data)
+        start += view.num_rows

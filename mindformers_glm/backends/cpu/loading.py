@@ -49,7 +49,8 @@ def load_network(
         weight_format = settings.weight_format | {"layout": weight_layout()}
         arrays = weight_arrays(model)
         cache = PackedCache(packed_cache, checkpoint, weight_format, arrays, file_mapper())
-    rules = build_rules(config, checkpoint.cuts(config, settings.tensor_parallel))
+    cuts = checkpoint.cuts(config, settings.tensor_parallel)
+    rules = build_rules(config, cuts, checkpoint.quantized)
     targets: dict[str, LoadInto] = {
         f"{module_name}.{name}": target
         for module_name, module in modules.items()

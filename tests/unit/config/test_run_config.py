@@ -1,6 +1,7 @@
 """YAML + command line + environment -> RunConfig."""
 
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def yaml_file(folder: Path, tree: Any) -> Path:
 
 def test_defaults_without_a_config_file_equal_the_shipped_yaml() -> None:
     path = CONFIGS[[config.name for config in CONFIGS].index("predict_glm4.yaml")]
-    assert load() == load("--config", str(path))
+    shipped = load("--config", str(path))
+    assert load() == replace(shipped, model_levels={})  # it is about one model, they are not
 
 
 def test_defaults_name_only_keys_of_the_shipped_yaml() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.quantization_scheme import SCHEMES
 from tests.unit.core.glm_9b import GLM_9B
 
 
@@ -135,3 +136,25 @@ def test_a_quantization_that_does_not_exist_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         RunnerSettings.with_defaults("float32", 64, **given)
+
+
+def test_a_quantized_checkpoint_says_each_layers_scheme() -> None:
+    int8 = SCHEMES["w8a16"]
+    stored = {"output_layer": None, "decoder.layers.3.mlp.linear_fc2": int8}
+    settings = RunnerSettings.for_config(GLM_9B, "float32", stored)
+    assert settings.scheme_of("output_layer") is None
+    assert settings.scheme_of("decoder.layers.3.mlp.linear_fc2") == int8
+    key = json.loads(json.dumps(settings.weight_format))
+    assert key["stored_schemes"]["decoder.layers.3.mlp.linear_fc2"] == ["w8a16", None]
+    plain = RunnerSettings.for_config(GLM_9B, "float32").weight_format
+    assert "stored_schemes" not in plain  # caches of float checkpoints keep their key
+
+
+def test_a_quantized_checkpoint_is_not_quantized_again() -> None:
+    with pytest.raises(ConfigError, match="quantized already: leave it out"):
+        RunnerSettings.for_config(GLM_9B, "float32", {"output_layer": None}, quantization="w8a16")
+
+
+def test_stored_schemes_are_no_setting_of_a_run() -> None:
+    with pytest.raises(ConfigError, match="'stored_schemes' is not a setting"):
+        RunnerSettings.with_defaults("float32", 64, stored_schemes=())

@@ -5,7 +5,13 @@ from typing import Any
 import pytest
 
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.quantization_scheme import SCHEMES, read_scheme
+from mindformers_glm.core.quantization_scheme import (
+    SCHEMES,
+    find_obstacle,
+    keep_integers,
+    read_scheme,
+)
+from mindformers_glm.core.quantized_linear import DYNAMIC, STATIC, StoredScheme
 
 
 def test_without_a_name_weights_stay_float() -> None:
@@ -52,3 +58,45 @@ def test_bytes_count_weights_and_scales() -> None:
     assert int8.count_bytes(10, 256) == 10 * 256 + 10 * 4
     assert int4.count_bytes(10, 256) == 10 * 128 + 10 * 2 * 4
     assert int4.count_bytes(10, 100) == 10 * 50 + 10 * 4
+
+
+_INT8, _INT4 = StoredScheme(8), StoredScheme(4, 64)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kept"),
+    [
+        ([_INT8], ("w8a16", None)),
+        ([StoredScheme(4)], ("w4a16", 128)),
+        ([StoredScheme(4, 32)], ("w4a16", 32)),
+        ([StoredScheme(4, 96)], ("w4a16", 32)),
+        ([StoredScheme(4, 256)], ("w4a16", 128)),
+        ([StoredScheme(4, 16)], None),
+        ([StoredScheme(8, 128)], None),
+        ([StoredScheme(2, 64)], None),
+        ([StoredScheme(4, 64, is_symmetric=False)], None),
+        ([StoredScheme(4, 64, is_reordered=True)], None),
+        ([StoredScheme(8, has_float_codes=True)], None),
+        ([StoredScheme(8, activation=STATIC)], None),
+        ([StoredScheme(8, activation=DYNAMIC)], None),
+        ([_INT4, StoredScheme(4, 32), StoredScheme(4)], ("w4a16", 32)),
+        ([_INT4, _INT8, _INT4], None),
+        ([None, _INT4, _INT4], None),
+        ([None], None),
+    ],
+    ids=str,
+)
+def test_operators_that_take_a_checkpoints_integers_as_they_are(
+    stored: list[StoredScheme | None], kept: tuple[str, int | None] | None
+) -> None:
+    found = keep_integers(stored)
+    assert (None if found is None else (found.name, found.group_size)) == kept
+
+
+def test_each_scheme_that_cannot_run_is_named_with_its_first_layer() -> None:
+    static = StoredScheme(8, activation=STATIC, label="W8A8")
+    stored = {"a": [_INT8], "b": [static], "c": [None, StoredScheme(8, activation=DYNAMIC), static]}
+    found = find_obstacle(stored)
+    assert "W8A8 (b)" in found
+    assert "W8A8 dynamic (c)" in found
+    assert find_obstacle({"a": [_INT8, None, _INT4]}) == ""

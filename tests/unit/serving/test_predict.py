@@ -19,6 +19,8 @@ from mindformers_glm.serving.result_file import check_place, write_atomically
 from tests.unit.config.predict_arguments import predict_arguments
 from tests.unit.serving.echo import Echo, config_for
 
+REPO = Path(__file__).parents[3]
+
 
 @pytest.fixture(autouse=True)
 def _environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,3 +375,39 @@ def test_one_answer_is_streamed_to_a_terminal_by_itself(
     echo = Echo()
     predict(config_for(tmp_path, *"ab"[:num_prompts]), lambda _: echo)
     assert echo.is_text_shown == is_shown
+
+
+@pytest.mark.parametrize(
+    ("device_target", "levels", "line"),
+    [
+        ("CPU", ["model_level.CPU=Validated"], "model level on CPU: Validated (evaluated"),
+        ("CPU", [], None),
+        ("Ascend", ["model_level.CPU=Validated"], None),
+        ("Ascend", ["model_level.Ascend=Untested"], "model level on Ascend: Untested (nobody"),
+    ],
+)
+def test_the_level_of_the_device_is_told_in_one_line(
+    device_target: str,
+    levels: list[str],
+    line: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    yaml_file = tmp_path / "run.yaml"
+    yaml_file.write_text("seed: 0\n", encoding="utf-8")
+    (tmp_path / "checkpoint").mkdir()
+    options = ["--config", str(yaml_file), "--device_target", device_target]
+    options += ["--options", *levels] if levels else []
+    options += ["--pretrained_model_dir", str(tmp_path / "checkpoint")]
+    predict(config_for(tmp_path, "a", options=options), lambda _: Echo())
+    told = [said for said in capsys.readouterr().err.splitlines() if "model level" in said]
+    assert [line in said for said in told] == [True] * bool(line)
+
+
+def test_the_level_of_a_file_is_not_that_of_the_shipped_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--config", str(REPO / "configs/glm4/predict_glm4.yaml"), "--predict_data", "a"]
+    argv += ["--save_file", str(tmp_path / "result.txt")]
+    predict(load_run_config(predict_arguments(*argv), environ={}), lambda _: Echo())
+    assert "model level" not in capsys.readouterr().err

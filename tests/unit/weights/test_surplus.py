@@ -238,7 +238,7 @@ def test_quantized_tensors_without_a_key_are_called_so(
         del chatglm[f"{LAYER}.weight"]
     chatglm |= {f"{LAYER}.{name}": np.ones((24, 8), dtype) for name, dtype in parts.items()}
     message = refusal(write_folder(chatglm, chatglm_config), UnsupportedError)
-    assert "quantized checkpoints are not supported" in message
+    assert "quantized checkpoints are not supported in that form" in message
     assert "missing" not in message
 
 
@@ -246,7 +246,6 @@ def test_quantized_tensors_without_a_key_are_called_so(
     ("key", "value"),
     [
         ("quantization", {"group_size": 64, "bits": 4}),
-        ("quantization_bit", 4),
         ("compression_config", {"format": "pack-quantized"}),
     ],
 )
@@ -254,7 +253,9 @@ def test_other_keys_of_quantizing_tools_are_refused(
     chatglm, chatglm_config, write_folder, key, value
 ):
     folder = write_folder(chatglm, chatglm_config | {key: value})
-    assert "quantized checkpoints are not supported" in refusal(folder, UnsupportedError)
+    assert "quantized checkpoints are not supported in that form" in refusal(
+        folder, UnsupportedError
+    )
 
 
 @pytest.mark.parametrize("name", ["quantize_config.json", "quant_config.json"])
@@ -263,7 +264,15 @@ def test_a_file_of_a_quantizing_tool_tells_where_weights_are_of_its_own_format(
 ):
     (tmp_path / name).write_text('{"bits": 4}')
     (tmp_path / "gptq_model-4bit-128g.pt").write_bytes(b"x")
-    with pytest.raises(UnsupportedError, match="quantized checkpoints are not supported"):
+    with pytest.raises(
+        UnsupportedError, match="quantized checkpoints are not supported in that form"
+    ):
+        find_shards(tmp_path)
+
+
+def test_gguf_alone_is_told(tmp_path: Path):
+    (tmp_path / "glm-4-9b-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UnsupportedError, match=r"holds GGUF \(glm-4-9b-Q4_K_M\.gguf\)"):
         find_shards(tmp_path)
 
 

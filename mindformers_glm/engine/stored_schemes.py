@@ -1,0 +1,74 @@
+"""What a checkpoint that is quantized already is run as, layer by layer."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mindformers_glm.core.quantization_scheme import (
+    QuantizationScheme,
+    find_obstacle,
+    keep_integers,
+)
+from mindformers_glm.core.quantized_linear import StoredScheme
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rules import WeightRule, list_schemes
+
+
+@dataclass(frozen=True)
+class StoredSchemes:
+    """The schemes of all linear layers, by their Megatron-Core names.
+
+    tool: which tool has quantized them, and in which format; None: the checkpoint is float.
+    stored: of each matrix that a layer stacks; None: it is float.
+    """
+
+    tool: str | None
+    stored: Mapping[str, Sequence[StoredScheme | None]]
+
+    @classmethod
+    def of(cls, rules: Sequence[WeightRule], checkpoint: Checkpoint) -> "StoredSchemes":
+        """The schemes of a checkpoint that `check_rules` has passed."""
+        if checkpoint.quantized is None:
+            return cls(None, {})
+        return cls(checkpoint.quantized.tool, list_schemes(rules))
+
+    @property
+    def kept(self) -> dict[str, QuantizationScheme | None] | None:
+        """The scheme that keeps each layer's integers, None where it runs as float."""
+        if self.tool is None:
+            return None
+        return {name: keep_integers(schemes) for name, schemes in self.stored.items()}
+
+    @property
+    def obstacle(self) -> str:
+        """Why they cannot run; empty where they can."""
+        return find_obstacle(self.stored)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many matrices have each scheme, by what people call it; "float" is one."""
+        matrices = [scheme for schemes in self.stored.values() for scheme in schemes]
+        names = ["float" if scheme is None else scheme.name for scheme in matrices]
+        return dict(Counter(names).most_common())
+
+    @property
+    def float_layers(self) -> list[str]:
+        """The layers that the tool has left float, in part or whole."""
+        return [name for name, schemes in self.stored.items() if None in schemes]
+
+    def describe_float(self) -> str:
+        """A sentence on layers that lose their integers; empty where there are none."""
+        kept = self.kept or {}
+        lost = {
+            name: schemes
+            for name, schemes in self.stored.items()
+            if kept[name] is None and any(scheme is not None for scheme in schemes)
+        }
+        if not lost:
+            return ""
+        names = {scheme.name for schemes in lost.values() for scheme in schemes if scheme}
+        return (
+            f"{len(lost)} of {len(self.stored)} linear layers are quantized in a way that has no "
+            f"operator here ({'; '.join(sorted(names))}): they run with the same values in "
+            "params_dtype, and take its memory"
+        )

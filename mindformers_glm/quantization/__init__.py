@@ -1,0 +1,1 @@
+"""Readers of quantized checkpoints: what each tool stores, and what it means."""

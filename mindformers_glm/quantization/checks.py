@@ -1,0 +1,106 @@
+"""What every reader asks of values before it uses them."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.quantized_linear import StoredTensors, TensorSpec
+
+
+def as_scales(values: np.ndarray, name: str) -> np.ndarray:
+    """float32 [rows, groups] of finite numbers above zero.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    scales = values.astype(np.float32)
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise CheckpointError(
+            f"{name} holds a scale that is not a positive number: the file is damaged or was "
+            "written by a broken tool; quantize or download the model again."
+        )
+    return scales
+
+
+def as_zeros(values: np.ndarray, name: str) -> np.ndarray | None:
+    """float32 of whole numbers; None where all are zero.
+
+    Raises:
+        CheckpointError: they are not finite.
+    """
+    zeros = values.astype(np.float32)
+    if not np.isfinite(zeros).all():
+        raise CheckpointError(f"{name} holds zero points that are not numbers: download it again.")
+    return zeros if zeros.any() else None
+
+
+def check_patterns(patterns: Iterable[str], where: str) -> None:
+    """Check that regular expressions of a folder are some.
+
+    Raises:
+        CheckpointError: one is not.
+    """
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as problem:
+            raise CheckpointError(
+                f"{where} names layers by {pattern!r:.60}, which is no regular expression "
+                f"({problem}): download the file again."
+            ) from None
+
+
+def count_groups(layer: str, num_columns: int, group_size: int | None) -> int:
+    """Groups in a row.
+
+    Raises:
+        CheckpointError: the last one would be shorter.
+    """
+    if group_size is None:
+        return 1
+    if num_columns % group_size:
+        raise CheckpointError(
+            f"{layer} has {num_columns} columns, which groups of {group_size} do not divide: the "
+            "quantization's settings are of another model."
+        )
+    return num_columns // group_size
+
+
+def group_of_columns(columns: range, group_size: int | None) -> tuple[slice, np.ndarray]:
+    """Which groups consecutive columns need, and the place of each column's among them."""
+    if group_size is None:
+        return slice(0, 1), np.zeros(len(columns), np.intp)
+    first, last = columns.start // group_size, -(-columns.stop // group_size)
+    groups = np.arange(columns.start, columns.stop) // group_size - first
+    return slice(first, last), groups
+
+
+def peek(source: StoredTensors, name: str, specs: Mapping[str, TensorSpec]) -> np.ndarray | None:
+    """A tensor of which a few values tell more than its header; None unless it is as it must be."""
+    entry, spec = source.entries.get(name), specs.get(name)
+    if (
+        entry is None
+        or spec is None
+        or (entry.shape, entry.dtype in spec.dtypes) != (spec.shape, True)
+    ):
+        return None
+    return source.array(name)
+
+
+def groups_by_order(
+    order: np.ndarray, name: str, columns: range, num_groups: int
+) -> tuple[slice, np.ndarray]:
+    """As `group_of_columns`, where a tensor names each column's group.
+
+    Raises:
+        CheckpointError: it names one that there is not.
+    """
+    if order.size and not 0 <= order.min() <= order.max() < num_groups:
+        wrong = int(order.min() if order.min() < 0 else order.max())
+        raise CheckpointError(
+            f"{name} names group {wrong}, expected 0 to {num_groups - 1}: the file is damaged or "
+            "its group_size is of another model."
+        )
+    return slice(0, num_groups), order[columns.start : columns.stop].astype(np.intp)

@@ -1,0 +1,61 @@
+"""Which quantizing tool wrote a checkpoint: told by the folder's own files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
+from mindformers_glm.core.quantized_linear import CheckpointFormat, StoredTensors
+from mindformers_glm.quantization import chatglm_packed, compressed_tensors, gptq, msmodelslim
+from mindformers_glm.system.files import read_json_if_present
+
+# What AutoGPTQ and AutoAWQ wrote beside the model before config.json had quantization_config.
+_OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+_CONVERT = {
+    "bitsandbytes": "load it with transformers, call model.dequantize() and save_pretrained()",
+    "fp8": "use the bfloat16 checkpoint that it was made of",
+    "mxfp4": "use the bfloat16 checkpoint that it was made of",
+}
+_READ = "compressed-tensors, gptq, awq and msModelSlim's description are read"
+
+
+def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
+    """The format of a checkpoint's quantized layers; None: all are float.
+
+    Args:
+        source: its tensors, of which headers are known.
+    Raises:
+        CheckpointError: what the folder says of itself is damaged or does not fit.
+        UnsupportedError: it is quantized in a way that this version does not read.
+    """
+    path = folder / "config.json"
+    raw = read_json_if_present(path, CheckpointError)
+    if (description := msmodelslim.find_description(folder)) is not None:
+        return msmodelslim.open_format(description, raw.get("quantize"), source)
+    if raw.get("quantize"):
+        raise CheckpointError(
+            f"{path} says quantize {raw['quantize']!r:.40}, but {folder} has no "
+            "quant_model_description*.json: copy it too."
+        )
+    if config := raw.get("quantization_config"):
+        return _by_method(config, f"quantization_config in {path}", source)
+    if raw.get("quantization_bit"):
+        return chatglm_packed.open_format(raw["quantization_bit"], source)
+    for name, method in _OLD_FILES.items():
+        if config := read_json_if_present(folder / name, CheckpointError):
+            return _by_method({"quant_method": method} | config, str(folder / name), source)
+    return None
+
+
+def _by_method(config: Any, where: str, source: StoredTensors) -> CheckpointFormat:
+    if not isinstance(config, Mapping):
+        raise CheckpointError(f"{where} is {config!r:.60}, expected an object.")
+    method = config.get("quant_method")
+    if method == "compressed-tensors":
+        return compressed_tensors.open_format(config, where, source)
+    if method in ("gptq", "awq"):
+        return gptq.open_format(config, where, source)
+    remedy = _CONVERT.get(str(method), "use the float checkpoint")
+    raise UnsupportedError(
+        f"{where} has quant_method {method!r:.40}, which is not supported ({_READ}): {remedy}."
+    )

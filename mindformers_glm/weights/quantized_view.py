@@ -1,0 +1,83 @@
+"""A matrix of a quantized checkpoint, or a piece of one: its rows in the one form, or as float."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mindformers_glm.core.quantized_linear import QuantizedLinear, QuantizedRows, StaticActivation
+from mindformers_glm.core.sharding import Piece, widen
+
+# What unpacking makes of a chunk stays in the caches: six times faster than 16 million at once.
+_CHUNK_ELEMENTS = 2**19
+
+
+@dataclass(frozen=True)
+class QuantizedView:
+    """What `TensorView` is of a float tensor.
+
+    read_tensor: maps a tensor of the checkpoint.
+    release_tensors: drops the pages of all of the layer's tensors from memory.
+    stored_bytes: of all of the layer's tensors.
+    kept: the columns that were asked for, where there are more (`widened`).
+    """
+
+    name: str
+    linear: QuantizedLinear
+    piece: Piece
+    read_tensor: Callable[[str], np.ndarray]
+    release_tensors: Callable[[], None]
+    stored_bytes: int
+    kept: range | None = None
+
+    dtype = "float32"  # of row_chunks
+
+    @property
+    def num_rows(self) -> int:
+        """See TensorView."""
+        return len(self.piece.rows)
+
+    @property
+    def columns(self) -> range:
+        """Which columns of the matrix it has."""
+        assert self.piece.columns is not None
+        return self.piece.columns
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """See TensorView."""
+        return tuple(self.linear.tensors)
+
+    @property
+    def num_bytes(self) -> int:
+        """See TensorView; its share of the layer's tensors."""
+        rows, columns = self.linear.shape
+        return self.stored_bytes * self.piece.num_elements // (rows * columns)
+
+    def quantized_chunks(self) -> Iterator[tuple[int, QuantizedRows]]:
+        """Yield (first row, rows), a bounded number of bytes at a time."""
+        stored = {name: self.read_tensor(name) for name in self.linear.tensors}
+        step = max(_CHUNK_ELEMENTS // max(len(self.columns), 1), 1)
+        for first in range(0, self.num_rows, step):
+            rows = self.piece.rows[first : first + step]
+            yield first, self.linear.read(stored, rows, self.columns)
+        self.release_tensors()
+
+    def row_chunks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first row, float32 rows): the matrix that the tool means."""
+        for first, rows in self.quantized_chunks():
+            yield first, rows.dequantized()
+
+    def read_activation(self) -> StaticActivation | None:
+        """How activations enter the product of these rows."""
+        stored = {name: self.read_tensor(name) for name in self.linear.tensors}
+        return self.linear.read_activation(stored, self.piece.rows)
+
+    def widened(self, group: int) -> "QuantizedView":
+        """See TensorView."""
+        own = self.columns
+        wide = widen(own, self.linear.shape[1], group)
+        if wide == own:
+            return self
+        kept = range(own.start - wide.start, own.stop - wide.start)
+        return replace(self, piece=Piece(self.piece.rows, wide), kept=kept)

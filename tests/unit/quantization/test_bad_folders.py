@@ -1,0 +1,296 @@
+"""Quantized folders that cannot be meant: one sentence each, before anything runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.errors import CheckpointError, GlmError, UnsupportedError
+from mindformers_glm.quantization.stored_format import find_format
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rules import build_rules, check_rules
+from mindformers_glm.weights.surplus import check_repeats
+from tests import quantized_folders as folders
+from tests.unit.quantization.float_folder import write_float_folder
+
+_ALL = folders.WEIGHT_ONLY | folders.WITH_ACTIVATIONS
+_LAYER = "model.layers.1.mlp.down_proj"
+_DESCRIPTION = "quant_model_description.json"
+Change = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_float_folder(tmp_path_factory.mktemp("float") / "glm4", "glm4")
+
+
+def read_all(folder: Path) -> None:
+    """What loading does, up to the memory of the network."""
+    config = GlmConfig.from_hf(folder)
+    with Checkpoint.open(folder, find_format=find_format) as checkpoint:
+        rules = build_rules(config, None, checkpoint.quantized)
+        check_rules(rules, checkpoint)
+        check_repeats(rules, checkpoint)
+        for rule in rules:
+            for source in rule.sources:
+                if source.linear is None:
+                    continue
+                view = checkpoint.quantized_view(source.name, source.linear, source.pieces[0])
+                view.read_activation()
+                for _ in view.quantized_chunks():
+                    pass
+
+
+def change_tensor(name: str, change: Callable[[np.ndarray], np.ndarray | None]) -> Change:
+    """Replace a tensor of one layer; None: remove it."""
+
+    def run(folder: Path) -> None:
+        (file,) = folder.glob("*.safetensors")
+        tensors = load_file(file)
+        full = name if name.startswith("model.") else f"{_LAYER}.{name}"
+        changed = change(tensors.pop(full).copy())
+        save_file(tensors if changed is None else tensors | {full: changed}, file)
+
+    return run
+
+
+def change_json(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
+    """Change what a JSON file holds."""
+
+    def run(folder: Path) -> None:
+        raw = json.loads((folder / name).read_text())
+        change(raw)
+        (folder / name).write_text(json.dumps(raw))
+
+    return run
+
+
+def cut_off(folder: Path) -> None:
+    file = folder / _DESCRIPTION
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def set_first(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(array: np.ndarray) -> np.ndarray:
+        array.reshape(-1)[0] = value
+        return array
+
+    return change
+
+
+def _quantization(**changes: Any) -> Change:
+    return change_json("config.json", lambda raw: raw["quantization_config"].update(changes))
+
+
+def _ct_weights(**changes: Any) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        raw["quantization_config"]["config_groups"]["group_0"]["weights"].update(changes)
+
+    return change_json("config.json", change)
+
+
+def _remove_description(folder: Path) -> None:
+    (file,) = folder.glob("quant_model_description*.json")
+    file.unlink()
+
+
+BAD: dict[str, tuple[str, Change, str]] = {
+    "truncated description": ("slim-w8a16", cut_off, "is not valid JSON"),
+    "description names a tensor that is not there": (
+        "slim-w8a16",
+        change_json(_DESCRIPTION, lambda raw: raw.update({"model.x.weight": "W8A16"})),
+        "names 'model.x.weight', which is not in the folder",
+    ),
+    "description lacks a tensor": (
+        "slim-w8a16",
+        change_json(_DESCRIPTION, lambda raw: raw.pop(f"{_LAYER}.weight_scale")),
+        "does not name 'model.layers.1.mlp.down_proj.weight_scale'",
+    ),
+    "unknown type": (
+        "slim-w8a16",
+        change_json(_DESCRIPTION, lambda raw: raw.update({f"{_LAYER}.weight": "W3A3"})),
+        "is W3A3 by quant_model_description.json, which is not one of W8A8",
+    ),
+    "compressed sparse": (
+        "slim-w8a16",
+        change_json(_DESCRIPTION, lambda raw: raw.update({f"{_LAYER}.weight": "W8A8SC"})),
+        "take the W8A8S folder",
+    ),
+    "quantize contradicts": (
+        "slim-w8a16",
+        change_json("config.json", lambda raw: raw.update(quantize="w8a8")),
+        "says quantize 'w8a8' and quant_model_description.json says W8A16",
+    ),
+    "quantize without a description": (
+        "slim-old-w4a16",
+        _remove_description,
+        "has no quant_model_description*.json",
+    ),
+    "missing scale": (
+        "gptq-v1",
+        change_tensor("scales", lambda _: None),
+        "1 missing: model.layers.1.mlp",
+    ),
+    "group does not divide": ("gptq-v1", _quantization(group_size=40), "groups of 40 do not"),
+    "group of slim does not divide": (
+        "slim-w4a16-groups",
+        change_json(_DESCRIPTION, lambda raw: raw.update(group_size=7)),
+        "groups of 7 do not",
+    ),
+    "wrong type": (
+        "slim-w8a16",
+        change_tensor("weight", lambda array: array.astype(np.int16)),
+        "down_proj.weight is int16, not int8",
+    ),
+    "wrong shape": (
+        "awq",
+        change_tensor("qweight", lambda array: array[:-1].copy()),
+        "qweight is [95, 8], exp",
+    ),
+    "g_idx out of range": (
+        "gptq-v1-reordered",
+        change_tensor("g_idx", set_first(3)),
+        "names group 3",
+    ),
+    "negative g_idx": (
+        "gptq-v1-reordered",
+        change_tensor("g_idx", set_first(-1)),
+        "names group -1",
+    ),
+    "weight_g_idx out of range": (
+        "ct-w4a16-actorder",
+        change_tensor("weight_g_idx", set_first(99)),
+        "names group 99",
+    ),
+    "NaN scale": ("slim-w8a16", change_tensor("weight_scale", set_first(np.nan)), "not a positive"),
+    "zero scale": ("gptq-v1", change_tensor("scales", set_first(0)), "not a positive number"),
+    "negative scale": ("ct-w4a16", change_tensor("weight_scale", set_first(-1)), "not a positive"),
+    "infinite scale": ("awq", change_tensor("scales", set_first(np.inf)), "not a positive number"),
+    "zero input scale": ("slim-w8a8", change_tensor("input_scale", set_first(0)), "not a positive"),
+    "NaN offset": ("slim-w8a16", change_tensor("weight_offset", set_first(np.nan)), "zero points"),
+    "int4 out of range": (
+        "slim-old-w4a16",
+        change_tensor("weight", set_first(9)),
+        "more than int4",
+    ),
+    "another model's shape": (
+        "ct-w4a16",
+        change_tensor("weight_shape", set_first(1)),
+        "weight_shape is [1, 96]",
+    ),
+    "three bits": ("gptq-v1", _quantization(bits=3), "bits are 3, expected 2, 4 or 8"),
+    "group size as text": ("gptq-v1", _quantization(group_size="x"), "group_size is 'x'"),
+    "AWQ gemv": ("awq", _quantization(version="gemv"), "has the layout 'gemv', expected gemm"),
+    "bitsandbytes": (
+        "gptq-v1",
+        _quantization(quant_method="bitsandbytes"),
+        "call model.dequantize()",
+    ),
+    "no method": ("gptq-v1", _quantization(quant_method=None), "has quant_method None"),
+    "not an object": (
+        "gptq-v1",
+        change_json("config.json", lambda raw: raw.update(quantization_config="gptq")),
+        "is 'gptq', expected an object",
+    ),
+    "no groups": ("ct-w4a16", _quantization(config_groups={}), "has no config_groups"),
+    "FP8 in words": ("ct-w4a16", _ct_weights(type="float", num_bits=8), "in the format 'pack-q"),
+    "bits as a number with a point": ("ct-w4a16", _ct_weights(num_bits=4.0), "4.0-bit 'int' weig"),
+    "a pattern of nothing": ("ct-w4a16", _quantization(ignore=["re:("]), "no regular expression"),
+    "an override of nothing": ("gptq-v1", _quantization(dynamic={"+:[": {}}), "no regular expre"),
+    "a group of nothing": (
+        "ct-w4a16",
+        _quantization(config_groups={"group_0": {"weights": None}}),
+        "not a scheme",
+    ),
+    "blocks": ("ct-w4a16", _ct_weights(strategy="block"), "'block' scales are not read"),
+    "sparse": ("ct-w4a16", _quantization(sparsity_config={"format": "x"}), "has sparsity_config"),
+    "NVFP4": (
+        "ct-w4a16",
+        _quantization(format="nvfp4-pack-quantized"),
+        "the format 'nvfp4-pack-quantized'",
+    ),
+    "surplus tensor": (
+        "gptq-v1",
+        change_tensor("model.norm.weight", lambda array: None),
+        "1 missing: model.norm.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize(("case", "change", "words"), BAD.values(), ids=BAD)
+def test_a_folder_that_cannot_be_meant_is_one_sentence(
+    case: str, change: Change, words: str, source: Path, tmp_path: Path
+) -> None:
+    folders.write(source, tmp_path / "q", _ALL[case])
+    read_all(tmp_path / "q")
+    change(tmp_path / "q")
+    with pytest.raises(GlmError) as caught:
+        read_all(tmp_path / "q")
+    assert isinstance(caught.value, CheckpointError | UnsupportedError)
+    assert words in str(caught.value)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_descriptions_are_refused(source: Path, tmp_path: Path) -> None:
+    folders.write(source, tmp_path / "q", _ALL["slim-w8a16"])
+    (tmp_path / "q" / "quant_model_description_w8a16.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="several descriptions"):
+        read_all(tmp_path / "q")
+
+
+def test_an_unknown_quantized_tensor_is_named(source: Path, tmp_path: Path) -> None:
+    folders.write(source, tmp_path / "q", _ALL["gptq-v1"])
+    (file,) = (tmp_path / "q").glob("*.safetensors")
+    save_file(load_file(file) | {f"{_LAYER}.codebooks": np.zeros(3, np.float32)}, file)
+    with pytest.raises(CheckpointError, match=r"1 unknown: model\.layers\.1\.mlp\.down_proj\.code"):
+        read_all(tmp_path / "q")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_an_empty_bias_is_let_through(source: Path, tmp_path: Path, value: float) -> None:
+    folders.write(source, tmp_path / "q", _ALL["gptq-v1"])
+    (file,) = (tmp_path / "q").glob("*.safetensors")
+    save_file(load_file(file) | {f"{_LAYER}.bias": np.full(64, value, np.float32)}, file)
+    if value == 0:
+        read_all(tmp_path / "q")
+        return
+    with pytest.raises(CheckpointError, match="is an empty bias that is not zero"):
+        read_all(tmp_path / "q")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_biases_of_norms_must_be_zero(source: Path, tmp_path: Path, value: float) -> None:
+    case = _ALL["slim-w8a16"]
+    folders.write(source, tmp_path / "q", case)
+    (file,) = (tmp_path / "q").glob("*.safetensors")
+    bias = "model.layers.0.input_layernorm.bias"
+    folders.save(load_file(file) | {bias: np.full(64, value, np.float32)}, tmp_path / "q", case)
+    if value == 0:
+        read_all(tmp_path / "q")
+        return
+    with pytest.raises(CheckpointError, match="is a bias of a norm that is not zero"):
+        read_all(tmp_path / "q")
+
+
+@pytest.mark.parametrize("change", [0.0, 1.0])
+def test_norms_under_two_names_must_be_the_same(
+    source: Path, tmp_path: Path, change: float
+) -> None:
+    case = _ALL["slim-old-w4a16"]
+    folders.write(source, tmp_path / "q", case)
+    (file,) = (tmp_path / "q").glob("*.safetensors")
+    tensors = load_file(file)
+    norm = tensors["model.layers.0.input_layernorm.weight"]
+    copies = {"model.layers.0.input_layernorm.module.weight": norm + np.float32(change)}
+    folders.save(tensors | copies, tmp_path / "q", case)
+    if change == 0:
+        read_all(tmp_path / "q")
+        return
+    with pytest.raises(CheckpointError, match="is not the same as"):
+        read_all(tmp_path / "q")

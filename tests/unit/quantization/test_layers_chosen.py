@@ -1,0 +1,95 @@
+"""Which layers a folder's settings mean, and by which of them each is read."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mindformers_glm.core.quantized_linear import StoredScheme, TensorHeader
+from mindformers_glm.quantization import compressed_tensors, gptq
+from mindformers_glm.weights.tensor_entry import TensorEntry
+from tests import quantized_folders as folders
+
+
+class Stored:
+    """Tensors of which only names are known."""
+
+    def __init__(self, *names: str) -> None:
+        self.entries: dict[str, TensorHeader] = {
+            name: TensorEntry(name, "int32", (1,), None, 0, 4)  # type: ignore[arg-type]
+            for name in names
+        }
+
+    def array(self, name: str) -> np.ndarray:
+        raise AssertionError(f"{name} was read")
+
+
+def scheme(found: Any) -> StoredScheme | None:
+    return None if found is None else found.scheme
+
+
+def test_gptqs_overrides_hold_for_the_layers_they_name() -> None:
+    layers = [f"model.layers.{number}.mlp.down_proj" for number in (0, 1, 12)]
+    raw = {
+        "bits": 4,
+        "group_size": 32,
+        "dynamic": {r"+:.*\.1\..*": {"bits": 8, "group_size": 64}, r"-:.*\.0\..*": {}},
+    }
+    stored = Stored(*(f"{layer}.qweight" for layer in layers[1:]))
+    found = gptq.open_format(raw, "config.json", stored)
+    assert scheme(found.linear(layers[0], (64, 64))) is None
+    first, second = (scheme(found.linear(layer, (64, 64))) for layer in layers[1:])
+    assert first is not None
+    assert second is not None
+    assert (first.weight_bits, first.group_size) == (8, 64)
+    assert (second.weight_bits, second.group_size) == (4, 32)
+
+
+def _groups(*, ignored: list[str]) -> compressed_tensors.CompressedTensorsFormat:
+    keys = folders._ct_keys("pack-quantized", {"num_bits": 4})["quantization_config"]
+    by_class = keys["config_groups"]["group_0"]
+    named = by_class | {
+        "targets": ["re:.*down_proj", "model.layers.0.self_attn.o_proj"],
+        "weights": by_class["weights"] | {"num_bits": 8},
+    }
+    raw = keys | {"config_groups": {"group_0": by_class, "group_1": named}, "ignore": ignored}
+    return compressed_tensors.open_format(raw, "config.json", Stored())
+
+
+@pytest.mark.parametrize(
+    ("layer", "bits"),
+    [
+        ("model.layers.0.mlp.down_proj", 8),
+        ("model.layers.0.self_attn.o_proj", 8),
+        ("model.layers.10.self_attn.o_proj", 4),  # its name only begins alike
+        ("model.layers.0.mlp.gate_up_proj", 4),
+        ("lm_head", None),
+        ("model.layers.7.mlp.gate_up_proj", None),
+    ],
+)
+def test_a_layers_own_name_comes_before_its_class_and_ignored_ones_are_float(
+    layer: str, bits: int | None
+) -> None:
+    found = scheme(_groups(ignored=["lm_head", r"re:.*\.7\..*"]).linear(layer, (64, 64)))
+    assert (None if found is None else found.weight_bits) == bits
+
+
+def test_layers_of_no_group_are_float() -> None:
+    keys = folders._ct_keys("pack-quantized", {"num_bits": 4})["quantization_config"]
+    keys["config_groups"]["group_0"]["targets"] = ["re:.*down_proj"]
+    found = compressed_tensors.open_format(keys, "config.json", Stored())
+    assert found.linear("model.layers.0.mlp.gate_up_proj", (64, 64)) is None
+
+
+def test_schemes_are_named_as_people_call_them() -> None:
+    names = {
+        StoredScheme(4, 128): "W4A16, groups of 128",
+        StoredScheme(8, is_symmetric=False): "W8A16, asymmetric",
+        StoredScheme(4, 64, is_reordered=True): "W4A16, groups of 64, columns reordered",
+        StoredScheme(8, has_float_codes=True): "FP8",
+        StoredScheme(8, activation="dynamic"): "W8A8 dynamic",
+        StoredScheme(8, activation="static", label="W8A8S"): "W8A8S",
+    }
+    assert {found: found.name for found in names} == names
+    assert all(re.fullmatch(r"[\w ,]+", name) for name in names.values())

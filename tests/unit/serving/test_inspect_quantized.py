@@ -1,0 +1,70 @@
+"""What `inspect` says of a folder that is quantized already."""
+
+from pathlib import Path
+
+import pytest
+
+from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.serving.inspect import Inspection, inspect_folder
+from mindformers_glm.weights.share_writer import write_shares
+from tests import quantized_folders as folders
+from tests.unit.quantization.float_folder import write_float_folder
+
+
+def look_at(tmp_path: Path, case: folders.Case) -> Inspection:
+    tmp_path.mkdir(exist_ok=True)
+    source = write_float_folder(tmp_path / "float", "glm4")
+    folders.write(source, tmp_path / "quantized", case)
+    return inspect_folder(tmp_path / "quantized")
+
+
+def test_tool_format_schemes_and_float_layers_are_named(tmp_path: Path) -> None:
+    found = look_at(tmp_path, folders.WEIGHT_ONLY["gptq-v1"])
+    lines = dict(found.lines)
+    assert lines["quantized by"] == "GPTQ (version 1)"
+    assert lines["schemes"] == "12 matrices W4A16, groups of 32; 1 matrices float"
+    assert lines["float layers"] == "output_layer"
+    assert "widened" not in lines
+    assert found.facts["can_run"]
+    facts = found.facts["quantization"]
+    assert facts["kept_as"]["decoder.layers.0.mlp.linear_fc1"] == "w4a16"
+    assert facts["kept_as"]["output_layer"] is None
+
+
+def test_layers_that_lose_their_integers_are_told(tmp_path: Path) -> None:
+    found = look_at(tmp_path, folders.WEIGHT_ONLY["awq"])
+    assert (
+        "8 of 9 linear layers are quantized in a way that has no operator here"
+        in (dict(found.lines)["widened"])
+    )
+    assert "W4A16, groups of 32, asymmetric" in dict(found.lines)["schemes"]
+
+
+def test_memory_is_that_of_the_integers(tmp_path: Path) -> None:
+    kept = look_at(tmp_path, folders.WEIGHT_ONLY["gptq-v1"]).facts["memory"]["weights_bytes"]
+    widened = look_at(tmp_path / "b", folders.WEIGHT_ONLY["awq"]).facts["memory"]["weights_bytes"]
+    assert list(kept) == [f"integers, {dtype} else" for dtype in ("float32", "float16", "bfloat16")]
+    assert all(kept[name][0] < widened[name][0] for name in kept)
+
+
+@pytest.mark.parametrize("name", ["slim-w8a8", "slim-w8a8-dynamic", "slim-w4a8-dynamic"])
+def test_integer_activations_are_described_and_cannot_run(tmp_path: Path, name: str) -> None:
+    case = folders.WITH_ACTIVATIONS[name]
+    found = look_at(tmp_path, case)
+    assert not found.facts["can_run"]
+    assert f"quantized with integer activations, {case.kind}" in found.facts["obstacle"]
+    assert dict(found.lines)["quantized by"] == "msModelSlim, new layout"
+    assert list(found.facts["quantization"]["schemes"].values()) == [12, 1]
+
+
+def test_a_float_folder_has_no_such_lines(tmp_path: Path) -> None:
+    found = inspect_folder(write_float_folder(tmp_path / "float", "glm4"))
+    assert "quantized by" not in dict(found.lines)
+    assert found.facts["quantization"] is None
+
+
+def test_a_quantized_folder_is_not_cut_for_ranks_beforehand(tmp_path: Path) -> None:
+    source = write_float_folder(tmp_path / "float", "glm4")
+    folders.write(source, tmp_path / "quantized", folders.WEIGHT_ONLY["gptq-v1"])
+    with pytest.raises(UnsupportedError, match="is quantized"):
+        write_shares(tmp_path / "quantized", tmp_path / "cut", 2)
