@@ -127,8 +127,10 @@ def wrong_slots(layer: Any) -> None:
 
 def wrong_scale(operator: str) -> Plant:
     def plant(layer: Any) -> None:
-        attributes = getattr(layer.self_attention.core_attention, operator)._attributes
-        attributes["scale_value"] *= 1.05
+        core = layer.self_attention.core_attention
+        attend = getattr(core, operator)
+        # The references refuse another scale itself; a larger query does the same.
+        setattr(core, operator, lambda query, *given: attend(query * 1.05, *given))
 
     return plant
 
