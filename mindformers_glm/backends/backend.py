@@ -37,10 +37,13 @@ class Backend(Protocol):
     Attributes:
         name: `context.device_target` of the YAML files.
         probe: Python code that starts MindSpore on it; for a process of its own.
+        has_memory_for_each_rank: whether a further rank brings memory of its own, as a card does;
+            else all ranks share the machine's.
     """
 
     name: str
     probe: str
+    has_memory_for_each_rank: bool
 
     def is_present(self) -> bool:
         """Whether this machine has such a device, be it usable or not."""
@@ -82,6 +85,14 @@ class Backend(Protocol):
 
         Args:
             own_bytes: what this rank holds already and counts as available to it.
+        """
+        ...
+
+    def check_supported(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        """Refuse a network or a setting that cannot run on it, from the config alone.
+
+        Raises:
+            UnsupportedError: names it, and what to do.
         """
         ...
 

@@ -7,7 +7,7 @@ from mindformers_glm.backends import Backend, MemoryNeed, ModelRunner
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import can_split
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.errors import MemoryBudgetError
+from mindformers_glm.core.errors import MemoryBudgetError, UnsupportedError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.quantization_scheme import SCHEMES
 from mindformers_glm.system.sizes import format_bytes
@@ -52,10 +52,12 @@ class MemorySupply:
 
     cap_bytes: what `max_device_memory` allows.
     available_bytes: what the machine has, the weights included if they are loaded already.
+    is_for_each_rank: whether every rank has as much, as with a card each; else they share it.
     """
 
     cap_bytes: int | None
     available_bytes: int | None
+    is_for_each_rank: bool = False
 
     @property
     def bytes(self) -> int | None:
@@ -79,7 +81,8 @@ def check_memory_before_loading(
         MemoryBudgetError: weights, workspace and one sequence's KV cache do not fit.
     """
     demand = predict_demand(backend, config, settings)
-    plan_kv_blocks(demand, MemorySupply(cap_bytes, backend.available_memory(group)))
+    available = backend.available_memory(group)
+    plan_kv_blocks(demand, MemorySupply(cap_bytes, available, backend.has_memory_for_each_rank))
 
 
 def plan_kv_blocks_of(
@@ -111,15 +114,31 @@ def plan_kv_blocks_of(
 
 def predict_demand(backend: Backend, config: GlmConfig, settings: RunnerSettings) -> MemoryDemand:
     """What a model will need, and what it would need otherwise, from its config alone."""
-    by_scheme = {
-        name: backend.memory_need(
-            config, replace(settings, quantization=name, quantization_group_size=None)
-        ).weights_bytes
+    quantized = {
+        name: replace(settings, quantization=name, quantization_group_size=None)
         for name in (SCHEMES if settings.stored_schemes is None else ())
     }
+    by_scheme = {
+        name: backend.memory_need(config, changed).weights_bytes
+        for name, changed in quantized.items()
+        if _can_run(backend, config, changed)
+    }
     sizes = (size for size in _MODEL_PARALLEL if size > settings.model_parallel)
-    larger = tuple(size for size in sizes if can_split(config, size))
+    larger = tuple(
+        size
+        for size in sizes
+        if can_split(config, size)
+        and _can_run(backend, config, replace(settings, model_parallel=size))
+    )
     return MemoryDemand(backend.memory_need(config, settings), settings, by_scheme, larger)
+
+
+def _can_run(backend: Backend, config: GlmConfig, settings: RunnerSettings) -> bool:
+    try:
+        backend.check_supported(config, settings)
+    except UnsupportedError:
+        return False
+    return True
 
 
 def plan_kv_blocks(demand: MemoryDemand, supply: MemorySupply) -> int:
@@ -180,8 +199,10 @@ def _list_remedies(demand: MemoryDemand, supply: MemorySupply) -> list[str]:
     if supply.available_bytes is None or demand.least_bytes <= supply.available_bytes:
         least_mib = -(-demand.least_bytes // 2**20)
         remedies.append(f"raise max_device_memory to {least_mib}MB or more")
-    # The cap holds for each rank; what the machine has is shared by its ranks.
-    sizes = demand.larger_model_parallel if supply.cap_bytes == limit else ()
+    # The cap holds for each rank; what the machine has is shared by its ranks, unless each has a
+    # card.
+    is_for_each = supply.is_for_each_rank or supply.cap_bytes == limit
+    sizes = demand.larger_model_parallel if is_for_each else ()
     needed = demand.least_bytes * settings.model_parallel  # of all ranks, about
     if fitting := [size for size in sizes if needed <= size * limit]:
         remedies.append(

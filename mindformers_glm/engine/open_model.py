@@ -130,9 +130,11 @@ def open_runner(
         group: what `backend.connect` has given.
         packed_cache: None: no cache.
     Raises:
-        MemoryBudgetError: it does not fit; from the config alone, before a weight is read.
+        UnsupportedError: the backend cannot run it; from the config alone, before a weight is read.
+        MemoryBudgetError: it does not fit; likewise.
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
     """
+    backend.check_supported(config, settings)
     # From the sizes in the headers; again below with the real ones.
     cap_bytes = device.max_device_memory
     check_memory_before_loading(backend, config, settings, cap_bytes, group)

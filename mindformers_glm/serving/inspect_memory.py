@@ -117,6 +117,7 @@ class Fit:
         group = ProcessGroup(TensorParallel())
         try:
             backend = find_backend(device_target or default_target())
+            backend.check_supported(config, settings)
             check_memory_before_loading(backend, config, settings, cap_bytes, group)
         except GlmError as problem:
             obstacle = str(problem)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 _MASK_TILE = 128
+_MASKED = -10000.0
 _UPPER = np.triu(np.ones((_MASK_TILE, _MASK_TILE), bool), 1)
 _INTERLEAVED = 3  # cos_format: pairs are neighbours
 
@@ -168,6 +169,7 @@ def flash_attention_score(
     require(attn_mask.shape == _UPPER.shape, f"attn_mask is {attn_mask.shape}")
     _require_types(query, key=key, value=value, attn_mask=attn_mask)
     require(((attn_mask != 0) == _UPPER).all(), "attn_mask is not the upper triangle")
+    _require_hiding(attn_mask)
     require((actual_seq_qlen == actual_seq_kvlen).all(), "prompts begin with their first token")
     require(
         actual_seq_qlen.sum() == len(query) == len(key) == len(value),
@@ -262,6 +264,16 @@ def _check_rows_of_mask(
         f"attn_mask is {attn_mask.shape}, for {len(query)} rows and {length} tokens",
     )
     require(((attn_mask[rows, :length] == 0) == is_visible).all(), "attn_mask is not causal")
+    _require_hiding(attn_mask)
+
+
+def _require_hiding(attn_mask: np.ndarray) -> None:
+    """A mask is added to the scores; 1.0 hides in FlashAttentionScore's bfloat16 alone.
+
+    Source: mindformers 1.7.0, parallel_core/inference/transformer/lower_triangular_mask.py.
+    """
+    hidden = attn_mask[attn_mask != 0]
+    require((hidden == _MASKED).all(), f"attn_mask adds {hidden.max(initial=_MASKED)} to hide")
 
 
 def rms_norm(x: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarray]:

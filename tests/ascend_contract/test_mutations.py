@@ -48,6 +48,8 @@ MUTATIONS: dict[str, Change] = {
     "prompts: the own token is masked": _mask_of_prompts(lambda mask: np.roll(mask, -1, 1)),
     "prompts: a mask as large as the step": _mask_of_prompts(lambda mask: mask[:29, :29]),
     "prompts: a mask of another type": _mask_of_prompts(lambda mask: mask.astype(np.float16)),
+    "prompts: the mask of bfloat16": _mask_of_prompts(lambda mask: (mask != 0).astype(mask.dtype)),
+    "rows: hidden by a little": _mask_of_rows(np.sign),
     "rows: the next token is seen": _mask_of_rows(lambda mask: np.roll(mask, 1, 1)),
     "rows: the own token is masked": _mask_of_rows(lambda mask: np.roll(mask, -1, 1)),
     "rows: no mask": _mask_of_rows(lambda mask: mask[:1, :1]),

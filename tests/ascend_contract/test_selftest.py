@@ -126,7 +126,8 @@ def wrong_scale(operator: str) -> Plant:
     def plant(layer: Any) -> None:
         core = layer.self_attention.core_attention
         attend = getattr(core, operator)
-        setattr(core, operator, lambda query, *others: attend(1.05 * query, *others))
+        # The references refuse another scale itself; a larger query does the same.
+        setattr(core, operator, lambda query, *given: attend(query * 1.05, *given))
 
     return plant
 

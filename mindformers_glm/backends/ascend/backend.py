@@ -30,6 +30,7 @@ class AscendBackend:
     probe = (
         "import mindspore as ms; ms.set_device('Ascend'); ms.ops.zeros((1,), ms.float16).asnumpy()"
     )
+    has_memory_for_each_rank = True
 
     def __init__(self) -> None:
         self._free_before: int | None = None  # before this process put anything on the card
@@ -85,6 +86,12 @@ class AscendBackend:
             self._free_before = free_bytes()
         return self._free_before
 
+    def check_supported(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        """See Backend."""
+        from mindformers_glm.backends.ascend.context import processor_name
+
+        check_supported(config, settings, processor_name())
+
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""
         return count_memory(config, settings)
@@ -97,9 +104,6 @@ class AscendBackend:
         packed_cache: PackedCacheSettings | None = None,
     ) -> ModelRunner:
         """See Backend; weights go to the device as they are, so there is nothing to cache."""
-        from mindformers_glm.backends.ascend.context import processor_name
-
-        check_supported(config, settings, processor_name())
         if packed_cache is not None and packed_cache.mode in ("on", "verify"):
             note(
                 f"packed_cache {packed_cache.mode} changes nothing here: weights go to the card as "

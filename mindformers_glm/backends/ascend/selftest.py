@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.backends.ascend import support
-from mindformers_glm.backends.ascend.context import processor_name
 from mindformers_glm.backends.ascend.part_recorder import PartRecorder
 from mindformers_glm.backends.ascend.runner import AscendModelRunner
 from mindformers_glm.backends.backend import Backend, MemoryNeed
@@ -67,7 +66,7 @@ def run_selftest(
     with Checkpoint.open(folder, TensorParallel()) as checkpoint:
         config = resolve_attention_bias(GlmConfig.from_hf(folder), checkpoint)
         settings = _make_settings(config, checkpoint, dtype)
-        support.check_supported(config, settings, processor_name())
+        backend.check_supported(config, settings)
         steps = SelfTestSteps(config.vocab_size, settings.block_size, settings.max_model_len)
         for one in (backend, other):
             need = one.memory_need(config, settings)

@@ -9,6 +9,8 @@ from mindformers_glm.core.errors import UnsupportedError
 DTYPES: tuple[str, ...] = ("bfloat16", "float16")
 # PartialRotaryEmbedding puts as many ones behind the rotated columns as there are of those.
 _ROTARY_SHARE = 0.5
+# Of FlashAttentionScore (its documentation, mindspore 2.7.1: "D -- Head size").
+_HEAD_UNIT, _LARGEST_HEAD = 16, 512
 # As MindSpore calls the processor of an Atlas 300I Duo; a card holds two of them.
 ATLAS_300I = "ascend310p"
 _ATLAS_300I_RANKS = (1, 2, 4)
@@ -64,8 +66,10 @@ def _type_problems(settings: RunnerSettings) -> dict[str, bool]:
 
 
 def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, bool]:
-    rotary = config.partial_rotary_factor
+    rotary, head = config.partial_rotary_factor, config.head_dim
     return {
+        f"{config.in_file_keys('head_dim')} {head} (FlashAttentionScore takes multiples of "
+        f"{_HEAD_UNIT} up to {_LARGEST_HEAD})": head % _HEAD_UNIT != 0 or head > _LARGEST_HEAD,
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
         "a quantized checkpoint": settings.stored_schemes is not None,

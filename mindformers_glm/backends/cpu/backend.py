@@ -31,6 +31,7 @@ class CpuBackend:
 
     name = "CPU"
     probe = "import mindspore"
+    has_memory_for_each_rank = False
 
     def is_present(self) -> bool:
         """See Backend."""
@@ -74,6 +75,9 @@ class CpuBackend:
     def available_memory(self, group: ProcessGroup, own_bytes: int = 0) -> int | None:
         """See Backend; the host's memory is shared by its ranks."""
         return _share_host_once(group).available_memory(own_bytes)
+
+    def check_supported(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        """See Backend; it runs whatever the config and the settings can say."""
 
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""

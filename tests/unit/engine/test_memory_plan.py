@@ -119,5 +119,15 @@ def test_more_ranks_are_advised_under_a_cap_only() -> None:
     assert "model_parallel" not in _refusal(cannot, _supply(cap_gib=20, available_gib=100))
 
 
+def test_more_ranks_are_advised_where_each_has_memory_of_its_own() -> None:
+    card = MemorySupply(cap_bytes=None, available_bytes=10 * GIB, is_for_each_rank=True)
+    assert _refusal(DEMAND, card).endswith(
+        "but 10.0 GB of memory is available: set model_parallel to 4 "
+        "(scripts/msrun_launcher.sh starts the processes)."
+    )
+    capped = replace(card, cap_bytes=20 * GIB, available_bytes=12 * GIB)
+    assert "set model_parallel to 2" in _refusal(DEMAND, capped)
+
+
 def test_without_a_remedy_the_refusal_says_so() -> None:
     assert "use a machine with more memory" in _refusal(DEMAND, _supply(available_gib=1))

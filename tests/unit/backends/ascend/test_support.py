@@ -41,6 +41,14 @@ def test_an_atlas_300i_duo_runs_float16_on_up_to_four_ranks(size: int) -> None:
         ({}, 2, "bfloat16", ATLAS_300I, "compute_dtype bfloat16 on an Atlas 300I Duo"),
         ({}, 1, "float32", "ascend910b", r"float32 \(its operators take bfloat16 and float16"),
         ({"vocab_size": 151343}, 2, "float16", "", r"model_parallel 2 with vocab_size 151343"),
+        (
+            {"head_dim": 72},
+            1,
+            "float16",
+            "",
+            r"head_dim 72 \(FlashAttentionScore takes multiples of",
+        ),
+        ({"head_dim": 528}, 1, "float16", "", "head_dim 528"),
         ({"intermediate_size": 13698}, 4, "float16", "", "with intermediate_size 13698"),
     ],
 )
