@@ -41,18 +41,25 @@ def test_the_32b_says_why_one_card_is_not_enough(tmp_path: Path) -> None:
     assert lines == [
         (
             "Ascend, 64 GB a card",
-            "2 cards hold 30.7 GB each; 1 would hold 61.3 GB, and a card can give 59.0 GB",
+            "2 cards hold 30.8 GB each; 1 would hold 61.4 GB, and a card can give 59.0 GB",
         ),
         (
             "Ascend, 32 GB a card",
-            "4 cards hold 15.6 GB each; 2 would hold each 30.7 GB, and a card can give 29.0 GB",
+            "4 cards hold 15.7 GB each; 2 would hold each 30.8 GB, and a card can give 29.0 GB",
         ),
     ]
 
 
 def test_one_card_and_too_large_a_model_are_told(tmp_path: Path) -> None:
     one = _needed(tmp_path, "9b")["64 GB"]
-    assert one.line()[1] == "1 card holds 17.9 GB and can give 59.0 GB"
+    assert one.line()[1] == "1 card holds 18.0 GB and can give 59.0 GB"
     huge = _needed(tmp_path, "32b", num_hidden_layers=1000)["64 GB"]
     assert huge.num_cards is None
     assert huge.line()[1].startswith("too large: each of 8 would hold 1")
+
+
+@pytest.mark.parametrize(("model", "memory"), [("9b", "64 GB"), ("32b", "64 GB"), ("32b", "32 GB")])
+def test_the_first_run_on_a_card_is_told_the_same(model: str, memory: str, tmp_path: Path) -> None:
+    name, value = _needed(tmp_path, model)[memory].line()
+    page = (Path(__file__).parents[3] / "docs/ascend.md").read_text(encoding="utf-8")
+    assert f"{name:<29}{value}" in page
