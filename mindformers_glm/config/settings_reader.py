@@ -23,6 +23,7 @@ _LONGEST_SHOWN_VALUE = 80
 _MAX_FILE_BYTES = 2**17  # takes 2 s; upstream's files have 10 KB
 _MAX_NODES = 100_000  # with every alias written out
 _MAX_NUMBER_CHARACTERS = 100
+_MAX_DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,22 @@ def read_yaml_settings(path: Path) -> dict[str, Given]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key stands once, and a value that cannot be is a YAMLError too."""
+    """Safe YAML in which a key stands once, and a value that cannot be is a YAMLError too.
+
+    Raises:
+        RecursionError: nested deeper than any settings are; Python's own limit may be far away.
+    """
+
+    _depth = 0
+
+    # PyYAML's type stubs do not say what a parent and an index are.
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     # PyYAML's type stubs call the anchor a dict; it is text or None, and only passed on here.
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
