@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.ascend_contract import split_worker
-from tests.conftest import relative_error
+from tests.conftest import MINI, relative_error
 from tests.model import hf_oracle
 from tests.model.chatglm_layout import to_chatglm
 from tests.tp.launched import Job
@@ -25,13 +25,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     sandwich = hf_oracle.save_random_checkpoint(root / "sandwich", **CHANGES)
     pre_norm = hf_oracle.save_random_checkpoint(root / "pre_norm", model_type="glm", **CHANGES)
     chatglm = to_chatglm(pre_norm, root / "chatglm")
-    return {"sandwich": sandwich, "chatglm": chatglm, "pre_norm": pre_norm}
+    return {"sandwich": sandwich, "chatglm": chatglm, "pre_norm": pre_norm, "glm4-mini": MINI}
 
 
 @pytest.fixture(scope="module")
 def alone(folders: dict[str, Path]) -> dict[str, Found]:
     """What a single process answers."""
-    names = ("sandwich", "chatglm")
+    names = ("sandwich", "chatglm", "glm4-mini")
     with split_worker.ascend_in_a_job(1):
         return {name: split_worker.run(folders[name], 1) for name in names}
 
@@ -39,8 +39,8 @@ def alone(folders: dict[str, Path]) -> dict[str, Found]:
 @pytest.mark.parametrize(
     ("size", "names"),
     [
-        (2, ["sandwich", "chatglm"]),
-        pytest.param(4, ["sandwich"], marks=pytest.mark.slow),
+        (2, ["sandwich", "chatglm", "glm4-mini"]),
+        pytest.param(4, ["sandwich", "chatglm"], marks=pytest.mark.slow),
     ],
 )
 def test_ranks_answer_as_one_process_and_hugging_face_do(
