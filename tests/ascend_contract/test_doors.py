@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,13 +55,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def card(with_ascend: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine with a card; what a network leaves in the process is taken away."""
-    before = dict(os.environ)
+    """A machine with a card; the context that a network leaves in the process is taken away."""
     with kernels_of_generate():
         yield
     MFContextOperator.reset_instance()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def test_upstreams_trainer_pipeline_and_automodel_answer_as_hugging_face(
