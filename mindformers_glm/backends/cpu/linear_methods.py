@@ -3,7 +3,7 @@
 The layers ask `choose_linear_method` when they are built and know no formats themselves.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -132,6 +132,19 @@ class QuantizedMethod:
             num_rows, num_columns, bits, group_size, is_gated
         )
         tiles, scales = allocate(tiles_shape, "uint8"), allocate(scales_shape, "float32")
+        return LinearWeight(
+            {
+                "weight": as_parameter(tiles, "uint8", "weight"),
+                "weight_scale": as_parameter(scales, "float32", "weight_scale"),
+            },
+            {"weight": LoadInto(self._make_load(tiles, scales, is_gated))},
+        )
+
+    def _make_load(
+        self, tiles: np.ndarray, scales: np.ndarray, is_gated: bool
+    ) -> Callable[[Sequence[Any]], None]:
+        """What fills both from the views of a checkpoint."""
+        bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
 
         def load(views: Sequence[Any]) -> None:
             # Scales are those of the whole matrix, of which a rank may have some columns.
@@ -150,13 +163,7 @@ class QuantizedMethod:
                     kept=chunk.view.kept,
                 )
 
-        return LinearWeight(
-            {
-                "weight": as_parameter(tiles, "uint8", "weight"),
-                "weight_scale": as_parameter(scales, "float32", "weight_scale"),
-            },
-            {"weight": LoadInto(load)},
-        )
+        return load
 
     def linear(self, width: int) -> Operator:
         """See LinearMethod."""
@@ -179,15 +186,11 @@ class QuantizedMethod:
 class StoredIntegersMethod(QuantizedMethod):
     """The same operators on the integers and scales of a checkpoint that is quantized already."""
 
-    def create_weight(
-        self, num_rows: int, num_columns: int, is_gated: bool = False
-    ) -> LinearWeight:
-        """See LinearMethod; integers and scales are packed as they are stored."""
+    def _make_load(
+        self, tiles: np.ndarray, scales: np.ndarray, is_gated: bool
+    ) -> Callable[[Sequence[Any]], None]:
+        """See QuantizedMethod; integers and scales are packed as they are stored."""
         bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
-        tiles_shape, scales_shape = library.quantized_shapes(
-            num_rows, num_columns, bits, group_size, is_gated
-        )
-        tiles, scales = allocate(tiles_shape, "uint8"), allocate(scales_shape, "float32")
         packed = PackedIntegers(tiles, scales, bits, group_size, stride=2 if is_gated else 1)
 
         def load(views: Sequence[Any]) -> None:
@@ -204,13 +207,7 @@ class StoredIntegersMethod(QuantizedMethod):
                     )
                 start += view.num_rows
 
-        return LinearWeight(
-            {
-                "weight": as_parameter(tiles, "uint8", "weight"),
-                "weight_scale": as_parameter(scales, "float32", "weight_scale"),
-            },
-            {"weight": LoadInto(load)},
-        )
+        return load
 
 
 @dataclass(frozen=True)
