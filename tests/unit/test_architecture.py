@@ -27,7 +27,7 @@ _MAX_FUNCTION_LINES = 60
 # The house of issue 13 had 17,390; what real use found (issue 14) took about 6,500 more.
 # Of issue 15 (Ascend), `doctor` takes about 1,500, its self-test of the network 1,200, what runs
 # on a card 700 more. Readers of quantized checkpoints: about 1,900.
-_MAX_PACKAGE_LINES = 30_500
+_MAX_PACKAGE_LINES = 36_500
 
 
 @pytest.fixture(scope="module")
