@@ -1,7 +1,7 @@
 """What a model runner must know besides the architecture: types and the largest step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
@@ -159,7 +159,7 @@ class RunnerSettings:
         del found["stored_schemes"]
         if self.stored_schemes is not None:
             found["stored_schemes"] = {
-                name: None if scheme is None else [scheme.name, scheme.group_size]
+                name: None if scheme is None else asdict(scheme)
                 for name, scheme in self.stored_schemes
             }
         return found

@@ -9,24 +9,37 @@ from mindformers_glm.core.sharding import LARGEST_GROUP
 
 GROUP_SIZES = (32, 64, 128)
 _SCALE_BYTES = 4  # float32
+_ZERO_BYTES = 1  # uint8
+
+# What of the activations has one scale.
+GROUP, TOKEN, STATIC, MIXED = "group", "token", "static", "mixed"
 
 
 @dataclass(frozen=True)
 class QuantizationScheme:
     """How one linear layer keeps its weight and takes its products.
 
-    Weights are integers of `weight_bits` times a scale, rounded to nearest, without zero points.
-    Activations are rounded to integers of `activation_bits` by the kernel, row by row.
+    Weights are integers of `weight_bits` times a scale. Activations are rounded to integers of
+    `activation_bits` by the kernel, row by row. What a run quantizes itself has neither zero points
+    nor another order, and scales of activations by groups; checkpoints may have more.
 
     Attributes:
         name: what `quantization` calls it.
         group_size: columns of a weight row that share a scale; None: the whole row.
+        has_zeros: weights have zero points, of the same groups.
+        is_reordered: weights are kept with their columns sorted by group, and activations follow.
+        activation_scale: what of the activations has one scale: GROUP, the columns of a group of
+            weights (128 where the whole row is one); TOKEN, a row; STATIC, all of them, by a scale
+            and an offset of the checkpoint; MIXED, TOKEN for rows of prompts, else STATIC.
     """
 
     name: str
     weight_bits: int
     activation_bits: int
     group_size: int | None
+    has_zeros: bool = False
+    is_reordered: bool = False
+    activation_scale: str = GROUP
 
     @property
     def activation_group(self) -> int:
@@ -36,7 +49,8 @@ class QuantizationScheme:
     def count_bytes(self, num_rows: int, num_columns: int) -> int:
         """Bytes of a weight matrix and its scales, up to the padding to full tiles."""
         groups = 1 if self.group_size is None else -(-num_columns // self.group_size)
-        return num_rows * num_columns * self.weight_bits // 8 + num_rows * groups * _SCALE_BYTES
+        group_bytes = _SCALE_BYTES + self.has_zeros * _ZERO_BYTES
+        return num_rows * num_columns * self.weight_bits // 8 + num_rows * groups * group_bytes
 
 
 SCHEMES = {

@@ -48,6 +48,10 @@ constexpr int64_t IntTileK(int weight_bits) { return weight_bits == 8 ? 64 : 128
 // How many columns of int4 weights may share a scale.
 constexpr bool IsWeightGroup(int64_t size) { return size == 32 || size == 64 || size == 128; }
 
+// What of the activations has one scale: the columns of a weight group; a row; all, by a scale and
+// an offset that are given; or a row of a prompt its own and any other row the given one.
+enum class ActivationScale { kGroup, kToken, kStatic, kMixed };
+
 struct LinearIntArgs {
   LinearArgs linear;    // without tiles' and products' types
   int weight_bits;      // 8 or 4
@@ -55,6 +59,7 @@ struct LinearIntArgs {
   // int8: [num_tiles, 1, 16]. int4: [num_tiles, groups, 16] for whole tiles' columns.
   const float* scales;
   int64_t group_size;  // int4: 32, 64 or 128 columns
+  ActivationScale activation_scale;
 };
 
 // One row of a matrix on its way into tiles.
