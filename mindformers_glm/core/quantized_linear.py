@@ -193,3 +193,7 @@ class CheckpointFormat(Protocol):
     def repeats(self, name: str) -> tuple[str, ...]:
         """Other names under which the tool saves a float tensor once more."""
         ...
+
+    def norm_bias(self, name: str) -> str | None:
+        """The tensor that is added behind the norm of this weight; None: nothing is, or zeros."""
+        ...

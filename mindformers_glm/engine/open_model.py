@@ -85,6 +85,7 @@ def open_model(
             config,
             checkpoint.dtype,
             stored.kept,
+            stored.shifted_norms,
             model_parallel=tensor_parallel.size,
             model_parallel_rank=tensor_parallel.rank,
             **given,

@@ -29,6 +29,11 @@ from mindformers_glm.core.quantized_linear import (
     TensorSpec,
 )
 from mindformers_glm.quantization import checks, packing
+from mindformers_glm.quantization.shifted_norms import (
+    find_norm_bias,
+    list_norm_biases,
+    list_norm_copies,
+)
 from mindformers_glm.system.files import read_json_object
 
 _KEYS = {  # of a description, besides tensors
@@ -36,8 +41,6 @@ _KEYS = {  # of a description, besides tensors
     *("fa_quant_type", "reduce_quant_type", "metadata", "optional"),
 }
 _KV_SCALE = re.compile(r".+\.kv_cache_(scale|offset)")
-_NORM_BIAS = re.compile(r".+norm(\.module)?\.bias")
-_NORM_COPY = re.compile(r".+norm\.module\.(weight|bias)")
 _PEEKED_ROWS = 16
 _FLOAT_TYPES = ("float32", "float16", "bfloat16")
 
@@ -99,18 +102,23 @@ class ModelSlimFormat:
 
     def surplus(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
-        return {
+        scales = {
             name: "scales of an int8 KV cache" for name in self.types if _KV_SCALE.fullmatch(name)
         }
+        return scales | list_norm_copies(self.types, self.source)
 
     def zeros(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
-        return {name: "a bias of a norm" for name in self.types if _NORM_BIAS.fullmatch(name)}
+        return list_norm_biases(self.types, self.source)
 
     def repeats(self, name: str) -> tuple[str, ...]:
         """See CheckpointFormat; the old layout keeps norms of anti-outlier under two names."""
         copy = re.sub(r"norm\.weight$", "norm.module.weight", name)
         return (copy,) if copy != name and copy in self.types else ()
+
+    def norm_bias(self, name: str) -> str | None:
+        """See CheckpointFormat."""
+        return find_norm_bias(name, self.source)
 
 
 @dataclass(frozen=True)

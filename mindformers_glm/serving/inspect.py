@@ -122,7 +122,9 @@ def _describe(
     arguments = default_llm_arguments()
     given = {name: arguments[name] for name in GIVEN_SETTINGS if name in arguments}
     stored = StoredSchemes.of(rules, checkpoint)
-    settings = RunnerSettings.for_config(config, checkpoint.dtype, stored.kept, **given)
+    settings = RunnerSettings.for_config(
+        config, checkpoint.dtype, stored.kept, stored.shifted_norms, **given
+    )
     fit = Fit.find(
         config, settings, arguments["device_target"], read_size(arguments["max_device_memory"])
     )
