@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+# A tensor of a float checkpoint that a tool's file replaces: its name and this, where it is needed.
+REPLACED = ".replaced"
 # How activations enter the product.
 FLOAT, STATIC, DYNAMIC, MIXED = "float", "static", "dynamic", "mixed"
 

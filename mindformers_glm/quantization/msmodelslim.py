@@ -190,7 +190,7 @@ class ModelSlimLinear:
         scale = checks.as_scales(self._get(stored, "input_scale"), f"{self.layer}.input_scale")
         return StaticActivation(
             float(scale[0]),
-            float(self._get(stored, "input_offset")[0]),
+            checks.as_offset(self._get(stored, "input_offset"), f"{self.layer}.input_offset"),
             self._get(stored, "quant_bias")[lines],
             self._read_deq_scale(stored)[lines],
             contains_bias=True,
@@ -265,10 +265,7 @@ class ModelSlimLinear:
         return checks.as_zeros(stored[name][lines, taken], name)
 
     def _read_deq_scale(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
-        scale = self._get(stored, "deq_scale")
-        if scale.dtype == np.int64:
-            scale = scale.astype(np.uint32).view(np.float32)
-        return checks.as_scales(scale, f"{self.layer}.deq_scale")
+        return checks.as_deq_scales(self._get(stored, "deq_scale"), f"{self.layer}.deq_scale")
 
 
 def find_description(folder: Path) -> Path | None:
