@@ -32,6 +32,8 @@ class StoredScheme:
             one scale and offset of the checkpoint; DYNAMIC: by a scale of each token; MIXED: by
             tokens in prefill, static in decode.
         label: the tool's own name for it where that says more than the numbers.
+        num_segments: parts of the columns that each have scales of their own, of weights and of
+            activations (core/segmented_linear.py).
     """
 
     weight_bits: int
@@ -41,6 +43,7 @@ class StoredScheme:
     has_float_codes: bool = False
     activation: str = FLOAT
     label: str | None = None
+    num_segments: int = 1
 
     @property
     def name(self) -> str:
@@ -52,6 +55,7 @@ class StoredScheme:
             f"groups of {self.group_size}" if self.group_size else "",
             "" if self.is_symmetric else "asymmetric",
             "columns reordered" if self.is_reordered else "",
+            f"scales for {self.num_segments} ranks" if self.num_segments > 1 else "",
         ]
         return ", ".join(filter(None, details))
 
@@ -141,8 +145,11 @@ class QuantizedLinear(Protocol):
         ...
 
     @property
-    def scheme(self) -> StoredScheme:
-        """How it is quantized; may look at tensors, of which names and shapes are checked."""
+    def scheme(self) -> StoredScheme | None:
+        """How it is quantized; may look at tensors, of which names and shapes are checked.
+
+        None: it is float, in several tensors.
+        """
         ...
 
     @property
