@@ -22,7 +22,7 @@ from mindformers_glm.system.processors import count_physical_cores
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 12
+ABI_VERSION = 13
 TILE_N, TILE_K = 16, 32
 # Columns of a tile of integer weights, by their bits, and the columns that may share an int4 scale.
 INT_TILE_K = {8: 64, 4: 128}

@@ -60,6 +60,12 @@ struct LinearIntArgs {
   const float* scales;
   int64_t group_size;  // int4: 32, 64 or 128 columns
   ActivationScale activation_scale;
+  // kStatic, kMixed: x = clip(rint(x / input_scale + input_offset)), and of the sums of such rows
+  // y = (sum + quant_bias) * deq_scales.
+  const float* deq_scales;    // [num_tiles, 1, 16]
+  const int32_t* quant_bias;  // [num_tiles, 16]
+  float input_scale, input_offset;
+  const int32_t* is_prompt;  // kMixed: [num_rows], 0 where the given scale is taken
 };
 
 // One row of a matrix on its way into tiles.

@@ -11,14 +11,59 @@ namespace {
 
 enum class Form { kLinear, kNormLinear, kNormGatedLinear };
 
+// Beside these weights and bytes no sum of so many products leaves 32 bits.
+constexpr int64_t kMostColumns = 65536;
+
+// Operands of a given scale, less the scales whose place they take.
+int NumGivenOperands(ActivationScale scale) {
+  return scale == ActivationScale::kStatic ? 2 : scale == ActivationScale::kMixed ? 4 : 0;
+}
+
+// deq_scale f32[tiles, 1, 16], quant_bias i32[tiles, 16], input f32[2] (scale, offset)
+// (, is_prompt i32[M], which rows have a scale of their own)
+void ReadGivenScale(const AotCall& call, int& index, int64_t max_rows, LinearIntArgs& args) {
+  args.deq_scales = call.Get(index++, "deq_scale", 3, {DType::kF32}).As<float>();
+  args.quant_bias = call.Get(index++, "quant_bias", 2, {DType::kI32}).As<int32_t>();
+  const Tensor input = call.Get(index++, "input", 1, {DType::kF32});
+  ExpectSize(input, 0, 2);
+  args.input_scale = input.As<float>()[0];
+  args.input_offset = input.As<float>()[1];
+  if (args.activation_scale == ActivationScale::kMixed) {
+    const Tensor is_prompt = call.Get(index++, "is_prompt", 1, {DType::kI32});
+    ExpectSize(is_prompt, 0, max_rows);
+    args.is_prompt = is_prompt.As<int32_t>();
+  }
+}
+
+// Of the operands that ReadGivenScale has read, the sizes that follow from the weights.
+void CheckWholeRows(const AotCall& call, const LinearIntArgs& args) {
+  Expect(args.linear.k <= kMostColumns, [&] {
+    return "a row has " + std::to_string(args.linear.k) + " columns, expected at most " +
+           std::to_string(kMostColumns);
+  });
+  if (args.deq_scales == nullptr) return;
+  const int first = (args.linear.norm_weight != nullptr ? 4 : 2) + (args.scales != nullptr);
+  const Tensor deq_scale = call.Get(first, "deq_scale", 3, {DType::kF32});
+  const Tensor quant_bias = call.Get(first + 1, "quant_bias", 2, {DType::kI32});
+  for (const Tensor& tensor : {deq_scale, quant_bias}) {
+    ExpectSize(tensor, 0, args.linear.num_tiles);
+    ExpectSize(tensor, tensor.ndim - 1, kTileN);
+  }
+  ExpectSize(deq_scale, 1, 1);
+}
+
 // x f32[M, K] (, norm_weight f32[K], eps f32[1]),
 // tiles u8[ceil(N/16), ceil(K/64), 16, 64] of int8 or u8[ceil(N/16), ceil(K/128), 16, 64] of int4,
 // scales f32[ceil(N/16), groups, 16], num_rows i32[1] (, bias f32[N]) -> f32[M, N]
 // Gated: twice as many tiles, alternating gate and up, no bias -> silu(gate) * up.
-void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_bits) {
+// Where activations may have the scale that is given, in place of scales (kStatic) or behind them
+// (kMixed): see ReadGivenScale.
+void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_bits,
+               ActivationScale activation_scale) {
   const bool has_norm = form != Form::kLinear;
   const bool is_gated = form == Form::kNormGatedLinear;
-  const int least = has_norm ? 7 : 5;
+  const bool has_scales = activation_scale != ActivationScale::kStatic;
+  const int least = (has_norm ? 7 : 5) + NumGivenOperands(activation_scale);
   call.ExpectParams(least, is_gated ? least : least + 1);
 
   int index = 0;
@@ -26,6 +71,7 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
   LinearArgs& linear = args.linear;
   args.weight_bits = weight_bits;
   args.activation_bits = activation_bits;
+  args.activation_scale = activation_scale;
   const Tensor x = call.Get(index++, "x", 2, {DType::kF32});
   const int64_t max_rows = x.shape[0];
   linear.x = x.As<float>();
@@ -37,7 +83,9 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
     linear.eps = call.GetFloat(index++, "eps");
   }
   const Tensor tiles = call.Get(index++, "weight", 4, {DType::kU8});
-  const Tensor scales = call.Get(index++, "scales", 3, {DType::kF32});
+  const Tensor scales = call.Get(has_scales ? index++ : index, has_scales ? "scales" : "deq_scale",
+                                 3, {DType::kF32});
+  if (NumGivenOperands(activation_scale) > 0) ReadGivenScale(call, index, max_rows, args);
   linear.num_rows = call.GetCount(index++, "num_rows", max_rows);
   const Tensor y = call.Get(-1, "output", 2, {DType::kF32});
   ExpectSize(y, 0, max_rows);
@@ -58,7 +106,8 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
   ExpectSize(tiles, 3, kIntLineBytes);
   ExpectSize(scales, 0, linear.num_tiles);
   ExpectSize(scales, 2, kTileN);
-  args.scales = scales.As<float>();
+  args.scales = has_scales ? scales.As<float>() : nullptr;
+  if (activation_scale != ActivationScale::kGroup && weight_bits == 8) CheckWholeRows(call, args);
   if (weight_bits == 8) {
     ExpectSize(scales, 1, 1);
   } else if (linear.k > 0) {
@@ -75,14 +124,19 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
 }  // namespace
 }  // namespace glm
 
-#define GLM_LINEAR_INT(symbol, form, weight_bits, activation_bits) \
-  GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits,        \
-               glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits))
-#define GLM_LINEAR_INT_ALL(symbol, form) \
-  GLM_LINEAR_INT(symbol, form, 8, 8)     \
-  GLM_LINEAR_INT(symbol, form, 8, 16)    \
-  GLM_LINEAR_INT(symbol, form, 4, 8)     \
-  GLM_LINEAR_INT(symbol, form, 4, 16)
+#define GLM_LINEAR_INT(symbol, form, weight_bits, activation_bits, suffix, scale)     \
+  GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits##suffix,                    \
+               glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits,     \
+                              glm::ActivationScale::scale))
+#define GLM_LINEAR_INT_ALL(symbol, form)                   \
+  GLM_LINEAR_INT(symbol, form, 8, 8, , kGroup)             \
+  GLM_LINEAR_INT(symbol, form, 8, 16, , kGroup)            \
+  GLM_LINEAR_INT(symbol, form, 4, 8, , kGroup)             \
+  GLM_LINEAR_INT(symbol, form, 4, 16, , kGroup)            \
+  GLM_LINEAR_INT(symbol, form, 8, 8, _token, kToken)       \
+  GLM_LINEAR_INT(symbol, form, 4, 8, _token, kToken)       \
+  GLM_LINEAR_INT(symbol, form, 8, 8, _static, kStatic)     \
+  GLM_LINEAR_INT(symbol, form, 8, 8, _mixed, kMixed)
 
 GLM_LINEAR_INT_ALL(glm_linear, kLinear)
 GLM_LINEAR_INT_ALL(glm_norm_linear, kNormLinear)

@@ -16,6 +16,7 @@ constexpr int32_t kByteZero = 128;
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 4, kIntBlockRows = 1;
 constexpr int kSumsAtOnce = 4;
+constexpr int kRowBlockTokens = kIntBlockTokens, kRowBlockRows = kIntBlockRows;
 
 struct IntVec {
   __m256i low, high;
@@ -44,6 +45,10 @@ inline IntVec RoundToInt(const Vec& a) {
 inline void StoreInts(int32_t* dst, const IntVec& a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst), a.low);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + 8), a.high);
+}
+inline IntVec LoadInts(const int32_t* src) {
+  const __m256i* halves = reinterpret_cast<const __m256i*>(src);
+  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
 }
 
 inline Bytes LoadBytes(const uint8_t* src) {

@@ -17,6 +17,8 @@ constexpr int32_t kByteZero = 128;
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 8, kIntBlockRows = 2;
 constexpr int kSumsAtOnce = 8;
+// Where sums stay integers over a whole row: 24 of them, 4 weights and the activations.
+constexpr int kRowBlockTokens = 6, kRowBlockRows = 4;
 
 using IntVec = __m512i;
 using Bytes = __m512i;
@@ -33,6 +35,7 @@ inline IntVec JoinPlanes(IntVec high, IntVec low) {
 inline Vec ToFloats(IntVec a) { return _mm512_cvtepi32_ps(a); }
 inline IntVec RoundToInt(Vec a) { return _mm512_cvtps_epi32(a); }
 inline void StoreInts(int32_t* dst, IntVec a) { _mm512_storeu_si512(dst, a); }
+inline IntVec LoadInts(const int32_t* src) { return _mm512_loadu_si512(src); }
 
 inline Bytes LoadBytes(const uint8_t* src) { return _mm512_loadu_si512(src); }
 inline Quad LoadQuad(const IntElement* src) {

@@ -19,6 +19,7 @@ constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 2, kIntBlockRows = 1;
 // So many sums hide the latency of a product.
 constexpr int kSumsAtOnce = 1;
+constexpr int kRowBlockTokens = kIntBlockTokens, kRowBlockRows = kIntBlockRows;
 
 struct IntVec {
   int32_t lane[16];
@@ -100,6 +101,11 @@ inline IntVec RoundToInt(const Vec& a) {
   return out;
 }
 inline void StoreInts(int32_t* dst, const IntVec& a) { std::memcpy(dst, a.lane, sizeof(a.lane)); }
+inline IntVec LoadInts(const int32_t* src) {
+  IntVec out;
+  std::memcpy(out.lane, src, sizeof(out.lane));
+  return out;
+}
 
 // Writes 128 quantized activations; `plane_stride` leads from a plane to the next.
 inline void StoreActivations(const int32_t* values, IntElement* out, int /*num_planes*/,

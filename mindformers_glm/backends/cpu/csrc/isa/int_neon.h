@@ -32,5 +32,6 @@ inline IntVec RoundToInt(const Vec& a) {
   return {vcvtnq_s32_f32(a.q0), vcvtnq_s32_f32(a.q1), vcvtnq_s32_f32(a.q2), vcvtnq_s32_f32(a.q3)};
 }
 inline void StoreInts(int32_t* dst, const IntVec& a) { std::memcpy(dst, &a, sizeof(a)); }
+inline IntVec LoadInts(const int32_t* src) { return LoadRegister<IntVec>(src); }
 
 }  // namespace glm::GLM_ISA

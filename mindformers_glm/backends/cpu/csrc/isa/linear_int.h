@@ -14,6 +14,7 @@
 #include "../scratch.h"
 #include "linear.h"
 #include "quantize_activations.h"
+#include "quantize_rows.h"
 
 namespace glm::GLM_ISA {
 
@@ -229,6 +230,13 @@ inline void ScaleSums(float* sums, int64_t num_rows, const float* w_scales) {
   }
 }
 
+// The scale of each row of activations, where one holds for all of its groups.
+inline void ScaleTokens(float* sums, int64_t num_rows, const float* row_factors) {
+  for (int64_t row = 0; row < num_rows; ++row) {
+    Store(sums + row * kTileN, Mul(Load(sums + row * kTileN), Set1(row_factors[row])));
+  }
+}
+
 // `block` from its r-th tile row on.
 inline IntBlock RowsFrom(IntBlock block, int64_t r) {
   block.w += r * block.w_stride;
@@ -264,7 +272,7 @@ struct DotInt {
 
 template <class Kernel, int kBits>
 inline void LinearIntWith(const LinearIntArgs& args) {
-  static thread_local Scratch sum_scratch, range_scratch;
+  static thread_local Scratch sum_scratch, range_scratch, float_scratch, factor_scratch;
   static thread_local ActivationRows x;
   const LinearArgs& linear = args.linear;
   const int64_t rows_per_unit = linear.is_gated ? 2 : 1;  // tile rows that belong together
@@ -276,6 +284,10 @@ inline void LinearIntWith(const LinearIntArgs& args) {
   x.Reserve(linear, args.activation_bits, kBits == 8 ? kActivationGroup : args.group_size,
             kBits == 8 ? kByteZero : 8, sums_stride / kTileN);
   float* all_sums = sum_scratch.Reserve<float>(num_threads * Kernel::kGroupSize * sums_stride);
+  const bool has_tokens = args.activation_scale == ActivationScale::kToken;
+  const int64_t padded_k = CeilDiv(linear.k, kActivationGroup) * kActivationGroup;
+  float* floats = float_scratch.Reserve<float>(has_tokens ? num_threads * padded_k : 0);
+  float* factors = factor_scratch.Reserve<float>(has_tokens ? linear.num_rows : 0);
   const ActivationRows* rows = &x;
   const WorkRanges ranges(range_scratch, num_threads, [&](int64_t thread) {
     return FirstUnit(num_units, thread, num_threads) * rows_per_unit;
@@ -283,10 +295,16 @@ inline void LinearIntWith(const LinearIntArgs& args) {
 
 #pragma omp parallel num_threads(num_threads)
   {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < linear.num_rows; ++row) rows->Quantize(linear, row);
-
     const int64_t thread = omp_get_thread_num();
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < linear.num_rows; ++row) {
+      if (has_tokens) {
+        QuantizeToken(*rows, args, row, floats + thread * padded_k, factors);
+      } else {
+        rows->Quantize(linear, row);
+      }
+    }
+
     Kernel kernel(*rows);
     IntBlock block{};
     block.w_stride = tiles_k * kIntTileBytes;
@@ -310,6 +328,9 @@ inline void LinearIntWith(const LinearIntArgs& args) {
               ScaleSums(sums + i * sums_stride, linear.num_rows,
                         block.w_scales + (r + i) * kTileN);
             }
+          }
+          for (int64_t i = 0; has_tokens && i < rows_per_unit; ++i) {
+            ScaleTokens(sums + i * sums_stride, linear.num_rows, factors);
           }
           WriteOutputs(linear, (first + r) / rows_per_unit * kTileN, sums,
                        linear.is_gated ? sums + sums_stride : nullptr);
