@@ -219,18 +219,25 @@ def quantized_linear(
     bias: np.ndarray | None = None,
     activation_bits: int = 16,
     group_size: int = 0,
+    zeros: np.ndarray | None = None,
+    order: np.ndarray | None = None,
 ) -> np.ndarray:
-    """quantize_activation(x) times weight^T, plus bias.
+    """quantize_activation(x[:, order]) times weight^T, plus bias; weight = (q - zeros) * scales.
 
     Args:
-        q_weight, scales: as from `quantize_weight`.
+        q_weight, scales: as from `quantize_weight`, or of a checkpoint.
         group_size: columns that share a weight scale, and so do activations; 0 for a whole row of
             weights and ACTIVATION_GROUP activations.
+        zeros: [N, groups] as scales, in the unit of q_weight; None: all are 0.
+        order: [K], the column of x that each column of weights belongs to; None: the same.
     """
     x_group = group_size or ACTIVATION_GROUP
+    x = x if order is None else x[:, order]
     q, x_scales = quantize_activation(x, activation_bits, x_group)
     k = x.shape[1]
     rounded = q * np.repeat(x_scales.astype(np.float64), x_group, axis=1)[:, :k]
+    if zeros is not None:
+        q_weight = q_weight - np.repeat(zeros, group_size or k, axis=1)[:, :k]
     weight = q_weight * np.repeat(scales.astype(np.float64), group_size or k, axis=1)[:, :k]
     return linear(rounded, weight, num_rows, bias)
 
@@ -245,10 +252,14 @@ def quantized_norm_linear(
     bias: np.ndarray | None = None,
     activation_bits: int = 16,
     group_size: int = 0,
+    zeros: np.ndarray | None = None,
+    order: np.ndarray | None = None,
 ) -> np.ndarray:
     """quantized_linear(rms_norm(x))."""
     normed = rms_norm(x, norm_weight, eps, num_rows)
-    return quantized_linear(normed, q_weight, scales, num_rows, bias, activation_bits, group_size)
+    return quantized_linear(
+        normed, q_weight, scales, num_rows, bias, activation_bits, group_size, zeros, order
+    )
 
 
 def quantized_norm_gated_linear(
@@ -260,12 +271,13 @@ def quantized_norm_gated_linear(
     num_rows: int,
     activation_bits: int = 16,
     group_size: int = 0,
+    zeros: np.ndarray | None = None,
+    order: np.ndarray | None = None,
 ) -> np.ndarray:
     """silu(gate) * up, rows and scales of the gate first."""
+    settings = (activation_bits, group_size, zeros, order)
     return _gate(
-        quantized_norm_linear(
-            x, norm_weight, eps, q_weight, scales, num_rows, None, activation_bits, group_size
-        )
+        quantized_norm_linear(x, norm_weight, eps, q_weight, scales, num_rows, None, *settings)
     )
 
 

@@ -29,6 +29,13 @@ struct Nibbles {
 
 inline IntVec SetInt(int32_t value) { return _mm512_set1_epi32(value); }
 inline IntVec AddInt(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
+inline IntVec LoadZeros(const uint8_t* zeros) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
+}
+// A sum of 128 bytes has 16 bits, and the upper half of each lane of `zeros` is 0.
+inline IntVec TimesZeros(IntVec zeros, int32_t negative_sum) {
+  return _mm512_madd_epi16(zeros, _mm512_set1_epi32(negative_sum));
+}
 inline IntVec JoinPlanes(IntVec high, IntVec low) {
   return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
 }

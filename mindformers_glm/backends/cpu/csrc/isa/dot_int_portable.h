@@ -42,6 +42,18 @@ inline IntVec AddInt(const IntVec& a, const IntVec& b) {
   for (int n = 0; n < 16; ++n) out.lane[n] = a.lane[n] + b.lane[n];
   return out;
 }
+// A zero point of each lane, and -sum times these, for `negative_sum` of one plane over 128 columns
+// at most.
+inline IntVec LoadZeros(const uint8_t* zeros) {
+  IntVec out;
+  for (int n = 0; n < 16; ++n) out.lane[n] = zeros[n];
+  return out;
+}
+inline IntVec TimesZeros(const IntVec& zeros, int32_t negative_sum) {
+  IntVec out;
+  for (int n = 0; n < 16; ++n) out.lane[n] = zeros.lane[n] * negative_sum;
+  return out;
+}
 // 256 * high + low
 inline IntVec JoinPlanes(const IntVec& high, const IntVec& low) {
   IntVec out;
