@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+# A tensor of a float checkpoint that a tool's file replaces: its name and this, where it is needed.
+REPLACED = ".replaced"
 # How activations enter the product.
 FLOAT, STATIC, DYNAMIC, MIXED = "float", "static", "dynamic", "mixed"
 
@@ -208,4 +210,8 @@ class CheckpointFormat(Protocol):
 
     def repeats(self, name: str) -> tuple[str, ...]:
         """Other names under which the tool saves a float tensor once more."""
+        ...
+
+    def norm_bias(self, name: str) -> str | None:
+        """The tensor that is added behind the norm of this weight; None: nothing is, or zeros."""
         ...

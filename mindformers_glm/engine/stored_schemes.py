@@ -12,7 +12,7 @@ from mindformers_glm.core.quantization_scheme import (
 )
 from mindformers_glm.core.quantized_linear import StoredScheme
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import WeightRule, list_schemes
+from mindformers_glm.weights.rules import WeightRule, list_schemes, list_shifted_norms
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,20 @@ class StoredSchemes:
 
     tool: which tool has quantized them, and in which format; None: the checkpoint is float.
     stored: of each matrix that a layer stacks; None: it is float.
+    shifted_norms: the layers whose norm has a bias.
     """
 
     tool: str | None
     stored: Mapping[str, Sequence[StoredScheme | None]]
+    shifted_norms: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, rules: Sequence[WeightRule], checkpoint: Checkpoint) -> "StoredSchemes":
         """The schemes of a checkpoint that `check_rules` has passed."""
         if checkpoint.quantized is None:
             return cls(None, {})
-        return cls(checkpoint.quantized.tool, list_schemes(rules))
+        schemes, norms = list_schemes(rules), list_shifted_norms(rules)
+        return cls(checkpoint.quantized.tool, schemes, norms)
 
     @property
     def kept(self) -> dict[str, QuantizationScheme | None] | None:

@@ -27,6 +27,32 @@ def as_scales(values: np.ndarray, name: str) -> np.ndarray:
     return scales
 
 
+def as_deq_scales(values: np.ndarray, name: str) -> np.ndarray:
+    """float32 [rows]; of int64, which float16 models have, the bits in the lower half.
+
+    Raises:
+        CheckpointError: as `as_scales`.
+    """
+    if values.dtype == np.int64:
+        values = values.astype(np.uint32).view(np.float32)
+    return as_scales(values, name)
+
+
+def as_offset(values: np.ndarray, name: str) -> float:
+    """The one offset of integer activations.
+
+    Raises:
+        CheckpointError: it is not a whole number that int8 has.
+    """
+    offset = float(values.reshape(-1)[0])
+    if not (-128 <= offset <= 127 and offset == int(offset)):
+        raise CheckpointError(
+            f"{name} is {offset}, expected a whole number from -128 to 127: the file is damaged or "
+            "was written by a broken tool; quantize or download the model again."
+        )
+    return offset
+
+
 def as_zeros(values: np.ndarray, name: str) -> np.ndarray | None:
     """float32 of whole numbers; None where all are zero.
 

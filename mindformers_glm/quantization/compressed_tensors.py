@@ -25,6 +25,7 @@ from mindformers_glm.core.quantized_linear import (
     TensorSpec,
 )
 from mindformers_glm.quantization import checks, packing
+from mindformers_glm.quantization.plain_format import PlainFormat
 
 _PACKED, _INTS, _FLOATS = "pack-quantized", "int-quantized", "float-quantized"
 _FORMATS = (_PACKED, _INTS, _FLOATS, "naive-quantized")
@@ -52,7 +53,7 @@ class GroupSettings:
 
 
 @dataclass(frozen=True)
-class CompressedTensorsFormat:
+class CompressedTensorsFormat(PlainFormat):
     """quantization_config with quant_method compressed-tensors."""
 
     groups: tuple[GroupSettings, ...]
@@ -80,14 +81,6 @@ class CompressedTensorsFormat:
         return {
             name: "scales of a quantized KV cache" for name in names if _KV_SCALE.fullmatch(name)
         }
-
-    def zeros(self) -> Mapping[str, str]:
-        """See CheckpointFormat."""
-        return {}
-
-    def repeats(self, name: str) -> tuple[str, ...]:
-        """See CheckpointFormat."""
-        return ()
 
 
 def _is_match(pattern: str, layer: str) -> bool:

@@ -89,6 +89,18 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, num_rows: int) -> np
     return out
 
 
+def norm_before(x: np.ndarray, weight: np.ndarray, eps: float, num_rows: int) -> np.ndarray:
+    """The norm in front of a linear layer: rms_norm, plus the second row of `weight` if it has one.
+
+    Quantizing tools that shift activations leave such biases (anti-outlier of msModelSlim).
+    """
+    if weight.ndim == 1:
+        return rms_norm(x, weight, eps, num_rows)
+    out = rms_norm(x, weight[0], eps, num_rows)
+    out[:num_rows] += weight[1]
+    return out
+
+
 def rms_norm_add(
     x: np.ndarray, weight: np.ndarray, eps: float, residual: np.ndarray, num_rows: int
 ) -> np.ndarray:
@@ -136,7 +148,7 @@ def norm_linear(
         num_split: for so many of the last outputs activations are the sum of two bfloat16 values.
             Outputs come in tiles of 16; the first of these outputs has its whole tile with it.
     """
-    normed = rms_norm(x, norm_weight, eps, num_rows)
+    normed = norm_before(x, norm_weight, eps, num_rows)
     out = linear(normed, weight, num_rows, bias, compute_dtype)
     if num_split > 0:
         first = (len(weight) - num_split) // 16 * 16
@@ -256,7 +268,7 @@ def quantized_norm_linear(
     order: np.ndarray | None = None,
 ) -> np.ndarray:
     """quantized_linear(rms_norm(x))."""
-    normed = rms_norm(x, norm_weight, eps, num_rows)
+    normed = norm_before(x, norm_weight, eps, num_rows)
     return quantized_linear(
         normed, q_weight, scales, num_rows, bias, activation_bits, group_size, zeros, order
     )

@@ -96,6 +96,25 @@ def test_norm_linear_equals_reference(
 
 @each_format
 @each_activation
+def test_a_bias_of_the_norm_is_added_before_activations_are_rounded(
+    isa: str, rng: np.random.Generator, bits: int, group: int, activation_bits: int
+) -> None:
+    k, n = 300, 33
+    q, scales = some_ints(rng, n, k, bits, group)
+    norm = np.stack([rng.uniform(0.5, 1.5, k), rng.normal(size=k)]).astype(np.float32)
+    x = 30 * rng.standard_normal((17, k)).astype(np.float32)
+    name = symbol("norm_linear", bits, activation_bits)
+    for m in (1, 5, 17):
+        inputs = (x, norm, scalar(EPS), *packed_ints(q, scales, bits, group), count(m))
+        y = call(name, *inputs, out=output(len(x), n))
+        expected = reference.quantized_norm_linear(
+            x, norm, EPS, q, scales, m, None, activation_bits, group
+        )
+        assert relative_error(y[:m], expected[:m]) < NORM_TOLERANCES[activation_bits], m
+
+
+@each_format
+@each_activation
 @pytest.mark.parametrize("shape", [(8, 5), (130, 16), (1056, 90)], ids=str)
 def test_gated_linear_equals_reference(
     isa: str,

@@ -22,6 +22,7 @@ struct LinearArgs {
   int64_t num_rows;
   int64_t k;
   const float* norm_weight;  // [k]; nullptr: x is taken as it is
+  const float* norm_bias;    // [k], added behind the norm; nullptr: none
   float eps;
   const void* tiles;  // [num_tiles, ceil(k / 32), 16, 32]
   int64_t num_tiles;

@@ -6,6 +6,7 @@
 
 #include "aot.h"
 #include "kernel_table.h"
+#include "norm_operand.h"
 
 namespace glm {
 namespace {
@@ -71,7 +72,7 @@ const int32_t* GetOrder(const AotCall& call, int index, int64_t k) {
   return columns;
 }
 
-// x f32[M, K] (, norm_weight f32[K], eps f32[1]),
+// x f32[M, K] (, norm_weight f32[K] or [2, K], eps f32[1]),
 // tiles u8[ceil(N/16), ceil(K/64), 16, 64] of int8 or u8[ceil(N/16), ceil(K/128), 16, 64] of int4,
 // scales f32[ceil(N/16), groups, 16] (, zeros u8 of the same shape) (, order i32[K]),
 // num_rows i32[1] (, bias f32[N]) -> f32[M, N]
@@ -101,9 +102,7 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
   linear.x = x.As<float>();
   linear.k = x.shape[1];
   if (has_norm) {
-    const Tensor norm_weight = call.Get(index++, "norm_weight", 1, {DType::kF32});
-    ExpectSize(norm_weight, 0, linear.k);
-    linear.norm_weight = norm_weight.As<float>();
+    SetNorm(call, index++, linear);
     linear.eps = call.GetFloat(index++, "eps");
   }
   const Tensor tiles = call.Get(index++, "weight", 4, {DType::kU8});

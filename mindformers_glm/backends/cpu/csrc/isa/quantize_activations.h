@@ -68,6 +68,7 @@ struct ActivationRows {
         const int64_t count = left < 0 ? 0 : left < kLanes ? left : kLanes;
         Vec v = LoadColumns(x, begin + i, count);
         if (has_norm) v = Mul(Mul(v, inverse), LoadColumns(args.norm_weight, begin + i, count));
+        if (args.norm_bias != nullptr) v = Add(v, LoadColumns(args.norm_bias, begin + i, count));
         Store(columns + i, v);
       }
       alignas(64) int32_t integers[kActivationGroup];

@@ -33,6 +33,7 @@ inline float CopyRow(const LinearArgs& args, int64_t row, float* out) {
     const int64_t count = left < 0 ? 0 : left < kLanes ? left : kLanes;
     Vec v = LoadPartial(x + i, count);
     if (has_norm) v = Mul(Mul(v, inverse), LoadPartial(args.norm_weight + i, count));
+    if (args.norm_bias != nullptr) v = Add(v, LoadPartial(args.norm_bias + i, count));
     most = Max(Magnitude(v), most);
     not_finite = MulAdd(v, Zero(), not_finite);
     Store(out + i, v);
