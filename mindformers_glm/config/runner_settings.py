@@ -9,7 +9,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.value_types import DTYPE
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.quantization_scheme import QuantizationScheme, read_scheme
+from mindformers_glm.core.quantization_scheme import QuantizationScheme, on_ranks, read_scheme
 from mindformers_glm.core.sharding import TensorParallel
 
 # (params_dtype, compute_dtype), and how products are taken. Accumulation is always float32.
@@ -191,7 +191,8 @@ class RunnerSettings:
     def scheme_of(self, layer_name: str) -> QuantizationScheme | None:
         """How a linear layer, by its Megatron-Core name, is quantized; None: it is not."""
         if self.stored_schemes is not None:
-            return dict(self.stored_schemes).get(layer_name)
+            scheme = dict(self.stored_schemes).get(layer_name)
+            return on_ranks(scheme, layer_name, self.model_parallel)
         if any(layer_name.startswith(f"decoder.layers.{number}.") for number in self.float_layers):
             return None
         return read_scheme(self.quantization, self.quantization_group_size)

@@ -92,7 +92,7 @@ def open_model(
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
-        if widened := stored.describe_float():
+        if widened := stored.describe_float(tensor_parallel.size):
             note(widened)
         if settings.compute_dtype == "float32" != (settings.rotary_dtype or "float32"):
             note(

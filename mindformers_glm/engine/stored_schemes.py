@@ -8,6 +8,7 @@ from mindformers_glm.core.quantization_scheme import (
     QuantizationScheme,
     find_obstacle,
     keep_integers,
+    on_ranks,
 )
 from mindformers_glm.core.quantized_linear import StoredScheme
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -59,9 +60,11 @@ class StoredSchemes:
         """The layers that the tool has left float, in part or whole."""
         return [name for name, schemes in self.stored.items() if None in schemes]
 
-    def describe_float(self) -> str:
+    def describe_float(self, num_ranks: int = 1) -> str:
         """A sentence on layers that lose their integers; empty where there are none."""
-        kept = self.kept or {}
+        kept = {
+            name: on_ranks(scheme, name, num_ranks) for name, scheme in (self.kept or {}).items()
+        }
         lost = {
             name: schemes
             for name, schemes in self.stored.items()
@@ -72,6 +75,7 @@ class StoredSchemes:
         names = {scheme.name for schemes in lost.values() for scheme in schemes if scheme}
         return (
             f"{len(lost)} of {len(self.stored)} linear layers are quantized in a way that has no "
-            f"operator here ({'; '.join(sorted(names))}): they run with the same values in "
+            f"operator here{' on several ranks' * (num_ranks > 1)} "
+            f"({'; '.join(sorted(names))}): they run with the same values in "
             "params_dtype, and take its memory"
         )

@@ -101,14 +101,16 @@ class CompressedLinear:
     @cached_property
     def scheme(self) -> StoredScheme:
         """See QuantizedLinear."""
-        settings = self.settings
+        settings, size = self.settings, self.settings.group_size
         order = checks.peek(self.source, f"{self.layer}.weight_g_idx", self.tensors)
-        in_order = np.arange(self.shape[1]) // (settings.group_size or self.shape[1])
+        in_order = np.arange(self.shape[1]) // (size or self.shape[1])
+        is_reordered = order is not None and not np.array_equal(order, in_order)
         return StoredScheme(
             settings.bits,
-            settings.group_size,
+            size,
             settings.is_symmetric,
-            is_reordered=order is not None and not np.array_equal(order, in_order),
+            is_reordered=is_reordered,
+            column_order=checks.name_order(order, size) if is_reordered and size else "",
             has_float_codes=settings.is_float,
             activation=settings.activation,
         )

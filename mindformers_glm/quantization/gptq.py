@@ -114,7 +114,10 @@ class WordLinear:
         )
         in_order = np.arange(self.shape[1]) // (size or self.shape[1])
         is_reordered = order is not None and not np.array_equal(order, in_order)
-        return StoredScheme(settings.bits, size, is_symmetric, is_reordered=is_reordered)
+        column_order = checks.name_order(order, size) if is_reordered and size else ""
+        return StoredScheme(
+            settings.bits, size, is_symmetric, is_reordered=is_reordered, column_order=column_order
+        )
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorSpec]:

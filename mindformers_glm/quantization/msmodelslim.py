@@ -160,14 +160,21 @@ class ModelSlimLinear:
 
     @cached_property
     def scheme(self) -> StoredScheme:
-        """See QuantizedLinear; the first rows' offsets tell whether it is symmetric."""
+        """See QuantizedLinear; the first rows' offsets tell whether it is symmetric.
+
+        Where it is not, all are looked at: the tool lets a zero point lie where no code is.
+        """
         found = _TYPES[self.kind]
         name = f"{self.layer}.weight_offset" + ("_second" if found.has_second_scales else "")
         offsets = checks.peek(self.source, name, self.tensors)
+        is_symmetric = offsets is None or not offsets[:_PEEKED_ROWS].any()
         return StoredScheme(
             found.bits,
             self.group_size,
-            is_symmetric=offsets is None or not offsets[:_PEEKED_ROWS].any(),
+            is_symmetric,
+            has_far_zeros=offsets is not None
+            and not is_symmetric
+            and not checks.are_codes(offsets, found.bits),
             activation=found.activation,
             label=self.kind,
         )

@@ -7,6 +7,7 @@ import pytest
 from aot_call import KernelRefusedError, call
 
 from mindformers_glm.backends.cpu import library
+from mindformers_glm.core.quantization_scheme import GROUP_SIZES
 from tests.conftest import TOLERANCES, relative_error
 from tests.kernels import reference
 from tests.kernels.kernel_calls import UNTOUCHED, count, output, packed_ints, scalar, unpacked_ints
@@ -314,3 +315,7 @@ def test_wrong_shapes_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
     refused("parameters", x, tiles, scales)
     refused("weight has size 2", x, x[0], scalar(EPS), tiles, scales, count(2),
             name="glm_norm_gated_linear_w4a16")  # fmt: skip
+
+
+def test_every_group_size_that_settings_offer_is_tested() -> None:
+    assert {group for bits, group in FORMATS if bits == 4} == set(GROUP_SIZES)

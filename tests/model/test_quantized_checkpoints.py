@@ -16,12 +16,24 @@ from tests.conftest import TOLERANCES, relative_error
 from tests.model import chatglm_layout, hf_oracle
 
 PROMPT = np.random.default_rng(1).integers(2, 500, 40).tolist()
-# One of each way to the operators: by rows, by groups, by groups of more columns, as float.
+# One of each way to the operators: by rows, by groups, by groups of more columns, with zero points,
+# with columns in another order, as float.
 CASES = [
     "slim-w8a16",
+    "slim-w8a16-asymmetric",
     "slim-w4a16",
+    "slim-w4a16-asymmetric",
+    "slim-w4a16-groups-asymmetric",
+    "ct-w4a16-asymmetric",
+    "ct-w4a16-actorder",
+    "ct-w8a16-groups",
+    "ct-w8a16-groups-asymmetric",
     "gptq-v1",
+    "gptq-v1-reordered",
     "gptq-v2-reordered-asymmetric",
+    "gptq-int8",
+    "gptq-int8-reordered-asymmetric",
+    "awq",
     "ct-fp8",
 ]
 
