@@ -51,13 +51,18 @@ class StoredScheme:
     num_segments: int = 1
 
     @property
+    def has_rounded_columns(self) -> bool:
+        """Whether each column of the activations has a scale and offset of the checkpoint."""
+        return self.activation == STATIC and self.num_segments > 1
+
+    @property
     def name(self) -> str:
         """For people: "W4A16, groups of 128, asymmetric"."""
         bits = 16 if self.activation == FLOAT else 8
         kind = "FP8" if self.has_float_codes else f"W{self.weight_bits}A{bits}"
         details = [
             self.label or (kind if self.activation == FLOAT else f"{kind} {self.activation}"),
-            f"groups of {self.group_size}" if self.group_size else "",
+            f"groups of {self.group_size}" if self.group_size and self.num_segments == 1 else "",
             "" if self.is_symmetric else "asymmetric",
             "columns reordered" if self.is_reordered else "",
             f"scales for {self.num_segments} ranks" if self.num_segments > 1 else "",

@@ -4,6 +4,7 @@ Each part is a layer of its own with its own scales, and its own scale and offse
 the product is the sum of the parts' products. A rank may have one part, several, or some of one.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -36,8 +37,14 @@ class SegmentedLinear:
         if first is None:
             return None
         schemes = [part.scheme for part in self.parts]
-        is_symmetric = all(scheme is not None and scheme.is_symmetric for scheme in schemes)
-        return replace(first, is_symmetric=is_symmetric, num_segments=len(self.parts))
+        widths = [part.shape[1] for part in self.parts]
+        return replace(
+            first,
+            is_symmetric=all(scheme is not None and scheme.is_symmetric for scheme in schemes),
+            # So many columns at least share their scales, from a multiple of that on.
+            group_size=math.gcd(first.group_size or 0, *widths),
+            num_segments=len(self.parts),
+        )
 
     @property
     def tensors(self) -> Mapping[str, TensorSpec]:
@@ -85,6 +92,18 @@ class SegmentedLinear:
                 activation = replace(activation, quant_bias=zeros)
             found.append((range(begin, begin + len(taken)), activation))
         return found
+
+    def has_bias(self, stored: Mapping[str, np.ndarray], rows: range) -> bool:
+        """Whether a quant_bias is more than the sum of its row's integers times the offset."""
+        for part in self.parts:
+            activation = part.read_activation(stored, rows)
+            if activation is None:
+                continue
+            codes = part.read(stored, rows, range(part.shape[1])).codes
+            correction = activation.input_offset * codes.sum(axis=1, dtype=np.int32)
+            if (np.abs(activation.quant_bias + correction) > 1).any():
+                return True
+        return False
 
     def _parts_of(self, columns: range) -> Iterator[tuple[QuantizedLinear, int, range]]:
         """(part, where it begins among `columns`, its own columns) for each that has some."""

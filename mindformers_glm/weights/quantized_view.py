@@ -81,6 +81,13 @@ class QuantizedView:
         stored = {name: self.read_tensor(name) for name in self.linear.tensors}
         return self.linear.read_activations(stored, self.piece.rows, self.columns)
 
+    def has_bias_in_parts(self) -> bool:
+        """Whether parts of the columns add more than what takes their inputs' offsets off."""
+        if not isinstance(self.linear, SegmentedLinear):
+            return False
+        stored = {name: self.read_tensor(name) for name in self.linear.tensors}
+        return self.linear.has_bias(stored, self.piece.rows)
+
     def widened(self, group: int) -> "QuantizedView":
         """See TensorView."""
         own = self.columns
