@@ -65,18 +65,27 @@ def test_ranks_answer_as_one_process_does(
 
 
 # Groups of 128 columns lie across the ranks' heads, and g_idx sends columns anywhere (as float).
-STORED = {"slim-w4a16": 1e-3, "gptq-v2-reordered-asymmetric": 1e-4}
+# In parts of 2 and 4 ranks: a rank has one, or two.
+STORED = {
+    "slim-w4a16": 1e-3,
+    "gptq-v2-reordered-asymmetric": 1e-4,
+    "parts-of-2": 1e-2,
+    "parts-of-4": 1e-2,
+}
 
 
 def test_ranks_share_a_folder_that_is_quantized_already(
     launch: Launcher, work: Path, tmp_path: Path
 ) -> None:
-    from tests import quantized_folders
+    from tests import part_folders, quantized_folders
     from tests.model.hf_oracle import save_random_checkpoint
 
     sizes = CHANGES | {"intermediate_size": 320, "tie_word_embeddings": False}
     whole = save_random_checkpoint(tmp_path / "whole", **sizes)
     for name in STORED:
+        if name.startswith("parts-of-"):
+            part_folders.write(whole, tmp_path / name, int(name[-1]))
+            continue
         quantized_folders.write(whole, tmp_path / name, quantized_folders.WEIGHT_ONLY[name])
     shutil.copy(WORKER, work)
     environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}
