@@ -142,7 +142,7 @@ def _scales(
     rng: np.random.Generator, bits: int, *shape: int, dtype: type = np.float32
 ) -> np.ndarray:
     """Such that weights are about as large as those of a random network."""
-    return (rng.uniform(0.25, 1, shape) * 0.5 / 2**bits).astype(dtype)
+    return np.asarray(rng.uniform(0.25, 1, shape) * 0.5 / 2**bits, dtype)
 
 
 def _codes(rng: np.random.Generator, bits: int, *shape: int) -> np.ndarray:
@@ -252,6 +252,19 @@ def _int8_ct(is_static: bool):
         return parts, _meaning(codes, scales)
 
     return make
+
+
+def _old_ct(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
+    """As before compressed-tensors 0.6: zero points of zeros, and one scale without an axis."""
+    codes, scale = _codes(rng, 8, rows, columns), _scales(rng, 8)
+    parts = {
+        "weight": codes,
+        "weight_scale": scale,
+        "weight_zero_point": np.zeros((), np.int8),
+        "input_scale": np.array(0.03, np.float32),
+        "input_zero_point": np.array(-3, np.int8),
+    }
+    return parts, _meaning(codes, np.full((rows, 1), scale))
 
 
 def _fp8_ct(is_tensor: bool):
@@ -496,5 +509,13 @@ WITH_ACTIVATIONS = {
         _slim_w4a8, kind="W4A8_DYNAMIC", description=_NEW | {"group_size": GROUP}
     ),
     "ct-w8a8-dynamic": Case(_int8_ct(False), _ct_keys("int-quantized", {}, _TOKEN)),
+    "ct-w8a8-static-old": Case(
+        _old_ct,
+        {
+            "compression_config": _ct_keys("int-quantized", {"strategy": "tensor"}, _TENSOR)[
+                "quantization_config"
+            ]
+        },
+    ),
     "ct-w8a8-static": Case(_int8_ct(True), _ct_keys("int-quantized", {}, _TENSOR)),
 }

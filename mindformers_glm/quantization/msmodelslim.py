@@ -75,10 +75,7 @@ _TYPES = {
     "W4A16": _Type(4),
     "W4A8_DYNAMIC": _Type(4, DYNAMIC, has_second_scales=True),
 }
-_NOT_READ = {
-    "W8A8SC": "is compressed for one kind of card in a format that is not public: take the W8A8S "
-    "folder that it was made of"
-}
+_COMPRESSED = "w8a8sc"
 
 
 @dataclass(frozen=True)
@@ -121,8 +118,10 @@ class ModelSlimFormat:
         if kind == "FLOAT":
             return None
         if kind not in _TYPES:
-            reason = _NOT_READ.get(kind, f"is not one of {', '.join(_TYPES)}, FLOAT")
-            raise UnsupportedError(f"{layer} is {kind} by {self.file.name}, which {reason}.")
+            raise UnsupportedError(
+                f"{layer} is {kind} by {self.file.name}, which is not one of {', '.join(_TYPES)}, "
+                "FLOAT."
+            )
         group_size = self.group_size if _TYPES[kind].bits == 4 else None
         return ModelSlimLinear(layer, shape, kind, group_size, self.is_packed, self.source)
 
@@ -316,6 +315,21 @@ def find_description(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
+def refuse_compressed(folder: Path, *types: Any) -> None:
+    """Refuse what a card's compressor has made of W8A8S.
+
+    Args:
+        types: what the folder's files say of the whole, and of tensors.
+    Raises:
+        UnsupportedError: one of them is W8A8SC.
+    """
+    if any(isinstance(kind, str) and kind.lower() == _COMPRESSED for kind in types):
+        raise UnsupportedError(
+            f"{folder} is W8A8SC, compressed for one kind of card in a format that is not public: "
+            "take the W8A8S folder that it was made of."
+        )
+
+
 def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFormat:
     """Read a description and compare it with the tensors that are there.
 
@@ -325,6 +339,7 @@ def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFo
         CheckpointError: it is damaged, contradicts `quantize`, or does not name the tensors.
     """
     raw = read_json_object(file, CheckpointError)
+    refuse_compressed(file.parent, quantize, raw.get("model_quant_type"), *raw.values())
     types = {name: kind for name, kind in raw.items() if name not in _KEYS}
     for name, kind in types.items():
         if not isinstance(kind, str):
