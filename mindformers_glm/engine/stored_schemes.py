@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from mindformers_glm.core.quantization_scheme import (
     QuantizationScheme,
-    find_obstacle,
     keep_integers,
     on_ranks,
 )
@@ -42,11 +41,6 @@ class StoredSchemes:
         if self.tool is None:
             return None
         return {name: keep_integers(schemes) for name, schemes in self.stored.items()}
-
-    @property
-    def obstacle(self) -> str:
-        """Why they cannot run; empty where they can."""
-        return find_obstacle(self.stored)
 
     @property
     def counts(self) -> dict[str, int]:

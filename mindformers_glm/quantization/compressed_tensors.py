@@ -20,6 +20,7 @@ from mindformers_glm.core.quantized_linear import (
     STATIC,
     QuantizedRows,
     StaticActivation,
+    StaticInput,
     StoredScheme,
     StoredTensors,
     TensorSpec,
@@ -113,6 +114,7 @@ class CompressedLinear:
             column_order=checks.name_order(order, size) if is_reordered and size else "",
             has_float_codes=settings.is_float,
             activation=settings.activation,
+            static_input=self._peek_static_input() if settings.activation == STATIC else None,
         )
 
     @cached_property
@@ -167,6 +169,15 @@ class CompressedLinear:
         sums = weight.codes.sum(axis=1, dtype=np.int32)
         return StaticActivation(
             float(scale), offset, -offset * sums, scale * weight.scales[:, 0], contains_bias=False
+        )
+
+    def _peek_static_input(self) -> StaticInput | None:
+        return checks.peek_static_input(
+            self.source,
+            self.tensors,
+            f"{self.layer}.input_scale",
+            f"{self.layer}.input_zero_point",
+            contains_bias=False,
         )
 
     def _has(self, name: str) -> bool:
