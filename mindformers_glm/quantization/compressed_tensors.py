@@ -20,6 +20,7 @@ from mindformers_glm.core.quantized_linear import (
     STATIC,
     QuantizedRows,
     StaticActivation,
+    StaticInput,
     StoredScheme,
     StoredTensors,
     TensorSpec,
@@ -121,6 +122,7 @@ class CompressedLinear:
             column_order=checks.name_order(order, size) if is_reordered and size else "",
             has_float_codes=settings.is_float,
             activation=settings.activation,
+            static_input=self._peek_static_input() if settings.activation == STATIC else None,
         )
 
     @cached_property
@@ -183,6 +185,15 @@ class CompressedLinear:
         """The shape of a single number, as it is stored if it is one."""
         entry = self.source.entries.get(f"{self.layer}.{name}")
         return entry.shape if entry is not None and entry.shape in _ONE else _ONE[0]
+
+    def _peek_static_input(self) -> StaticInput | None:
+        return checks.peek_static_input(
+            self.source,
+            self.tensors,
+            f"{self.layer}.input_scale",
+            f"{self.layer}.input_zero_point",
+            contains_bias=False,
+        )
 
     def _has(self, name: str) -> bool:
         return f"{self.layer}.{name}" in self.source.entries

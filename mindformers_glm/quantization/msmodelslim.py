@@ -24,6 +24,7 @@ from mindformers_glm.core.quantized_linear import (
     QuantizedLinear,
     QuantizedRows,
     StaticActivation,
+    StaticInput,
     StoredScheme,
     StoredTensors,
     TensorHeader,
@@ -175,6 +176,7 @@ class ModelSlimLinear:
             and not is_symmetric
             and not checks.are_codes(offsets, found.bits),
             activation=found.activation,
+            static_input=self._peek_static_input() if found.is_static else None,
             label=self.kind,
         )
 
@@ -225,6 +227,15 @@ class ModelSlimLinear:
             checks.as_offset(self._get(stored, "input_offset"), f"{self.layer}.input_offset"),
             self._get(stored, "quant_bias")[lines],
             self._read_deq_scale(stored)[lines],
+            contains_bias=True,
+        )
+
+    def _peek_static_input(self) -> StaticInput | None:
+        return checks.peek_static_input(
+            self.source,
+            self.tensors,
+            f"{self.layer}.input_scale",
+            f"{self.layer}.input_offset",
             contains_bias=True,
         )
 
