@@ -130,7 +130,7 @@ def _keep_integers_of(stored: StoredScheme | None) -> QuantizationScheme | None:
         return None
     has_rows = stored.weight_bits == 8 and size is None
     group_size = None if has_rows else max(groups)
-    if stored.activation != FLOAT:
+    if stored.activation != FLOAT and not stored.has_rounded_columns:
         return _keep_activations_of(stored, group_size)
     return replace(
         SCHEMES[f"w{stored.weight_bits}a16"],
