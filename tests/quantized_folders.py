@@ -288,7 +288,7 @@ def _fp8_ct(is_tensor: bool):
     return make
 
 
-def _gptq(bits: int, group: int, version: int, is_symmetric: bool, has_order: bool):
+def gptq(bits: int, group: int, version: int, is_symmetric: bool, has_order: bool):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
         values = rng.integers(0, 2**bits, (rows, columns))
         groups = columns // (group if group > 0 else columns)
@@ -407,7 +407,7 @@ def _gptq_case(
         keys["checkpoint_format"] = "gptq_v2"
     if "old_file" not in others:
         keys = {"quantization_config": keys}
-    make = _gptq(bits, group, version, is_symmetric, has_order)
+    make = gptq(bits, group, version, is_symmetric, has_order)
     return Case(make, keys, **others)
 
 
@@ -511,6 +511,7 @@ WITH_ACTIVATIONS = {
         _slim_w4a8, kind="W4A8_DYNAMIC", description=_NEW | {"group_size": GROUP}, is_kept=True
     ),
     "ct-w8a8-dynamic": Case(_int8_ct(False), _ct_keys("int-quantized", {}, _TOKEN), is_kept=True),
+    "ct-w8a8-static": Case(_int8_ct(True), _ct_keys("int-quantized", {}, _TENSOR), is_kept=True),
     "ct-w8a8-static-old": Case(
         _old_ct,
         {
@@ -520,5 +521,4 @@ WITH_ACTIVATIONS = {
         },
         is_kept=True,
     ),
-    "ct-w8a8-static": Case(_int8_ct(True), _ct_keys("int-quantized", {}, _TENSOR), is_kept=True),
 }

@@ -179,6 +179,21 @@ def test_integer_activations_run_with_the_tools_logits(
     assert error < WITH_ACTIVATIONS[name], error
 
 
+@pytest.mark.parametrize("name", [*WITH_ACTIVATIONS, *SENSITIVE])
+def test_integer_activations_run_as_a_card_computes_them(
+    name: str, fixtures: Path, tmp_path: Path
+) -> None:
+    """Also where an activation is rounded otherwise in the tool's simulation than on a card."""
+    folder = lay_out(fixtures, name, tmp_path / "quantized")
+    expected, _ = _simulate(name, fixtures, tmp_path / "card")
+    prompt, _ = tool_logits(fixtures, name)
+    with LLM(folder, params_dtype="float32", max_model_len=64) as llm:
+        found = llm.logits(prompt)
+    rows = [relative_error(*pair) for pair in zip(found, expected, strict=True)]
+    assert np.median(rows) < 1e-6, rows
+    assert relative_error(found, expected) < 1e-4
+
+
 def test_layers_in_parts_for_ranks_are_quantized_as_the_tool_says(
     fixtures: Path, tmp_path: Path
 ) -> None:
