@@ -511,7 +511,6 @@ WITH_ACTIVATIONS = {
         _slim_w4a8, kind="W4A8_DYNAMIC", description=_NEW | {"group_size": GROUP}, is_kept=True
     ),
     "ct-w8a8-dynamic": Case(_int8_ct(False), _ct_keys("int-quantized", {}, _TOKEN), is_kept=True),
-    "ct-w8a8-static": Case(_int8_ct(True), _ct_keys("int-quantized", {}, _TENSOR), is_kept=True),
     "ct-w8a8-static-old": Case(
         _old_ct,
         {
@@ -521,4 +520,5 @@ WITH_ACTIVATIONS = {
         },
         is_kept=True,
     ),
+    "ct-w8a8-static": Case(_int8_ct(True), _ct_keys("int-quantized", {}, _TENSOR), is_kept=True),
 }

@@ -122,6 +122,7 @@ def _keep_integers_of(stored: StoredScheme | None) -> QuantizationScheme | None:
         or (stored.is_reordered and not stored.column_order)
         or stored.has_far_zeros
         or stored.has_float_codes
+        or (stored.num_segments > 1 and stored.activation in (DYNAMIC, MIXED))
     ):
         return None
     size = stored.group_size

@@ -34,8 +34,8 @@ class SegmentedLinear:
     def scheme(self) -> StoredScheme | None:
         """See QuantizedLinear; parts are quantized alike, or are all float."""
         first = self.parts[0].scheme
-        if first is None:
-            return None
+        if first is None or len(self.parts) == 1:
+            return first
         schemes = [part.scheme for part in self.parts]
         widths = [part.shape[1] for part in self.parts]
         return replace(
@@ -44,6 +44,7 @@ class SegmentedLinear:
             # So many columns at least share their scales, from a multiple of that on.
             group_size=math.gcd(first.group_size or 0, *widths),
             num_segments=len(self.parts),
+            static_input=None,
         )
 
     @property

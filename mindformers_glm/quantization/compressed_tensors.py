@@ -181,6 +181,11 @@ class CompressedLinear:
             float(scale), offset, -offset * sums, scale * weight.scales[:, 0], contains_bias=False
         )
 
+    def _one(self, name: str) -> tuple[int, ...]:
+        """The shape of a single number, as it is stored if it is one."""
+        entry = self.source.entries.get(f"{self.layer}.{name}")
+        return entry.shape if entry is not None and entry.shape in _ONE else _ONE[0]
+
     def _peek_static_input(self) -> StaticInput | None:
         return checks.peek_static_input(
             self.source,
@@ -189,11 +194,6 @@ class CompressedLinear:
             f"{self.layer}.input_zero_point",
             contains_bias=False,
         )
-
-    def _one(self, name: str) -> tuple[int, ...]:
-        """The shape of a single number, as it is stored if it is one."""
-        entry = self.source.entries.get(f"{self.layer}.{name}")
-        return entry.shape if entry is not None and entry.shape in _ONE else _ONE[0]
 
     def _has(self, name: str) -> bool:
         return f"{self.layer}.{name}" in self.source.entries

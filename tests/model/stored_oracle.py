@@ -137,10 +137,10 @@ def _forward_of(
         if static[0][0][1] is not None and is_simulated:
             values = np.concatenate(
                 [
-                    _round_static(values[..., taken.start : taken.stop], activation)
-                    * np.float32(activation.input_scale)
-                    for (taken, activation), *_ in static
-                    if activation is not None
+                    _round_static(values[..., taken.start : taken.stop], given)
+                    * np.float32(given.input_scale)
+                    for (taken, given), *_ in static
+                    if given is not None
                 ],
                 axis=-1,
             )

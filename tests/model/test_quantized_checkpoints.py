@@ -36,6 +36,8 @@ CASES = [
     "gptq-int8-reordered-asymmetric",
     "awq",
     "ct-fp8",
+    "bnb-int8",
+    "bnb-nf4-nested",
 ]
 LAYERS = (
     "self_attention.linear_qkv",

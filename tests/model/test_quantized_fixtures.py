@@ -227,3 +227,36 @@ def test_layers_in_parts_for_ranks_have_the_formats_arithmetic(
     """3.4e-2 of the tool's logits: it also rounds the sums that cards exchange to int8."""
     found, expected = _simulate("chatglm_w8a8_tp2", fixtures, tmp_path, is_simulated=True)
     assert relative_error(found, expected) < 4e-2
+
+
+def test_layers_in_parts_for_ranks_run(fixtures: Path, tmp_path: Path) -> None:
+    """As the formats' arithmetic has it; few activations are rounded the other way."""
+    expected, _ = _simulate("chatglm_w8a8_tp2", fixtures, tmp_path)
+    prompt, _ = tool_logits(fixtures, "chatglm_w8a8_tp2")
+    with LLM(tmp_path / "quantized", params_dtype="float32", max_model_len=64) as llm:
+        assert len(llm.settings.rounded_columns) == 2
+        error = relative_error(llm.logits(prompt), expected)
+    assert error < 3e-2, error
+
+
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_npy_files_run_as_the_same_weights_in_safetensors(
+    is_beside: bool, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the float weights, or by the guide's variables."""
+    prompt, _ = tool_logits(fixtures, "chatglm_w8a8_numpy")
+    expected = _logits(lay_out(fixtures, "chatglm_w8a8", tmp_path / "safetensors"), prompt)
+    folder = lay_out(fixtures, "chatglm_w8a8_numpy", tmp_path / "npy")
+    if not is_beside:
+        for file in folder.glob("*.npy"):
+            file.unlink()
+        without = _logits(folder, prompt)
+        monkeypatch.setenv("ENABLE_QUANT", "1")
+        monkeypatch.setenv("QUANT_WEIGHT_PATH", str(fixtures / "chatglm_w8a8_numpy"))
+        assert relative_error(without, expected) > 1e-2
+    np.testing.assert_array_equal(_logits(folder, prompt), expected)
+
+
+def _logits(folder: Path, prompt: list[int]) -> np.ndarray:
+    with LLM(folder, params_dtype="float32", max_model_len=64) as llm:
+        return llm.logits(prompt)

@@ -42,7 +42,9 @@ def test_layers_that_lose_their_integers_are_told(tmp_path: Path) -> None:
 
 def test_memory_is_that_of_the_integers(tmp_path: Path) -> None:
     kept = look_at(tmp_path, folders.WEIGHT_ONLY["gptq-v1"]).facts["memory"]["weights_bytes"]
-    widened = look_at(tmp_path / "b", folders.WEIGHT_ONLY["gptq-int2"]).facts["memory"]["weights_bytes"]
+    widened = look_at(tmp_path / "b", folders.WEIGHT_ONLY["gptq-int2"]).facts["memory"][
+        "weights_bytes"
+    ]
     assert list(kept) == [f"integers, {dtype} else" for dtype in ("float32", "float16", "bfloat16")]
     assert all(kept[name][0] < widened[name][0] for name in kept)
 
