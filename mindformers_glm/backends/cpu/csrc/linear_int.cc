@@ -105,20 +105,24 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
   GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits,        \
                glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits))
 // What only checkpoints have that are quantized already.
-#define GLM_LINEAR_INT_MORE(symbol, form, weight_bits)                                  \
-  GLM_OPERATOR(symbol##_w##weight_bits##a16_zeros,                                      \
-               glm::LinearInt(call, glm::Form::form, weight_bits, 16, true, false))     \
-  GLM_OPERATOR(symbol##_w##weight_bits##a16_ordered,                                    \
-               glm::LinearInt(call, glm::Form::form, weight_bits, 16, false, true))     \
-  GLM_OPERATOR(symbol##_w##weight_bits##a16_zeros_ordered,                              \
-               glm::LinearInt(call, glm::Form::form, weight_bits, 16, true, true))
+#define GLM_LINEAR_INT_STORED(symbol, form, weight_bits, activation_bits)                      \
+  GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits##_zeros,                            \
+               glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits, true))      \
+  GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits##_ordered,                          \
+               glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits, false, true)) \
+  GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits##_zeros_ordered,                    \
+               glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits, true, true))
 #define GLM_LINEAR_INT_ALL(symbol, form) \
   GLM_LINEAR_INT(symbol, form, 8, 8)     \
   GLM_LINEAR_INT(symbol, form, 8, 16)    \
   GLM_LINEAR_INT(symbol, form, 4, 8)     \
   GLM_LINEAR_INT(symbol, form, 4, 16)    \
-  GLM_LINEAR_INT_MORE(symbol, form, 8)   \
-  GLM_LINEAR_INT_MORE(symbol, form, 4)
+  GLM_LINEAR_INT(symbol, form, 8, 32)    \
+  GLM_LINEAR_INT(symbol, form, 4, 32)    \
+  GLM_LINEAR_INT_STORED(symbol, form, 8, 16) \
+  GLM_LINEAR_INT_STORED(symbol, form, 4, 16) \
+  GLM_LINEAR_INT_STORED(symbol, form, 8, 32) \
+  GLM_LINEAR_INT_STORED(symbol, form, 4, 32)
 
 GLM_LINEAR_INT_ALL(glm_linear, kLinear)
 GLM_LINEAR_INT_ALL(glm_norm_linear, kNormLinear)
