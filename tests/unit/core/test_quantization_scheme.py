@@ -9,6 +9,7 @@ from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantization_scheme import (
     SCHEMES,
     find_obstacle,
+    in_precision,
     keep_integers,
     on_ranks,
     read_scheme,
@@ -124,6 +125,16 @@ def test_columns_that_lie_anywhere_are_float_where_ranks_cut_them() -> None:
         assert on_ranks(None, layer, 2) is None
     for layer in ("decoder.layers.0.self_attention.linear_qkv", "decoder.layers.1.mlp.linear_fc1"):
         assert on_ranks(ordered, layer, 2) == ordered
+
+
+def test_float32_products_take_activations_as_they_are() -> None:
+    kept, dynamic = SCHEMES["w4a16"], SCHEMES["w8a8_dynamic"]
+    assert in_precision(kept, "float32") == replace(kept, activation_bits=32)
+    assert in_precision(kept, "float16") == kept
+    assert in_precision(dynamic, "float32") == dynamic
+    tokens = replace(kept, activation_scale="token")
+    assert in_precision(tokens, "float32") == tokens
+    assert in_precision(None, "float32") is None
 
 
 def test_each_scheme_that_cannot_run_is_named_with_its_first_layer() -> None:

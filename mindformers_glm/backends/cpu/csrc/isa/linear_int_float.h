@@ -16,6 +16,9 @@
 
 namespace glm::GLM_ISA {
 
+// How far ahead of a line memory is fetched where each is used once.
+constexpr int64_t kWideningAhead = 4096;
+
 // What the codes of 16 weight rows mean in one group of columns.
 struct Meaning {
   float zeros[kTileN];
@@ -48,29 +51,90 @@ inline float* WidenLine(const uint8_t* line, const Meaning& meaning, float* out)
   return out + 8 * kTileN;
 }
 
-// Columns begin.. to end of a tile row, both multiples of 32, as float tiles.
+// Where codes, zero points and scales of a matrix lie.
 template <int kBits>
-inline void WidenTileRow(const LinearIntArgs& args, int64_t tile_row, int64_t begin, int64_t end,
-                         float* out) {
-  constexpr int64_t kLineK = kBits == 8 ? 4 : 8;
-  const int64_t tile_row_bytes = CeilDiv(args.linear.k, IntTileK(kBits)) * kIntTileBytes;
-  const int64_t padded_k = CeilDiv(args.linear.k, kActivationGroup) * kActivationGroup;
-  const int64_t group_size = args.group_size > 0 ? args.group_size : padded_k;
-  const int64_t first_group = tile_row * (padded_k / group_size);
-  const uint8_t* tiles = static_cast<const uint8_t*>(args.linear.tiles) + tile_row * tile_row_bytes;
-  while (begin < end) {
-    const int64_t group = begin / group_size;
-    const int64_t group_end = std::min((group + 1) * group_size, end);
-    const int64_t place = (first_group + group) * kTileN;
+class StoredRows {
+ public:
+  static constexpr int64_t kLineK = kBits == 8 ? 4 : 8;
+
+  explicit StoredRows(const LinearIntArgs& args) : args_(args) {
+    const int64_t padded_k = CeilDiv(args.linear.k, kActivationGroup) * kActivationGroup;
+    group_size_ = args.group_size > 0 ? args.group_size : padded_k;
+    num_groups_ = padded_k / group_size_;
+    tile_row_bytes_ = CeilDiv(args.linear.k, IntTileK(kBits)) * kIntTileBytes;
+  }
+
+  // The line from `column` on, a multiple of kLineK.
+  const uint8_t* Line(int64_t tile_row, int64_t column) const {
+    return static_cast<const uint8_t*>(args_.linear.tiles) + tile_row * tile_row_bytes_ +
+           column / kLineK * kIntLineBytes;
+  }
+  // The first column that has another meaning than `column`.
+  int64_t GroupEnd(int64_t column) const { return (column / group_size_ + 1) * group_size_; }
+  Meaning MeaningOf(int64_t tile_row, int64_t column) const {
+    const int64_t place = (tile_row * num_groups_ + column / group_size_) * kTileN;
     Meaning meaning;
     for (int64_t n = 0; n < kTileN; ++n) {
-      const int zero = args.zeros != nullptr ? args.zeros[place + n] : kBits == 8 ? 128 : 8;
+      const int zero = args_.zeros != nullptr ? args_.zeros[place + n] : kBits == 8 ? 128 : 8;
       meaning.zeros[n] = static_cast<float>(zero);
-      meaning.scales[n] = args.scales[place + n];
+      meaning.scales[n] = args_.scales[place + n];
     }
-    for (; begin < group_end; begin += kLineK) {
-      out = WidenLine<kBits>(tiles + begin / kLineK * kIntLineBytes, meaning, out);
+    return meaning;
+  }
+
+ private:
+  const LinearIntArgs& args_;
+  int64_t group_size_, num_groups_, tile_row_bytes_;
+};
+
+// Columns begin.. to end of a tile row, both multiples of 32, as float tiles.
+template <int kBits>
+inline void WidenTileRow(const StoredRows<kBits>& stored, int64_t tile_row, int64_t begin,
+                         int64_t end, float* out) {
+  while (begin < end) {
+    const Meaning meaning = stored.MeaningOf(tile_row, begin);
+    const int64_t group_end = std::min(stored.GroupEnd(begin), end);
+    for (; begin < group_end; begin += stored.kLineK) {
+      out = WidenLine<kBits>(stored.Line(tile_row, begin), meaning, out);
     }
+  }
+}
+
+// The same for one row of x, where nothing would read the floats again: R tile rows times x from
+// `begin` on, in the order of DotBlock's sums.
+template <int kBits, int R>
+inline void MultiplyWhileWidening(const StoredRows<kBits>& stored, int64_t tile_row, int64_t begin,
+                                  int64_t end, const float* x, float* sums) {
+  const bool is_first = begin == 0;
+  Vec acc[R];
+  for (int r = 0; r < R; ++r) acc[r] = Zero();
+  while (begin < end) {
+    Meaning meanings[R];
+    const uint8_t* lines[R];
+    for (int r = 0; r < R; ++r) meanings[r] = stored.MeaningOf(tile_row + r, begin);
+    for (int r = 0; r < R; ++r) lines[r] = stored.Line(tile_row + r, begin);
+    const int64_t group_end = std::min(stored.GroupEnd(begin), end);
+    for (; begin < group_end; begin += stored.kLineK, x += stored.kLineK) {
+      alignas(64) float columns[R][stored.kLineK * kTileN];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        WidenLine<kBits>(lines[r], meanings[r], columns[r]);
+        Prefetch<kIntLineBytes>(lines[r] + kWideningAhead);
+        lines[r] += kIntLineBytes;
+      }
+#pragma GCC unroll 8
+      for (int64_t column = 0; column < stored.kLineK; ++column) {
+        const Vec value = Set1(x[column]);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          acc[r] = MulAdd(Load(columns[r] + column * kTileN), value, acc[r]);
+        }
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    float* out = sums + r * kTileN;
+    Store(out, is_first ? acc[r] : Add(Load(out), acc[r]));
   }
 }
 
@@ -95,12 +159,25 @@ inline void MultiplyWidened(const LinearIntArgs& args, int64_t first, int64_t co
   block.x_stride = x_stride;
   block.sums_stride = num_rows * kTileN;
   block.fetch = reinterpret_cast<const char*>(widened);
+  const StoredRows<kBits> stored(args);
   for (int64_t kt = 0; kt < tiles_k; kt += kBlockTilesK) {
     block.tiles_k = std::min(tiles_k - kt, kBlockTilesK);
     block.is_first = kt == 0;
+    const int64_t begin_k = kt * kTileK, end_k = begin_k + block.tiles_k * kTileK;
+    if (num_rows == 1) {
+      int64_t r = 0;
+      for (; r + 2 <= count; r += 2) {
+        MultiplyWhileWidening<kBits, 2>(stored, first + r, begin_k, end_k, x + begin_k,
+                                        sums + r * kTileN);
+      }
+      for (; r < count; ++r) {
+        MultiplyWhileWidening<kBits, 1>(stored, first + r, begin_k, end_k, x + begin_k,
+                                        sums + r * kTileN);
+      }
+      continue;
+    }
     for (int64_t r = 0; r < count; ++r) {
-      WidenTileRow<kBits>(args, first + r, kt * kTileK, (kt + block.tiles_k) * kTileK,
-                          widened + r * block.w_stride);
+      WidenTileRow(stored, first + r, begin_k, end_k, widened + r * block.w_stride);
     }
     for (int64_t i = 0; i < num_blocks; ++i) {
       const int64_t begin = num_rows * i / num_blocks, end = num_rows * (i + 1) / num_blocks;
