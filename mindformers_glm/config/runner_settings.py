@@ -12,6 +12,7 @@ from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantization_scheme import (
     MIXED,
     QuantizationScheme,
+    in_precision,
     on_ranks,
     read_scheme,
 )
@@ -208,7 +209,8 @@ class RunnerSettings:
         """How a linear layer, by its Megatron-Core name, is quantized; None: it is not."""
         if self.stored_schemes is not None:
             scheme = dict(self.stored_schemes).get(layer_name)
-            return on_ranks(scheme, layer_name, self.model_parallel)
+            scheme = on_ranks(scheme, layer_name, self.model_parallel)
+            return in_precision(scheme, self.compute_dtype)
         if any(layer_name.startswith(f"decoder.layers.{number}.") for number in self.float_layers):
             return None
         return read_scheme(self.quantization, self.quantization_group_size)

@@ -8,6 +8,7 @@ import pytest
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantization_scheme import (
     SCHEMES,
+    in_precision,
     keep_integers,
     on_ranks,
     read_scheme,
@@ -178,3 +179,13 @@ def test_scales_of_a_row_do_not_keep_columns_together() -> None:
     assert int4 is not None
     assert (by_token.activation_group, int4.activation_group) == (1, 64)
     assert SCHEMES["w8a8_dynamic"].activation_group == 128
+
+
+def test_float32_products_take_activations_as_they_are() -> None:
+    kept, dynamic = SCHEMES["w4a16"], SCHEMES["w8a8_dynamic"]
+    assert in_precision(kept, "float32") == replace(kept, activation_bits=32)
+    assert in_precision(kept, "float16") == kept
+    assert in_precision(dynamic, "float32") == dynamic
+    tokens = replace(kept, activation_scale="token")
+    assert in_precision(tokens, "float32") == tokens
+    assert in_precision(None, "float32") is None
