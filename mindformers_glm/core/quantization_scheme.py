@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from mindformers_glm.core import quantized_linear
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantized_linear import FLOAT, StoredScheme
 from mindformers_glm.core.sharding import LARGEST_GROUP
@@ -63,6 +64,13 @@ SCHEMES = {
     )
 }
 
+# Of activations that a checkpoint has rounded to integers.
+_ACTIVATION_SCALES = {
+    quantized_linear.STATIC: STATIC,
+    quantized_linear.DYNAMIC: TOKEN,
+    quantized_linear.MIXED: MIXED,
+}
+
 
 def keep_integers(stored: Sequence[StoredScheme | None]) -> QuantizationScheme | None:
     """The scheme whose operators take the integers of a checkpoint exactly as they are.
@@ -76,22 +84,24 @@ def keep_integers(stored: Sequence[StoredScheme | None]) -> QuantizationScheme |
     """
     kept = [_keep_integers_of(scheme) for scheme in stored]
     known = [scheme for scheme in kept if scheme is not None]
-    if len(known) < len(kept) or len({scheme.weight_bits for scheme in known}) > 1:
+    kinds = {
+        (scheme.weight_bits, scheme.activation_bits, scheme.activation_scale) for scheme in known
+    }
+    if len(known) < len(kept) or len(kinds) > 1:
         return None
     # Sizes of groups divide one another.
     return min(known, key=lambda scheme: scheme.group_size or 0)
 
 
 def _keep_integers_of(stored: StoredScheme | None) -> QuantizationScheme | None:
-    if (
-        stored is None
-        or not stored.is_symmetric
-        or stored.is_reordered
-        or stored.has_float_codes
-        or stored.activation != FLOAT
-    ):
+    if stored is None or not stored.is_symmetric or stored.is_reordered or stored.has_float_codes:
         return None
     size = stored.group_size
+    if stored.activation != FLOAT:
+        if stored.weight_bits != 8 or size is not None:
+            return None
+        scale = _ACTIVATION_SCALES[stored.activation]
+        return QuantizationScheme(stored.name, 8, 8, None, activation_scale=scale)
     if stored.weight_bits == 8:
         return SCHEMES["w8a16"] if size is None else None
     if stored.weight_bits != 4:
@@ -106,8 +116,17 @@ def find_obstacle(stored: Mapping[str, Sequence[StoredScheme | None]]) -> str:
         scheme.name: layer
         for layer, schemes in reversed(list(stored.items()))
         for scheme in schemes
-        if scheme is not None and scheme.activation != FLOAT
+        if scheme is not None and scheme.activation != FLOAT and keep_integers(schemes) is None
     }
+    return describe_obstacle(names)
+
+
+def describe_obstacle(names: Mapping[str, str]) -> str:
+    """Why layers with integer activations cannot run; empty where there are none.
+
+    Args:
+        names: of their schemes, each with a layer that has it.
+    """
     if not names:
         return ""
     found = ", ".join(f"{name} ({layer})" for name, layer in names.items())

@@ -4,6 +4,7 @@ from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.quantization_scheme import STATIC, TOKEN, QuantizationScheme
 
 # Of weights and products; the operators take no others.
 DTYPES: tuple[str, ...] = ("bfloat16", "float16")
@@ -72,9 +73,28 @@ def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, 
         f"{_HEAD_UNIT} up to {_LARGEST_HEAD})": head % _HEAD_UNIT != 0 or head > _LARGEST_HEAD,
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
-        "a quantized checkpoint": settings.stored_schemes is not None,
+        **_scheme_problems(settings),
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
         **_split_problems(config, settings.model_parallel),
+    }
+
+
+def runs_integers(scheme: QuantizationScheme) -> bool:
+    """Whether the network multiplies by the integers of a checkpoint's layer (W8A8)."""
+    return (
+        (scheme.weight_bits, scheme.activation_bits, scheme.group_size) == (8, 8, None)
+        and not (scheme.has_zeros or scheme.is_reordered)
+        and scheme.activation_scale in (STATIC, TOKEN)
+    )
+
+
+def _scheme_problems(settings: RunnerSettings) -> dict[str, bool]:
+    """Of layers that are quantized in the checkpoint; of several with one scheme the first."""
+    stored = reversed(settings.stored_schemes or ())
+    names = {s.name: layer for layer, s in stored if s is not None and not runs_integers(s)}
+    return {
+        f"a checkpoint quantized in {name} ({layer}; it takes W8A8 and W8A8_DYNAMIC)": True
+        for name, layer in names.items()
     }
 
 
@@ -101,4 +121,7 @@ def _processor_problems(settings: RunnerSettings, processor: str) -> dict[str, b
         f"model_parallel {size} on an Atlas 300I Duo (it takes {ranks})": (
             is_300i and size not in _ATLAS_300I_RANKS
         ),
+        # aclnnQuantMatmulV4: its table for that card has no scale of a token.
+        "a scale of each token (W8A8_DYNAMIC) on an Atlas 300I Duo": is_300i
+        and any(s and s.activation_scale == TOKEN for _, s in settings.stored_schemes or ()),
     }

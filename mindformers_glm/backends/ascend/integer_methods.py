@@ -1,0 +1,235 @@
+"""Linear layers of upstream's network whose weights are int8 in the checkpoint.
+
+| | activations become int8 by | then |
+|---|---|---|
+| W8A8 | QuantV2: rint(x / input_scale + input_offset) | (x W^T + quant_bias) * deq_scale |
+| W8A8_DYNAMIC | DynamicQuantExt: rint(x / s), s = absmax / 127 of a token | x W^T * w_scale * s |
+
+The types are those of the operators' documentation (CANN: aclnnAscendQuant, aclnnDynamicQuant, the
+table of aclnnQuantMatmulV4): QuantV2 multiplies by the reciprocal of input_scale in the type of the
+activations; deq_scale is float32 for a product in bfloat16, and for one in float16 the bits of that
+float32 in an int64, of which the card reads the upper 19. Nothing was run on a card.
+
+Not upstream's own methods (mindformers 1.7.0, quantization/golden_stick): those add a float bias
+that quant_bias has already, and take the integer that an int64 deq_scale is for its value.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindformers.parallel_core.inference.tensor_parallel.layers import (
+    LinearMethodBase,
+    RowParallelLinear,
+)
+from mindspore import Parameter, Tensor, ops
+from mindspore.common.initializer import initializer
+from mindspore.common.np_dtype import bfloat16
+from mindspore.ops.auto_generate import DynamicQuantExt, QuantBatchMatmul, QuantV2
+
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
+from mindformers_glm.core.quantized_linear import StaticActivation
+from mindformers_glm.weights.quantized_view import QuantizedView
+
+# NumPy's types of what a Parameter holds.
+NUMPY_DTYPES: Mapping[Any, Any] = {
+    ms.float32: np.float32,
+    ms.float16: np.float16,
+    ms.bfloat16: bfloat16,
+    ms.int8: np.int8,
+    ms.int32: np.int32,
+    ms.int64: np.int64,
+}
+_INT8 = range(-128, 128)
+
+
+@dataclass(frozen=True)
+class StaticInput:
+    """What all matrices of a layer have in common that rounds its activations once.
+
+    contains_bias: see StaticActivation.
+    """
+
+    scale: float
+    offset: float
+    contains_bias: bool
+
+    @classmethod
+    def of(cls, activation: StaticActivation) -> "StaticInput":
+        """Of one matrix."""
+        return cls(activation.input_scale, activation.input_offset, activation.contains_bias)
+
+
+class IntegerMethod(LinearMethodBase):
+    """What both schemes share: an int8 weight [out, in] of a rank, and vectors beside it.
+
+    layer: its name, for people.
+    """
+
+    def __init__(self, layer: str) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def create_weights(
+        self,
+        layer: Any,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        params_dtype: Any,
+        **extra_weight_attrs: Any,
+    ) -> None:
+        """Make the Parameters of a layer of upstream's, as the rank has them."""
+        self._num_rows = sum(output_partition_sizes)
+        self._num_columns = input_size_per_partition
+        self._dtype = params_dtype
+        self.product = QuantBatchMatmul(transpose_x1=False, transpose_x2=True, dtype=params_dtype)
+        self.cast, self.reshape, self.add = ops.Cast(), ops.Reshape(), ops.Add()
+        # All ranks' results are summed, so one of them brings what is added once.
+        self._has_quant_bias = not (
+            isinstance(layer, RowParallelLinear) and layer.tp_group.rank > 0
+        )
+        shapes = {"weight": ((self._num_rows, self._num_columns), ms.int8), **self._vectors()}
+        for name, (shape, dtype) in shapes.items():
+            zeros = initializer("zeros", shape, dtype)
+            layer.insert_param_to_cell(name, Parameter(zeros, name=name, requires_grad=False))
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of what `create_weights` makes."""
+        return ("weight", *self._vectors())
+
+    def read(self, views: Sequence[QuantizedView]) -> dict[str, np.ndarray]:
+        """What the Parameters hold, of the pieces of a checkpoint's matrices, to be stacked.
+
+        Raises:
+            CheckpointError: zero points, which the first rows did not have.
+        """
+        codes = np.empty((sum(view.num_rows for view in views), len(views[0].columns)), np.int8)
+        scales = np.empty(len(codes), np.float32)
+        start = 0
+        for view in views:
+            for first, rows in view.quantized_chunks():
+                if rows.zeros is not None:
+                    raise CheckpointError(
+                        f"{view.name} has zero points in some rows and none in the first: "
+                        "download it again."
+                    )
+                part = slice(start + first, start + first + len(rows.codes))
+                codes[part], scales[part] = rows.codes, rows.scales[:, 0]
+            start += view.num_rows
+        return {"weight": codes, **self._read_vectors(views, scales)}
+
+    def _vectors(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and type of the Parameters beside the weight."""
+        raise NotImplementedError
+
+    def _read_vectors(
+        self, views: Sequence[QuantizedView], scales: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+    def _as_rows(self, layer: Any, x: Tensor) -> Tensor:
+        return self.reshape(self.cast(x, layer.compute_dtype), (-1, self._num_columns))
+
+    def _shaped_as(self, x: Tensor, output: Tensor) -> Tensor:
+        return self.cast(self.reshape(output, (*x.shape[:-1], self._num_rows)), x.dtype)
+
+
+class StaticMethod(IntegerMethod):
+    """W8A8: one scale and offset of the checkpoint for all activations."""
+
+    def __init__(self, layer: str, static_input: StaticInput) -> None:
+        super().__init__(layer)
+        self.static_input = static_input
+        self.contains_bias = static_input.contains_bias
+        self.quantize = QuantV2()
+
+    def apply(self, layer: Any, x: Tensor, weight: Tensor, bias: Parameter | None = None) -> Tensor:
+        """See LinearMethodBase; a float bias is added only where quant_bias lacks it."""
+        codes = self.quantize(
+            self._as_rows(layer, x), layer.input_scale, layer.input_offset, False, "ROUND", ms.int8
+        )
+        output = self.product(codes, weight, layer.deq_scale, None, layer.quant_bias, None)
+        if bias is not None and not self.contains_bias:
+            output = self.add(output, bias)
+        return self._shaped_as(x, output)
+
+    def _vectors(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        deq_dtype = ms.int64 if self._dtype == ms.float16 else ms.float32
+        return {
+            "input_scale": ((1,), self._dtype),
+            "input_offset": ((1,), self._dtype),
+            "deq_scale": ((self._num_rows,), deq_dtype),
+            "quant_bias": ((self._num_rows,), ms.int32),
+        }
+
+    def _read_vectors(
+        self, views: Sequence[QuantizedView], scales: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        found = [view.read_activation() for view in views]
+        parts = [activation for activation in found if activation is not None]
+        if len(parts) < len(found) or {StaticInput.of(part) for part in parts} != {
+            self.static_input
+        }:
+            raise UnsupportedError(
+                f"{self.layer} takes its activations otherwise than the checkpoint that the "
+                "network was built for: load this one into a network of its own."
+            )
+        deq_scale = np.concatenate([part.deq_scale for part in parts]).astype(np.float32)
+        if self._dtype == ms.float16:
+            deq_scale = deq_scale.view(np.int32).astype(np.int64)
+        quant_bias = np.concatenate([part.quant_bias for part in parts]).astype(np.int32)
+        numpy_dtype = NUMPY_DTYPES[self._dtype]
+        reciprocal = 1 / np.array([self.static_input.scale], np.float32)
+        return {
+            "input_scale": reciprocal.astype(numpy_dtype),
+            "input_offset": np.array([self.static_input.offset], np.float32).astype(numpy_dtype),
+            "deq_scale": deq_scale,
+            "quant_bias": quant_bias if self._has_quant_bias else np.zeros_like(quant_bias),
+        }
+
+
+class DynamicMethod(IntegerMethod):
+    """W8A8_DYNAMIC: a scale for each token, found on the way."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(layer)
+        self.quantize = DynamicQuantExt()
+
+    def apply(self, layer: Any, x: Tensor, weight: Tensor, bias: Parameter | None = None) -> Tensor:
+        """See LinearMethodBase."""
+        codes, token_scale = self.quantize(self._as_rows(layer, x), None)
+        output = self.product(codes, weight, layer.w_scale, None, None, token_scale)
+        if bias is not None:
+            output = self.add(output, bias)
+        return self._shaped_as(x, output)
+
+    def _vectors(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        return {"w_scale": ((self._num_rows,), ms.float32)}
+
+    def _read_vectors(
+        self, views: Sequence[QuantizedView], scales: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        return {"w_scale": scales}
+
+
+def check_static_input(layer: str, static_input: StaticInput, dtype: str) -> None:
+    """Refuse what QuantV2 cannot be given in the type of activations.
+
+    Raises:
+        UnsupportedError: names it.
+    """
+    reciprocal = np.float32(1) / np.float32(static_input.scale)
+    limit = np.finfo(np.float16).max if dtype == "float16" else np.finfo(np.float32).max
+    if not reciprocal <= limit:
+        raise UnsupportedError(
+            f"{layer} has the input_scale {static_input.scale:.3g}, whose reciprocal {dtype} does "
+            "not hold: set params_dtype and compute_dtype to bfloat16."
+        )
+    if static_input.offset not in _INT8:
+        raise UnsupportedError(
+            f"{layer} has the input_offset {static_input.offset:.6g}, expected a whole number from "
+            f"{_INT8[0]} to {_INT8[-1]}: quantize the model again."
+        )

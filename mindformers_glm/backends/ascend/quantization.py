@@ -1,0 +1,135 @@
+"""How upstream's network runs a checkpoint that is quantized already: layer by layer.
+
+Upstream asks a QuantizationConfig for the method of each linear layer when it builds one. Its own,
+GoldenStickConfig, looks for a layer's name anywhere in those of a description and takes the first
+that it finds, has no name for a fused gate_up, and lets q decide for k and v. This one is told by
+the checkpoint's own schemes, under the names that upstream's layers have.
+Source: mindformers 1.7.0, parallel_core/inference/quantization and tensor_parallel/layers.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mindformers.parallel_core.inference.quantization import QuantizationConfig
+from mindformers.parallel_core.inference.tensor_parallel.layers import (
+    LinearMethodBase,
+    UnquantizedLinearMethod,
+)
+
+from mindformers_glm.backends.ascend.integer_methods import (
+    DynamicMethod,
+    IntegerMethod,
+    StaticInput,
+    StaticMethod,
+    check_static_input,
+)
+from mindformers_glm.backends.ascend.support import runs_integers
+from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.quantization_scheme import STATIC, keep_integers
+from mindformers_glm.core.sharding import Piece
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rules import SourceTensor, WeightRule
+
+_OUTPUT_LAYER = "output_layer"
+
+
+class StoredQuantization(QuantizationConfig):
+    """The methods of a checkpoint's quantized layers; all others are float.
+
+    methods: by upstream's name of a layer; each belongs to one layer.
+    """
+
+    # What upstream's `set_dynamic_inputs` asks about the KV cache of another attention.
+    fa3_quant = False
+    fa3_quant_layer: frozenset[int] = frozenset()
+
+    def __init__(self, methods: Mapping[str, IntegerMethod]) -> None:
+        super().__init__()
+        self.methods = dict(methods)
+
+    def get_quant_method(self, layer: Any, prefix: str) -> LinearMethodBase:
+        """See QuantizationConfig."""
+        return self.methods.get(prefix) or UnquantizedLinearMethod()
+
+    def get_name(self) -> str:
+        """See QuantizationConfig; what upstream calls weights of msModelSlim."""
+        return "ascend"
+
+    def get_supported_act_dtypes(self) -> list[str]:
+        """See QuantizationConfig."""
+        return ["bfloat16", "float16"]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """See QuantizationConfig; of a GPU, which is not meant here."""
+        return -1
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        """See QuantizationConfig; nothing is read from a file of its own."""
+        return []
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "StoredQuantization":
+        """See QuantizationConfig.
+
+        Raises:
+            UnsupportedError: always; what a file says is not enough (`read_quantization`).
+        """
+        raise UnsupportedError("a checkpoint's tensors tell how it is quantized, not a config.")
+
+
+def read_quantization(
+    rules: Sequence[WeightRule], checkpoint: Checkpoint, compute_dtype: str
+) -> StoredQuantization | None:
+    """The methods for a checkpoint whose tensors fit the rules; None where all layers are float.
+
+    Raises:
+        UnsupportedError: a layer is quantized in a way that upstream's network has no method for.
+        CheckpointError: values that cannot be meant.
+    """
+    if checkpoint.quantized is None:
+        return None
+    methods = {
+        rule.parameter.removesuffix(".weight"): _choose_method(rule, checkpoint, compute_dtype)
+        for rule in rules
+        if any(source.linear is not None for source in rule.sources)
+    }
+    return StoredQuantization(methods)
+
+
+def _choose_method(rule: WeightRule, checkpoint: Checkpoint, compute_dtype: str) -> IntegerMethod:
+    layer = rule.parameter.removesuffix(".weight")
+    stored = [source.linear.scheme if source.linear else None for source in rule.sources]
+    kept = keep_integers(stored)
+    if kept is None or not runs_integers(kept):
+        names = sorted({"float" if scheme is None else scheme.name for scheme in stored})
+        raise _unsupported(checkpoint, layer, f"is quantized in {' and '.join(names)}")
+    if layer == _OUTPUT_LAYER:
+        raise _unsupported(checkpoint, layer, "is quantized, which only decoder layers can be")
+    if kept.activation_scale != STATIC:
+        return DynamicMethod(layer)
+    inputs = {_read_input(source, checkpoint) for source in rule.sources}
+    if len(inputs) > 1:
+        found = ", ".join(f"{one.scale:.6g} and {one.offset:g}" for one in inputs)
+        raise _unsupported(checkpoint, layer, f"rounds one input by several scales ({found})")
+    (static_input,) = inputs
+    check_static_input(layer, static_input, compute_dtype)
+    return StaticMethod(layer, static_input)
+
+
+def _read_input(source: SourceTensor, checkpoint: Checkpoint) -> StaticInput:
+    """How a matrix's activations are rounded, without reading any of its rows."""
+    assert source.linear is not None
+    no_rows = Piece(range(0), range(source.linear.shape[1]))
+    activation = checkpoint.quantized_view(source.name, source.linear, no_rows).read_activation()
+    assert activation is not None
+    return StaticInput.of(activation)
+
+
+def _unsupported(checkpoint: Checkpoint, layer: str, problem: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"MindSpore Transformers' network on Ascend cannot run {checkpoint.folder}: {layer} "
+        f"{problem}; it runs W8A8 and W8A8_DYNAMIC. Take such a folder or a float one, or run with "
+        "--device_target CPU."
+    )
