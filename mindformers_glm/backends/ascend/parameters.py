@@ -135,7 +135,7 @@ class ParameterTarget:
         # Types are converted by NumPy: an Atlas 300I Duo has no bfloat16.
         dtype = NUMPY_DTYPES[self.parameter.dtype]
         pieces = [_as_float(view).astype(dtype, copy=False) for view in views]
-        data = np.concatenate(pieces) if len(pieces) > 1 else np.ascontiguousarray(pieces[0])
+        data = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         _fill(self.parameter, data, self.name)
 
 
@@ -177,7 +177,8 @@ def _fill(parameter: Parameter, data: np.ndarray, name: str) -> None:
             f"{data.shape}"
         )
     parameter.init_data()
-    parameter.set_data(ms.from_numpy(data))
+    # A tensor of a file may begin at any byte, which MindSpore does not take.
+    parameter.set_data(ms.from_numpy(np.require(data, requirements=["C", "A"])))
 
 
 def _as_float(view: Any) -> np.ndarray:
