@@ -18,9 +18,11 @@ from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
 from tests import quantized_folders as folders
+from tests.ascend_contract import split_worker
 from tests.ascend_contract.ranks import as_rank
 from tests.conftest import relative_error
-from tests.model import hf_oracle
+from tests.model import hf_oracle, stored_oracle
+from tests.tp.launched import Job
 
 # 2 groups of KV heads: of 4 and 8 ranks several hold a copy of one.
 GROUPS, HEAD_DIM = 2, 16
@@ -180,3 +182,27 @@ def _difference_of_sums(folder: Path, layer: str, size: int) -> float:
     whole = product(x, 1, 0)
     parts = [product(part, size, rank) for rank, part in enumerate(np.split(x, size, axis=1))]
     return relative_error(sum(parts), whole)
+
+
+@pytest.mark.tp
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_have_the_logits_of_as_many_cards(size: int, tmp_path: Path) -> None:
+    """With tokens rounded by each card's part of them; static scales are one process's."""
+    source = hf_oracle.save_random_checkpoint(tmp_path / "hf", **CHANGES)
+    cases = ("slim-w8a8", "slim-w8a8-dynamic", "ct-w8a8-static")
+    for name in cases:
+        folders.write(source, tmp_path / name, folders.WITH_ACTIVATIONS[name])
+    words = " ".join(str(tmp_path / name) for name in cases)
+    command = f"{split_worker.__file__} {size} {words}"
+    ended = Job(tmp_path, command, str(size), GLOG_v="3").wait(timeout_s=300)
+    assert ended.exit_code == 0, ended.stderr[-2000:]
+    for name in cases:
+        model = hf_oracle.load(source)
+        stored_oracle.put_into(model, tmp_path / name, num_cards=size)
+        expected = hf_oracle.logits_of(model, split_worker.PROMPT)
+        ranks = [dict(np.load(tmp_path / f"{name}-{size}-{rank}.npz")) for rank in range(size)]
+        for found in ranks:
+            error = relative_error(found["logits"], expected)
+            print("ERR", name, error)
+            np.testing.assert_array_equal(found["logits"], ranks[0]["logits"])
+            assert found["tokens"].tolist() == ranks[0]["tokens"].tolist()

@@ -34,7 +34,11 @@ _MODULES = {
 
 
 def put_into(
-    model: PreTrainedModel, folder: Path, tokens: str = "card", is_simulated: bool = False
+    model: PreTrainedModel,
+    folder: Path,
+    tokens: str = "card",
+    is_simulated: bool = False,
+    num_cards: int = 1,
 ) -> None:
     """Replace a float model's linear layers by those of a quantized folder.
 
@@ -44,6 +48,8 @@ def put_into(
             each element a scale of its own, its magnitude / 127.5, whatever the strategy says.
         is_simulated: static activations as msModelSlim simulates them: in float, with the float
             bias in place of quant_bias, whose integers round it.
+        num_cards: each has its part of the columns of o_proj and down_proj, and rounds tokens by
+            the largest element of that part.
     """
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder, find_format=find_format) as checkpoint:
@@ -56,7 +62,9 @@ def put_into(
             for name, views in _quantized_parts(rule, checkpoint):
                 module = model.get_submodule(name)
                 assert isinstance(module, nn.Linear)
-                module.forward = _forward_of(views, module.bias, tokens, is_simulated)  # type: ignore[method-assign]
+                parts = num_cards if name.endswith(("o_proj", "down_proj")) else 1
+                forward = _forward_of(views, module.bias, tokens, is_simulated, parts)
+                module.forward = forward  # type: ignore[method-assign]
 
 
 def _float_parts(rule: WeightRule, checkpoint: Checkpoint) -> Iterator[tuple[str, np.ndarray]]:
@@ -103,7 +111,11 @@ def _quantized_parts(
 
 
 def _forward_of(
-    views: list[QuantizedView], bias: nn.Parameter | None, tokens: str, is_simulated: bool
+    views: list[QuantizedView],
+    bias: nn.Parameter | None,
+    tokens: str,
+    is_simulated: bool,
+    num_parts: int,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     rows = [rows for view in views for _, rows in view.quantized_chunks()]
     weight = np.concatenate([part.dequantized() for part in rows])
@@ -119,7 +131,8 @@ def _forward_of(
         elif static[0] is not None:
             return torch.from_numpy(_static(values, codes, [s for s in static if s], added))
         elif is_dynamic:
-            values = _round_tokens(values, tokens)
+            parts = np.split(values, num_parts, axis=-1)
+            values = np.concatenate([_round_tokens(part, tokens) for part in parts], axis=-1)
         return torch.from_numpy((values @ weight.T + added).astype(np.float32))
 
     return forward
