@@ -9,6 +9,7 @@ import pytest
 import torch
 from mindspore import Tensor
 from safetensors.numpy import load_file
+from transformers import AutoTokenizer
 
 from mindformers_glm.backends.ascend.integer_methods import IntegerMethod
 from mindformers_glm.backends.ascend.runner import AscendModelRunner
@@ -196,13 +197,15 @@ def test_processes_have_the_logits_of_as_many_cards(size: int, tmp_path: Path) -
     command = f"{split_worker.__file__} {size} {words}"
     ended = Job(tmp_path, command, str(size), GLOG_v="3").wait(timeout_s=300)
     assert ended.exit_code == 0, ended.stderr[-2000:]
+    tokenizer = AutoTokenizer.from_pretrained(source)
     for name in cases:
         model = hf_oracle.load(source)
         stored_oracle.put_into(model, tmp_path / name, num_cards=size)
         expected = hf_oracle.logits_of(model, split_worker.PROMPT)
+        prompts = [tokenizer(prompt)["input_ids"] for prompt in split_worker.PROMPTS]
+        tokens = [hf_oracle.greedy_tokens_of(model, prompt, 6) for prompt in prompts]
         ranks = [dict(np.load(tmp_path / f"{name}-{size}-{rank}.npz")) for rank in range(size)]
         for found in ranks:
-            error = relative_error(found["logits"], expected)
-            print("ERR", name, error)
+            assert relative_error(found["logits"], expected) < 1e-4
+            assert found["tokens"].tolist() == tokens
             np.testing.assert_array_equal(found["logits"], ranks[0]["logits"])
-            assert found["tokens"].tolist() == ranks[0]["tokens"].tolist()
