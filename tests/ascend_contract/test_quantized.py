@@ -53,12 +53,13 @@ CASES = {
     "ct-w8a8-dynamic": DYNAMIC_CALLS,
 }
 REFUSED = {
-    "slim-w8a8-mix": "W8A8_MIX",
-    "slim-w4a8-dynamic": "W4A8_DYNAMIC",
+    "slim-w8a8-mix": "w8a8_mixed",
+    "slim-w4a8-dynamic": "w4a8_token",
     "slim-w8a16": "w8a16",
     "slim-w4a16-groups": "w4a16",
-    "slim-w8a16-asymmetric": "W8A16, asymmetric",
-    "gptq-v1-reordered": "W4A16",
+    "slim-w8a16-asymmetric": "w8a16",
+    "gptq-v1-reordered": "w4a16",
+    "gptq-int2": "W2A16",
     "ct-fp8": "FP8",
 }
 
@@ -242,8 +243,8 @@ def test_matrices_of_one_layer_that_round_their_input_otherwise_are_refused(
 @pytest.mark.parametrize(
     ("tensor", "value", "error", "words"),
     [
-        ("input_offset", 2.5, UnsupportedError, "input_offset 2.5, expected a whole number"),
-        ("input_offset", 200, UnsupportedError, "input_offset 200"),
+        ("input_offset", 2.5, CheckpointError, "input_offset is 2.5, expected a whole number"),
+        ("input_offset", 200, CheckpointError, "input_offset is 200"),
         ("input_scale", 1e-6, UnsupportedError, "whose reciprocal float16 does not hold"),
         ("input_scale", np.nan, CheckpointError, "not a positive number"),
         ("deq_scale", 0, CheckpointError, "not a positive number"),

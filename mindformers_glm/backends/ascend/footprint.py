@@ -65,8 +65,8 @@ def _count_linear_bytes(
     settings: RunnerSettings, name: str, num_rows: int, num_columns: int
 ) -> int:
     """Bytes of a layer's matrix on one rank, and of what lies beside its integers."""
-    stored = dict(settings.stored_schemes or ())
-    if (scheme := stored.get(name)) is None:
+    # Not settings.scheme_of: what else a run may ask for is refused here.
+    if (scheme := dict(settings.stored_schemes or ()).get(name)) is None:
         return num_rows * num_columns * DTYPE_BYTES[settings.params_dtype]
     row_bytes = _TOKEN_ROW_BYTES
     if scheme.activation_scale == STATIC:

@@ -15,7 +15,6 @@ that quant_bias has already, and take the integer that an int64 deq_scale is for
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
@@ -30,7 +29,7 @@ from mindspore.common.np_dtype import bfloat16
 from mindspore.ops.auto_generate import DynamicQuantExt, QuantBatchMatmul, QuantV2
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
-from mindformers_glm.core.quantized_linear import StaticActivation
+from mindformers_glm.core.quantized_linear import StaticInput
 from mindformers_glm.weights.quantized_view import QuantizedView
 
 # NumPy's types of what a Parameter holds.
@@ -42,24 +41,6 @@ NUMPY_DTYPES: Mapping[Any, Any] = {
     ms.int32: np.int32,
     ms.int64: np.int64,
 }
-_INT8 = range(-128, 128)
-
-
-@dataclass(frozen=True)
-class StaticInput:
-    """What all matrices of a layer have in common that rounds its activations once.
-
-    contains_bias: see StaticActivation.
-    """
-
-    scale: float
-    offset: float
-    contains_bias: bool
-
-    @classmethod
-    def of(cls, activation: StaticActivation) -> "StaticInput":
-        """Of one matrix."""
-        return cls(activation.input_scale, activation.input_offset, activation.contains_bias)
 
 
 class IntegerMethod(LinearMethodBase):
@@ -168,15 +149,13 @@ class StaticMethod(IntegerMethod):
     def _read_vectors(
         self, views: Sequence[QuantizedView], scales: np.ndarray
     ) -> dict[str, np.ndarray]:
-        found = [view.read_activation() for view in views]
-        parts = [activation for activation in found if activation is not None]
-        if len(parts) < len(found) or {StaticInput.of(part) for part in parts} != {
-            self.static_input
-        }:
+        if any(view.linear.scheme.static_input != self.static_input for view in views):
             raise UnsupportedError(
                 f"{self.layer} takes its activations otherwise than the checkpoint that the "
                 "network was built for: load this one into a network of its own."
             )
+        found = [view.read_activation() for view in views]
+        parts = [activation for activation in found if activation is not None]
         deq_scale = np.concatenate([part.deq_scale for part in parts]).astype(np.float32)
         if self._dtype == ms.float16:
             deq_scale = deq_scale.view(np.int32).astype(np.int64)
@@ -227,9 +206,4 @@ def check_static_input(layer: str, static_input: StaticInput, dtype: str) -> Non
         raise UnsupportedError(
             f"{layer} has the input_scale {static_input.scale:.3g}, whose reciprocal {dtype} does "
             "not hold: set params_dtype and compute_dtype to bfloat16."
-        )
-    if static_input.offset not in _INT8:
-        raise UnsupportedError(
-            f"{layer} has the input_offset {static_input.offset:.6g}, expected a whole number from "
-            f"{_INT8[0]} to {_INT8[-1]}: quantize the model again."
         )

@@ -13,12 +13,14 @@ from mindformers_glm.backends.ascend import nz_format
 from mindformers_glm.backends.ascend.full_memory import explain_full_memory
 from mindformers_glm.backends.ascend.integer_methods import NUMPY_DTYPES, IntegerMethod
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM
+from mindformers_glm.backends.ascend.quantization import has_integers
 from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
+from mindformers_glm.weights.quantized_view import QuantizedView
 from mindformers_glm.weights.rules import WeightRule, build_rules
 
 # Our norms are parts of the linear layers that follow them, as Transformer Engine has it.
@@ -86,11 +88,7 @@ def _find_methods(
     quantization = network.model.quant_config
     built = {} if quantization is None else quantization.methods
     methods = {f"{layer}.weight": method for layer, method in built.items()}
-    stored = {
-        rule.parameter
-        for rule in rules
-        if any(source.linear is not None for source in rule.sources)
-    }
+    stored = {rule.parameter for rule in rules if has_integers(rule)}
     if others := sorted(stored ^ methods.keys()):
         is_stored = others[0] in stored
         raise UnsupportedError(
@@ -183,5 +181,7 @@ def _fill(parameter: Parameter, data: np.ndarray, name: str) -> None:
 
 def _as_float(view: Any) -> np.ndarray:
     """A view's values in the type that they are stored in; NumPy itself has no bfloat16."""
+    if isinstance(view, QuantizedView):  # a matrix that a tool left float, in several tensors
+        return np.concatenate([rows for _, rows in view.row_chunks()])
     is_raw = view.dtype == "bfloat16" and view.data.dtype == np.uint16
     return view.data.view(bfloat16) if is_raw else view.data

@@ -19,16 +19,14 @@ from mindformers.parallel_core.inference.tensor_parallel.layers import (
 from mindformers_glm.backends.ascend.integer_methods import (
     DynamicMethod,
     IntegerMethod,
-    StaticInput,
     StaticMethod,
     check_static_input,
 )
 from mindformers_glm.backends.ascend.support import runs_integers
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.quantization_scheme import STATIC, keep_integers
-from mindformers_glm.core.sharding import Piece
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import SourceTensor, WeightRule
+from mindformers_glm.weights.rules import WeightRule
 
 _OUTPUT_LAYER = "output_layer"
 
@@ -93,15 +91,24 @@ def read_quantization(
     methods = {
         rule.parameter.removesuffix(".weight"): _choose_method(rule, checkpoint, compute_dtype)
         for rule in rules
-        if any(source.linear is not None for source in rule.sources)
+        if has_integers(rule)
     }
     return StoredQuantization(methods)
+
+
+def has_integers(rule: WeightRule) -> bool:
+    """Whether any matrix that the parameter stacks is quantized in the checkpoint."""
+    return any(source.linear is not None and source.linear.scheme for source in rule.sources)
 
 
 def _choose_method(rule: WeightRule, checkpoint: Checkpoint, compute_dtype: str) -> IntegerMethod:
     layer = rule.parameter.removesuffix(".weight")
     stored = [source.linear.scheme if source.linear else None for source in rule.sources]
     kept = keep_integers(stored)
+    inputs = {scheme.static_input for scheme in stored if scheme is not None}
+    if len(inputs - {None}) > 1:
+        found = ", ".join(f"{one.scale:.6g} and {one.offset:g}" for one in inputs if one)
+        raise _unsupported(checkpoint, layer, f"rounds one input by several scales ({found})")
     if kept is None or not runs_integers(kept):
         names = sorted({"float" if scheme is None else scheme.name for scheme in stored})
         raise _unsupported(checkpoint, layer, f"is quantized in {' and '.join(names)}")
@@ -109,22 +116,10 @@ def _choose_method(rule: WeightRule, checkpoint: Checkpoint, compute_dtype: str)
         raise _unsupported(checkpoint, layer, "is quantized, which only decoder layers can be")
     if kept.activation_scale != STATIC:
         return DynamicMethod(layer)
-    inputs = {_read_input(source, checkpoint) for source in rule.sources}
-    if len(inputs) > 1:
-        found = ", ".join(f"{one.scale:.6g} and {one.offset:g}" for one in inputs)
-        raise _unsupported(checkpoint, layer, f"rounds one input by several scales ({found})")
     (static_input,) = inputs
+    assert static_input is not None
     check_static_input(layer, static_input, compute_dtype)
     return StaticMethod(layer, static_input)
-
-
-def _read_input(source: SourceTensor, checkpoint: Checkpoint) -> StaticInput:
-    """How a matrix's activations are rounded, without reading any of its rows."""
-    assert source.linear is not None
-    no_rows = Piece(range(0), range(source.linear.shape[1]))
-    activation = checkpoint.quantized_view(source.name, source.linear, no_rows).read_activation()
-    assert activation is not None
-    return StaticInput.of(activation)
 
 
 def _unsupported(checkpoint: Checkpoint, layer: str, problem: str) -> UnsupportedError:

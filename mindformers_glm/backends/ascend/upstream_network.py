@@ -40,6 +40,7 @@ from mindformers_glm.weights.rules import (
     build_rules,
     check_rules,
     list_schemes,
+    list_shifted_norms,
     resolve_attention_bias,
 )
 from mindformers_glm.weights.shards import WEIGHT_FORMATS
@@ -172,7 +173,8 @@ def _read_run(
         rules = build_rules(config, cuts, weights.quantized)
         check_rules(rules, weights)
         kept = {name: keep_integers(stored) for name, stored in list_schemes(rules).items()}
-    settings = RunnerSettings.for_config(config, "bfloat16", kept, **run)
+    shifted = list_shifted_norms(rules)
+    settings = RunnerSettings.for_config(config, "bfloat16", kept, shifted, **run)
     check_supported(config, settings, processor_name())
     if weights is None:
         return settings, None

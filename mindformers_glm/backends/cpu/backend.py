@@ -17,7 +17,6 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
-from mindformers_glm.core.quantization_scheme import GROUP, describe_obstacle
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.host import Host
 from mindformers_glm.system.log import note
@@ -78,11 +77,7 @@ class CpuBackend:
         return _share_host_once(group).available_memory(own_bytes)
 
     def check_supported(self, config: GlmConfig, settings: RunnerSettings) -> None:
-        """See Backend; of what a checkpoint says it lacks products with the integers of its own."""
-        schemes = reversed(settings.stored_schemes or ())
-        names = {s.name: layer for layer, s in schemes if s and s.activation_scale != GROUP}
-        if obstacle := describe_obstacle(names):
-            raise UnsupportedError(f"{obstacle}.")
+        """See Backend; it runs whatever the config and the settings can say."""
 
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""

@@ -105,6 +105,13 @@ def test_other_schemes_are_refused_by_name_with_their_layer(scheme: Quantization
         check_stored(scheme)
 
 
+def test_a_norm_with_a_bias_is_refused() -> None:
+    shifted = ("decoder.layers.0.self_attention.linear_qkv",)
+    settings = RunnerSettings.for_config(GLM_9B, "float16", {}, shifted, params_dtype="float16")
+    with pytest.raises(UnsupportedError, match="a bias of a norm, which anti-outlier has made"):
+        check_supported(GLM_9B, settings, "ascend910b")
+
+
 def test_an_atlas_300i_duo_has_no_scale_of_each_token() -> None:
     with pytest.raises(UnsupportedError, match=r"W8A8_DYNAMIC\) on an Atlas 300I Duo"):
         check_stored(_W8A8_DYNAMIC, ATLAS_300I)
