@@ -37,6 +37,7 @@ OF_THE_TOOL = {
     "glm4_w8a8_safe_tensor": 3e-3,
     "glm4_w8a8s_lowbit": 1e-2,
     "chatglm_w8a8": 3e-2,
+    "chatglm_w8a8_numpy": 3e-2,
     "glm_w8a8": 3e-2,
 }
 # The tools simulate other roundings of tokens than a card's (8.4e-3, 7.2e-3).
