@@ -445,14 +445,16 @@ CHATGLM = {
     "chatglm-int8": Case(_chatglm(8), {"quantization_bit": 8}, is_kept=True),
 }
 WITH_ACTIVATIONS = {
-    "slim-w8a8": Case(_slim_static(np.float32), kind="W8A8", description=_NEW),
-    "slim-w8a8-int64": Case(_slim_static(np.int64), kind="W8A8"),
-    "slim-w8a8-mix": Case(_slim_static(np.float32), kind="W8A8_MIX", description=_NEW),
-    "slim-w8a8s": Case(_slim_static(np.int64, False), kind="W8A8S", description=_NEW),
-    "slim-w8a8-dynamic": Case(_slim(8), kind="W8A8_DYNAMIC", description=_NEW),
-    "slim-w4a8-dynamic": Case(
-        _slim_w4a8, kind="W4A8_DYNAMIC", description=_NEW | {"group_size": GROUP}
+    "slim-w8a8": Case(_slim_static(np.float32), kind="W8A8", description=_NEW, is_kept=True),
+    "slim-w8a8-int64": Case(_slim_static(np.int64), kind="W8A8", is_kept=True),
+    "slim-w8a8-mix": Case(
+        _slim_static(np.float32), kind="W8A8_MIX", description=_NEW, is_kept=True
     ),
-    "ct-w8a8-dynamic": Case(_int8_ct(False), _ct_keys("int-quantized", {}, _TOKEN)),
-    "ct-w8a8-static": Case(_int8_ct(True), _ct_keys("int-quantized", {}, _TENSOR)),
+    "slim-w8a8s": Case(_slim_static(np.int64, False), kind="W8A8S", description=_NEW, is_kept=True),
+    "slim-w8a8-dynamic": Case(_slim(8), kind="W8A8_DYNAMIC", description=_NEW, is_kept=True),
+    "slim-w4a8-dynamic": Case(
+        _slim_w4a8, kind="W4A8_DYNAMIC", description=_NEW | {"group_size": GROUP}, is_kept=True
+    ),
+    "ct-w8a8-dynamic": Case(_int8_ct(False), _ct_keys("int-quantized", {}, _TOKEN), is_kept=True),
+    "ct-w8a8-static": Case(_int8_ct(True), _ct_keys("int-quantized", {}, _TENSOR), is_kept=True),
 }

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.quantized_linear import DYNAMIC, StaticActivation
+from mindformers_glm.core.quantized_linear import DYNAMIC, MIXED, StaticActivation
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.quantized_view import QuantizedView
@@ -38,6 +38,7 @@ def put_into(
     folder: Path,
     tokens: str = "card",
     is_simulated: bool = False,
+    num_prompt: int | None = None,
     num_cards: int = 1,
 ) -> None:
     """Replace a float model's linear layers by those of a quantized folder.
@@ -48,8 +49,13 @@ def put_into(
             each element a scale of its own, its magnitude / 127.5, whatever the strategy says.
         is_simulated: static activations as msModelSlim simulates them: in float, with the float
             bias in place of quant_bias, whose integers round it.
+<<<<<<< HEAD
         num_cards: each has its part of the columns of o_proj and down_proj, and rounds tokens by
             the largest element of that part.
+=======
+        num_prompt: W8A8_MIX: tokens before are rounded one by one, others statically; None: all
+            are a prompt's.
+>>>>>>> intact
     """
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder, find_format=find_format) as checkpoint:
@@ -63,8 +69,9 @@ def put_into(
                 module = model.get_submodule(name)
                 assert isinstance(module, nn.Linear)
                 parts = num_cards if name.endswith(("o_proj", "down_proj")) else 1
-                forward = _forward_of(views, module.bias, tokens, is_simulated, parts)
-                module.forward = forward  # type: ignore[method-assign]
+                module.forward = _forward_of(  # type: ignore[method-assign]
+                    views, module.bias, tokens, is_simulated, num_prompt, parts
+                )
 
 
 def _float_parts(rule: WeightRule, checkpoint: Checkpoint) -> Iterator[tuple[str, np.ndarray]]:
@@ -115,22 +122,29 @@ def _forward_of(
     bias: nn.Parameter | None,
     tokens: str,
     is_simulated: bool,
+    num_prompt: int | None,
     num_parts: int,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     rows = [rows for view in views for _, rows in view.quantized_chunks()]
     weight = np.concatenate([part.dequantized() for part in rows])
     codes = np.concatenate([part.codes for part in rows]).astype(np.float64)
     static = [view.read_activation() for view in views]
-    is_dynamic = views[0].linear.scheme.activation == DYNAMIC
+    activation = views[0].linear.scheme.activation
     added = 0.0 if bias is None else bias.detach().numpy()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         values = x.detach().numpy()
+        if activation == MIXED:
+            by_token = _round_tokens(values, tokens) @ weight.T + added
+            given = _static(values, codes, [s for s in static if s], added)
+            is_prompt = np.arange(values.shape[-2]) < (num_prompt or values.shape[-2])
+            joined = np.where(is_prompt[:, None], by_token, given)
+            return torch.from_numpy(joined.astype(np.float32))
         if static[0] is not None and is_simulated:
             values = _round_static(values, static[0]) * np.float32(static[0].input_scale)
         elif static[0] is not None:
             return torch.from_numpy(_static(values, codes, [s for s in static if s], added))
-        elif is_dynamic:
+        elif activation == DYNAMIC:
             parts = np.split(values, num_parts, axis=-1)
             values = np.concatenate([_round_tokens(part, tokens) for part in parts], axis=-1)
         return torch.from_numpy((values @ weight.T + added).astype(np.float32))

@@ -65,31 +65,40 @@ def test_ranks_answer_as_one_process_does(
 
 
 # Groups of 128 columns lie across the ranks' heads, and g_idx sends columns anywhere (as float).
-STORED = {"slim-w4a16": 1e-3, "gptq-v2-reordered-asymmetric": 1e-4}
+_WEIGHT_ONLY = {"slim-w4a16": 1e-3, "gptq-v2-reordered-asymmetric": 1e-4}
+# Where 8 bits round the other way, for a sum in another order; a rank's tokens have the scales of
+# its own columns besides.
+_STATIC = {"slim-w8a8": 2e-2, "ct-w8a8-static": 2e-2}
+_BY_TOKEN = {"slim-w8a8-dynamic": 4e-2, "slim-w4a8-dynamic": 4e-2, "slim-w8a8-mix": 4e-2}
+STORED = {2: _WEIGHT_ONLY | _STATIC | _BY_TOKEN, 4: _STATIC | _BY_TOKEN}
 
 
+@pytest.mark.parametrize("size", STORED)
 def test_ranks_share_a_folder_that_is_quantized_already(
-    launch: Launcher, work: Path, tmp_path: Path
+    launch: Launcher, work: Path, tmp_path: Path, size: int
 ) -> None:
     from tests import quantized_folders
     from tests.model.hf_oracle import save_random_checkpoint
 
     sizes = CHANGES | {"intermediate_size": 320, "tie_word_embeddings": False}
     whole = save_random_checkpoint(tmp_path / "whole", **sizes)
-    for name in STORED:
-        quantized_folders.write(whole, tmp_path / name, quantized_folders.WEIGHT_ONLY[name])
+    cases = quantized_folders.WEIGHT_ONLY | quantized_folders.WITH_ACTIVATIONS
+    for name in STORED[size]:
+        quantized_folders.write(whole, tmp_path / name, cases[name])
     shutil.copy(WORKER, work)
     environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}
-    wanted = [f"{tmp_path / name}={name}" for name in STORED]
+    wanted = [f"{tmp_path / name}={name}" for name in STORED[size]]
     alone = [sys.executable, WORKER.name, "1", *wanted]
     subprocess.run(alone, cwd=work, env=environment, check=True)
-    ended = launch(f"{WORKER.name} 2 {' '.join(wanted)}", "2", GLOG_v="3").wait(timeout_s=300)
+    command = f"{WORKER.name} {size} {' '.join(wanted)}"
+    ended = launch(command, str(size), GLOG_v="3").wait(timeout_s=300)
     assert ended.exit_code == 0, ended.stderr
-    for name, bound in STORED.items():
+    for name, bound in STORED[size].items():
         expected = np.load(work / f"{name}-1-0.npz")
-        for rank in range(2):
-            found = np.load(work / f"{name}-2-{rank}.npz")
-            assert relative_error(found["logits"], expected["logits"]) < bound, name
+        for rank in range(size):
+            found = np.load(work / f"{name}-{size}-{rank}.npz")
+            error = relative_error(found["logits"], expected["logits"])
+            assert error < bound, (name, error)
             _assert_equal_or_close(found["tokens"], expected, bound)
 
 
