@@ -49,13 +49,10 @@ def put_into(
             each element a scale of its own, its magnitude / 127.5, whatever the strategy says.
         is_simulated: static activations as msModelSlim simulates them: in float, with the float
             bias in place of quant_bias, whose integers round it.
-<<<<<<< HEAD
         num_cards: each has its part of the columns of o_proj and down_proj, and rounds tokens by
             the largest element of that part.
-=======
         num_prompt: W8A8_MIX: tokens before are rounded one by one, others statically; None: all
             are a prompt's.
->>>>>>> intact
     """
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder, find_format=find_format) as checkpoint:
