@@ -1,6 +1,7 @@
 """How much device memory upstream's network needs, from its config alone."""
 
 from mindformers_glm.backends.ascend.split import upstream_part
+from mindformers_glm.backends.ascend.support import runs_integers
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import partition
@@ -65,8 +66,9 @@ def _count_linear_bytes(
     settings: RunnerSettings, name: str, num_rows: int, num_columns: int
 ) -> int:
     """Bytes of a layer's matrix on one rank, and of what lies beside its integers."""
-    # Not settings.scheme_of: what else a run may ask for is refused here.
-    if (scheme := dict(settings.stored_schemes or ()).get(name)) is None:
+    # Not settings.scheme_of: what else a run or a checkpoint may ask for is refused.
+    scheme = dict(settings.stored_schemes or ()).get(name)
+    if scheme is None or not runs_integers(scheme):
         return num_rows * num_columns * DTYPE_BYTES[settings.params_dtype]
     row_bytes = _TOKEN_ROW_BYTES
     if scheme.activation_scale == STATIC:
