@@ -1,6 +1,6 @@
 """Export upstream's network as MindIR with Ascend's real operators; prints a line for each graph.
 
-    export_steps.py FOLDER...      (named as their dialects, or W8A8 and W8A8_DYNAMIC)
+    export_steps.py FOLDER...      (named as their dialects, or their schemes)
 
 Exporting stops before kernels are chosen, so it works on a CPU, and what the operators check of
 types and shapes is checked. Every one of FAULTS is a call that they refuse. Others they let through
@@ -111,6 +111,11 @@ WRONG_TYPES: dict[str, dict[str, tuple[str, Any]]] = {
     "W8A8_DYNAMIC": {
         "a weight in bfloat16": ("weight", ms.bfloat16),
         "w_scale in float16": ("w_scale", ms.float16),
+    },
+    "W8A16": {
+        "a weight in float16": ("weight", ms.float16),
+        "w_scale in float32": ("w_scale", ms.float32),
+        "w_offset in int8": ("w_offset", ms.int8),
     },
 }
 

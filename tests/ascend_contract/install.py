@@ -52,6 +52,7 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
         mock.patch.object(integer_methods, "QuantV2", made.QuantV2),
         mock.patch.object(integer_methods, "DynamicQuantExt", made.DynamicQuantExt),
         mock.patch.object(integer_methods, "QuantBatchMatmul", made.QuantBatchMatmul),
+        mock.patch.object(integer_methods, "WeightQuantBatchMatmul", made.WeightQuantBatchMatmul),
         # Upstream keeps rotary tables, and the operators in them, for the whole process.
         mock.patch.dict(_ROPE_DICT, clear=True),
         # A CPU has no streams to wait for, and no pool of device memory.
@@ -265,6 +266,25 @@ class _Operators:
                     references.quant_batch_matmul(*given, **self._attributes, dtype=self._dtype)
                 )
 
+        class WeightQuantBatchMatmul:
+            def __init__(
+                self,
+                transpose_x: bool = False,
+                transpose_weight: bool = False,
+                antiquant_group_size: int = 0,
+            ) -> None:
+                self._attributes = {
+                    "transpose_x": transpose_x,
+                    "transpose_weight": transpose_weight,
+                    "antiquant_group_size": antiquant_group_size,
+                }
+
+            def __call__(self, *tensors: Tensor | None) -> Tensor:
+                calls["WeightQuantBatchMatmul"] += 1
+                given = _arrays(*tensors)
+                return Tensor(references.weight_quant_batch_matmul(*given, **self._attributes))
+
+        self.WeightQuantBatchMatmul = WeightQuantBatchMatmul
         self.QuantV2 = QuantV2
         self.DynamicQuantExt = DynamicQuantExt
         self.QuantBatchMatmul = QuantBatchMatmul

@@ -399,6 +399,49 @@ def quant_batch_matmul(
     return result.astype(np.float16 if key[0] == "float16" else np.float32)
 
 
+def weight_quant_batch_matmul(
+    x: np.ndarray,
+    weight: np.ndarray,
+    antiquant_scale: np.ndarray,
+    antiquant_offset: np.ndarray | None,
+    quant_scale: None,
+    quant_offset: None,
+    bias: None,
+    *,
+    transpose_x: bool,
+    transpose_weight: bool,
+    antiquant_group_size: int,
+) -> np.ndarray:
+    """x ((weight + antiquant_offset) * antiquant_scale)^T, in the type of x.
+
+    Args:
+        x: [rows, columns]; weight: int8 [outputs, columns].
+        antiquant_scale, antiquant_offset: [outputs], in the type of x.
+        bias: none here: CANN wants float32 beside bfloat16, MindSpore bfloat16.
+    Source: `mindspore.ops.auto_generate.WeightQuantBatchMatmul`; CANN,
+        aclnnWeightQuantBatchMatmulV2 by channels on Atlas A2 and A3.
+    """
+    require(not transpose_x and transpose_weight, f"layouts {transpose_x} {transpose_weight}")
+    require(antiquant_group_size == 0, f"groups of {antiquant_group_size}")
+    require(x.dtype in (np.float16, np.float32), f"x is {x.dtype}")
+    require(weight.dtype == np.int8, f"weight is {weight.dtype}")
+    require(x.ndim == weight.ndim == 2, f"x has {x.ndim} axes, weight {weight.ndim}")
+    require(x.shape[1] == weight.shape[1], f"x is {x.shape}, weight {weight.shape}")
+    require(max(weight.shape) <= _LARGEST_LAST_AXIS, f"weight is {weight.shape}")
+    require(len(x) > 0, "no rows")
+    _require_types(x, antiquant_scale=antiquant_scale)
+    require(antiquant_scale.shape == (len(weight),), f"antiquant_scale {antiquant_scale.shape}")
+    is_known = all(given is None for given in (quant_scale, quant_offset, bias))
+    require(is_known, "an input that is not known here")
+    wide = weight.astype(np.float32)
+    if antiquant_offset is not None:
+        _require_types(x, antiquant_offset=antiquant_offset)
+        require(antiquant_offset.shape == antiquant_scale.shape, f"{antiquant_offset.shape}")
+        wide += antiquant_offset.astype(np.float32)[:, None]
+    wide *= antiquant_scale.astype(np.float32)[:, None]
+    return (x.astype(np.float32) @ wide.T).astype(x.dtype)
+
+
 def _require_scale(scale_value: float, head_dim: int) -> None:
     """What GLM wants; the operators take any."""
     require(abs(scale_value * head_dim**0.5 - 1) < 1e-6, f"scale {scale_value} of {head_dim}")

@@ -10,7 +10,11 @@ from tests.model import hf_oracle
 from tests.model.chatglm_layout import to_chatglm
 
 DTYPES = ("bfloat16", "float16")
-QUANTIZED = {"W8A8": "slim-w8a8", "W8A8_DYNAMIC": "slim-w8a8-dynamic"}
+QUANTIZED = {
+    "W8A8": "slim-w8a8",
+    "W8A8_DYNAMIC": "slim-w8a8-dynamic",
+    "W8A16": "slim-w8a16-asymmetric",
+}
 ALL_STEPS = ("prefill", "decode", "chunks", "logits")
 
 
@@ -24,7 +28,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     source = folder / "with biases"
     hf_oracle.save_random_checkpoint(source, num_hidden_layers=1, attention_bias=True)
     for name, case in QUANTIZED.items():
-        quantized_folders.write(source, folder / name, quantized_folders.WITH_ACTIVATIONS[case])
+        cases = quantized_folders.WEIGHT_ONLY | quantized_folders.WITH_ACTIVATIONS
+        quantized_folders.write(source, folder / name, cases[case])
     folders = [str(folder / name) for name in ("glm4", "glm", "chatglm", *QUANTIZED)]
     lines = run_python("tests/ascend_contract/export_steps.py", *folders)
     return dict(line.split(" = ", 1) for line in lines if " = " in line)
@@ -75,6 +80,9 @@ def test_the_operators_take_our_calls_with_sizes_left_open(
         ("W8A8: quant_bias in int64", "QuantBatchMatmul"),
         ("W8A8_DYNAMIC: a weight in bfloat16", "QuantBatchMatmul"),
         ("W8A8_DYNAMIC: w_scale in float16", "QuantBatchMatmul"),
+        ("W8A16: a weight in float16", "WeightQuantBatchMatmul"),
+        ("W8A16: w_scale in float32", "WeightQuantBatchMatmul"),
+        ("W8A16: w_offset in int8", "WeightQuantBatchMatmul"),
     ],
 )
 def test_a_wrong_call_is_refused_by_its_operator(

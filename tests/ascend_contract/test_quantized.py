@@ -30,11 +30,14 @@ STATIC_CALLS, DYNAMIC_CALLS = (
     ("QuantV2", "QuantBatchMatmul"),
     ("DynamicQuantExt", "QuantBatchMatmul"),
 )
+WEIGHT_ONLY_CALLS = ("WeightQuantBatchMatmul",)
 # The bounds of issue 16; GLM and ChatGLM with outliers as test_quantized_fixtures.py has them.
 OF_THE_TOOL = {
     "glm4_w8a8": 3e-3,
     "glm4_w8a8_bf16": 3e-3,
     "glm4_w8a8_safe_tensor": 3e-3,
+    "glm4_w8a16": 1e-4,
+    "glm4_w8a16_sharded": 1e-4,
     "glm4_w8a8s_lowbit": 1e-2,
     "chatglm_w8a8": 3e-2,
     "chatglm_w8a8_numpy": 3e-2,
@@ -52,13 +55,17 @@ CASES = {
     "ct-w8a8-static": STATIC_CALLS,
     "slim-w8a8-dynamic": DYNAMIC_CALLS,
     "ct-w8a8-dynamic": DYNAMIC_CALLS,
+    "slim-w8a16": WEIGHT_ONLY_CALLS,
+    "slim-w8a16-asymmetric": WEIGHT_ONLY_CALLS,
+    "ct-w8a16": WEIGHT_ONLY_CALLS,
+    "gptq-int8-whole-rows": WEIGHT_ONLY_CALLS,
 }
+DIALECT_CASES = ("slim-w8a8", "slim-w8a8-dynamic", "slim-w8a16-asymmetric")
 REFUSED = {
     "slim-w8a8-mix": "w8a8_mixed",
     "slim-w4a8-dynamic": "w4a8_token",
-    "slim-w8a16": "w8a16",
+    "ct-w8a16-groups": "w8a16",
     "slim-w4a16-groups": "w4a16",
-    "slim-w8a16-asymmetric": "w8a16",
     "gptq-v1-reordered": "w4a16",
     "gptq-int2": "W2A16",
     "ct-fp8": "FP8",
@@ -70,7 +77,7 @@ def write(tmp_path: Path, name: str, dialect: str = "glm4", **changes: Any) -> t
     model_type = "glm" if dialect == "chatglm" else dialect
     source = hf_oracle.save_random_checkpoint(tmp_path / "hf", model_type=model_type, **changes)
     as_stored = to_chatglm(source, tmp_path / "stored") if dialect == "chatglm" else source
-    case = (folders.WEIGHT_ONLY | folders.WITH_ACTIVATIONS)[name]
+    case = (folders.WEIGHT_ONLY | folders.CHATGLM | folders.WITH_ACTIVATIONS)[name]
     folders.write(as_stored, tmp_path / "quantized", case)
     return tmp_path / "quantized", source
 
@@ -109,8 +116,13 @@ def test_each_kind_of_step_has_the_logits_of_a_cards_arithmetic(
     runner.close()
 
 
-@pytest.mark.parametrize("name", ["slim-w8a8", "slim-w8a8-dynamic"])
-@pytest.mark.parametrize("dialect", ["glm", "chatglm"])
+@pytest.mark.parametrize(
+    ("dialect", "name"),
+    [
+        *((dialect, name) for dialect in ("glm", "chatglm") for name in DIALECT_CASES),
+        ("chatglm", "chatglm-int8"),
+    ],
+)
 def test_other_dialects_have_them_too(
     dialect: str, name: str, calls: Counter[str], tmp_path: Path
 ) -> None:

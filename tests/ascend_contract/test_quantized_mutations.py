@@ -12,6 +12,7 @@ from mindformers_glm.backends.ascend.integer_methods import (
     DynamicMethod,
     IntegerMethod,
     StaticMethod,
+    WeightOnlyMethod,
 )
 from tests import quantized_folders as folders
 from tests.ascend_contract.install import in_pynative_mode
@@ -22,6 +23,7 @@ from tests.model import hf_oracle
 Arrays = dict[str, np.ndarray]
 Change = Callable[[Arrays], Any]
 _FOUND = 2e-2  # one activation rounded the other way makes 3e-3
+CASES = folders.WEIGHT_ONLY | folders.WITH_ACTIVATIONS
 _STEPS = {name: STEPS[name] for name in ("four prompts", "an answer each")}
 
 
@@ -61,6 +63,12 @@ FILLED: dict[str, dict[str, Change]] = {
         "rows in another order": _map("weight", _roll),
         "codes of the other sign": _map("weight", np.invert),
     },
+    "slim-w8a16-asymmetric": {
+        "scales in another order": _map("w_scale", _roll),
+        "offsets of the other sign": _map("w_offset", np.negative),
+        "no offsets": _map("w_offset", np.zeros_like),
+        "scales and offsets confused": _swap("w_scale", "w_offset"),
+    },
 }
 
 
@@ -93,13 +101,16 @@ def _product(change: Callable[..., tuple[Any, ...]]) -> Callable[[pytest.MonkeyP
     return mutate
 
 
-def _without_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    apply = DynamicMethod.apply
-    monkeypatch.setattr(
-        DynamicMethod,
-        "apply",
-        lambda self, layer, x, weight, bias=None: apply(self, layer, x, weight, None),
-    )
+def _without_bias(method: type[IntegerMethod]) -> Callable[[pytest.MonkeyPatch], None]:
+    def mutate(monkeypatch: pytest.MonkeyPatch) -> None:
+        apply = method.apply
+        monkeypatch.setattr(
+            method,
+            "apply",
+            lambda self, layer, x, weight, bias=None: apply(self, layer, x, weight, None),
+        )
+
+    return mutate
 
 
 CALLED: dict[str, dict[str, Callable[[pytest.MonkeyPatch], None]]] = {
@@ -126,7 +137,14 @@ CALLED: dict[str, dict[str, Callable[[pytest.MonkeyPatch], None]]] = {
         "the tokens' scale as a bias": _product(
             lambda x, w, scale, offset, bias, token: (x, w, scale, None, token, None)
         ),
-        "the float bias is left out": _without_bias,
+        "the float bias is left out": _without_bias(DynamicMethod),
+    },
+    "slim-w8a16-asymmetric": {
+        "the float bias is left out": _without_bias(WeightOnlyMethod),
+        "no offsets": _product(lambda x, w, scale, offset, *others: (x, w, scale, None, *others)),
+        "offsets of another type": _product(
+            lambda x, w, scale, offset, *others: (x, w, scale, offset.half(), *others)
+        ),
     },
 }
 
@@ -148,7 +166,7 @@ def made(
 
     def make(name: str) -> tuple[Path, KnownSequences]:
         if name not in known:
-            folders.write(source, root / name, folders.WITH_ACTIVATIONS[name])
+            folders.write(source, root / name, CASES[name])
             known[name] = root / name, KnownSequences(source, root / name)
         return known[name]
 

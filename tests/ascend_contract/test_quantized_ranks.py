@@ -33,11 +33,15 @@ ROW_PARALLEL = ("self_attention.linear_proj", "mlp.linear_fc2")
 SIZES = [1, 2, 4, 8]
 
 
-@pytest.fixture(scope="module", params=["slim-w8a8-int64", "slim-w8a8-dynamic", "ct-w8a8-static"])
+CASES = folders.WEIGHT_ONLY | folders.WITH_ACTIVATIONS
+NAMES = ("slim-w8a8-int64", "slim-w8a8-dynamic", "ct-w8a8-static", "slim-w8a16-asymmetric")
+
+
+@pytest.fixture(scope="module", params=NAMES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp(request.param)
     source = hf_oracle.save_random_checkpoint(root / "hf", attention_bias=True, **CHANGES)
-    folders.write(source, root / "quantized", folders.WITH_ACTIVATIONS[request.param])
+    folders.write(source, root / "quantized", CASES[request.param])
     return root / "quantized"
 
 
@@ -64,6 +68,7 @@ class Stored:
     def __init__(self, folder: Path) -> None:
         (file,) = folder.glob("*.safetensors")
         self._tensors = load_file(file)
+        self._is_weight_only = "w8a16" in file.name
 
     def expected(self, layer: str, dtype: str, size: int, rank: int) -> dict[str, np.ndarray]:
         theirs = {
@@ -75,26 +80,22 @@ class Stored:
         parts = [self._of_rank(layer, name, size, rank) for name in theirs]
         stacked = {
             name: np.concatenate([part[name] for part in parts])
-            for name in ("weight", "weight_scale", "deq_scale", "quant_bias")
+            for name in ("weight", "weight_scale", "weight_offset", "deq_scale", "quant_bias")
             if name in parts[0]
         }
         found = {"weight": stacked["weight"]}
+        if self._is_weight_only:
+            scale, offset = stacked["weight_scale"][:, 0], stacked["weight_offset"][:, 0]
+            return found | {"w_scale": _cast(scale, dtype), "w_offset": _cast(-offset, dtype)}
         if "input_scale" not in parts[0]:
             return found | {"w_scale": stacked["weight_scale"][:, 0]}
-        to = getattr(torch, dtype)
         deq_scale = stacked["deq_scale"]
         found["deq_scale"] = deq_scale.view(np.int32).astype(np.int64)
         if dtype != "float16":
             found["deq_scale"] = deq_scale
         found["quant_bias"] = stacked["quant_bias"]
-        for name, value in (
-            ("input_scale", 1 / parts[0]["input_scale"]),
-            ("input_offset", parts[0]["input_offset"]),
-        ):
-            tensor = torch.from_numpy(value.astype(np.float32)).to(to)
-            is_bits = dtype == "bfloat16"
-            found[name] = tensor.view(torch.uint16).numpy() if is_bits else tensor.numpy()
-        return found
+        found["input_scale"] = _cast(1 / parts[0]["input_scale"], dtype)
+        return found | {"input_offset": _cast(parts[0]["input_offset"], dtype)}
 
     def _of_rank(self, layer: str, name: str, size: int, rank: int) -> dict[str, np.ndarray]:
         prefix = f"model.layers.1.{name}."
@@ -117,6 +118,12 @@ class Stored:
                 own["quant_bias"] = np.zeros_like(own["quant_bias"])
             return own
         return own | {key: _rows(t, name, size, rank) for key, t in by_row.items()}
+
+
+def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
+    """By torch; bits of bfloat16, which NumPy has not."""
+    tensor = torch.from_numpy(array.astype(np.float32)).to(getattr(torch, dtype))
+    return (tensor.view(torch.uint16) if dtype == "bfloat16" else tensor).numpy()
 
 
 def _rows(array: np.ndarray, name: str, size: int, rank: int) -> np.ndarray:
@@ -165,7 +172,7 @@ def test_a_quant_bias_on_every_rank_is_found(
         self._has_quant_bias = True
 
     monkeypatch.setattr(IntegerMethod, "create_weights", mutated)
-    is_static = "dynamic" not in str(folder)
+    is_static = any(f"{name}0" in folder.parts for name in ("slim-w8a8-int64", "ct-w8a8-static"))
     assert (_difference_of_sums(folder, "mlp.linear_fc2", 2) > 1e-3) == is_static
 
 
@@ -190,9 +197,9 @@ def _difference_of_sums(folder: Path, layer: str, size: int) -> float:
 def test_processes_have_the_logits_of_as_many_cards(size: int, tmp_path: Path) -> None:
     """With tokens rounded by each card's part of them; static scales are one process's."""
     source = hf_oracle.save_random_checkpoint(tmp_path / "hf", **CHANGES)
-    cases = ("slim-w8a8", "slim-w8a8-dynamic", "ct-w8a8-static")
+    cases = ("slim-w8a8", "slim-w8a8-dynamic", "ct-w8a8-static", "slim-w8a16-asymmetric")
     for name in cases:
-        folders.write(source, tmp_path / name, folders.WITH_ACTIVATIONS[name])
+        folders.write(source, tmp_path / name, CASES[name])
     words = " ".join(str(tmp_path / name) for name in cases)
     command = f"{split_worker.__file__} {size} {words}"
     ended = Job(tmp_path, command, str(size), GLOG_v="3").wait(timeout_s=300)

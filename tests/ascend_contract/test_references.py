@@ -119,6 +119,20 @@ def _quant_batch_matmul() -> Call:
     }
 
 
+def _weight_quant_batch_matmul() -> Call:
+    rng = np.random.default_rng(8)
+    return {
+        "x": _rows(rng, 3, 1),
+        "weight": rng.integers(-128, 128, (5, HEAD_DIM)).astype(np.int8),
+        "antiquant_scale": rng.uniform(1e-3, 1e-2, 5).astype(np.float16),
+        "antiquant_offset": np.float16([-3, 0, 1, 2, 5]),
+        **dict.fromkeys(("quant_scale", "quant_offset", "bias")),
+        "transpose_x": False,
+        "transpose_weight": True,
+        "antiquant_group_size": 0,
+    }
+
+
 def _check_lengths() -> Call:
     return {
         "batch_valid_length": np.int32([6, 1]),
@@ -294,6 +308,23 @@ MUTATIONS: dict[Callable[[], Call], dict[str, Change]] = {
         "a token's scale with an axis": lambda call: call.update(
             scale=np.ones(5, np.float32), pertoken_scale=np.ones((3, 1), np.float32)
         ),
+    },
+    _weight_quant_batch_matmul: {
+        "activations of integers": _map("x", lambda x: x.astype(np.int8)),
+        "activations with three axes": _map("x", lambda x: x[None]),
+        "no activations": _map("x", lambda x: x[:0]),
+        "a weight in float16": _map("weight", lambda weight: weight.astype(np.float16)),
+        "a weight by columns": _map("weight", np.transpose),
+        "a weight by columns, told so": lambda call: call.update(
+            weight=call["weight"].T, transpose_weight=False
+        ),
+        "a scale in float32 for float16": _map("antiquant_scale", _float32),
+        "a scale too few": _map("antiquant_scale", lambda scale: scale[:-1]),
+        "a scale by rows": _map("antiquant_scale", lambda scale: scale[:, None]),
+        "an offset in int8": _map("antiquant_offset", lambda offset: offset.astype(np.int8)),
+        "an offset too few": _map("antiquant_offset", lambda offset: offset[:-1]),
+        "groups": _set("antiquant_group_size", 32),
+        "a bias": _set("bias", np.zeros(5, np.float16)),
     },
     _check_lengths: {
         "lengths without the new tokens": _set("batch_valid_length", np.int32([4, 0])),

@@ -15,7 +15,7 @@ _LIVE_HIDDEN_STATES = 4
 # Rows whose logits are on the device at once: a step of guesses, or of `LLM.logits`, has more.
 MAX_SAMPLES = 128
 # Beside a row of int8: its scale in float32; where activations are static an int32 as well, and
-# the scale is an int64 for products in float16.
+# the scale is an int64 for products in float16. Where they are float, scale and offset are as they.
 _TOKEN_ROW_BYTES, _STATIC_ROW_BYTES, _LONG_SCALE_BYTES = 4, 8, 4
 _ROTARY_TABLES = 4  # cos and sin, and upstream makes a pair for prompts and one for answers
 
@@ -71,7 +71,9 @@ def _count_linear_bytes(
     if scheme is None or not runs_integers(scheme):
         return num_rows * num_columns * DTYPE_BYTES[settings.params_dtype]
     row_bytes = _TOKEN_ROW_BYTES
-    if scheme.activation_scale == STATIC:
+    if scheme.activation_bits == 16:
+        row_bytes = (1 + scheme.has_zeros) * DTYPE_BYTES[settings.compute_dtype]
+    elif scheme.activation_scale == STATIC:
         row_bytes = _STATIC_ROW_BYTES + _LONG_SCALE_BYTES * (settings.compute_dtype == "float16")
     return num_rows * (num_columns + row_bytes)
 

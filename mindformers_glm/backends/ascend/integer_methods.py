@@ -4,11 +4,15 @@
 |---|---|---|
 | W8A8 | QuantV2: rint(x / input_scale + input_offset) | (x W^T + quant_bias) * deq_scale |
 | W8A8_DYNAMIC | DynamicQuantExt: rint(x / s), s = absmax / 127 of a token | x W^T * w_scale * s |
+| W8A16 | they stay as they are | x ((W + w_offset) * w_scale)^T, by WeightQuantBatchMatmul |
 
 The types are those of the operators' documentation (CANN: aclnnAscendQuant, aclnnDynamicQuant, the
 table of aclnnQuantMatmulV4): QuantV2 multiplies by the reciprocal of input_scale in the type of the
 activations; deq_scale is float32 for a product in bfloat16, and for one in float16 the bits of that
-float32 in an int64, of which the card reads the upper 19. Nothing was run on a card.
+float32 in an int64, of which the card reads the upper 19. Of W8A16 (aclnnWeightQuantBatchMatmulV2)
+scales and offsets, which are added and not taken off, have the type of the activations; a bias is
+added behind it, for CANN wants a float32 one where MindSpore wants bfloat16. Nothing was run on a
+card.
 
 Not upstream's own methods (mindformers 1.7.0, quantization/golden_stick): those add a float bias
 that quant_bias has already, and take the integer that an int64 deq_scale is for its value.
@@ -26,7 +30,12 @@ from mindformers.parallel_core.inference.tensor_parallel.layers import (
 from mindspore import Parameter, Tensor, ops
 from mindspore.common.initializer import initializer
 from mindspore.common.np_dtype import bfloat16
-from mindspore.ops.auto_generate import DynamicQuantExt, QuantBatchMatmul, QuantV2
+from mindspore.ops.auto_generate import (
+    DynamicQuantExt,
+    QuantBatchMatmul,
+    QuantV2,
+    WeightQuantBatchMatmul,
+)
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.quantized_linear import StaticInput
@@ -44,10 +53,12 @@ NUMPY_DTYPES: Mapping[Any, Any] = {
 
 
 class IntegerMethod(LinearMethodBase):
-    """What both schemes share: an int8 weight [out, in] of a rank, and vectors beside it.
+    """What all schemes share: an int8 weight [out, in] of a rank, and vectors beside it.
 
     layer: its name, for people.
     """
+
+    takes_zeros = False
 
     def __init__(self, layer: str) -> None:
         super().__init__()
@@ -65,7 +76,7 @@ class IntegerMethod(LinearMethodBase):
         self._num_rows = sum(output_partition_sizes)
         self._num_columns = input_size_per_partition
         self._dtype = params_dtype
-        self.product = QuantBatchMatmul(transpose_x1=False, transpose_x2=True, dtype=params_dtype)
+        self.product = self._make_product(params_dtype)
         self.cast, self.reshape, self.add = ops.Cast(), ops.Reshape(), ops.Add()
         # All ranks' results are summed, so one of them brings what is added once.
         self._has_quant_bias = not (
@@ -88,26 +99,33 @@ class IntegerMethod(LinearMethodBase):
             CheckpointError: zero points, which the first rows did not have.
         """
         codes = np.empty((sum(view.num_rows for view in views), len(views[0].columns)), np.int8)
-        scales = np.empty(len(codes), np.float32)
+        scales, zeros = np.empty(len(codes), np.float32), np.zeros(len(codes), np.float32)
         start = 0
         for view in views:
             for first, rows in view.quantized_chunks():
-                if rows.zeros is not None:
+                part = slice(start + first, start + first + len(rows.codes))
+                codes[part], scales[part] = rows.codes, rows.scales[:, 0]
+                if rows.zeros is None:
+                    continue
+                zeros[part] = rows.zeros[:, 0]
+                if not self.takes_zeros:
                     raise CheckpointError(
                         f"{view.name} has zero points in some rows and none in the first: "
                         "download it again."
                     )
-                part = slice(start + first, start + first + len(rows.codes))
-                codes[part], scales[part] = rows.codes, rows.scales[:, 0]
             start += view.num_rows
-        return {"weight": codes, **self._read_vectors(views, scales)}
+        return {"weight": codes, **self._read_vectors(views, scales, zeros)}
+
+    def _make_product(self, dtype: Any) -> Any:
+        """The operator, of activations [rows, in] and the weight, that gives [rows, out]."""
+        return QuantBatchMatmul(transpose_x1=False, transpose_x2=True, dtype=dtype)
 
     def _vectors(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and type of the Parameters beside the weight."""
         raise NotImplementedError
 
     def _read_vectors(
-        self, views: Sequence[QuantizedView], scales: np.ndarray
+        self, views: Sequence[QuantizedView], scales: np.ndarray, zeros: np.ndarray
     ) -> dict[str, np.ndarray]:
         raise NotImplementedError
 
@@ -147,7 +165,7 @@ class StaticMethod(IntegerMethod):
         }
 
     def _read_vectors(
-        self, views: Sequence[QuantizedView], scales: np.ndarray
+        self, views: Sequence[QuantizedView], scales: np.ndarray, zeros: np.ndarray
     ) -> dict[str, np.ndarray]:
         if any(view.linear.scheme.static_input != self.static_input for view in views):
             raise UnsupportedError(
@@ -189,9 +207,42 @@ class DynamicMethod(IntegerMethod):
         return {"w_scale": ((self._num_rows,), ms.float32)}
 
     def _read_vectors(
-        self, views: Sequence[QuantizedView], scales: np.ndarray
+        self, views: Sequence[QuantizedView], scales: np.ndarray, zeros: np.ndarray
     ) -> dict[str, np.ndarray]:
         return {"w_scale": scales}
+
+
+class WeightOnlyMethod(IntegerMethod):
+    """W8A16: the operator makes a float weight of the integers while it multiplies."""
+
+    def __init__(self, layer: str, takes_zeros: bool) -> None:
+        super().__init__(layer)
+        self.takes_zeros = takes_zeros
+
+    def apply(self, layer: Any, x: Tensor, weight: Tensor, bias: Parameter | None = None) -> Tensor:
+        """See LinearMethodBase."""
+        offset = layer.w_offset if self.takes_zeros else None
+        rows = self._as_rows(layer, x)
+        output = self.product(rows, weight, layer.w_scale, offset, None, None, None)
+        if bias is not None:
+            output = self.add(output, bias)
+        return self._shaped_as(x, output)
+
+    def _make_product(self, dtype: Any) -> Any:
+        return WeightQuantBatchMatmul(
+            transpose_x=False, transpose_weight=True, antiquant_group_size=0
+        )
+
+    def _vectors(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        shape = ((self._num_rows,), self._dtype)
+        return {"w_scale": shape} | ({"w_offset": shape} if self.takes_zeros else {})
+
+    def _read_vectors(
+        self, views: Sequence[QuantizedView], scales: np.ndarray, zeros: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        numpy_dtype = NUMPY_DTYPES[self._dtype]
+        found = {"w_scale": scales.astype(numpy_dtype)}
+        return found | ({"w_offset": (-zeros).astype(numpy_dtype)} if self.takes_zeros else {})
 
 
 def check_static_input(layer: str, static_input: StaticInput, dtype: str) -> None:

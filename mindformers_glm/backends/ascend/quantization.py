@@ -20,9 +20,14 @@ from mindformers_glm.backends.ascend.integer_methods import (
     DynamicMethod,
     IntegerMethod,
     StaticMethod,
+    WeightOnlyMethod,
     check_static_input,
 )
-from mindformers_glm.backends.ascend.support import runs_integers
+from mindformers_glm.backends.ascend.support import (
+    RUNNING_SCHEMES,
+    is_integer_product,
+    runs_integers,
+)
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.quantization_scheme import STATIC, keep_integers
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -114,6 +119,8 @@ def _choose_method(rule: WeightRule, checkpoint: Checkpoint, compute_dtype: str)
         raise _unsupported(checkpoint, layer, f"is quantized in {' and '.join(names)}")
     if layer == _OUTPUT_LAYER:
         raise _unsupported(checkpoint, layer, "is quantized, which only decoder layers can be")
+    if not is_integer_product(kept):
+        return WeightOnlyMethod(layer, kept.has_zeros)
     if kept.activation_scale != STATIC:
         return DynamicMethod(layer)
     (static_input,) = inputs
@@ -125,6 +132,6 @@ def _choose_method(rule: WeightRule, checkpoint: Checkpoint, compute_dtype: str)
 def _unsupported(checkpoint: Checkpoint, layer: str, problem: str) -> UnsupportedError:
     return UnsupportedError(
         f"MindSpore Transformers' network on Ascend cannot run {checkpoint.folder}: {layer} "
-        f"{problem}; it runs W8A8 and W8A8_DYNAMIC. Take such a folder or a float one, or run with "
+        f"{problem}; it runs {RUNNING_SCHEMES}. Take such a folder or a float one, or run with "
         "--device_target CPU."
     )

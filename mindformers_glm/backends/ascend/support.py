@@ -8,6 +8,8 @@ from mindformers_glm.core.quantization_scheme import STATIC, TOKEN, Quantization
 
 # Of weights and products; the operators take no others.
 DTYPES: tuple[str, ...] = ("bfloat16", "float16")
+# Of checkpoints that are quantized already.
+RUNNING_SCHEMES = "W8A8, W8A8_DYNAMIC and W8A16 by rows"
 # PartialRotaryEmbedding puts as many ones behind the rotated columns as there are of those.
 _ROTARY_SHARE = 0.5
 # Of FlashAttentionScore (its documentation, mindspore 2.7.1: "D -- Head size").
@@ -80,8 +82,8 @@ def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, 
     }
 
 
-def runs_integers(scheme: QuantizationScheme) -> bool:
-    """Whether the network multiplies by the integers of a checkpoint's layer (W8A8)."""
+def is_integer_product(scheme: QuantizationScheme) -> bool:
+    """Whether the network multiplies integers by the integers of a checkpoint's layer (W8A8)."""
     return (
         (scheme.weight_bits, scheme.activation_bits, scheme.group_size) == (8, 8, None)
         and not (scheme.has_zeros or scheme.is_reordered)
@@ -89,12 +91,19 @@ def runs_integers(scheme: QuantizationScheme) -> bool:
     )
 
 
+def runs_integers(scheme: QuantizationScheme) -> bool:
+    """Whether the network keeps the integers of a checkpoint's layer: W8A8, W8A16 by rows."""
+    is_weight_only = (scheme.weight_bits, scheme.activation_bits) == (8, 16)
+    is_by_rows = scheme.group_size is None and not scheme.is_reordered
+    return is_integer_product(scheme) or (is_weight_only and is_by_rows)
+
+
 def _scheme_problems(settings: RunnerSettings) -> dict[str, bool]:
     """Of layers that are quantized in the checkpoint; of several with one scheme the first."""
     stored = reversed(settings.stored_schemes or ())
     names = {s.name: layer for layer, s in stored if s is not None and not runs_integers(s)}
     return {
-        f"a checkpoint quantized in {name} ({layer}; it takes W8A8 and W8A8_DYNAMIC)": True
+        f"a checkpoint quantized in {name} ({layer}; it takes {RUNNING_SCHEMES})": True
         for name, layer in names.items()
     }
 
@@ -125,4 +134,7 @@ def _processor_problems(settings: RunnerSettings, processor: str) -> dict[str, b
         # aclnnQuantMatmulV4: its table for that card has no scale of a token.
         "a scale of each token (W8A8_DYNAMIC) on an Atlas 300I Duo": is_300i
         and any(s and s.activation_scale == TOKEN for _, s in settings.stored_schemes or ()),
+        # aclnnWeightQuantBatchMatmulV2 wants other layouts of weight and scale there.
+        "float activations beside int8 weights (W8A16) on an Atlas 300I Duo": is_300i
+        and any(s and s.activation_bits == 16 for _, s in settings.stored_schemes or ()),
     }

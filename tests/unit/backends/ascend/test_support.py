@@ -78,6 +78,7 @@ def check_stored(scheme: QuantizationScheme, processor: str = "ascend910b") -> N
 
 
 _W8A8 = QuantizationScheme("W8A8", 8, 8, None, activation_scale=STATIC)
+_W8A16 = SCHEMES["w8a16"]
 _W8A8_DYNAMIC = replace(_W8A8, name="W8A8_DYNAMIC", activation_scale=TOKEN)
 
 
@@ -85,6 +86,8 @@ def test_int8_weights_with_static_scales_or_those_of_tokens_run() -> None:
     check_stored(_W8A8)
     check_stored(_W8A8, ATLAS_300I)
     check_stored(_W8A8_DYNAMIC)
+    check_stored(_W8A16)
+    check_stored(replace(_W8A16, has_zeros=True))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,8 @@ def test_int8_weights_with_static_scales_or_those_of_tokens_run() -> None:
         replace(_W8A8, name="reordered", is_reordered=True),
         replace(_W8A8, name="W4A8_DYNAMIC", weight_bits=4, activation_scale=TOKEN),
         replace(_W8A8, name="grouped", group_size=128),
-        *SCHEMES.values(),
+        *(scheme for name, scheme in SCHEMES.items() if name != "w8a16"),
+        replace(SCHEMES["w8a16"], name="by groups", group_size=128),
     ],
     ids=lambda scheme: scheme.name,
 )
@@ -115,6 +119,8 @@ def test_a_norm_with_a_bias_is_refused() -> None:
 def test_an_atlas_300i_duo_has_no_scale_of_each_token() -> None:
     with pytest.raises(UnsupportedError, match=r"W8A8_DYNAMIC\) on an Atlas 300I Duo"):
         check_stored(_W8A8_DYNAMIC, ATLAS_300I)
+    with pytest.raises(UnsupportedError, match=r"W8A16\) on an Atlas 300I Duo"):
+        check_stored(_W8A16, ATLAS_300I)
 
 
 def test_integers_take_a_byte_each_and_their_scales() -> None:
@@ -134,3 +140,5 @@ def test_integers_take_a_byte_each_and_their_scales() -> None:
     assert saved(_W8A8_DYNAMIC, "bfloat16") == rows * (columns - 4)
     assert saved(_W8A8, "bfloat16") == rows * (columns - 4 - 4)
     assert saved(_W8A8, "float16") == rows * (columns - 8 - 4)
+    assert saved(_W8A16, "float16") == rows * (columns - 2)
+    assert saved(replace(_W8A16, has_zeros=True), "bfloat16") == rows * (columns - 2 - 2)
