@@ -12,6 +12,7 @@ from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantization_scheme import (
     MIXED,
     QuantizationScheme,
+    in_precision,
     on_ranks,
     read_scheme,
 )
@@ -59,6 +60,7 @@ class RunnerSettings:
     Megatron-Core name, and the scheme that keeps its integers, None where it runs as float. No
     setting of a run either. None: the checkpoint is float.
     shifted_norms: the linear layers whose norm has a bias in such a checkpoint.
+    rounded_columns: those of whose activations each column has a scale and offset in it.
     """
 
     params_dtype: str
@@ -75,6 +77,7 @@ class RunnerSettings:
     float_layers: tuple[int, ...] = ()
     stored_schemes: tuple[tuple[str, QuantizationScheme | None], ...] | None = None
     shifted_norms: tuple[str, ...] = ()
+    rounded_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_types_together(vars(self))
@@ -105,13 +108,14 @@ class RunnerSettings:
         stored_dtype: str,
         stored_schemes: Mapping[str, QuantizationScheme | None] | None = None,
         shifted_norms: tuple[str, ...] | None = None,
+        rounded_columns: tuple[str, ...] | None = None,
         **given: Any,
     ) -> "RunnerSettings":
         """Settings for a network: `with_defaults`, and what the folder says of quantization.
 
         Args:
             stored_dtype: type of the weights where config.json names none.
-            stored_schemes, shifted_norms: see the fields.
+            stored_schemes, shifted_norms, rounded_columns: see the fields.
         """
         settings = cls.with_defaults(
             config.torch_dtype or stored_dtype, config.max_position_embeddings, **given
@@ -122,6 +126,7 @@ class RunnerSettings:
             float_layers=config.float_layers_id,
             stored_schemes=schemes,
             shifted_norms=shifted_norms or (),
+            rounded_columns=rounded_columns or (),
         )
 
     @classmethod
@@ -169,9 +174,10 @@ class RunnerSettings:
         names = [field.name for field in fields(self) if field.name not in _RUN_FIELDS]
         found = {name: getattr(self, name) for name in names}
         found["float_layers"] = list(self.float_layers)
-        del found["stored_schemes"], found["shifted_norms"]
-        if self.shifted_norms:
-            found["shifted_norms"] = list(self.shifted_norms)
+        del found["stored_schemes"]
+        for name in ("shifted_norms", "rounded_columns"):
+            if layers := found.pop(name):
+                found[name] = list(layers)
         if self.stored_schemes is not None:
             found["stored_schemes"] = {
                 name: None if scheme is None else asdict(scheme)
@@ -203,7 +209,8 @@ class RunnerSettings:
         """How a linear layer, by its Megatron-Core name, is quantized; None: it is not."""
         if self.stored_schemes is not None:
             scheme = dict(self.stored_schemes).get(layer_name)
-            return on_ranks(scheme, layer_name, self.model_parallel)
+            scheme = on_ranks(scheme, layer_name, self.model_parallel)
+            return in_precision(scheme, self.compute_dtype)
         if any(layer_name.startswith(f"decoder.layers.{number}.") for number in self.float_layers):
             return None
         return read_scheme(self.quantization, self.quantization_group_size)
@@ -215,7 +222,7 @@ class RunnerSettings:
 
 
 # What a run may say; the others come with the checkpoint.
-_OF_THE_CHECKPOINT = ("float_layers", "stored_schemes", "shifted_norms")
+_OF_THE_CHECKPOINT = ("float_layers", "stored_schemes", "shifted_norms", "rounded_columns")
 SETTING_NAMES = tuple(
     field.name for field in fields(RunnerSettings) if field.name not in _OF_THE_CHECKPOINT
 )

@@ -23,8 +23,9 @@ class QuantizationScheme:
     """How one linear layer keeps its weight and takes its products.
 
     Weights are integers of `weight_bits` times a scale. Activations are rounded to integers of
-    `activation_bits` by the kernel, row by row. What a run quantizes itself has neither zero points
-    nor another order, and scales of activations by groups; checkpoints may have more.
+    `activation_bits` by the kernel, row by row; where these are 32, they stay float32. What a run
+    quantizes itself has neither zero points nor another order, and scales of activations by groups;
+    checkpoints may have more.
 
     Attributes:
         name: what `quantization` calls it.
@@ -122,6 +123,7 @@ def _keep_integers_of(stored: StoredScheme | None) -> QuantizationScheme | None:
         or (stored.is_reordered and not stored.column_order)
         or stored.has_far_zeros
         or stored.has_float_codes
+        or (stored.num_segments > 1 and stored.activation in (DYNAMIC, MIXED))
     ):
         return None
     size = stored.group_size
@@ -130,7 +132,7 @@ def _keep_integers_of(stored: StoredScheme | None) -> QuantizationScheme | None:
         return None
     has_rows = stored.weight_bits == 8 and size is None
     group_size = None if has_rows else max(groups)
-    if stored.activation != FLOAT:
+    if stored.activation != FLOAT and not stored.has_rounded_columns:
         return _keep_activations_of(stored, group_size)
     return replace(
         SCHEMES[f"w{stored.weight_bits}a16"],
@@ -171,6 +173,22 @@ def on_ranks(
     """
     is_cut = num_ranks > 1 and layer_name.endswith(ROW_PARALLEL)
     return None if scheme is not None and scheme.is_reordered and is_cut else scheme
+
+
+def in_precision(
+    scheme: QuantizationScheme | None, compute_dtype: str
+) -> QuantizationScheme | None:
+    """The scheme of a checkpoint's layer in a run: float32 products take activations as they are.
+
+    The weights in memory are the same. Integer activations of a checkpoint stay integers.
+    """
+    is_rounded = scheme is not None and (scheme.activation_bits, scheme.activation_scale) == (
+        16,
+        GROUP,
+    )
+    if scheme is None or compute_dtype != "float32" or not is_rounded:
+        return scheme
+    return replace(scheme, activation_bits=32)
 
 
 def read_scheme(name: str | None, group_size: int | None) -> QuantizationScheme | None:

@@ -48,6 +48,8 @@ class StoredScheme:
             tokens in prefill, static in decode.
         static_input: of STATIC and MIXED; None: not known, as a tensor is not what it must be.
         label: the tool's own name for it where that says more than the numbers.
+        num_segments: parts of the columns that each have scales of their own, of weights and of
+            activations (core/segmented_linear.py).
     """
 
     weight_bits: int
@@ -60,6 +62,12 @@ class StoredScheme:
     activation: str = FLOAT
     static_input: StaticInput | None = None
     label: str | None = None
+    num_segments: int = 1
+
+    @property
+    def has_rounded_columns(self) -> bool:
+        """Whether each column of the activations has a scale and offset of the checkpoint."""
+        return self.activation == STATIC and self.num_segments > 1
 
     @property
     def name(self) -> str:
@@ -68,9 +76,10 @@ class StoredScheme:
         kind = "FP8" if self.has_float_codes else f"W{self.weight_bits}A{bits}"
         details = [
             self.label or (kind if self.activation == FLOAT else f"{kind} {self.activation}"),
-            f"groups of {self.group_size}" if self.group_size else "",
+            f"groups of {self.group_size}" if self.group_size and self.num_segments == 1 else "",
             "" if self.is_symmetric else "asymmetric",
             "columns reordered" if self.is_reordered else "",
+            f"scales for {self.num_segments} ranks" if self.num_segments > 1 else "",
         ]
         return ", ".join(filter(None, details))
 
@@ -171,8 +180,11 @@ class QuantizedLinear(Protocol):
         ...
 
     @property
-    def scheme(self) -> StoredScheme:
-        """How it is quantized; may look at tensors, of which names and shapes are checked."""
+    def scheme(self) -> StoredScheme | None:
+        """How it is quantized; may look at tensors, of which names and shapes are checked.
+
+        None: it is float, in several tensors.
+        """
         ...
 
     @property

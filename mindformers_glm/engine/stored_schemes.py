@@ -43,6 +43,15 @@ class StoredSchemes:
         return {name: keep_integers(schemes) for name, schemes in self.stored.items()}
 
     @property
+    def rounded_columns(self) -> tuple[str, ...]:
+        """The layers of whose activations each column has a scale and offset."""
+        return tuple(
+            name
+            for name, schemes in self.stored.items()
+            if any(scheme is not None and scheme.has_rounded_columns for scheme in schemes)
+        )
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many matrices have each scheme, by what people call it; "float" is one."""
         matrices = [scheme for schemes in self.stored.values() for scheme in schemes]

@@ -21,6 +21,7 @@ from mindformers_glm.core.quantized_linear import (
     FLOAT,
     MIXED,
     STATIC,
+    QuantizedLinear,
     QuantizedRows,
     StaticActivation,
     StaticInput,
@@ -34,6 +35,12 @@ from mindformers_glm.quantization.shifted_norms import (
     find_norm_bias,
     list_norm_biases,
     list_norm_copies,
+)
+from mindformers_glm.quantization.tp_list import (
+    count_parts,
+    join_parts,
+    list_unused,
+    part_shapes,
 )
 from mindformers_glm.system.files import read_json_object
 
@@ -69,10 +76,7 @@ _TYPES = {
     "W4A16": _Type(4),
     "W4A8_DYNAMIC": _Type(4, DYNAMIC, has_second_scales=True),
 }
-_NOT_READ = {
-    "W8A8SC": "is compressed for one kind of card in a format that is not public: take the W8A8S "
-    "folder that it was made of"
-}
+_COMPRESSED = "w8a8sc"
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,35 @@ class ModelSlimFormat:
         """See CheckpointFormat."""
         return f"msModelSlim, {'new' if self.is_packed else 'old'} layout"
 
-    def linear(self, layer: str, shape: tuple[int, int]) -> "ModelSlimLinear | None":
-        """See CheckpointFormat."""
+    def linear(self, layer: str, shape: tuple[int, int]) -> QuantizedLinear | None:
+        """See CheckpointFormat; parts for each rank (tp_list) are of the columns."""
+        count = count_parts(layer, self.types)
+        if count == 0:
+            return self._whole(layer, shape)
+        names = [f"{layer}.tp_list.{rank}" for rank in range(count)]
+        shapes = part_shapes(layer, names, shape, self._columns_of)
+        parts = [self._whole(*part) for part in zip(names, shapes, strict=True)]
+        return join_parts(layer, names, shapes, parts)
+
+    def _columns_of(self, part: str) -> tuple[int, ...]:
+        """The shape of a part, in values."""
+        entry = self.source.entries[f"{part}.weight"]
+        kind = _TYPES.get(self.types[f"{part}.weight"])
+        if not self.is_packed or kind is None or kind.bits != 4 or len(entry.shape) != 2:
+            return entry.shape
+        num_rows, num_columns = entry.shape
+        by_rows = self.group_size is not None
+        return (2 * num_rows, num_columns) if by_rows else (num_rows, 2 * num_columns)
+
+    def _whole(self, layer: str, shape: tuple[int, int]) -> "ModelSlimLinear | None":
         kind = self.types.get(f"{layer}.weight", "FLOAT")
         if kind == "FLOAT":
             return None
         if kind not in _TYPES:
-            reason = _NOT_READ.get(kind, f"is not one of {', '.join(_TYPES)}, FLOAT")
-            raise UnsupportedError(f"{layer} is {kind} by {self.file.name}, which {reason}.")
+            raise UnsupportedError(
+                f"{layer} is {kind} by {self.file.name}, which is not one of {', '.join(_TYPES)}, "
+                "FLOAT."
+            )
         group_size = self.group_size if _TYPES[kind].bits == 4 else None
         return ModelSlimLinear(layer, shape, kind, group_size, self.is_packed, self.source)
 
@@ -106,7 +131,7 @@ class ModelSlimFormat:
         scales = {
             name: "scales of an int8 KV cache" for name in self.types if _KV_SCALE.fullmatch(name)
         }
-        return scales | list_norm_copies(self.types, self.source)
+        return scales | list_norm_copies(self.types, self.source) | list_unused(self.types)
 
     def zeros(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
@@ -301,6 +326,21 @@ def find_description(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
+def refuse_compressed(folder: Path, *types: Any) -> None:
+    """Refuse what a card's compressor has made of W8A8S.
+
+    Args:
+        types: what the folder's files say of the whole, and of tensors.
+    Raises:
+        UnsupportedError: one of them is W8A8SC.
+    """
+    if any(isinstance(kind, str) and kind.lower() == _COMPRESSED for kind in types):
+        raise UnsupportedError(
+            f"{folder} is W8A8SC, compressed for one kind of card in a format that is not public: "
+            "take the W8A8S folder that it was made of."
+        )
+
+
 def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFormat:
     """Read a description and compare it with the tensors that are there.
 
@@ -310,6 +350,7 @@ def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFo
         CheckpointError: it is damaged, contradicts `quantize`, or does not name the tensors.
     """
     raw = read_json_object(file, CheckpointError)
+    refuse_compressed(file.parent, quantize, raw.get("model_quant_type"), *raw.values())
     types = {name: kind for name, kind in raw.items() if name not in _KEYS}
     for name, kind in types.items():
         if not isinstance(kind, str):
@@ -323,11 +364,6 @@ def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFo
             "of different folders."
         )
     _compare_names(file, types, source.entries)
-    if of_ranks := [name for name in types if ".tp_list." in name]:
-        raise UnsupportedError(
-            f"{file} has scales for each rank ({of_ranks[0]:.150}, tp_list), which this version "
-            "does not read: quantize without tp_size."
-        )
     is_packed = raw.get("version") is not None
     return ModelSlimFormat(
         file, types, _read_group_size(file, raw, source.entries), is_packed, source

@@ -7,6 +7,7 @@ from typing import Any
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.quantized_linear import CheckpointFormat, StoredTensors
 from mindformers_glm.quantization import (
+    bitsandbytes,
     chatglm_packed,
     compressed_tensors,
     gptq,
@@ -18,11 +19,12 @@ from mindformers_glm.system.files import read_json_if_present
 # What AutoGPTQ and AutoAWQ wrote beside the model before config.json had quantization_config.
 _OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 _CONVERT = {
-    "bitsandbytes": "load it with transformers, call model.dequantize() and save_pretrained()",
+    "auto-round": "export it again with AutoRound's format auto_gptq or auto_awq",
+    "intel/auto-round": "export it again with AutoRound's format auto_gptq or auto_awq",
     "fp8": "use the bfloat16 checkpoint that it was made of",
     "mxfp4": "use the bfloat16 checkpoint that it was made of",
 }
-_READ = "compressed-tensors, gptq, awq and msModelSlim's description are read"
+_READ = "compressed-tensors, gptq, awq, bitsandbytes and msModelSlim's description are read"
 
 
 def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
@@ -40,13 +42,16 @@ def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
         return msmodelslim.open_format(description, raw.get("quantize"), source)
     if (folder / "quant_weight.npy").is_file():
         return numpy_set.open_format(raw.get("quantize"), source)
+    msmodelslim.refuse_compressed(folder, raw.get("quantize"))
     if raw.get("quantize"):
         raise CheckpointError(
             f"{path} says quantize {raw['quantize']!r:.40}, but {folder} has no "
             "quant_model_description*.json: copy it too."
         )
-    if config := raw.get("quantization_config"):
-        return _by_method(config, f"quantization_config in {path}", source)
+    # The second is what compressed-tensors wrote before 0.6.
+    for key in ("quantization_config", "compression_config"):
+        if config := raw.get(key):
+            return _by_method(config, f"{key} in {path}", source)
     if raw.get("quantization_bit"):
         return chatglm_packed.open_format(raw["quantization_bit"], source)
     for name, method in _OLD_FILES.items():
@@ -61,6 +66,8 @@ def _by_method(config: Any, where: str, source: StoredTensors) -> CheckpointForm
     method = config.get("quant_method")
     if method == "compressed-tensors":
         return compressed_tensors.open_format(config, where, source)
+    if method == "bitsandbytes":
+        return bitsandbytes.open_format(config, where, source)
     if method in ("gptq", "awq"):
         return gptq.open_format(config, where, source)
     remedy = _CONVERT.get(str(method), "use the float checkpoint")

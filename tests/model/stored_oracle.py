@@ -5,7 +5,7 @@ rounded token by token, with offsets where the tool's own simulation has them; w
 dequantized weight. Everything between is transformers in float32.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.quantized_linear import DYNAMIC, MIXED, StaticActivation
+from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, MIXED, StaticActivation
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.quantized_view import QuantizedView
@@ -125,22 +125,32 @@ def _forward_of(
     rows = [rows for view in views for _, rows in view.quantized_chunks()]
     weight = np.concatenate([part.dequantized() for part in rows])
     codes = np.concatenate([part.codes for part in rows]).astype(np.float64)
-    static = [view.read_activation() for view in views]
-    activation = views[0].linear.scheme.activation
+    # Stacked views have the same segments of columns; of most layers there is one.
+    static = list(zip(*(view.read_activations() for view in views), strict=True))
+    scheme = views[0].linear.scheme
+    activation = FLOAT if scheme is None else scheme.activation
     added = 0.0 if bias is None else bias.detach().numpy()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         values = x.detach().numpy()
         if activation == MIXED:
             by_token = _round_tokens(values, tokens) @ weight.T + added
-            given = _static(values, codes, [s for s in static if s], added)
+            given = _static(values, codes, static, added)
             is_prompt = np.arange(values.shape[-2]) < (num_prompt or values.shape[-2])
             joined = np.where(is_prompt[:, None], by_token, given)
             return torch.from_numpy(joined.astype(np.float32))
-        if static[0] is not None and is_simulated:
-            values = _round_static(values, static[0]) * np.float32(static[0].input_scale)
-        elif static[0] is not None:
-            return torch.from_numpy(_static(values, codes, [s for s in static if s], added))
+        if static[0][0][1] is not None and is_simulated:
+            values = np.concatenate(
+                [
+                    _round_static(values[..., taken.start : taken.stop], given)
+                    * np.float32(given.input_scale)
+                    for (taken, given), *_ in static
+                    if given is not None
+                ],
+                axis=-1,
+            )
+        elif static[0][0][1] is not None:
+            return torch.from_numpy(_static(values, codes, static, added))
         elif activation == DYNAMIC:
             parts = np.split(values, num_parts, axis=-1)
             values = np.concatenate([_round_tokens(part, tokens) for part in parts], axis=-1)
@@ -150,14 +160,26 @@ def _forward_of(
 
 
 def _static(
-    x: np.ndarray, codes: np.ndarray, parts: list[StaticActivation], bias: np.ndarray | float
+    x: np.ndarray,
+    codes: np.ndarray,
+    segments: Sequence[Sequence[tuple[range, StaticActivation | None]]],
+    bias: np.ndarray | float,
 ) -> np.ndarray:
-    first = parts[0]
-    x_int = _round_static(x, first) + first.input_offset
-    quant_bias = np.concatenate([part.quant_bias for part in parts])
-    deq_scale = np.concatenate([part.deq_scale for part in parts])
-    y = (x_int.astype(np.float64) @ codes.T + quant_bias) * deq_scale
-    return (y if first.contains_bias else y + bias).astype(np.float32)
+    """The sum over segments of columns.
+
+    Args:
+        segments: of each, for the views that are stacked: its columns, and how they enter.
+    """
+    y, contains_bias = 0.0, False
+    for segment in segments:
+        taken = slice(segment[0][0].start, segment[0][0].stop)
+        parts = [part for _, part in segment if part is not None]
+        contains_bias = parts[0].contains_bias
+        x_int = _round_static(x[..., taken], parts[0]) + parts[0].input_offset
+        quant_bias = np.concatenate([part.quant_bias for part in parts])
+        deq_scale = np.concatenate([part.deq_scale for part in parts])
+        y = y + (x_int.astype(np.float64) @ codes[:, taken].T + quant_bias) * deq_scale
+    return np.asarray(y if contains_bias else y + bias, np.float32)
 
 
 def _round_static(x: np.ndarray, activation: StaticActivation) -> np.ndarray:
@@ -203,7 +225,8 @@ def largest_difference_of_products(folder: Path) -> float:
                     ((_, rows),) = view.quantized_chunks()
                     x = rng.normal(size=(7, source.shape[1])) * 40 * static.input_scale
                     bias = whole[piece.rows.start : piece.rows.stop]
-                    products = _static(x, rows.codes.astype(np.float64), [static], bias)
+                    segment = [(range(x.shape[1]), static)]
+                    products = _static(x, rows.codes.astype(np.float64), [segment], bias)
                     steps = _round_static(x, static).astype(np.float64) * static.input_scale
                     simulated = steps @ rows.dequantized().T.astype(np.float64) + bias
                     difference = np.abs(products - simulated) / static.deq_scale

@@ -13,7 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from mindformers_glm import LLM
 from mindformers_glm.backends.cpu import library
-from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.segmented_linear import SegmentedLinear
+from mindformers_glm.quantization.stored_format import find_format
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rules import build_rules, check_rules
 from tests.conftest import relative_error
 from tests.model import chatglm_layout, hf_oracle, stored_oracle
 
@@ -175,7 +179,84 @@ def test_integer_activations_run_with_the_tools_logits(
     assert error < WITH_ACTIVATIONS[name], error
 
 
-def test_scales_for_each_rank_are_refused_by_name(fixtures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*WITH_ACTIVATIONS, *SENSITIVE])
+def test_integer_activations_run_as_a_card_computes_them(
+    name: str, fixtures: Path, tmp_path: Path
+) -> None:
+    """Also where an activation is rounded otherwise in the tool's simulation than on a card."""
+    folder = lay_out(fixtures, name, tmp_path / "quantized")
+    expected, _ = _simulate(name, fixtures, tmp_path / "card")
+    prompt, _ = tool_logits(fixtures, name)
+    with LLM(folder, params_dtype="float32", max_model_len=64) as llm:
+        found = llm.logits(prompt)
+    rows = [relative_error(*pair) for pair in zip(found, expected, strict=True)]
+    assert np.median(rows) < 1e-6, rows
+    assert relative_error(found, expected) < 1e-4
+
+
+def test_layers_in_parts_for_ranks_are_quantized_as_the_tool_says(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    """Each part's integers by its own scales, from the float checkpoint's columns."""
     folder = lay_out(fixtures, "chatglm_w8a8_tp2", tmp_path / "quantized")
-    with pytest.raises(UnsupportedError, match="tp_list"):
-        LLM(folder)
+    floats = load_file(fixtures / "chatglm_float" / "model.safetensors")
+    config, seen = GlmConfig.from_hf(folder), 0
+    with Checkpoint.open(folder, find_format=find_format) as checkpoint:
+        rules = build_rules(config, None, checkpoint.quantized)
+        check_rules(rules, checkpoint)
+        for source in (source for rule in rules for source in rule.sources):
+            if not isinstance(source.linear, SegmentedLinear):
+                continue
+            view = checkpoint.quantized_view(source.name, source.linear, source.pieces[0])
+            ((_, rows),) = view.quantized_chunks()
+            meant, seen = floats[source.name].astype(np.float32), seen + 1
+            if source.linear.scheme is None:
+                np.testing.assert_array_equal(rows.dequantized(), meant)
+                continue
+            for part, columns in enumerate(np.split(meant, 2, axis=1)):
+                scales = np.abs(columns).max(axis=1) / np.float32(127)
+                np.testing.assert_allclose(rows.scales[:, part], scales, rtol=1e-6)
+                half = rows.codes[:, 64 * part : 64 * part + 64]
+                np.testing.assert_array_equal(half, np.rint(columns / scales[:, None]))
+    assert seen == 4
+
+
+def test_layers_in_parts_for_ranks_have_the_formats_arithmetic(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    """3.4e-2 of the tool's logits: it also rounds the sums that cards exchange to int8."""
+    found, expected = _simulate("chatglm_w8a8_tp2", fixtures, tmp_path, is_simulated=True)
+    assert relative_error(found, expected) < 4e-2
+
+
+def test_layers_in_parts_for_ranks_run(fixtures: Path, tmp_path: Path) -> None:
+    """As the formats' arithmetic has it; few activations are rounded the other way."""
+    expected, _ = _simulate("chatglm_w8a8_tp2", fixtures, tmp_path)
+    prompt, _ = tool_logits(fixtures, "chatglm_w8a8_tp2")
+    with LLM(tmp_path / "quantized", params_dtype="float32", max_model_len=64) as llm:
+        assert len(llm.settings.rounded_columns) == 2
+        error = relative_error(llm.logits(prompt), expected)
+    assert error < 3e-2, error
+
+
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_npy_files_run_as_the_same_weights_in_safetensors(
+    is_beside: bool, fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the float weights, or by the guide's variables."""
+    prompt, _ = tool_logits(fixtures, "chatglm_w8a8_numpy")
+    expected = _logits(lay_out(fixtures, "chatglm_w8a8", tmp_path / "safetensors"), prompt)
+    folder = lay_out(fixtures, "chatglm_w8a8_numpy", tmp_path / "npy")
+    if not is_beside:
+        for file in folder.glob("*.npy"):
+            file.unlink()
+        without = _logits(folder, prompt)
+        monkeypatch.setenv("ENABLE_QUANT", "1")
+        monkeypatch.setenv("QUANT_WEIGHT_PATH", str(fixtures / "chatglm_w8a8_numpy"))
+        assert relative_error(without, expected) > 1e-2
+    np.testing.assert_array_equal(_logits(folder, prompt), expected)
+
+
+def _logits(folder: Path, prompt: list[int]) -> np.ndarray:
+    with LLM(folder, params_dtype="float32", max_model_len=64) as llm:
+        return llm.logits(prompt)

@@ -64,26 +64,38 @@ def test_ranks_answer_as_one_process_does(
             np.testing.assert_array_equal(found["logits"], ranks[0]["logits"])  # every bit
 
 
-# Groups of 128 columns lie across the ranks' heads, and g_idx sends columns anywhere (as float).
-_WEIGHT_ONLY = {"slim-w4a16": 1e-3, "gptq-v2-reordered-asymmetric": 1e-4}
+# Groups of 128 columns lie across the ranks' heads, where columns of the other rank must count for
+# nothing whatever the zero points are; g_idx sends columns anywhere (float where they are cut).
+_WEIGHT_ONLY = {
+    "slim-w4a16": 1e-4,
+    "slim-w4a16-asymmetric": 1e-4,
+    "slim-w8a16-asymmetric": 1e-4,
+    "ct-w8a16-groups-asymmetric": 1e-4,
+    "gptq-v2-reordered-asymmetric": 1e-4,
+}
+# In parts of 2 and 4 ranks: a rank has one, or two.
+_PARTS = {"parts-of-2": 1e-2, "parts-of-4": 1e-2}
 # Where 8 bits round the other way, for a sum in another order; a rank's tokens have the scales of
 # its own columns besides.
 _STATIC = {"slim-w8a8": 2e-2, "ct-w8a8-static": 2e-2}
 _BY_TOKEN = {"slim-w8a8-dynamic": 4e-2, "slim-w4a8-dynamic": 4e-2, "slim-w8a8-mix": 4e-2}
-STORED = {2: _WEIGHT_ONLY | _STATIC | _BY_TOKEN, 4: _STATIC | _BY_TOKEN}
+STORED = {2: _WEIGHT_ONLY | _PARTS | _STATIC | _BY_TOKEN, 4: _STATIC | _BY_TOKEN}
 
 
 @pytest.mark.parametrize("size", STORED)
 def test_ranks_share_a_folder_that_is_quantized_already(
     launch: Launcher, work: Path, tmp_path: Path, size: int
 ) -> None:
-    from tests import quantized_folders
+    from tests import part_folders, quantized_folders
     from tests.model.hf_oracle import save_random_checkpoint
 
     sizes = CHANGES | {"intermediate_size": 320, "tie_word_embeddings": False}
     whole = save_random_checkpoint(tmp_path / "whole", **sizes)
     cases = quantized_folders.WEIGHT_ONLY | quantized_folders.WITH_ACTIVATIONS
     for name in STORED[size]:
+        if name.startswith("parts-of-"):
+            part_folders.write(whole, tmp_path / name, int(name[-1]))
+            continue
         quantized_folders.write(whole, tmp_path / name, cases[name])
     shutil.copy(WORKER, work)
     environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}

@@ -167,7 +167,8 @@ class StaticMethod(IntegerMethod):
     def _read_vectors(
         self, views: Sequence[QuantizedView], scales: np.ndarray, zeros: np.ndarray
     ) -> dict[str, np.ndarray]:
-        if any(view.linear.scheme.static_input != self.static_input for view in views):
+        schemes = [view.linear.scheme for view in views]
+        if any(scheme is None or scheme.static_input != self.static_input for scheme in schemes):
             raise UnsupportedError(
                 f"{self.layer} takes its activations otherwise than the checkpoint that the "
                 "network was built for: load this one into a network of its own."

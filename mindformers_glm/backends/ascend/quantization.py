@@ -114,7 +114,8 @@ def _choose_method(rule: WeightRule, checkpoint: Checkpoint, compute_dtype: str)
     if len(inputs - {None}) > 1:
         found = ", ".join(f"{one.scale:.6g} and {one.offset:g}" for one in inputs if one)
         raise _unsupported(checkpoint, layer, f"rounds one input by several scales ({found})")
-    if kept is None or not runs_integers(kept):
+    has_parts = any(scheme is not None and scheme.num_segments > 1 for scheme in stored)
+    if kept is None or has_parts or not runs_integers(kept):
         names = sorted({"float" if scheme is None else scheme.name for scheme in stored})
         raise _unsupported(checkpoint, layer, f"is quantized in {' and '.join(names)}")
     if layer == _OUTPUT_LAYER:

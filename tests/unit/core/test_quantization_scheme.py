@@ -1,5 +1,6 @@
 """core/quantization_scheme.py: which schemes there are and what they take."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantization_scheme import (
     SCHEMES,
+    in_precision,
     keep_integers,
+    on_ranks,
     read_scheme,
 )
 from mindformers_glm.core.quantized_linear import (
@@ -63,10 +66,14 @@ def test_bytes_count_weights_and_scales() -> None:
     assert int8.count_bytes(10, 256) == 10 * 256 + 10 * 4
     assert int4.count_bytes(10, 256) == 10 * 128 + 10 * 2 * 4
     assert int4.count_bytes(10, 100) == 10 * 50 + 10 * 4
+    zeros = replace(int4, has_zeros=True, is_reordered=True)
+    assert zeros.count_bytes(10, 256) == 10 * 128 + 10 * 2 * (4 + 1) + 256 * 4
+    assert replace(int8, group_size=32).count_bytes(10, 256) == 10 * 256 + 10 * 8 * 4
 
 
 _INT8, _INT4 = StoredScheme(8), StoredScheme(4, 64)
 _INPUT = StaticInput(0.5, -3.0, contains_bias=True)
+_ORDERED = StoredScheme(4, 64, is_reordered=True, column_order="a")
 
 
 @pytest.mark.parametrize(
@@ -78,10 +85,19 @@ _INPUT = StaticInput(0.5, -3.0, contains_bias=True)
         ([StoredScheme(4, 96)], ("w4a16", 32)),
         ([StoredScheme(4, 256)], ("w4a16", 128)),
         ([StoredScheme(4, 16)], None),
-        ([StoredScheme(8, 128)], None),
+        ([StoredScheme(8, 128)], ("w8a16", 128)),
+        ([StoredScheme(8, 320)], ("w8a16", 64)),
+        ([StoredScheme(8, 48)], None),
         ([StoredScheme(2, 64)], None),
-        ([StoredScheme(4, 64, is_symmetric=False)], None),
+        ([StoredScheme(4, 64, is_symmetric=False)], ("w4a16", 64, "zeros")),
+        ([StoredScheme(8, is_symmetric=False)], ("w8a16", None, "zeros")),
+        ([StoredScheme(8, is_symmetric=False, has_far_zeros=True)], None),
         ([StoredScheme(4, 64, is_reordered=True)], None),
+        ([_ORDERED], ("w4a16", 64, "order")),
+        ([_ORDERED, replace(_ORDERED, group_size=32)], ("w4a16", 32, "order")),
+        ([_ORDERED, replace(_ORDERED, column_order="b")], None),
+        ([_ORDERED, _INT4], None),
+        ([replace(_ORDERED, is_symmetric=False)], ("w4a16", 64, "zeros", "order")),
         ([StoredScheme(8, has_float_codes=True)], None),
         ([StoredScheme(8, activation=STATIC)], None),
         ([StoredScheme(8, activation=DYNAMIC)], ("w8a8_token", None)),
@@ -95,6 +111,9 @@ _INPUT = StaticInput(0.5, -3.0, contains_bias=True)
         ([_INT8, StoredScheme(8, activation=DYNAMIC)], None),
         ([None, StoredScheme(8, activation=DYNAMIC)], None),
         ([_INT4, StoredScheme(4, 32), StoredScheme(4)], ("w4a16", 32)),
+        ([_INT4, StoredScheme(4, 32, is_symmetric=False)], ("w4a16", 32, "zeros")),
+        ([StoredScheme(4, 32), StoredScheme(4, is_symmetric=False)], ("w4a16", 32, "zeros")),
+        ([_INT8, StoredScheme(8, 64)], ("w8a16", 64)),
         ([_INT4, _INT8, _INT4], None),
         ([None, _INT4, _INT4], None),
         ([None], None),
@@ -102,10 +121,25 @@ _INPUT = StaticInput(0.5, -3.0, contains_bias=True)
     ids=str,
 )
 def test_operators_that_take_a_checkpoints_integers_as_they_are(
-    stored: list[StoredScheme | None], kept: tuple[str, int | None] | None
+    stored: list[StoredScheme | None], kept: tuple[str | int | None, ...] | None
 ) -> None:
     found = keep_integers(stored)
-    assert (None if found is None else (found.name, found.group_size)) == kept
+    if found is None:
+        assert kept is None
+        return
+    ends = ("zeros",) * found.has_zeros + ("order",) * found.is_reordered
+    assert (found.name, found.group_size, *ends) == kept
+
+
+def test_columns_that_lie_anywhere_are_float_where_ranks_cut_them() -> None:
+    ordered, plain = keep_integers([_ORDERED]), keep_integers([_INT4])
+    for layer in ("decoder.layers.0.self_attention.linear_proj", "decoder.layers.1.mlp.linear_fc2"):
+        assert on_ranks(ordered, layer, 2) is None
+        assert on_ranks(ordered, layer, 1) == ordered
+        assert on_ranks(plain, layer, 2) == plain
+        assert on_ranks(None, layer, 2) is None
+    for layer in ("decoder.layers.0.self_attention.linear_qkv", "decoder.layers.1.mlp.linear_fc1"):
+        assert on_ranks(ordered, layer, 2) == ordered
 
 
 @pytest.mark.parametrize(
@@ -145,3 +179,13 @@ def test_scales_of_a_row_do_not_keep_columns_together() -> None:
     assert int4 is not None
     assert (by_token.activation_group, int4.activation_group) == (1, 64)
     assert SCHEMES["w8a8_dynamic"].activation_group == 128
+
+
+def test_float32_products_take_activations_as_they_are() -> None:
+    kept, dynamic = SCHEMES["w4a16"], SCHEMES["w8a8_dynamic"]
+    assert in_precision(kept, "float32") == replace(kept, activation_bits=32)
+    assert in_precision(kept, "float16") == kept
+    assert in_precision(dynamic, "float32") == dynamic
+    tokens = replace(kept, activation_scale="token")
+    assert in_precision(tokens, "float32") == tokens
+    assert in_precision(None, "float32") is None

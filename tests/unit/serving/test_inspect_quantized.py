@@ -32,17 +32,19 @@ def test_tool_format_schemes_and_float_layers_are_named(tmp_path: Path) -> None:
 
 
 def test_layers_that_lose_their_integers_are_told(tmp_path: Path) -> None:
-    found = look_at(tmp_path, folders.WEIGHT_ONLY["awq"])
+    found = look_at(tmp_path, folders.WEIGHT_ONLY["gptq-int2"])
     assert (
         "8 of 9 linear layers are quantized in a way that has no operator here"
         in (dict(found.lines)["widened"])
     )
-    assert "W4A16, groups of 32, asymmetric" in dict(found.lines)["schemes"]
+    assert "W2A16, groups of 32, asymmetric" in dict(found.lines)["schemes"]
 
 
 def test_memory_is_that_of_the_integers(tmp_path: Path) -> None:
     kept = look_at(tmp_path, folders.WEIGHT_ONLY["gptq-v1"]).facts["memory"]["weights_bytes"]
-    widened = look_at(tmp_path / "b", folders.WEIGHT_ONLY["awq"]).facts["memory"]["weights_bytes"]
+    widened = look_at(tmp_path / "b", folders.WEIGHT_ONLY["gptq-int2"]).facts["memory"][
+        "weights_bytes"
+    ]
     assert list(kept) == [f"integers, {dtype} else" for dtype in ("float32", "float16", "bfloat16")]
     assert all(kept[name][0] < widened[name][0] for name in kept)
 

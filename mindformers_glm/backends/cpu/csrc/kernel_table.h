@@ -56,7 +56,7 @@ enum class ActivationScale { kGroup, kToken, kStatic, kMixed };
 struct LinearIntArgs {
   LinearArgs linear;    // without tiles' and products' types
   int weight_bits;      // 8 or 4
-  int activation_bits;  // 8 or 16
+  int activation_bits;  // 8, 16, or 32: they stay float32
   const float* scales;    // [num_tiles, groups, 16], of whole 128 columns or of the row
   const uint8_t* zeros;   // as scales: what stands for zero in the tiles; nullptr: half their range
   const int32_t* order;   // [k], the column of x for each of the tiles; nullptr: the same

@@ -154,24 +154,28 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
   GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits,        \
                glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits))
 // What only checkpoints have that are quantized already.
-#define GLM_LINEAR_INT_MORE(symbol, form, weight_bits)                                  \
-  GLM_OPERATOR(symbol##_w##weight_bits##a16_zeros,                                      \
-               glm::LinearInt(call, glm::Form::form, weight_bits, 16, true, false))     \
-  GLM_OPERATOR(symbol##_w##weight_bits##a16_ordered,                                    \
-               glm::LinearInt(call, glm::Form::form, weight_bits, 16, false, true))     \
-  GLM_OPERATOR(symbol##_w##weight_bits##a16_zeros_ordered,                              \
-               glm::LinearInt(call, glm::Form::form, weight_bits, 16, true, true))
+#define GLM_LINEAR_INT_STORED(symbol, form, weight_bits, activation_bits)                      \
+  GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits##_zeros,                            \
+               glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits, true))      \
+  GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits##_ordered,                          \
+               glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits, false, true)) \
+  GLM_OPERATOR(symbol##_w##weight_bits##a##activation_bits##_zeros_ordered,                    \
+               glm::LinearInt(call, glm::Form::form, weight_bits, activation_bits, true, true))
 #define GLM_LINEAR_INT_ROW(symbol, form, weight_bits, suffix, scale)                    \
   GLM_OPERATOR(symbol##_w##weight_bits##a8##suffix,                                     \
                glm::LinearInt(call, glm::Form::form, weight_bits, 8, false, false,      \
                               glm::ActivationScale::scale))
-#define GLM_LINEAR_INT_ALL(symbol, form)               \
+#define GLM_LINEAR_INT_ALL(symbol, form) \
   GLM_LINEAR_INT(symbol, form, 8, 8)     \
   GLM_LINEAR_INT(symbol, form, 8, 16)    \
   GLM_LINEAR_INT(symbol, form, 4, 8)     \
   GLM_LINEAR_INT(symbol, form, 4, 16)    \
-  GLM_LINEAR_INT_MORE(symbol, form, 8)   \
-  GLM_LINEAR_INT_MORE(symbol, form, 4)                 \
+  GLM_LINEAR_INT(symbol, form, 8, 32)    \
+  GLM_LINEAR_INT(symbol, form, 4, 32)    \
+  GLM_LINEAR_INT_STORED(symbol, form, 8, 16) \
+  GLM_LINEAR_INT_STORED(symbol, form, 4, 16) \
+  GLM_LINEAR_INT_STORED(symbol, form, 8, 32) \
+  GLM_LINEAR_INT_STORED(symbol, form, 4, 32) \
   GLM_LINEAR_INT_ROW(symbol, form, 8, _token, kToken)   \
   GLM_LINEAR_INT_ROW(symbol, form, 4, _token, kToken)   \
   GLM_LINEAR_INT_ROW(symbol, form, 8, _static, kStatic) \

@@ -116,6 +116,15 @@ def test_a_norm_with_a_bias_is_refused() -> None:
         check_supported(GLM_9B, settings, "ascend910b")
 
 
+def test_scales_for_each_rank_are_refused() -> None:
+    columns = ("decoder.layers.0.mlp.linear_fc2",)
+    settings = RunnerSettings.for_config(
+        GLM_9B, "float16", {}, None, columns, params_dtype="float16"
+    )
+    with pytest.raises(UnsupportedError, match=r"scales for each rank \(tp_list\)"):
+        check_supported(GLM_9B, settings, "ascend910b")
+
+
 def test_an_atlas_300i_duo_has_no_scale_of_each_token() -> None:
     with pytest.raises(UnsupportedError, match=r"W8A8_DYNAMIC\) on an Atlas 300I Duo"):
         check_stored(_W8A8_DYNAMIC, ATLAS_300I)

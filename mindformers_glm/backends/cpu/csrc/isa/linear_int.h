@@ -16,6 +16,7 @@
 #include "../kernel_table.h"
 #include "../scratch.h"
 #include "linear.h"
+#include "linear_int_float.h"
 #include "quantize_activations.h"
 #include "quantize_rows.h"
 
@@ -395,6 +396,7 @@ inline void LinearIntAffine(const LinearIntArgs& args) {
 }
 
 inline void LinearInt(const LinearIntArgs& args) {
+  if (args.activation_bits == 32) return LinearIntFloat(args);
   if (IsAffine(args)) return LinearIntAffine(args);
   const bool has_planes = NumPlanes(args.activation_bits) == 2;
   if (args.weight_bits == 8) {

@@ -117,7 +117,7 @@ class TileInt {
 template <class Tiles>
 inline void LinearIntAmx(const LinearIntArgs& args) {
   const bool has_planes = args.activation_bits == 16;
-  if (args.linear.num_rows < kLeastTileTokens) {
+  if (args.linear.num_rows < kLeastTileTokens || args.activation_bits == 32) {
     kAvx512Table.linear_int(args);
   } else if (IsAffine(args)) {
     constexpr int kPlanes = NumPlanes(16);

@@ -129,7 +129,8 @@ struct ManyTokensInt {
 };
 
 inline void LinearIntAnyTokens(const LinearIntArgs& args) {
-  if (args.weight_bits != 8 || args.linear.num_rows < kLeastManyTokens) {
+  if (args.weight_bits != 8 || args.activation_bits == 32 ||
+      args.linear.num_rows < kLeastManyTokens) {
     LinearInt(args);
   } else if (IsAffine(args)) {
     LinearIntWith<ManyTokensInt<NumPlanes(16), true>, 8, true>(args);
