@@ -1,11 +1,12 @@
 """Export upstream's network as MindIR with Ascend's real operators; prints a line for each graph.
 
-    export_steps.py FOLDER...      (named as their dialects)
+    export_steps.py FOLDER...      (named as their dialects, or their schemes)
 
 Exporting stops before kernels are chosen, so it works on a CPU, and what the operators check of
 types and shapes is checked. Every one of FAULTS is a call that they refuse. Others they let through
 and the references refuse: int64 lengths, slots and tables; another 16-bit type in the mask or the
-cache, a float32 mask of PagedAttention, a cache of 3 axes.
+cache, a float32 mask of PagedAttention, a cache of 3 axes; another type or shape of QuantV2's scale
+and offset, a float32 scale of a float16 product, a scale or bias of another length.
 """
 
 import os
@@ -19,14 +20,18 @@ os.environ |= {"RUN_MODE": "predict"}
 import mindspore as ms
 import numpy as np
 from mindformers.parallel_core.inference.tensor_parallel import layers as parallel_layers
-from mindspore import Tensor, mint, mutable
+from mindspore import Parameter, Tensor, mint, mutable
 
 from mindformers_glm.backends.ascend.footprint import kv_block_shape
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
+from mindformers_glm.backends.ascend.quantization import read_quantization
 from mindformers_glm.backends.ascend.step_inputs import make_upstream_step
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.quantization.stored_format import find_format
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rules import build_rules
 from tests.ascend_contract.install import replaced, zeros
 
 NUM_BLOCKS = 8
@@ -84,6 +89,37 @@ FAULTS: dict[str, dict[str, Callable[[Inputs], Inputs]]] = {
 }
 
 
+def _retype(parameter: str, dtype: Any) -> Callable[[AscendGlmForCausalLM], None]:
+    """Give a Parameter of the first layer's linear_fc2 another type."""
+
+    def change(network: AscendGlmForCausalLM) -> None:
+        layer = network.model.decoder.layers[0].mlp.linear_fc2
+        old = getattr(layer, parameter)
+        setattr(layer, parameter, Parameter(zeros(old.shape, dtype), name=old.name))
+
+    return change
+
+
+# By quantized folder: Parameters of types that the operators refuse.
+WRONG_TYPES: dict[str, dict[str, tuple[str, Any]]] = {
+    "W8A8": {
+        "a weight in int32": ("weight", ms.int32),
+        "deq_scale in float16": ("deq_scale", ms.float16),
+        "quant_bias in float32": ("quant_bias", ms.float32),
+        "quant_bias in int64": ("quant_bias", ms.int64),
+    },
+    "W8A8_DYNAMIC": {
+        "a weight in bfloat16": ("weight", ms.bfloat16),
+        "w_scale in float16": ("w_scale", ms.float16),
+    },
+    "W8A16": {
+        "a weight in float16": ("weight", ms.float16),
+        "w_scale in float32": ("w_scale", ms.float32),
+        "w_offset in int8": ("w_offset", ms.int8),
+    },
+}
+
+
 class _Exporter:
     """Upstream's network of one dialect in one type."""
 
@@ -98,14 +134,24 @@ class _Exporter:
             max_model_len=128,
         )
         self._folder, self._dtype = folder, dtype
+        with Checkpoint.open(folder, find_format=find_format) as checkpoint:
+            rules = build_rules(self._config, None, checkpoint.quantized)
+            self._quantization = read_quantization(rules, checkpoint, dtype)
+
+    def _make_network(self) -> AscendGlmForCausalLM:
+        config = make_upstream_config(self._config, self._settings)
+        return AscendGlmForCausalLM(config, self._quantization)
 
     def export_step(
         self,
         name: str,
         change: Callable[[Inputs], Inputs] = lambda inputs: inputs,
         is_dynamic: bool = False,
+        change_network: Callable[[AscendGlmForCausalLM], None] | None = None,
     ) -> None:
-        network = AscendGlmForCausalLM(make_upstream_config(self._config, self._settings))
+        network = self._make_network()
+        if change_network is not None:
+            change_network(network)
         step = make_upstream_step(STEPS[name], self._dtype)
         network.add_flags_custom_mcore(is_prefill=step.is_prefill)
         arrays = (
@@ -120,7 +166,7 @@ class _Exporter:
 
     def export_logits(self, is_dynamic: bool = False) -> None:
         """The runner's second call: gathered rows through the output layer."""
-        network = AscendGlmForCausalLM(make_upstream_config(self._config, self._settings))
+        network = self._make_network()
         layer, dtype = network.model.output_layer, network.compute_dtype
         if is_dynamic:
             layer.set_inputs(Tensor(shape=[None, None], dtype=dtype))
@@ -161,6 +207,17 @@ def main(folders: list[Path]) -> None:
     for name, faults in FAULTS.items():
         for fault, change in faults.items():
             _try(f"wrong {name}: {fault}", exporter.export_step, name, change)
+    for folder in folders:
+        for fault, (parameter, dtype) in WRONG_TYPES.get(folder.name, {}).items():
+            change_network = _retype(parameter, dtype)
+            exporter = _Exporter(folder, "bfloat16")
+            name = f"wrong {folder.name}: {fault}"
+            _try(name, exporter.export_step, "decode", change_network=change_network)
+        if folder.name in WRONG_TYPES:
+            exporter = _Exporter(folder, "float16")
+            for step in ("prefill", "decode"):
+                name = f"any size {folder.name} {step}"
+                _try(name, exporter.export_step, step, is_dynamic=True)
     _try("wrong prefill: all in float32", _Exporter(folders[0], "float32").export_step, "prefill")
 
 

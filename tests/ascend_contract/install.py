@@ -19,6 +19,7 @@ from mindformers.parallel_core.inference.transformer import flash_attention, nor
 from mindspore import Tensor, mint, ops, runtime
 from mindspore.ops import operations
 
+from mindformers_glm.backends.ascend import integer_methods
 from tests.ascend_contract import references
 
 
@@ -48,6 +49,10 @@ def contract_references(world_group: str | None = None) -> Iterator[Counter[str]
         mock.patch.object(flash_attention.FlashAttention, "construct", _check_lengths),
         mock.patch.object(norm, "P", replaced(operations, RmsNorm=made.RmsNorm)),
         mock.patch.object(layers, "mint", replaced(mint, empty=zeros, zeros=zeros)),
+        mock.patch.object(integer_methods, "QuantV2", made.QuantV2),
+        mock.patch.object(integer_methods, "DynamicQuantExt", made.DynamicQuantExt),
+        mock.patch.object(integer_methods, "QuantBatchMatmul", made.QuantBatchMatmul),
+        mock.patch.object(integer_methods, "WeightQuantBatchMatmul", made.WeightQuantBatchMatmul),
         # Upstream keeps rotary tables, and the operators in them, for the whole process.
         mock.patch.dict(_ROPE_DICT, clear=True),
         # A CPU has no streams to wait for, and no pool of device memory.
@@ -222,6 +227,67 @@ class _Operators:
                 y, scale = references.rms_norm(*_arrays(x, gamma), self._epsilon)
                 return Tensor(y), Tensor(np.asarray(scale))
 
+        class QuantV2:
+            def __call__(
+                self,
+                x: Tensor,
+                scale: Tensor,
+                offset: Tensor,
+                sqrt_mode: bool = False,
+                rounding_mode: str = "ROUND",
+                dst_type: Any = ms.int8,
+            ) -> Tensor:
+                calls["QuantV2"] += 1
+                codes = references.quant_v2(
+                    *_arrays(x, scale, offset),
+                    sqrt_mode=sqrt_mode,
+                    rounding_mode=rounding_mode,
+                    dst_type=str(dst_type),
+                )
+                return Tensor(codes)
+
+        class DynamicQuantExt:
+            def __call__(self, x: Tensor, smooth_scales: None = None) -> tuple[Tensor, Tensor]:
+                calls["DynamicQuantExt"] += 1
+                codes, scale = references.dynamic_quant_ext(*_arrays(x, smooth_scales))
+                return Tensor(codes), Tensor(scale)
+
+        class QuantBatchMatmul:
+            def __init__(
+                self, transpose_x1: bool = False, transpose_x2: bool = False, dtype: Any = None
+            ) -> None:
+                self._attributes = {"transpose_x1": transpose_x1, "transpose_x2": transpose_x2}
+                self._dtype = str(dtype)
+
+            def __call__(self, *tensors: Tensor | None) -> Tensor:
+                calls["QuantBatchMatmul"] += 1
+                given = _arrays(*tensors)
+                return Tensor(
+                    references.quant_batch_matmul(*given, **self._attributes, dtype=self._dtype)
+                )
+
+        class WeightQuantBatchMatmul:
+            def __init__(
+                self,
+                transpose_x: bool = False,
+                transpose_weight: bool = False,
+                antiquant_group_size: int = 0,
+            ) -> None:
+                self._attributes = {
+                    "transpose_x": transpose_x,
+                    "transpose_weight": transpose_weight,
+                    "antiquant_group_size": antiquant_group_size,
+                }
+
+            def __call__(self, *tensors: Tensor | None) -> Tensor:
+                calls["WeightQuantBatchMatmul"] += 1
+                given = _arrays(*tensors)
+                return Tensor(references.weight_quant_batch_matmul(*given, **self._attributes))
+
+        self.WeightQuantBatchMatmul = WeightQuantBatchMatmul
+        self.QuantV2 = QuantV2
+        self.DynamicQuantExt = DynamicQuantExt
+        self.QuantBatchMatmul = QuantBatchMatmul
         self._state = state
         self.ReshapeAndCache = ReshapeAndCache
         self.FlashAttentionScore = FlashAttentionScore

@@ -289,6 +289,159 @@ def rms_norm(x: np.ndarray, gamma: np.ndarray, epsilon: float) -> tuple[np.ndarr
     return (wide * scale * gamma.astype(np.float32)).astype(x.dtype), scale
 
 
+# Of products by QuantBatchMatmul: types of the scale and of a token's scale, by the output's.
+# float32 stands for bfloat16, which NumPy has not.
+_PRODUCT_TYPES = {
+    ("float32", False): (np.float32,),
+    ("float32", True): (np.float32,),
+    ("float16", False): (np.int64,),
+    ("float16", True): (np.float32,),
+}
+_READ_SCALE_BITS = np.uint32(0xFFFFE000)
+_LARGEST_LAST_AXIS = 65535
+
+
+def quant_v2(
+    x: np.ndarray,
+    scale: np.ndarray,
+    offset: np.ndarray,
+    *,
+    sqrt_mode: bool,
+    rounding_mode: str,
+    dst_type: str,
+) -> np.ndarray:
+    """rint(x * scale + offset) as int8.
+
+    Args:
+        scale, offset: [1] or [columns], in the type of x.
+    Source: `mindspore.ops.auto_generate.QuantV2`; CANN, aclnnAscendQuant, which has scales of one
+        element and wants one shape of both.
+    """
+    require(x.dtype in (np.float16, np.float32), f"x is {x.dtype}")
+    _require_types(x, scale=scale, offset=offset)
+    require(scale.ndim == 1 and scale.shape in ((1,), x.shape[-1:]), f"scale is {scale.shape}")
+    require(offset.shape == scale.shape, f"offset is {offset.shape}, scale {scale.shape}")
+    require(not sqrt_mode, "sqrt_mode is not supported")
+    require(rounding_mode == "ROUND", f"rounding_mode {rounding_mode}")
+    require(dst_type == "Int8", f"dst_type {dst_type}")
+    steps = np.rint(x.astype(np.float32) * scale.astype(np.float32) + offset.astype(np.float32))
+    return np.clip(steps, -128, 127).astype(np.int8)
+
+
+def dynamic_quant_ext(
+    x: np.ndarray, smooth_scales: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """x in int8 steps of absmax / 127 of each row, and the steps.
+
+    Returns:
+        int8 [..., columns], float32 [...].
+    Source: `mindspore.ops.auto_generate.DynamicQuantExt`; CANN, aclnnDynamicQuant.
+    """
+    require(x.dtype in (np.float16, np.float32), f"x is {x.dtype}")
+    require(x.ndim >= 2, f"x must have 2 axes or more, it has {x.ndim}")
+    require(smooth_scales is None, "smooth_scales are none of GLM's")
+    wide = x.astype(np.float32)
+    scale = np.abs(wide).max(-1) / np.float32(127)
+    codes = np.rint(wide / np.where(scale > 0, scale, 1)[..., None])
+    return codes.astype(np.int8), scale
+
+
+def quant_batch_matmul(
+    x1: np.ndarray,
+    x2: np.ndarray,
+    scale: np.ndarray,
+    offset: np.ndarray | None,
+    bias: np.ndarray | None,
+    pertoken_scale: np.ndarray | None,
+    *,
+    transpose_x1: bool,
+    transpose_x2: bool,
+    dtype: str,
+) -> np.ndarray:
+    """(x1 x2^T + bias) * scale [* pertoken_scale], of exact integer sums.
+
+    Args:
+        x1: int8 [rows, columns]; x2: int8 [outputs, columns].
+        scale: [1] or [outputs]: int64 for float16 without a token's scale, else float32. Of the
+            int64 the lower half is a float32, of which the upper 19 bits are read.
+        bias: int32 [outputs].
+        pertoken_scale: float32 [rows].
+        dtype: of the result.
+    Source: `mindspore.ops.auto_generate.QuantBatchMatmul`, whose bias is int32 only; CANN,
+        aclnnQuantMatmulV4, the table of types for Atlas A2 and A3; aclnnTransQuantParamV2.
+    """
+    require(not transpose_x1 and transpose_x2, f"layouts {transpose_x1} {transpose_x2}")
+    require(x1.dtype == x2.dtype == np.int8, f"x1 is {x1.dtype}, x2 {x2.dtype}")
+    require(x1.ndim == x2.ndim == 2, f"x1 has {x1.ndim} axes, x2 {x2.ndim}")
+    require(x1.shape[1] == x2.shape[1], f"x1 is {x1.shape}, x2 {x2.shape}")
+    require(x2.shape[1] <= _LARGEST_LAST_AXIS, f"x2 has {x2.shape[1]} columns")
+    key = (dtype.lower(), pertoken_scale is not None)
+    require(key in _PRODUCT_TYPES, f"the result would be {dtype}")
+    require(scale.dtype in _PRODUCT_TYPES[key], f"scale is {scale.dtype} for {key}")
+    outputs = (len(x2),)
+    require(scale.shape in (outputs, (1,)), f"scale is {scale.shape} for {outputs}")
+    require(offset is None, "an offset is for results in int8")
+    if bias is not None:
+        require(bias.dtype == np.int32, f"bias is {bias.dtype}")
+        require(bias.shape == outputs, f"bias is {bias.shape} for {outputs}")
+    sums = (x1.astype(np.float64) @ x2.astype(np.float64).T).astype(np.int64)  # exact
+    if bias is not None:
+        sums += bias
+    require(np.abs(sums).max(initial=0) < 2**31, "a sum that int32 does not hold")
+    if scale.dtype == np.int64:
+        require((scale >> 32 == 0).all(), "an int64 scale that is no float32's bits")
+        scale = (scale.astype(np.uint32) & _READ_SCALE_BITS).view(np.float32)
+    result = sums.astype(np.float32) * scale
+    if pertoken_scale is not None:
+        require(pertoken_scale.dtype == np.float32, f"pertoken_scale is {pertoken_scale.dtype}")
+        require(pertoken_scale.shape == x1.shape[:1], f"pertoken_scale {pertoken_scale.shape}")
+        result *= pertoken_scale[:, None]
+    return result.astype(np.float16 if key[0] == "float16" else np.float32)
+
+
+def weight_quant_batch_matmul(
+    x: np.ndarray,
+    weight: np.ndarray,
+    antiquant_scale: np.ndarray,
+    antiquant_offset: np.ndarray | None,
+    quant_scale: None,
+    quant_offset: None,
+    bias: None,
+    *,
+    transpose_x: bool,
+    transpose_weight: bool,
+    antiquant_group_size: int,
+) -> np.ndarray:
+    """x ((weight + antiquant_offset) * antiquant_scale)^T, in the type of x.
+
+    Args:
+        x: [rows, columns]; weight: int8 [outputs, columns].
+        antiquant_scale, antiquant_offset: [outputs], in the type of x.
+        bias: none here: CANN wants float32 beside bfloat16, MindSpore bfloat16.
+    Source: `mindspore.ops.auto_generate.WeightQuantBatchMatmul`; CANN,
+        aclnnWeightQuantBatchMatmulV2 by channels on Atlas A2 and A3.
+    """
+    require(not transpose_x and transpose_weight, f"layouts {transpose_x} {transpose_weight}")
+    require(antiquant_group_size == 0, f"groups of {antiquant_group_size}")
+    require(x.dtype in (np.float16, np.float32), f"x is {x.dtype}")
+    require(weight.dtype == np.int8, f"weight is {weight.dtype}")
+    require(x.ndim == weight.ndim == 2, f"x has {x.ndim} axes, weight {weight.ndim}")
+    require(x.shape[1] == weight.shape[1], f"x is {x.shape}, weight {weight.shape}")
+    require(max(weight.shape) <= _LARGEST_LAST_AXIS, f"weight is {weight.shape}")
+    require(len(x) > 0, "no rows")
+    _require_types(x, antiquant_scale=antiquant_scale)
+    require(antiquant_scale.shape == (len(weight),), f"antiquant_scale {antiquant_scale.shape}")
+    is_known = all(given is None for given in (quant_scale, quant_offset, bias))
+    require(is_known, "an input that is not known here")
+    wide = weight.astype(np.float32)
+    if antiquant_offset is not None:
+        _require_types(x, antiquant_offset=antiquant_offset)
+        require(antiquant_offset.shape == antiquant_scale.shape, f"{antiquant_offset.shape}")
+        wide += antiquant_offset.astype(np.float32)[:, None]
+    wide *= antiquant_scale.astype(np.float32)[:, None]
+    return (x.astype(np.float32) @ wide.T).astype(x.dtype)
+
+
 def _require_scale(scale_value: float, head_dim: int) -> None:
     """What GLM wants; the operators take any."""
     require(abs(scale_value * head_dim**0.5 - 1) < 1e-6, f"scale {scale_value} of {head_dim}")

@@ -11,10 +11,11 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.batch import build_slot_mapping
+from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import resolve_attention_bias
 from tests.conftest import relative_error
-from tests.model import hf_oracle
+from tests.model import hf_oracle, stored_oracle
 
 BLOCK_SIZE = 8
 NUM_BLOCKS = 40
@@ -32,7 +33,7 @@ STEPS: Mapping[str, Pieces] = {
 
 def open_runner(folder: Path, dtype: str) -> AscendModelRunner:
     """A loaded runner with a KV cache."""
-    with Checkpoint.open(folder, TensorParallel()) as checkpoint:
+    with Checkpoint.open(folder, TensorParallel(), find_format) as checkpoint:
         config = resolve_attention_bias(GlmConfig.from_hf(folder), checkpoint)
         settings = RunnerSettings.for_config(
             config,
@@ -74,10 +75,12 @@ class Sequences:
 
 
 class KnownSequences(Sequences):
-    """Texts whose logits Hugging Face knows."""
+    """Texts whose logits Hugging Face knows; with a quantized folder's linear layers if given."""
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, quantized: Path | None = None) -> None:
         model = hf_oracle.load(source)
+        if quantized is not None:
+            stored_oracle.put_into(model, quantized)
         super().__init__([12, 20, 30, 9, 9], model.config.vocab_size)
         self.expected = [hf_oracle.logits_of(model, text) for text in self.texts]
 

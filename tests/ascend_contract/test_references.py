@@ -86,6 +86,53 @@ def _rms_norm() -> Call:
     return {"x": _rows(rng, 2, 1), "gamma": np.ones(HEAD_DIM, np.float16), "epsilon": 1e-5}
 
 
+def _quant_v2() -> Call:
+    rng = np.random.default_rng(5)
+    return {
+        "x": _rows(rng, 3, 1),
+        "scale": np.float16([9.5]),
+        "offset": np.float16([-3]),
+        "sqrt_mode": False,
+        "rounding_mode": "ROUND",
+        "dst_type": "Int8",
+    }
+
+
+def _dynamic_quant_ext() -> Call:
+    return {"x": _rows(np.random.default_rng(6), 3, 1), "smooth_scales": None}
+
+
+def _quant_batch_matmul() -> Call:
+    """A product of float16 by one scale of all activations."""
+    rng = np.random.default_rng(7)
+    scale = rng.uniform(1e-3, 1e-2, 5).astype(np.float32)
+    return {
+        "x1": rng.integers(-128, 128, (3, 7)).astype(np.int8),
+        "x2": rng.integers(-128, 128, (5, 7)).astype(np.int8),
+        "scale": scale.view(np.int32).astype(np.int64),
+        "offset": None,
+        "bias": rng.integers(-999, 999, 5).astype(np.int32),
+        "pertoken_scale": None,
+        "transpose_x1": False,
+        "transpose_x2": True,
+        "dtype": "Float16",
+    }
+
+
+def _weight_quant_batch_matmul() -> Call:
+    rng = np.random.default_rng(8)
+    return {
+        "x": _rows(rng, 3, 1),
+        "weight": rng.integers(-128, 128, (5, HEAD_DIM)).astype(np.int8),
+        "antiquant_scale": rng.uniform(1e-3, 1e-2, 5).astype(np.float16),
+        "antiquant_offset": np.float16([-3, 0, 1, 2, 5]),
+        **dict.fromkeys(("quant_scale", "quant_offset", "bias")),
+        "transpose_x": False,
+        "transpose_weight": True,
+        "antiquant_group_size": 0,
+    }
+
+
 def _check_lengths() -> Call:
     return {
         "batch_valid_length": np.int32([6, 1]),
@@ -210,6 +257,75 @@ MUTATIONS: dict[Callable[[], Call], dict[str, Change]] = {
         "an epsilon of 0": _set("epsilon", 0.0),
         "an epsilon above 1": _set("epsilon", 1.5),
     },
+    _quant_v2: {
+        "activations of integers": _map("x", lambda x: x.astype(np.int32)),
+        "a scale in float32 for float16": _map("scale", _float32),
+        "an offset in float32": _map("offset", _float32),
+        "an offset in int8": _map("offset", lambda offset: offset.astype(np.int8)),
+        "a scale of two columns": _set("scale", np.float16([1, 2])),
+        "a scale without axes": _set("scale", np.float16(9.5)),
+        "an offset for each column": _set("offset", np.zeros(HEAD_DIM, np.float16)),
+        "the root of a scale": _set("sqrt_mode", True),
+        "rounding down": _set("rounding_mode", "FLOOR"),
+        "results in int4": _set("dst_type", "Int4"),
+    },
+    _dynamic_quant_ext: {
+        "activations of integers": _map("x", lambda x: x.astype(np.int8)),
+        "a single row without an axis": _map("x", lambda x: x[0]),
+        "smooth scales": _set("smooth_scales", np.ones(HEAD_DIM, np.float16)),
+    },
+    _quant_batch_matmul: {
+        "activations that are no integers": _map("x1", _float32),
+        "a weight of int32": _map("x2", lambda x2: x2.astype(np.int32)),
+        "a weight by columns": _map("x2", np.transpose),
+        "a weight by columns, told so": lambda call: call.update(
+            x2=call["x2"].T, transpose_x2=False
+        ),
+        "activations by columns": _set("transpose_x1", True),
+        "another number of columns": _map("x1", lambda x1: x1[:, :-1]),
+        "three axes": _map("x1", lambda x1: x1[None]),
+        "more columns than an axis may have": lambda call: call.update(
+            x1=np.zeros((3, 65536), np.int8), x2=np.zeros((5, 65536), np.int8)
+        ),
+        "a float32 scale for float16": _set("scale", np.ones(5, np.float32)),
+        "an int64 scale for float32": _set("dtype", "Float32"),
+        "an int64 scale with a token's": _set("pertoken_scale", np.ones(3, np.float32)),
+        "an int64 that is a number": _set("scale", np.full(5, 1 << 40)),
+        "a scale too few": _map("scale", lambda scale: scale[:-1]),
+        "a scale by rows": _map("scale", lambda scale: scale[:, None]),
+        "an offset": _set("offset", np.zeros(5, np.float32)),
+        "a float bias": _map("bias", _float32),
+        "a bias of int64": _map("bias", _wide),
+        "a bias too few": _map("bias", lambda bias: bias[:-1]),
+        "a bias that overflows": _set("bias", np.full(5, 2**31 - 1, np.int32)),
+        "results in float64": _set("dtype", "Float64"),
+        "a token's scale in float16": lambda call: call.update(
+            scale=np.ones(5, np.float32), pertoken_scale=np.ones(3, np.float16)
+        ),
+        "a token's scale too few": lambda call: call.update(
+            scale=np.ones(5, np.float32), pertoken_scale=np.ones(2, np.float32)
+        ),
+        "a token's scale with an axis": lambda call: call.update(
+            scale=np.ones(5, np.float32), pertoken_scale=np.ones((3, 1), np.float32)
+        ),
+    },
+    _weight_quant_batch_matmul: {
+        "activations of integers": _map("x", lambda x: x.astype(np.int8)),
+        "activations with three axes": _map("x", lambda x: x[None]),
+        "no activations": _map("x", lambda x: x[:0]),
+        "a weight in float16": _map("weight", lambda weight: weight.astype(np.float16)),
+        "a weight by columns": _map("weight", np.transpose),
+        "a weight by columns, told so": lambda call: call.update(
+            weight=call["weight"].T, transpose_weight=False
+        ),
+        "a scale in float32 for float16": _map("antiquant_scale", _float32),
+        "a scale too few": _map("antiquant_scale", lambda scale: scale[:-1]),
+        "a scale by rows": _map("antiquant_scale", lambda scale: scale[:, None]),
+        "an offset in int8": _map("antiquant_offset", lambda offset: offset.astype(np.int8)),
+        "an offset too few": _map("antiquant_offset", lambda offset: offset[:-1]),
+        "groups": _set("antiquant_group_size", 32),
+        "a bias": _set("bias", np.zeros(5, np.float16)),
+    },
     _check_lengths: {
         "lengths without the new tokens": _set("batch_valid_length", np.int32([4, 0])),
         "contexts of the whole": _set("context_lens_tensor", np.int32([6, 1])),
@@ -238,3 +354,20 @@ def test_a_wrong_call_is_refused(make: Callable[[], Call], change: Change) -> No
     change(call)
     with pytest.raises(ContractError):
         getattr(references, make.__name__.strip("_"))(**call)
+
+
+def test_quant_v2_has_the_result_of_its_documentation() -> None:
+    x, scale, offset = (np.float32(v) for v in ([100, 150], [80, 40], [0, 2]))
+    codes = references.quant_v2(
+        x, scale, offset, sqrt_mode=False, rounding_mode="ROUND", dst_type="Int8"
+    )
+    assert codes.tolist() == [127, 127]
+
+
+def test_an_int64_scale_is_read_to_19_bits() -> None:
+    call = _quant_batch_matmul()
+    scale = call["scale"].astype(np.uint32).view(np.float32)
+    sums = call["x1"].astype(np.int64) @ call["x2"].astype(np.int64).T + call["bias"]
+    found = references.quant_batch_matmul(**call).astype(np.float64)
+    assert (np.abs(found) <= np.abs(sums * scale) * (1 + 2**-11)).all()
+    assert (np.abs(found) >= np.abs(sums * scale) * (1 - 2**-10 - 2**-11)).all()

@@ -39,6 +39,7 @@ def put_into(
     tokens: str = "card",
     is_simulated: bool = False,
     num_prompt: int | None = None,
+    num_cards: int = 1,
 ) -> None:
     """Replace a float model's linear layers by those of a quantized folder.
 
@@ -48,6 +49,8 @@ def put_into(
             each element a scale of its own, its magnitude / 127.5, whatever the strategy says.
         is_simulated: static activations as msModelSlim simulates them: in float, with the float
             bias in place of quant_bias, whose integers round it.
+        num_cards: each has its part of the columns of o_proj and down_proj, and rounds tokens by
+            the largest element of that part.
         num_prompt: W8A8_MIX: tokens before are rounded one by one, others statically; None: all
             are a prompt's.
     """
@@ -62,8 +65,9 @@ def put_into(
             for name, views in _quantized_parts(rule, checkpoint):
                 module = model.get_submodule(name)
                 assert isinstance(module, nn.Linear)
+                parts = num_cards if name.endswith(("o_proj", "down_proj")) else 1
                 module.forward = _forward_of(  # type: ignore[method-assign]
-                    views, module.bias, tokens, is_simulated, num_prompt
+                    views, module.bias, tokens, is_simulated, num_prompt, parts
                 )
 
 
@@ -116,6 +120,7 @@ def _forward_of(
     tokens: str,
     is_simulated: bool,
     num_prompt: int | None,
+    num_parts: int,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     rows = [rows for view in views for _, rows in view.quantized_chunks()]
     weight = np.concatenate([part.dequantized() for part in rows])
@@ -147,7 +152,8 @@ def _forward_of(
         elif static[0][0][1] is not None:
             return torch.from_numpy(_static(values, codes, static, added))
         elif activation == DYNAMIC:
-            values = _round_tokens(values, tokens)
+            parts = np.split(values, num_parts, axis=-1)
+            values = np.concatenate([_round_tokens(part, tokens) for part in parts], axis=-1)
         return torch.from_numpy((values @ weight.T + added).astype(np.float32))
 
     return forward

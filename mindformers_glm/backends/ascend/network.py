@@ -14,6 +14,7 @@ from mindformers.parallel_core.inference.base_models.gpt.gpt_layer_specs import 
 )
 from mindformers.parallel_core.inference.base_models.gpt.gpt_model import GPTModel
 
+from mindformers_glm.backends.ascend.quantization import StoredQuantization
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 
@@ -56,7 +57,12 @@ class AscendGlmForCausalLM(InferenceGlm4ForCausalLM):
     is set: the runner computes logits of the sampled rows only.
     """
 
-    def __init__(self, config: Glm4Config) -> None:
+    def __init__(self, config: Glm4Config, quantization: StoredQuantization | None = None) -> None:
+        """Build the network.
+
+        Args:
+            quantization: of a checkpoint that is quantized; None: all layers are float.
+        """
         # Not upstream's own __init__: it has norms behind both branches whatever the config says.
         Glm4PreTrainedModel.__init__(self, config, auto_prefix=False)
         transformer = self.convert_to_transformer_config(self.config)
@@ -78,6 +84,7 @@ class AscendGlmForCausalLM(InferenceGlm4ForCausalLM):
             rotary_percent=self.config.partial_rotary_factor,
             rotary_base=self.config.rope_theta,
             share_embeddings_and_output_weights=self.config.tie_word_embeddings,
+            quant_config=quantization,
         )
         self.model.return_hidden_states = True
         self.set_train(False)

@@ -20,6 +20,7 @@ from mindformers_glm.backends.ascend.footprint import MAX_SAMPLES, count_memory,
 from mindformers_glm.backends.ascend.full_memory import explain_full_memory
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
 from mindformers_glm.backends.ascend.parameters import fill_network
+from mindformers_glm.backends.ascend.quantization import read_quantization
 from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstream_step
 from mindformers_glm.backends.ascend.upstream_log import quieten_upstream_log
@@ -29,6 +30,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.system.interrupts import delay_interrupts, interrupts_raise
 from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rules import build_rules, check_rules
 
 # Upstream's names of the network's two graphs. MindSpore looks no further than at such a phase once
 # its graph is compiled, so the inputs' sizes must be left open.
@@ -44,6 +46,7 @@ class AscendModelRunner:
 
     Raises:
         CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
+        UnsupportedError: a layer is quantized in a way that the network has no method for.
         MemoryBudgetError: the device is full.
     """
 
@@ -53,9 +56,13 @@ class AscendModelRunner:
         check_not_forked()
         quieten_upstream_log()
         rank = upstream_part(settings.tensor_parallel)
-        checkpoint.cuts(config, rank)  # what cannot be cut so is told before anything is built
+        # What cannot be cut or multiplied so is told before anything is built.
+        rules = build_rules(config, checkpoint.cuts(config, rank), checkpoint.quantized)
+        check_rules(rules, checkpoint)
+        quantization = read_quantization(rules, checkpoint, settings.compute_dtype)
         with no_init_parameters():
-            self.network = AscendGlmForCausalLM(make_upstream_config(config, settings))
+            upstream_config = make_upstream_config(config, settings)
+            self.network = AscendGlmForCausalLM(upstream_config, quantization)
         self._config, self._settings = config, settings
         self.load_weights(checkpoint)
         need = count_memory(config, settings)

@@ -4,9 +4,12 @@ from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.quantization_scheme import STATIC, TOKEN, QuantizationScheme
 
 # Of weights and products; the operators take no others.
 DTYPES: tuple[str, ...] = ("bfloat16", "float16")
+# Of checkpoints that are quantized already.
+RUNNING_SCHEMES = "W8A8, W8A8_DYNAMIC and W8A16 by rows"
 # PartialRotaryEmbedding puts as many ones behind the rotated columns as there are of those.
 _ROTARY_SHARE = 0.5
 # Of FlashAttentionScore (its documentation, mindspore 2.7.1: "D -- Head size").
@@ -72,9 +75,37 @@ def _network_problems(config: GlmConfig, settings: RunnerSettings) -> dict[str, 
         f"{_HEAD_UNIT} up to {_LARGEST_HEAD})": head % _HEAD_UNIT != 0 or head > _LARGEST_HEAD,
         f"partial_rotary_factor {rotary} (it rotates half of each head)": rotary != _ROTARY_SHARE,
         "rope scaling (YaRN)": config.rope_scaling is not None,
-        "a quantized checkpoint": settings.stored_schemes is not None,
+        "a bias of a norm, which anti-outlier has made": bool(settings.shifted_norms),
+        "scales for each rank (tp_list)": bool(settings.rounded_columns),
+        **_scheme_problems(settings),
         f"quantization {settings.quantization} while loading": settings.quantization is not None,
         **_split_problems(config, settings.model_parallel),
+    }
+
+
+def is_integer_product(scheme: QuantizationScheme) -> bool:
+    """Whether the network multiplies integers by the integers of a checkpoint's layer (W8A8)."""
+    return (
+        (scheme.weight_bits, scheme.activation_bits, scheme.group_size) == (8, 8, None)
+        and not (scheme.has_zeros or scheme.is_reordered)
+        and scheme.activation_scale in (STATIC, TOKEN)
+    )
+
+
+def runs_integers(scheme: QuantizationScheme) -> bool:
+    """Whether the network keeps the integers of a checkpoint's layer: W8A8, W8A16 by rows."""
+    is_weight_only = (scheme.weight_bits, scheme.activation_bits) == (8, 16)
+    is_by_rows = scheme.group_size is None and not scheme.is_reordered
+    return is_integer_product(scheme) or (is_weight_only and is_by_rows)
+
+
+def _scheme_problems(settings: RunnerSettings) -> dict[str, bool]:
+    """Of layers that are quantized in the checkpoint; of several with one scheme the first."""
+    stored = reversed(settings.stored_schemes or ())
+    names = {s.name: layer for layer, s in stored if s is not None and not runs_integers(s)}
+    return {
+        f"a checkpoint quantized in {name} ({layer}; it takes {RUNNING_SCHEMES})": True
+        for name, layer in names.items()
     }
 
 
@@ -101,4 +132,10 @@ def _processor_problems(settings: RunnerSettings, processor: str) -> dict[str, b
         f"model_parallel {size} on an Atlas 300I Duo (it takes {ranks})": (
             is_300i and size not in _ATLAS_300I_RANKS
         ),
+        # aclnnQuantMatmulV4: its table for that card has no scale of a token.
+        "a scale of each token (W8A8_DYNAMIC) on an Atlas 300I Duo": is_300i
+        and any(s and s.activation_scale == TOKEN for _, s in settings.stored_schemes or ()),
+        # aclnnWeightQuantBatchMatmulV2 wants other layouts of weight and scale there.
+        "float activations beside int8 weights (W8A16) on an Atlas 300I Duo": is_300i
+        and any(s and s.activation_bits == 16 for _, s in settings.stored_schemes or ()),
     }

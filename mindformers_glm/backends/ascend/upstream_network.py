@@ -23,15 +23,26 @@ from mindformers.tools.register import MindFormerConfig
 from mindformers_glm.backends.ascend.context import processor_name
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
 from mindformers_glm.backends.ascend.parameters import fill_network
+from mindformers_glm.backends.ascend.quantization import StoredQuantization, read_quantization
+from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.support import check_supported
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
+from mindformers_glm.core.quantization_scheme import keep_integers
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.system.files import read_json_if_present
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import resolve_attention_bias
+from mindformers_glm.weights.rules import (
+    WeightRule,
+    build_rules,
+    check_rules,
+    list_schemes,
+    list_shifted_norms,
+    resolve_attention_bias,
+)
 from mindformers_glm.weights.shards import WEIGHT_FORMATS
 
 # What a run's configuration says to upstream's own code, beside the sizes and types of the network.
@@ -67,9 +78,12 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
             UnsupportedError: the network would run wrongly, or not at all.
         """
         folder = given.get("pretrained_model_dir")
-        if folder:
-            config = _ask_the_tensors(config, Path(folder))
-        super().__init__(_make_config(config, given))
+        with ExitStack() as stack:
+            weights = _open_weights(folder, stack)
+            if weights is not None:
+                config = resolve_attention_bias(config, weights)
+            settings, quantization = _read_run(config, given, weights)
+        super().__init__(_make_config(config, given, settings), quantization)
         self.model.return_hidden_states = False
         self.glm_config = config
         if folder:  # as upstream's build_network does, whose result has the file's keys alone
@@ -84,18 +98,19 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
 
         Raises:
             CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
-            UnsupportedError: tensors are handed over one by one.
+            UnsupportedError: tensors are handed over one by one, or are quantized otherwise than
+                those in the configuration's pretrained_model_dir.
         """
         if weights_path is None or weights is not None:
             raise UnsupportedError(
                 "load_weights takes the path of a Hugging Face folder, where all tensors can be "
                 "checked before one is read; it does not take `weights`."
             )
-        with ExitStack() as stack:
-            if not isinstance(weights_path, Checkpoint):
-                opened = Checkpoint.open(locate_folder(weights_path), _find_rank())
-                weights_path = stack.enter_context(opened)
-            fill_network(self, self.glm_config, _find_rank(), weights_path)
+        if isinstance(weights_path, Checkpoint):  # opened by who knows nothing of quantized layers
+            weights_path = weights_path.folder
+        folder = locate_folder(weights_path)
+        with Checkpoint.open(folder, _find_rank(), find_format) as opened:
+            fill_network(self, self.glm_config, _find_rank(), opened)
 
     def _incremental_infer_mcore(self, *args: Any, **kwargs: Any) -> Any:
         """A step of upstream's `generate`, whose flags are set once: graphs are compiled with them.
@@ -125,16 +140,19 @@ def _find_rank() -> TensorParallel:
     )
 
 
-def _ask_the_tensors(config: GlmConfig, folder: Path) -> GlmConfig:
-    """Let the checkpoint decide about biases, as for a runner; a folder may have no weights."""
-    if not any(found for kind in WEIGHT_FORMATS for found in folder.glob(kind.pattern)):
-        return config
-    with Checkpoint.open(folder, _find_rank()) as opened:
-        return resolve_attention_bias(config, opened)
+def _open_weights(folder: str | None, stack: ExitStack) -> Checkpoint | None:
+    """The checkpoint that the network is for; None where it is not told, or has no weights yet."""
+    if not folder or not any(
+        found for kind in WEIGHT_FORMATS for found in Path(folder).glob(kind.pattern)
+    ):
+        return None
+    return stack.enter_context(Checkpoint.open(folder, _find_rank(), find_format))
 
 
-def _make_config(config: GlmConfig, given: Mapping[str, Any]) -> Glm4Config:
-    """Upstream's configuration: the architecture, the run's types, and the run's other keys."""
+def _read_run(
+    config: GlmConfig, given: Mapping[str, Any], weights: Checkpoint | None
+) -> tuple[RunnerSettings, StoredQuantization | None]:
+    """The run's types and sizes, checked, and how the layers of the checkpoint are quantized."""
     rank = _find_rank()
     if (stages := parallel_state.get_pipeline_model_parallel_world_size()) > 1:
         raise UnsupportedError(
@@ -148,8 +166,25 @@ def _make_config(config: GlmConfig, given: Mapping[str, Any]) -> Glm4Config:
         "model_parallel": rank.size,
         "model_parallel_rank": rank.rank,
     }
-    settings = RunnerSettings.for_config(config, "bfloat16", **run)
+    rules: tuple[WeightRule, ...] = ()
+    kept = None
+    if weights is not None and weights.quantized is not None:
+        cuts = weights.cuts(config, upstream_part(rank))
+        rules = build_rules(config, cuts, weights.quantized)
+        check_rules(rules, weights)
+        kept = {name: keep_integers(stored) for name, stored in list_schemes(rules).items()}
+    shifted = list_shifted_norms(rules)
+    settings = RunnerSettings.for_config(config, "bfloat16", kept, shifted, **run)
     check_supported(config, settings, processor_name())
+    if weights is None:
+        return settings, None
+    return settings, read_quantization(rules, weights, settings.compute_dtype)
+
+
+def _make_config(
+    config: GlmConfig, given: Mapping[str, Any], settings: RunnerSettings
+) -> Glm4Config:
+    """Upstream's configuration: the architecture, the run's types, and the run's other keys."""
     made = make_upstream_config(config, settings)
     _refuse_other_networks(made, given)
     of_the_file = config.to_dict()

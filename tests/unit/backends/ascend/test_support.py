@@ -4,10 +4,18 @@ from dataclasses import replace
 
 import pytest
 
+from mindformers_glm.backends.ascend.footprint import count_memory
 from mindformers_glm.backends.ascend.support import ATLAS_300I, check_supported
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.quantization_scheme import (
+    MIXED,
+    SCHEMES,
+    STATIC,
+    TOKEN,
+    QuantizationScheme,
+)
 from tests.unit.core.glm_9b import GLM_9B
 
 GLM_32B = replace(
@@ -57,3 +65,89 @@ def test_what_cannot_run_is_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedError, match=words):
         check(replace(GLM_9B, **changes), size, dtype, processor)
+
+
+def check_stored(scheme: QuantizationScheme, processor: str = "ascend910b") -> None:
+    settings = RunnerSettings.for_config(
+        GLM_9B,
+        "float16",
+        {"decoder.layers.0.mlp.linear_fc1": None, "decoder.layers.1.mlp.linear_fc1": scheme},
+        params_dtype="float16",
+    )
+    check_supported(GLM_9B, settings, processor)
+
+
+_W8A8 = QuantizationScheme("W8A8", 8, 8, None, activation_scale=STATIC)
+_W8A16 = SCHEMES["w8a16"]
+_W8A8_DYNAMIC = replace(_W8A8, name="W8A8_DYNAMIC", activation_scale=TOKEN)
+
+
+def test_int8_weights_with_static_scales_or_those_of_tokens_run() -> None:
+    check_stored(_W8A8)
+    check_stored(_W8A8, ATLAS_300I)
+    check_stored(_W8A8_DYNAMIC)
+    check_stored(_W8A16)
+    check_stored(replace(_W8A16, has_zeros=True))
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        replace(_W8A8, name="W8A8_MIX", activation_scale=MIXED),
+        replace(_W8A8, name="asymmetric", has_zeros=True),
+        replace(_W8A8, name="reordered", is_reordered=True),
+        replace(_W8A8, name="W4A8_DYNAMIC", weight_bits=4, activation_scale=TOKEN),
+        replace(_W8A8, name="grouped", group_size=128),
+        *(scheme for name, scheme in SCHEMES.items() if name != "w8a16"),
+        replace(SCHEMES["w8a16"], name="by groups", group_size=128),
+    ],
+    ids=lambda scheme: scheme.name,
+)
+def test_other_schemes_are_refused_by_name_with_their_layer(scheme: QuantizationScheme) -> None:
+    words = rf"a checkpoint quantized in {scheme.name} \(decoder\.layers\.1\.mlp\.linear_fc1; it"
+    with pytest.raises(UnsupportedError, match=words):
+        check_stored(scheme)
+
+
+def test_a_norm_with_a_bias_is_refused() -> None:
+    shifted = ("decoder.layers.0.self_attention.linear_qkv",)
+    settings = RunnerSettings.for_config(GLM_9B, "float16", {}, shifted, params_dtype="float16")
+    with pytest.raises(UnsupportedError, match="a bias of a norm, which anti-outlier has made"):
+        check_supported(GLM_9B, settings, "ascend910b")
+
+
+def test_scales_for_each_rank_are_refused() -> None:
+    columns = ("decoder.layers.0.mlp.linear_fc2",)
+    settings = RunnerSettings.for_config(
+        GLM_9B, "float16", {}, None, columns, params_dtype="float16"
+    )
+    with pytest.raises(UnsupportedError, match=r"scales for each rank \(tp_list\)"):
+        check_supported(GLM_9B, settings, "ascend910b")
+
+
+def test_an_atlas_300i_duo_has_no_scale_of_each_token() -> None:
+    with pytest.raises(UnsupportedError, match=r"W8A8_DYNAMIC\) on an Atlas 300I Duo"):
+        check_stored(_W8A8_DYNAMIC, ATLAS_300I)
+    with pytest.raises(UnsupportedError, match=r"W8A16\) on an Atlas 300I Duo"):
+        check_stored(_W8A16, ATLAS_300I)
+
+
+def test_integers_take_a_byte_each_and_their_scales() -> None:
+    name = "decoder.layers.0.mlp.linear_fc1"
+    rows, columns = 2 * GLM_9B.intermediate_size, GLM_9B.hidden_size
+
+    def saved(scheme: QuantizationScheme, dtype: str) -> int:
+        float_bytes, own = (
+            count_memory(
+                GLM_9B,
+                RunnerSettings.for_config(GLM_9B, dtype, {name: s}, params_dtype=dtype),
+            ).weights_bytes
+            for s in (None, scheme)
+        )
+        return float_bytes - own
+
+    assert saved(_W8A8_DYNAMIC, "bfloat16") == rows * (columns - 4)
+    assert saved(_W8A8, "bfloat16") == rows * (columns - 4 - 4)
+    assert saved(_W8A8, "float16") == rows * (columns - 8 - 4)
+    assert saved(_W8A16, "float16") == rows * (columns - 2)
+    assert saved(replace(_W8A16, has_zeros=True), "bfloat16") == rows * (columns - 2 - 2)
