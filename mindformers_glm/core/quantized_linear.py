@@ -8,7 +8,7 @@ weights/ knows. They meet here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -102,6 +102,19 @@ class QuantizedRows:
 
 
 @dataclass(frozen=True)
+class EncodedRows:
+    """Some rows of a quantized matrix as tensors of our own, by the ends of their names.
+
+    Attributes:
+        by_row: the first axis is rows; those of further rows follow.
+        whole: the same for all rows.
+    """
+
+    by_row: Mapping[str, np.ndarray]
+    whole: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """A tensor that a checkpoint must hold for a layer; any of the dtypes will do."""
 
@@ -192,4 +205,29 @@ class CheckpointFormat(Protocol):
 
     def repeats(self, name: str) -> tuple[str, ...]:
         """Other names under which the tool saves a float tensor once more."""
+        ...
+
+
+class LinearEncoder(Protocol):
+    """Writes quantized layers in the one form, to be read back exactly."""
+
+    @property
+    def description_name(self) -> str:
+        """File beside the tensors that names the layers and their schemes."""
+        ...
+
+    def describe(
+        self, tool: str, layers: Mapping[str, tuple[QuantizedLinear, StaticActivation | None]]
+    ) -> dict[str, Any]:
+        """What that file says."""
+        ...
+
+    def encode(
+        self, name: str, scheme: StoredScheme, rows: QuantizedRows, static: StaticActivation | None
+    ) -> EncodedRows:
+        """Some rows of a matrix, and how activations enter their product.
+
+        Raises:
+            CheckpointError: rows that the scheme does not describe.
+        """
         ...

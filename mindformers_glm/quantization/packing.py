@@ -35,6 +35,23 @@ def unpack(words: np.ndarray, bits: int, order: tuple[int, ...] | None = None) -
     return sorted_values.reshape(values.shape)
 
 
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Put codes together along their last axis, the reverse of `unpack` and `as_signed`.
+
+    Args:
+        codes: int8 [..., n] of 2 or 4 bits.
+    Returns:
+        uint8 [..., n / values in a byte], rounded up; missing values are zeros.
+    """
+    per_byte = 8 // bits
+    padded = np.zeros((*codes.shape[:-1], -(-codes.shape[-1] // per_byte) * per_byte), np.uint8)
+    padded[..., : codes.shape[-1]] = codes.view(np.uint8) & np.uint8(2**bits - 1)
+    octets = padded[..., ::per_byte].copy()
+    for place in range(1, per_byte):
+        octets |= padded[..., place::per_byte] << np.uint8(bits * place)
+    return octets
+
+
 def unpack_rows(octets: np.ndarray, bits: int) -> np.ndarray:
     """Take bytes apart along their first axis: int8 [B, n] -> uint8 [B * values in a byte, n]."""
     unsigned, per_byte = octets.view(np.uint8), 8 // bits
@@ -81,3 +98,11 @@ def _make_e4m3() -> np.ndarray:
 
 
 E4M3 = _make_e4m3()
+# Each value is a float16 too, whose bits lead back to the code.
+_E4M3_OF_HALF = np.zeros(2**16, np.uint8)
+_E4M3_OF_HALF[E4M3.astype(np.float16).view(np.uint16)] = np.arange(256)
+
+
+def encode_e4m3(values: np.ndarray) -> np.ndarray:
+    """uint8 codes of float32 values that are E4M3 numbers."""
+    return _E4M3_OF_HALF[values.astype(np.float16).view(np.uint16)]

@@ -6,7 +6,13 @@ from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.quantized_linear import CheckpointFormat, StoredTensors
-from mindformers_glm.quantization import chatglm_packed, compressed_tensors, gptq, msmodelslim
+from mindformers_glm.quantization import (
+    chatglm_packed,
+    compressed_tensors,
+    gptq,
+    msmodelslim,
+    share_format,
+)
 from mindformers_glm.system.files import read_json_if_present
 
 # What AutoGPTQ and AutoAWQ wrote beside the model before config.json had quantization_config.
@@ -28,6 +34,8 @@ def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
         CheckpointError: what the folder says of itself is damaged or does not fit.
         UnsupportedError: it is quantized in a way that this version does not read.
     """
+    if (shares := folder / share_format.DESCRIPTION_NAME).exists():
+        return share_format.open_format(shares, source)
     path = folder / "config.json"
     raw = read_json_if_present(path, CheckpointError)
     if (description := msmodelslim.find_description(folder)) is not None:

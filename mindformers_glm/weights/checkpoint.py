@@ -37,9 +37,10 @@ __all__ = ["Checkpoint", "TensorEntry", "TensorView"]
 _NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 # Nor FP8; these are what quantized layers are made of besides.
 _ARRAY_DTYPES = _NUMPY_DTYPES | {
-    **{name: getattr(np, name) for name in ("int8", "uint8", "int32", "int64")},
+    **{name: getattr(np, name) for name in ("int8", "uint8", "int32", "int64", "float64")},
     "float8_e4m3": np.uint8,
 }
+FindFormat = Callable[[Path, StoredTensors], CheckpointFormat | None]
 _MAX_FOLIO_BYTES = 2 * 2**20  # the page cache's largest unit on x86-64 and aarch64, 4 KiB pages
 
 
@@ -78,7 +79,7 @@ class Checkpoint:
         cls,
         folder: str | Path,
         tensor_parallel: TensorParallel | None = None,
-        find_format: Callable[[Path, StoredTensors], CheckpointFormat | None] | None = None,
+        find_format: FindFormat | None = None,
     ) -> "Checkpoint":
         """Read the index and all headers of `folder`.
 
@@ -108,7 +109,7 @@ class Checkpoint:
         if shards.weight_map is not None:
             _check_index(path, shards.weight_map, entries)
         opened = cls(path, entries, identities, shards.format.name, is_share=share is not None)
-        if find_format is not None and not opened.is_share:
+        if find_format is not None:
             opened.quantized = find_format(path, opened)
         return opened
 
