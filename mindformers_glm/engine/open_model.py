@@ -89,8 +89,8 @@ def open_model(
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
-        if widened := stored.describe_float():
-            note(widened)
+        for sentence in filter(None, (stored.describe_float(), stored.describe_exact(settings))):
+            note(sentence)
         if settings.compute_dtype == "float32" != (settings.rotary_dtype or "float32"):
             note(
                 f"rotary_dtype {settings.rotary_dtype} rounds the rotary tables, so results are "

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.quantization_scheme import (
     QuantizationScheme,
     find_obstacle,
@@ -71,4 +72,15 @@ class StoredSchemes:
             f"{len(lost)} of {len(self.stored)} linear layers are quantized in a way that has no "
             f"operator here ({'; '.join(sorted(names))}): they run with the same values in "
             "params_dtype, and take its memory"
+        )
+
+    def describe_exact(self, settings: RunnerSettings) -> str:
+        """A sentence on layers whose integers the settings give up; empty where there are none."""
+        kept = self.kept or {}
+        exact = [name for name, scheme in kept.items() if scheme and not settings.scheme_of(name)]
+        if not exact:
+            return ""
+        return (
+            f"compute_dtype float32: {len(exact)} of {len(self.stored)} linear layers run with "
+            "the float32 values that their integers mean, and take the memory of these"
         )

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mindformers_glm.quantization.share_format import ShareEncoder
+from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.share_writer import write_shares
 from tests.conftest import relative_error
 from tests.tp.conftest import Launcher
@@ -33,6 +35,19 @@ FORMATS = {
     2: (["w8a8_dynamic", "w4a16"], ["w8a16", "w4a8_dynamic"]),
     4: (["w4a8_dynamic"], ["w8a8_dynamic"]),
 }
+# Folders that are quantized already, for the same ranks; groups lie across their heads.
+STORED = {
+    2: (["slim-w4a16", "gptq-v2-reordered-asymmetric"], ["ct-w4a16", "slim-w8a16-asymmetric"]),
+    4: (["awq"], ["slim-w8a16"]),
+}
+# What one cannot pack in words and pairs, and what is padded, is left out of their sizes.
+STORED_CHANGES = CHANGES | {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "head_dim": 32,
+    "intermediate_size": 512,
+    "tie_word_embeddings": False,
+}
 # Of one process's logits: sums in another order, and where 8 bits round the other way for it.
 BOUNDS = {"16": 1e-3, "c": 2e-2}  # by the last letters of the format
 
@@ -45,52 +60,49 @@ def test_ranks_answer_as_one_process_does(
 
     whole = save_random_checkpoint(tmp_path / "whole", **CHANGES)
     write_shares(whole, tmp_path / "cut", size)
+    stored, cut = _write_stored(tmp_path, size)
     shutil.copy(WORKER, work)
     of_whole, of_cut = (",".join(formats) for formats in FORMATS[size])
     environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}
-    alone = [sys.executable, WORKER.name, "1", f"{whole}={of_whole},{of_cut}"]
-    subprocess.run(alone, cwd=work, env=environment, check=True)
-    command = f"{WORKER.name} {size} {whole}={of_whole} {tmp_path / 'cut'}={of_cut}"
+    alone = [f"{whole}={of_whole},{of_cut}", *(f"{folder}=stored" for folder in stored.values())]
+    command = [sys.executable, WORKER.name, "1", *alone]
+    subprocess.run(command, cwd=work, env=environment, check=True)
+    together = [f"{whole}={of_whole}", f"{tmp_path / 'cut'}={of_cut}"]
+    together += [f"{folder}=stored" for folder in (stored | cut).values()]
+    command = f"{WORKER.name} {size} {' '.join(together)}"
     ended = launch(command, str(size), GLOG_v="3").wait(timeout_s=300)
     assert ended.exit_code == 0, ended.stderr
-    for name in f"{of_whole},{of_cut}".split(","):
+    for name in [*f"{of_whole},{of_cut}".split(","), *stored]:
         expected = np.load(work / f"{name}-1-0.npz")
-        bound = next(bound for end, bound in BOUNDS.items() if name.endswith(end))
+        bound = 1e-3
+        if name not in stored:
+            bound = next(bound for end, bound in BOUNDS.items() if name.endswith(end))
         ranks = [np.load(work / f"{name}-{size}-{rank}.npz") for rank in range(size)]
         for found in ranks:
-            assert found["logits"].shape == (37, 521)
+            assert found["logits"].shape == expected["logits"].shape
             assert relative_error(found["logits"], expected["logits"]) < bound, name
             _assert_equal_or_close(found["tokens"], expected, bound)
             np.testing.assert_array_equal(found["logits"], ranks[0]["logits"])  # every bit
+            if name in stored:
+                assert found["weights_bytes"] == found["planned_bytes"], name
+                assert found["weights_bytes"] < 0.8 * expected["weights_bytes"], name
 
 
-# Groups of 128 columns lie across the ranks' heads, and g_idx sends columns anywhere (as float).
-STORED = {"slim-w4a16": 1e-3, "gptq-v2-reordered-asymmetric": 1e-4}
-
-
-def test_ranks_share_a_folder_that_is_quantized_already(
-    launch: Launcher, work: Path, tmp_path: Path
-) -> None:
+def _write_stored(folder: Path, size: int) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Quantized folders, and those of them that are cut for the ranks, by their names."""
     from tests import quantized_folders
     from tests.model.hf_oracle import save_random_checkpoint
 
-    sizes = CHANGES | {"intermediate_size": 320, "tie_word_embeddings": False}
-    whole = save_random_checkpoint(tmp_path / "whole", **sizes)
-    for name in STORED:
-        quantized_folders.write(whole, tmp_path / name, quantized_folders.WEIGHT_ONLY[name])
-    shutil.copy(WORKER, work)
-    environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}
-    wanted = [f"{tmp_path / name}={name}" for name in STORED]
-    alone = [sys.executable, WORKER.name, "1", *wanted]
-    subprocess.run(alone, cwd=work, env=environment, check=True)
-    ended = launch(f"{WORKER.name} 2 {' '.join(wanted)}", "2", GLOG_v="3").wait(timeout_s=300)
-    assert ended.exit_code == 0, ended.stderr
-    for name, bound in STORED.items():
-        expected = np.load(work / f"{name}-1-0.npz")
-        for rank in range(2):
-            found = np.load(work / f"{name}-2-{rank}.npz")
-            assert relative_error(found["logits"], expected["logits"]) < bound, name
-            _assert_equal_or_close(found["tokens"], expected, bound)
+    source = save_random_checkpoint(folder / "source", **STORED_CHANGES)
+    stored, cut = {}, {}
+    of_whole, of_cut = STORED[size]
+    for name in (*of_whole, *of_cut):
+        stored[name] = folder / name
+        quantized_folders.write(source, stored[name], quantized_folders.WEIGHT_ONLY[name])
+        if name in of_cut:
+            cut[name] = folder / f"{name}@cut"
+            write_shares(stored[name], cut[name], size, find_format, ShareEncoder())
+    return stored, cut
 
 
 def _assert_equal_or_close(
