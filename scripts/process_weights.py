@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from mindformers_glm.config.environment import quantized_folder
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser
 from mindformers_glm.core.errors import ConfigError, GlmError
@@ -34,7 +35,9 @@ def main() -> int:
         arguments = parser.read(sys.argv[1:])
         source = _as_absolute(Path(locate_folder(arguments.model_path)))
         output = _as_absolute(arguments.output or _default_output(source, arguments.tp_size))
-        sizes = write_shares(source, output, arguments.tp_size, find_format, ShareEncoder())
+        sizes = write_shares(
+            source, output, arguments.tp_size, find_format, ShareEncoder(), quantized_folder()
+        )
     except GlmError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2 if isinstance(problem, CommandLineError) else 1

@@ -1,15 +1,17 @@
 """The schemes that operators exist for; float weights are quantized to them while loading."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantized_linear import FLOAT, StoredScheme
-from mindformers_glm.core.sharding import LARGEST_GROUP
+from mindformers_glm.core.sharding import LARGEST_GROUP, ROW_PARALLEL
 
 GROUP_SIZES = (32, 64, 128)
 _SCALE_BYTES = 4  # float32
 _ZERO_BYTES = 1  # uint8
+_ORDER_BYTES = 4  # int32
 
 # What of the activations has one scale.
 GROUP, TOKEN, STATIC, MIXED = "group", "token", "static", "mixed"
@@ -50,7 +52,9 @@ class QuantizationScheme:
         """Bytes of a weight matrix and its scales, up to the padding to full tiles."""
         groups = 1 if self.group_size is None else -(-num_columns // self.group_size)
         group_bytes = _SCALE_BYTES + self.has_zeros * _ZERO_BYTES
-        return num_rows * num_columns * self.weight_bits // 8 + num_rows * groups * group_bytes
+        order_bytes = self.is_reordered * num_columns * _ORDER_BYTES
+        codes = num_rows * num_columns * self.weight_bits // 8
+        return codes + num_rows * groups * group_bytes + order_bytes
 
 
 SCHEMES = {
@@ -67,7 +71,8 @@ SCHEMES = {
 def keep_integers(stored: Sequence[StoredScheme | None]) -> QuantizationScheme | None:
     """The scheme whose operators take the integers of a checkpoint exactly as they are.
 
-    A scale of more columns than an operator's group stands in several of its groups.
+    A scale of more columns than an operator's group stands in several of its groups. Matrices that
+    are stacked have one order of columns, and zero points all or none: 0 where one has not.
 
     Args:
         stored: of the matrices that one layer stacks; None: it is float.
@@ -76,28 +81,48 @@ def keep_integers(stored: Sequence[StoredScheme | None]) -> QuantizationScheme |
     """
     kept = [_keep_integers_of(scheme) for scheme in stored]
     known = [scheme for scheme in kept if scheme is not None]
-    if len(known) < len(kept) or len({scheme.weight_bits for scheme in known}) > 1:
+    orders = {scheme.column_order for scheme in stored if scheme is not None}
+    bits = {scheme.weight_bits for scheme in known}
+    if len(known) < len(kept) or len(bits) > 1 or len(orders) > 1:
         return None
     # Sizes of groups divide one another.
-    return min(known, key=lambda scheme: scheme.group_size or 0)
+    smallest = min(known, key=lambda scheme: scheme.group_size or math.inf)
+    return replace(smallest, has_zeros=any(scheme.has_zeros for scheme in known))
 
 
 def _keep_integers_of(stored: StoredScheme | None) -> QuantizationScheme | None:
     if (
         stored is None
-        or not stored.is_symmetric
-        or stored.is_reordered
+        or stored.weight_bits not in (4, 8)
+        or (stored.is_reordered and not stored.column_order)
+        or stored.has_far_zeros
         or stored.has_float_codes
         or stored.activation != FLOAT
     ):
         return None
     size = stored.group_size
-    if stored.weight_bits == 8:
-        return SCHEMES["w8a16"] if size is None else None
-    if stored.weight_bits != 4:
-        return None
     groups = [group for group in GROUP_SIZES if size is None or size % group == 0]
-    return replace(SCHEMES["w4a16"], group_size=max(groups)) if groups else None
+    if not groups:
+        return None
+    has_rows = stored.weight_bits == 8 and size is None
+    return replace(
+        SCHEMES[f"w{stored.weight_bits}a16"],
+        group_size=None if has_rows else max(groups),
+        has_zeros=not stored.is_symmetric,
+        is_reordered=stored.is_reordered,
+    )
+
+
+def on_ranks(
+    scheme: QuantizationScheme | None, layer_name: str, num_ranks: int
+) -> QuantizationScheme | None:
+    """The scheme of a layer of which each rank has a part.
+
+    Where columns are cut, a rank has some of each group of columns that lie anywhere: such a layer
+    is float there.
+    """
+    is_cut = num_ranks > 1 and layer_name.endswith(ROW_PARALLEL)
+    return None if scheme is not None and scheme.is_reordered and is_cut else scheme
 
 
 def find_obstacle(stored: Mapping[str, Sequence[StoredScheme | None]]) -> str:

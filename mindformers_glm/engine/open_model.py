@@ -60,6 +60,7 @@ def open_model(
     num_threads: int | None,
     cache_settings: PackedCacheSettings,
     chat_template: str | None,
+    quantized_folder: Path | None = None,
 ) -> OpenModel:
     """Check a Hugging Face folder, load its weights and allocate the KV cache.
 
@@ -67,13 +68,14 @@ def open_model(
         given: fields of RunnerSettings; None stands for the default.
         engine_settings: what else answers depend on; all ranks must have the same.
         device_target, num_threads, chat_template: as `LLM` takes them.
+        quantized_folder: where quantized weights are, if not in `folder`.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it.
         ConfigError: the ranks opened different checkpoints, or with different settings.
     """
     folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
-    with Checkpoint.open(folder, tensor_parallel, find_format) as checkpoint:
+    with Checkpoint.open(folder, tensor_parallel, find_format, quantized_folder) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
         cuts = checkpoint.cuts(config, tensor_parallel)
         rules = build_rules(config, cuts, checkpoint.quantized)
@@ -85,11 +87,13 @@ def open_model(
             config,
             checkpoint.dtype,
             stored.kept,
+            stored.shifted_norms,
             model_parallel=tensor_parallel.size,
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
-        for sentence in filter(None, (stored.describe_float(), stored.describe_exact(settings))):
+        told = (stored.describe_float(tensor_parallel.size), stored.describe_exact(settings))
+        for sentence in filter(None, told):
             note(sentence)
         if settings.compute_dtype == "float32" != (settings.rotary_dtype or "float32"):
             note(

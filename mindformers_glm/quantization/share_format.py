@@ -24,10 +24,13 @@ from mindformers_glm.core.quantized_linear import (
     TensorSpec,
 )
 from mindformers_glm.quantization import checks, packing
+from mindformers_glm.quantization.plain_format import PlainFormat
+from mindformers_glm.quantization.shifted_norms import find_norm_bias
 from mindformers_glm.system.files import read_json_object
 
 DESCRIPTION_NAME = "model.shares.quantization.json"
 _AGAIN = "cut the original checkpoint anew with scripts/process_weights.py"
+_MAY_BE = {"group_size": int, "label": str}  # besides None
 _CODES, _SCALES, _ZEROS, _GROUPS = "weight_codes", "weight_scale", "weight_offset", "weight_groups"
 _INPUT_SCALE, _INPUT_OFFSET, _BIAS, _DEQ = "input_scale", "input_offset", "quant_bias", "deq_scale"
 
@@ -91,7 +94,7 @@ def _pack(codes: np.ndarray, scheme: StoredScheme) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ShareFormat:
+class ShareFormat(PlainFormat):
     """The description of a folder of shares."""
 
     file: Path
@@ -107,17 +110,9 @@ class ShareFormat:
         has_bias = self.contains_bias.get(layer, False)
         return ShareLinear(layer, shape, self.schemes[layer], has_bias, self.source)
 
-    def surplus(self) -> Mapping[str, str]:
-        """See CheckpointFormat; what is not needed was left out."""
-        return {}
-
-    def zeros(self) -> Mapping[str, str]:
+    def norm_bias(self, name: str) -> str | None:
         """See CheckpointFormat."""
-        return {}
-
-    def repeats(self, name: str) -> tuple[str, ...]:
-        """See CheckpointFormat."""
-        return ()
+        return find_norm_bias(name, self.source)
 
 
 @dataclass(frozen=True)
@@ -218,6 +213,18 @@ def open_format(file: Path, source: StoredTensors) -> ShareFormat:
         tool = str(raw["tool"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{file} is damaged: {_AGAIN}.") from None
-    if any(scheme.weight_bits not in (2, 4, 8) for scheme in schemes.values()):
-        raise CheckpointError(f"{file} has a layer of other bits than 2, 4 or 8: {_AGAIN}.")
+    for layer, scheme in schemes.items():
+        if not _is_sound(scheme):
+            raise CheckpointError(f"{file} has no scheme for {layer!r:.100}: {_AGAIN}.")
     return ShareFormat(file, tool, schemes, has_bias, source)
+
+
+def _is_sound(scheme: StoredScheme) -> bool:
+    """Whether values are such as a writer has put there."""
+    defaults = StoredScheme(weight_bits=8)
+    names = [field.name for field in fields(scheme)]
+    types_fit = all(
+        type(getattr(scheme, name)) in (type(getattr(defaults, name)), _MAY_BE.get(name))
+        for name in names
+    )
+    return types_fit and scheme.weight_bits in (2, 4, 8) and (scheme.group_size or 1) > 0

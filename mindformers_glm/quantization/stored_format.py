@@ -11,6 +11,7 @@ from mindformers_glm.quantization import (
     compressed_tensors,
     gptq,
     msmodelslim,
+    numpy_set,
     share_format,
 )
 from mindformers_glm.system.files import read_json_if_present
@@ -40,6 +41,8 @@ def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
     raw = read_json_if_present(path, CheckpointError)
     if (description := msmodelslim.find_description(folder)) is not None:
         return msmodelslim.open_format(description, raw.get("quantize"), source)
+    if (folder / "quant_weight.npy").is_file():
+        return numpy_set.open_format(raw.get("quantize"), source)
     if raw.get("quantize"):
         raise CheckpointError(
             f"{path} says quantize {raw['quantize']!r:.40}, but {folder} has no "

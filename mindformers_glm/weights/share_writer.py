@@ -46,12 +46,14 @@ def write_shares(
     size: int,
     find_format: FindFormat | None = None,
     encoder: LinearEncoder | None = None,
+    quantized_folder: Path | None = None,
 ) -> list[int]:
     """Write the folder `output`, which `size` ranks can load in place of the checkpoint `folder`.
 
     Args:
         find_format, encoder: for checkpoints that are quantized (`Checkpoint.open`,
             quantization/share_format.py); None: float ones only.
+        quantized_folder: see `Checkpoint.open`.
     Returns:
         The bytes of each rank's tensors.
     Raises:
@@ -62,7 +64,7 @@ def write_shares(
         raise CheckpointError(f"{folder} holds shares already: give the original checkpoint.")
     config = GlmConfig.from_hf(folder)
     check_split(config, size)
-    with Checkpoint.open(folder, find_format=find_format) as checkpoint:
+    with Checkpoint.open(folder, None, find_format, quantized_folder) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
         whole = build_rules(config, quantized=checkpoint.quantized)
         check_rules(whole, checkpoint)

@@ -54,6 +54,13 @@ class WeightedModule(Module):
         setattr(self, name, as_parameter(array, dtype, name))
         self._targets[name] = LoadInto(lambda views: _convert_stacked(array, dtype, views))
 
+    def _add_norm(self, size: int, has_bias: bool) -> None:
+        """The norm in front of a linear layer: its weight, and its bias as a second row."""
+        array = allocate((2, size) if has_bias else (size,), "float32")
+        name, rows = "layer_norm_weight", array.reshape(-1)
+        self.layer_norm_weight = as_parameter(array, "float32", name)
+        self._targets[name] = LoadInto(lambda views: _convert_stacked(rows, "float32", views))
+
     def _add_weight(self, weight: LinearWeight) -> tuple[Parameter, ...]:
         """The matrix of a linear layer; returns its Parameters as the operator takes them."""
         for name, parameter in weight.parameters.items():
@@ -155,7 +162,7 @@ class NormLinear(WeightedModule):
     ) -> None:
         super().__init__()
         method = choose_linear_method(settings, name)
-        self._add_rows("layer_norm_weight", (in_features,), "float32")
+        self._add_norm(in_features, has_bias=name in settings.shifted_norms)
         self.weights = self._add_weight(method.create_weight(out_features, in_features))
         self.has_bias = has_bias
         if has_bias:
@@ -180,7 +187,7 @@ class NormGatedLinear(WeightedModule):
     ) -> None:
         super().__init__()
         method = choose_linear_method(settings, name)
-        self._add_rows("layer_norm_weight", (in_features,), "float32")
+        self._add_norm(in_features, has_bias=name in settings.shifted_norms)
         weight = method.create_weight(out_features, in_features, is_gated=True)
         self.weights = self._add_weight(weight)
         self.eps = np.array([eps], np.float32)

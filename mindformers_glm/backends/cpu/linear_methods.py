@@ -3,7 +3,7 @@
 The layers ask `choose_linear_method` when they are built and know no formats themselves.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -126,24 +126,25 @@ class QuantizedMethod:
     def create_weight(
         self, num_rows: int, num_columns: int, is_gated: bool = False
     ) -> LinearWeight:
-        """See LinearMethod; the scales are filled together with the integers."""
-        bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
-        tiles_shape, scales_shape = library.quantized_shapes(
-            num_rows, num_columns, bits, group_size, is_gated
+        """See LinearMethod; all is filled together with the integers."""
+        scheme = self.scheme
+        tiles, scales = library.quantized_shapes(
+            num_rows, num_columns, scheme.weight_bits, scheme.group_size or 0, is_gated
         )
-        tiles, scales = allocate(tiles_shape, "uint8"), allocate(scales_shape, "float32")
-        return LinearWeight(
-            {
-                "weight": as_parameter(tiles, "uint8", "weight"),
-                "weight_scale": as_parameter(scales, "float32", "weight_scale"),
-            },
-            {"weight": LoadInto(self._make_load(tiles, scales, is_gated))},
-        )
+        forms = {"weight": (tiles, "uint8"), "weight_scale": (scales, "float32")}
+        if scheme.has_zeros:
+            forms["weight_zero"] = (scales, "uint8")
+        if scheme.is_reordered:
+            forms["weight_order"] = ((num_columns,), "int32")
+        arrays = {name: allocate(*form) for name, form in forms.items()}
+        parameters = {name: as_parameter(arrays[name], forms[name][1], name) for name in forms}
+        return LinearWeight(parameters, {"weight": LoadInto(self._make_load(arrays, is_gated))})
 
     def _make_load(
-        self, tiles: np.ndarray, scales: np.ndarray, is_gated: bool
+        self, arrays: Mapping[str, np.ndarray], is_gated: bool
     ) -> Callable[[Sequence[Any]], None]:
-        """What fills both from the views of a checkpoint."""
+        """What fills the arrays, by the names of their Parameters, from views of a checkpoint."""
+        tiles, scales = arrays["weight"], arrays["weight_scale"]
         bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
 
         def load(views: Sequence[Any]) -> None:
@@ -179,19 +180,31 @@ class QuantizedMethod:
 
     @property
     def _suffix(self) -> str:
-        return f"w{self.scheme.weight_bits}a{self.scheme.activation_bits}"
+        scheme = self.scheme
+        ends = "_zeros" * scheme.has_zeros + "_ordered" * scheme.is_reordered
+        return f"w{scheme.weight_bits}a{scheme.activation_bits}{ends}"
 
 
 @dataclass(frozen=True)
 class StoredIntegersMethod(QuantizedMethod):
-    """The same operators on the integers and scales of a checkpoint that is quantized already."""
+    """The same operators on the integers and scales of a checkpoint that is quantized already.
+
+    It may have zero points and columns in another order besides, for which there are operators too.
+    """
 
     def _make_load(
-        self, tiles: np.ndarray, scales: np.ndarray, is_gated: bool
+        self, arrays: Mapping[str, np.ndarray], is_gated: bool
     ) -> Callable[[Sequence[Any]], None]:
         """See QuantizedMethod; integers and scales are packed as they are stored."""
-        bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
-        packed = PackedIntegers(tiles, scales, bits, group_size, stride=2 if is_gated else 1)
+        packed = PackedIntegers(
+            arrays["weight"],
+            arrays["weight_scale"],
+            self.scheme.weight_bits,
+            self.scheme.group_size or 0,
+            stride=2 if is_gated else 1,
+            zeros=arrays.get("weight_zero"),
+            order=arrays.get("weight_order"),
+        )
 
         def load(views: Sequence[Any]) -> None:
             start = 0

@@ -133,7 +133,11 @@ def test_a_description_that_is_missing_or_damaged_is_one_sentence(
         ("{}", "is damaged: cut the original checkpoint anew"),
         ('{"tool": "x", "layers": 3}', "is damaged"),
         ('{"tool": "x", "layers": {"a": {}}}', "is damaged"),
-        (text.replace('"weight_bits": 4', '"weight_bits": 3'), "of other bits than 2, 4 or 8"),
+        (
+            text.replace('"weight_bits": 4', '"weight_bits": 3'),
+            "has no scheme for 'model.layers.0.",
+        ),
+        (text.replace('"group_size": 32', '"group_size": "a"'), "has no scheme for"),
     ):
         file.write_text(changed)
         assert words in refusal(output)

@@ -20,13 +20,14 @@
 // (the order matters: the files below are written in terms of the vector above)
 #include "dot_int_dotprod.h"
 #include "linear_int.h"
+#include "linear_int_row.h"
 
 namespace glm {
 
 const KernelTable kNeonDotprodTable = {
     "neon_dotprod",
     kNeonTable.linear,
-    neon_dotprod::LinearInt,
+    neon_dotprod::LinearIntOrRow<neon_dotprod::LinearInt>,
     kNeonTable.rms_norm,
     kNeonTable.attention,
     kNeonTable.convert,
