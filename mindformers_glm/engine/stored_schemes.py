@@ -83,8 +83,11 @@ class StoredSchemes:
 
     def describe_exact(self, settings: RunnerSettings) -> str:
         """A sentence on layers whose integers the settings give up; empty where there are none."""
-        kept = self.kept or {}
-        exact = [name for name, scheme in kept.items() if scheme and not settings.scheme_of(name)]
+        exact = [
+            name
+            for name, scheme in (self.kept or {}).items()
+            if on_ranks(scheme, name, settings.model_parallel) and not settings.scheme_of(name)
+        ]
         if not exact:
             return ""
         return (
