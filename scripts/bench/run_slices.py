@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from bench_parallel import run_rank
-from machine import describe_machine, positive, run_main
+from machine import REPO, describe_machine, positive, run_main
 from make_slice import write_slice
 from quantized_slices import FORMS
 from released_models import MODELS
@@ -27,6 +27,7 @@ from released_models import MODELS
 from mindformers_glm.core.errors import GlmError
 from mindformers_glm.serving.inspect import inspect_folder
 
+MINI = REPO / "mindformers_glm" / "assets" / "glm4-mini"
 _MODELS = ["9b", "32b", "glm-4-9b-chat"]
 _WORKER = "--worker"
 _OUTPUT = "SLICES_OUTPUT"
@@ -96,6 +97,8 @@ def run_all(arguments: argparse.Namespace) -> bool:
             with tempfile.TemporaryDirectory(prefix="slice_", dir=arguments.folder) as place:
                 folder = Path(place) / f"{model}-{name}"
                 write_slice(folder, model, arguments.num_layers, seed=0, quantized=name)
+                for file in MINI.glob("tokenizer*.json"):
+                    shutil.copy(file, folder)
                 label = f"{model} {name}"
                 all_good &= run_slice(
                     folder, label, arguments.ranks, arguments.prompt, arguments.steps
