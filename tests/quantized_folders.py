@@ -321,6 +321,43 @@ def _chatglm(bits: int):
     return make
 
 
+def _bnb_int8(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
+    codes, largest = _codes(rng, 8, rows, columns), 127 * _scales(rng, 8, rows)
+    codes[0], largest[0] = 0, 0  # a row of zeros has no scale
+    parts = {"weight": codes, "SCB": largest, "weight_format": np.zeros((), np.uint8)}
+    return parts, _meaning(codes, largest[:, None] / np.float32(127))
+
+
+def _bnb_four_bits(kind: str, is_nested: bool, block: int = 64):
+    """Blocks run on from row to row; with double quantization scales are codes, too."""
+
+    def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
+        values = rng.integers(0, 16, rows * columns)
+        code_map = np.sort(rng.uniform(-1, 1, 16)).astype(np.float32)
+        num_blocks = -(-rows * columns // block)
+        state: dict[str, Any] = {"quant_type": kind, "blocksize": block, "dtype": "bfloat16"}
+        state["shape"] = [rows, columns]
+        parts = {"weight": (values[0::2] * 16 + values[1::2]).astype(np.uint8)[:, None]}
+        parts["weight.quant_map"] = code_map
+        if is_nested:
+            codes = rng.integers(0, 256, num_blocks).astype(np.uint8)
+            nested_map = np.sort(rng.uniform(-1, 1, 256)).astype(np.float32)
+            nested = rng.uniform(0.02, 0.05, -(-num_blocks // 256)).astype(np.float32)
+            scales = nested_map[codes] * np.repeat(nested, 256)[:num_blocks] + np.float32(0.125)
+            parts |= {"weight.absmax": codes, "weight.nested_absmax": nested}
+            parts["weight.nested_quant_map"] = nested_map
+            state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.125}
+        else:
+            scales = rng.uniform(0.05, 0.2, num_blocks).astype(np.float32)
+            parts["weight.absmax"] = scales
+        described = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        parts[f"weight.quant_state.bitsandbytes__{kind}"] = described
+        weight = code_map[values] * np.repeat(scales, block)[: rows * columns]
+        return parts, weight.reshape(rows, columns)
+
+    return make
+
+
 def _ct_keys(layout: str, weights: dict[str, Any], inputs: Any = None) -> dict[str, Any]:
     defaults = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
     group = {
@@ -362,6 +399,7 @@ def _gptq_case(
 
 
 _AWQ_KEYS = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}
+_BNB_KEYS = {"quant_method": "bitsandbytes"}
 _NEW = {"version": "1.0.0"}
 _TOKEN = {"dynamic": True, "num_bits": 8, "strategy": "token", "type": "int", "symmetric": True}
 _TENSOR = _TOKEN | {"dynamic": False, "strategy": "tensor", "symmetric": False}
@@ -435,6 +473,10 @@ WEIGHT_ONLY = {
     "gptq-v1-whole-rows-asymmetric": _gptq_case(4, -1, 1, False, False, is_kept=True),
     "gptq-int8-whole-rows": _gptq_case(8, -1, 1, True, False, is_kept=True),
     "gptq-int2": _gptq_case(2, GROUP, 1, False, False),
+    "bnb-int8": Case(_bnb_int8, {"quantization_config": _BNB_KEYS}, is_kept=True),
+    "bnb-nf4": Case(_bnb_four_bits("nf4", False), {"quantization_config": _BNB_KEYS}),
+    "bnb-nf4-nested": Case(_bnb_four_bits("nf4", True), {"quantization_config": _BNB_KEYS}),
+    "bnb-fp4": Case(_bnb_four_bits("fp4", False), {"quantization_config": _BNB_KEYS}),
     "awq": Case(_awq(is_symmetric=False), {"quantization_config": _AWQ_KEYS}, is_kept=True),
     "awq-symmetric": Case(
         _awq(is_symmetric=True), {"quantization_config": _AWQ_KEYS}, is_kept=True

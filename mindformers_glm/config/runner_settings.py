@@ -54,6 +54,7 @@ class RunnerSettings:
     Megatron-Core name, and the scheme that keeps its integers, None where it runs as float. No
     setting of a run either. None: the checkpoint is float.
     shifted_norms: the linear layers whose norm has a bias in such a checkpoint.
+    rounded_columns: those of whose activations each column has a scale and offset in it.
     """
 
     params_dtype: str
@@ -70,6 +71,7 @@ class RunnerSettings:
     float_layers: tuple[int, ...] = ()
     stored_schemes: tuple[tuple[str, QuantizationScheme | None], ...] | None = None
     shifted_norms: tuple[str, ...] = ()
+    rounded_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_types_together(vars(self))
@@ -100,15 +102,16 @@ class RunnerSettings:
         stored_dtype: str,
         stored_schemes: Mapping[str, QuantizationScheme | None] | None = None,
         shifted_norms: tuple[str, ...] | None = None,
+        rounded_columns: tuple[str, ...] | None = None,
         **given: Any,
     ) -> "RunnerSettings":
         """Settings for a network: `with_defaults`, and what the folder says of quantization.
 
         Args:
             stored_dtype: type of the weights where config.json names none.
-            stored_schemes, shifted_norms: see the fields; weight-only schemes are left out where a
-                run asks for products of float32 and weights are float32 too: their operators round
-                activations to 16 bits.
+            stored_schemes, shifted_norms, rounded_columns: see the fields; weight-only schemes are
+                left out where a run asks for products of float32 and weights are float32 too: their
+                operators round activations to 16 bits.
         """
         settings = cls.with_defaults(
             config.torch_dtype or stored_dtype, config.max_position_embeddings, **given
@@ -124,6 +127,7 @@ class RunnerSettings:
             float_layers=config.float_layers_id,
             stored_schemes=schemes,
             shifted_norms=shifted_norms or (),
+            rounded_columns=rounded_columns or (),
         )
 
     @classmethod
@@ -171,9 +175,10 @@ class RunnerSettings:
         names = [field.name for field in fields(self) if field.name not in _RUN_FIELDS]
         found = {name: getattr(self, name) for name in names}
         found["float_layers"] = list(self.float_layers)
-        del found["stored_schemes"], found["shifted_norms"]
-        if self.shifted_norms:
-            found["shifted_norms"] = list(self.shifted_norms)
+        del found["stored_schemes"]
+        for name in ("shifted_norms", "rounded_columns"):
+            if layers := found.pop(name):
+                found[name] = list(layers)
         if self.stored_schemes is not None:
             found["stored_schemes"] = {
                 name: None if scheme is None else asdict(scheme)
@@ -211,7 +216,7 @@ class RunnerSettings:
 
 
 # What a run may say; the others come with the checkpoint.
-_OF_THE_CHECKPOINT = ("float_layers", "stored_schemes", "shifted_norms")
+_OF_THE_CHECKPOINT = ("float_layers", "stored_schemes", "shifted_norms", "rounded_columns")
 SETTING_NAMES = tuple(
     field.name for field in fields(RunnerSettings) if field.name not in _OF_THE_CHECKPOINT
 )

@@ -97,7 +97,7 @@ def _keep_integers_of(stored: StoredScheme | None) -> QuantizationScheme | None:
         or (stored.is_reordered and not stored.column_order)
         or stored.has_far_zeros
         or stored.has_float_codes
-        or stored.activation != FLOAT
+        or (stored.activation != FLOAT and not stored.has_rounded_columns)
     ):
         return None
     size = stored.group_size
@@ -131,7 +131,7 @@ def find_obstacle(stored: Mapping[str, Sequence[StoredScheme | None]]) -> str:
         scheme.name: layer
         for layer, schemes in reversed(list(stored.items()))
         for scheme in schemes
-        if scheme is not None and scheme.activation != FLOAT
+        if scheme is not None and scheme.activation != FLOAT and not scheme.has_rounded_columns
     }
     if not names:
         return ""

@@ -35,6 +35,8 @@ class StoredScheme:
             one scale and offset of the checkpoint; DYNAMIC: by a scale of each token; MIXED: by
             tokens in prefill, static in decode.
         label: the tool's own name for it where that says more than the numbers.
+        num_segments: parts of the columns that each have scales of their own, of weights and of
+            activations (core/segmented_linear.py).
     """
 
     weight_bits: int
@@ -46,6 +48,12 @@ class StoredScheme:
     has_float_codes: bool = False
     activation: str = FLOAT
     label: str | None = None
+    num_segments: int = 1
+
+    @property
+    def has_rounded_columns(self) -> bool:
+        """Whether each column of the activations has a scale and offset of the checkpoint."""
+        return self.activation == STATIC and self.num_segments > 1
 
     @property
     def name(self) -> str:
@@ -54,9 +62,10 @@ class StoredScheme:
         kind = "FP8" if self.has_float_codes else f"W{self.weight_bits}A{bits}"
         details = [
             self.label or (kind if self.activation == FLOAT else f"{kind} {self.activation}"),
-            f"groups of {self.group_size}" if self.group_size else "",
+            f"groups of {self.group_size}" if self.group_size and self.num_segments == 1 else "",
             "" if self.is_symmetric else "asymmetric",
             "columns reordered" if self.is_reordered else "",
+            f"scales for {self.num_segments} ranks" if self.num_segments > 1 else "",
         ]
         return ", ".join(filter(None, details))
 
@@ -170,8 +179,11 @@ class QuantizedLinear(Protocol):
         ...
 
     @property
-    def scheme(self) -> StoredScheme:
-        """How it is quantized; may look at tensors, of which names and shapes are checked."""
+    def scheme(self) -> StoredScheme | None:
+        """How it is quantized; may look at tensors, of which names and shapes are checked.
+
+        None: it is float, in several tensors.
+        """
         ...
 
     @property
@@ -239,7 +251,7 @@ class LinearEncoder(Protocol):
         ...
 
     def describe(
-        self, tool: str, layers: Mapping[str, tuple[QuantizedLinear, StaticActivation | None]]
+        self, tool: str, layers: Mapping[str, tuple[StoredScheme, StaticActivation | None]]
     ) -> dict[str, Any]:
         """What that file says."""
         ...

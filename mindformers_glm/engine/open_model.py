@@ -88,6 +88,7 @@ def open_model(
             checkpoint.dtype,
             stored.kept,
             stored.shifted_norms,
+            stored.rounded_columns,
             model_parallel=tensor_parallel.size,
             model_parallel_rank=tensor_parallel.rank,
             **given,

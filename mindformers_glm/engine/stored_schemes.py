@@ -45,6 +45,15 @@ class StoredSchemes:
         return {name: keep_integers(schemes) for name, schemes in self.stored.items()}
 
     @property
+    def rounded_columns(self) -> tuple[str, ...]:
+        """The layers of whose activations each column has a scale and offset."""
+        return tuple(
+            name
+            for name, schemes in self.stored.items()
+            if any(scheme is not None and scheme.has_rounded_columns for scheme in schemes)
+        )
+
+    @property
     def obstacle(self) -> str:
         """Why they cannot run; empty where they can."""
         return find_obstacle(self.stored)

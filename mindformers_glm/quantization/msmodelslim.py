@@ -21,6 +21,7 @@ from mindformers_glm.core.quantized_linear import (
     FLOAT,
     MIXED,
     STATIC,
+    QuantizedLinear,
     QuantizedRows,
     StaticActivation,
     StoredScheme,
@@ -33,6 +34,12 @@ from mindformers_glm.quantization.shifted_norms import (
     find_norm_bias,
     list_norm_biases,
     list_norm_copies,
+)
+from mindformers_glm.quantization.tp_list import (
+    count_parts,
+    join_parts,
+    list_unused,
+    part_shapes,
 )
 from mindformers_glm.system.files import read_json_object
 
@@ -89,8 +96,27 @@ class ModelSlimFormat:
         """See CheckpointFormat."""
         return f"msModelSlim, {'new' if self.is_packed else 'old'} layout"
 
-    def linear(self, layer: str, shape: tuple[int, int]) -> "ModelSlimLinear | None":
-        """See CheckpointFormat."""
+    def linear(self, layer: str, shape: tuple[int, int]) -> QuantizedLinear | None:
+        """See CheckpointFormat; parts for each rank (tp_list) are of the columns."""
+        count = count_parts(layer, self.types)
+        if count == 0:
+            return self._whole(layer, shape)
+        names = [f"{layer}.tp_list.{rank}" for rank in range(count)]
+        shapes = part_shapes(layer, names, shape, self._columns_of)
+        parts = [self._whole(*part) for part in zip(names, shapes, strict=True)]
+        return join_parts(layer, names, shapes, parts)
+
+    def _columns_of(self, part: str) -> tuple[int, ...]:
+        """The shape of a part, in values."""
+        entry = self.source.entries[f"{part}.weight"]
+        kind = _TYPES.get(self.types[f"{part}.weight"])
+        if not self.is_packed or kind is None or kind.bits != 4 or len(entry.shape) != 2:
+            return entry.shape
+        num_rows, num_columns = entry.shape
+        by_rows = self.group_size is not None
+        return (2 * num_rows, num_columns) if by_rows else (num_rows, 2 * num_columns)
+
+    def _whole(self, layer: str, shape: tuple[int, int]) -> "ModelSlimLinear | None":
         kind = self.types.get(f"{layer}.weight", "FLOAT")
         if kind == "FLOAT":
             return None
@@ -105,7 +131,7 @@ class ModelSlimFormat:
         scales = {
             name: "scales of an int8 KV cache" for name in self.types if _KV_SCALE.fullmatch(name)
         }
-        return scales | list_norm_copies(self.types, self.source)
+        return scales | list_norm_copies(self.types, self.source) | list_unused(self.types)
 
     def zeros(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
@@ -312,11 +338,6 @@ def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFo
             "of different folders."
         )
     _compare_names(file, types, source.entries)
-    if of_ranks := [name for name in types if ".tp_list." in name]:
-        raise UnsupportedError(
-            f"{file} has scales for each rank ({of_ranks[0]:.150}, tp_list), which this version "
-            "does not read: quantize without tp_size."
-        )
     is_packed = raw.get("version") is not None
     return ModelSlimFormat(
         file, types, _read_group_size(file, raw, source.entries), is_packed, source

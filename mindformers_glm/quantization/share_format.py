@@ -16,7 +16,6 @@ import numpy as np
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import (
     EncodedRows,
-    QuantizedLinear,
     QuantizedRows,
     StaticActivation,
     StoredScheme,
@@ -41,7 +40,7 @@ class ShareEncoder:
     description_name = DESCRIPTION_NAME
 
     def describe(
-        self, tool: str, layers: Mapping[str, tuple[QuantizedLinear, StaticActivation | None]]
+        self, tool: str, layers: Mapping[str, tuple[StoredScheme, StaticActivation | None]]
     ) -> dict[str, Any]:
         """What the description says.
 
@@ -51,9 +50,9 @@ class ShareEncoder:
         return {
             "tool": tool,
             "layers": {
-                layer: asdict(linear.scheme)
+                layer: asdict(scheme)
                 | ({} if static is None else {"contains_bias": static.contains_bias})
-                for layer, (linear, static) in layers.items()
+                for layer, (scheme, static) in layers.items()
             },
         }
 

@@ -7,6 +7,7 @@ from typing import Any
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.quantized_linear import CheckpointFormat, StoredTensors
 from mindformers_glm.quantization import (
+    bitsandbytes,
     chatglm_packed,
     compressed_tensors,
     gptq,
@@ -19,11 +20,10 @@ from mindformers_glm.system.files import read_json_if_present
 # What AutoGPTQ and AutoAWQ wrote beside the model before config.json had quantization_config.
 _OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 _CONVERT = {
-    "bitsandbytes": "load it with transformers, call model.dequantize() and save_pretrained()",
     "fp8": "use the bfloat16 checkpoint that it was made of",
     "mxfp4": "use the bfloat16 checkpoint that it was made of",
 }
-_READ = "compressed-tensors, gptq, awq and msModelSlim's description are read"
+_READ = "compressed-tensors, gptq, awq, bitsandbytes and msModelSlim's description are read"
 
 
 def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
@@ -64,6 +64,8 @@ def _by_method(config: Any, where: str, source: StoredTensors) -> CheckpointForm
     method = config.get("quant_method")
     if method == "compressed-tensors":
         return compressed_tensors.open_format(config, where, source)
+    if method == "bitsandbytes":
+        return bitsandbytes.open_format(config, where, source)
     if method in ("gptq", "awq"):
         return gptq.open_format(config, where, source)
     remedy = _CONVERT.get(str(method), "use the float checkpoint")

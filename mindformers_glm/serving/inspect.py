@@ -125,7 +125,12 @@ def _describe(
     given = {name: arguments[name] for name in GIVEN_SETTINGS if name in arguments}
     stored = StoredSchemes.of(rules, checkpoint)
     settings = RunnerSettings.for_config(
-        config, checkpoint.dtype, stored.kept, stored.shifted_norms, **given
+        config,
+        checkpoint.dtype,
+        stored.kept,
+        stored.shifted_norms,
+        stored.rounded_columns,
+        **given,
     )
     fit = Fit.find(
         config, settings, arguments["device_target"], read_size(arguments["max_device_memory"])

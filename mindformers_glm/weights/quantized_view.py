@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mindformers_glm.core.quantized_linear import QuantizedLinear, QuantizedRows, StaticActivation
+from mindformers_glm.core.segmented_linear import SegmentedLinear
 from mindformers_glm.core.sharding import Piece, widen
 
 # What unpacking makes of a chunk stays in the caches: six times faster than 16 million at once.
@@ -72,6 +73,20 @@ class QuantizedView:
         """How activations enter the product of these rows."""
         stored = {name: self.read_tensor(name) for name in self.linear.tensors}
         return self.linear.read_activation(stored, self.piece.rows)
+
+    def read_activations(self) -> list[tuple[range, StaticActivation | None]]:
+        """The same where parts of the columns have their own: (columns of the view, theirs)."""
+        if not isinstance(self.linear, SegmentedLinear):
+            return [(range(len(self.columns)), self.read_activation())]
+        stored = {name: self.read_tensor(name) for name in self.linear.tensors}
+        return self.linear.read_activations(stored, self.piece.rows, self.columns)
+
+    def has_bias_in_parts(self) -> bool:
+        """Whether parts of the columns add more than what takes their inputs' offsets off."""
+        if not isinstance(self.linear, SegmentedLinear):
+            return False
+        stored = {name: self.read_tensor(name) for name in self.linear.tensors}
+        return self.linear.has_bias(stored, self.piece.rows)
 
     def widened(self, group: int) -> "QuantizedView":
         """See TensorView."""

@@ -12,13 +12,16 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.quantized_linear import (
     EncodedRows,
     LinearEncoder,
     QuantizedLinear,
     QuantizedRows,
     StaticActivation,
+    StoredScheme,
 )
+from mindformers_glm.core.segmented_linear import SegmentedLinear
 from mindformers_glm.core.sharding import LARGEST_GROUP, Piece, widen
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.quantized_view import QuantizedView
@@ -64,7 +67,15 @@ def share_tensor(
 
     Args:
         encoder: for quantized layers, of which there are none without.
+    Raises:
+        UnsupportedError: the layer is in parts with scales of their own.
     """
+    if isinstance(source.linear, SegmentedLinear):
+        raise UnsupportedError(
+            f"{checkpoint.folder} has layers in parts for {len(source.linear.parts)} ranks "
+            f"({source.name:.100}), which are not cut beforehand: give the folder itself with "
+            "--auto_trans_ckpt True, and each rank reads its part."
+        )
     source = replace(source, pieces=tuple(_widen_columns(source)))
     if source.linear is None:
         return FloatShare(checkpoint, source)
@@ -126,6 +137,12 @@ class QuantizedShare:
         return self.source.name.removesuffix(".weight")
 
     @property
+    def scheme(self) -> StoredScheme:
+        """How it is quantized."""
+        assert self.linear.scheme is not None  # but for layers in parts
+        return self.linear.scheme
+
+    @property
     def linear(self) -> QuantizedLinear:
         """How its tool stores it."""
         assert self.source.linear is not None
@@ -182,7 +199,7 @@ class QuantizedShare:
         return self.checkpoint.quantized_view(self.source.name, self.linear, piece)
 
     def _encode(self, rows: QuantizedRows, static: StaticActivation | None) -> EncodedRows:
-        return self.encoder.encode(self.source.name, self.linear.scheme, rows, static)
+        return self.encoder.encode(self.source.name, self.scheme, rows, static)
 
 
 def _take(static: StaticActivation, begin: int, end: int) -> StaticActivation:

@@ -182,7 +182,7 @@ def _write_description(
     if checkpoint.quantized is None or encoder is None:
         return None
     layers = {
-        share.layer: (share.linear, share.first_activation)
+        share.layer: (share.scheme, share.first_activation)
         for share in shares.values()
         if isinstance(share, QuantizedShare)
     }

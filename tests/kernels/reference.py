@@ -89,6 +89,14 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, num_rows: int) -> np
     return out
 
 
+def round_columns(x: np.ndarray, steps: np.ndarray, num_rows: int) -> np.ndarray:
+    """int8 by a scale and an offset of each column (steps [2, K]), and back to floats."""
+    out, (scales, offsets) = np.zeros_like(x), steps
+    integers = np.clip(np.rint(x[:num_rows] / scales + offsets), -128, 127)
+    out[:num_rows] = (integers - offsets) * scales
+    return out
+
+
 def norm_before(x: np.ndarray, weight: np.ndarray, eps: float, num_rows: int) -> np.ndarray:
     """The norm in front of a linear layer: rms_norm, plus the second row of `weight` if it has one.
 

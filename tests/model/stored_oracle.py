@@ -5,7 +5,7 @@ rounded token by token, with offsets where the tool's own simulation has them; w
 dequantized weight. Everything between is transformers in float32.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,16 +108,26 @@ def _forward_of(
     rows = [rows for view in views for _, rows in view.quantized_chunks()]
     weight = np.concatenate([part.dequantized() for part in rows])
     codes = np.concatenate([part.codes for part in rows]).astype(np.float64)
-    static = [view.read_activation() for view in views]
-    is_dynamic = views[0].linear.scheme.activation == DYNAMIC
+    # Stacked views have the same segments of columns; of most layers there is one.
+    static = list(zip(*(view.read_activations() for view in views), strict=True))
+    scheme = views[0].linear.scheme
+    is_dynamic = scheme is not None and scheme.activation == DYNAMIC
     added = 0.0 if bias is None else bias.detach().numpy()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         values = x.detach().numpy()
-        if static[0] is not None and is_simulated:
-            values = _round_static(values, static[0]) * np.float32(static[0].input_scale)
-        elif static[0] is not None:
-            return torch.from_numpy(_static(values, codes, [s for s in static if s], added))
+        if static[0][0][1] is not None and is_simulated:
+            values = np.concatenate(
+                [
+                    _round_static(values[..., taken.start : taken.stop], activation)
+                    * np.float32(activation.input_scale)
+                    for (taken, activation), *_ in static
+                    if activation is not None
+                ],
+                axis=-1,
+            )
+        elif static[0][0][1] is not None:
+            return torch.from_numpy(_static(values, codes, static, added))
         elif is_dynamic:
             values = _round_tokens(values, tokens)
         return torch.from_numpy((values @ weight.T + added).astype(np.float32))
@@ -126,14 +136,26 @@ def _forward_of(
 
 
 def _static(
-    x: np.ndarray, codes: np.ndarray, parts: list[StaticActivation], bias: np.ndarray | float
+    x: np.ndarray,
+    codes: np.ndarray,
+    segments: Sequence[Sequence[tuple[range, StaticActivation | None]]],
+    bias: np.ndarray | float,
 ) -> np.ndarray:
-    first = parts[0]
-    x_int = _round_static(x, first) + first.input_offset
-    quant_bias = np.concatenate([part.quant_bias for part in parts])
-    deq_scale = np.concatenate([part.deq_scale for part in parts])
-    y = (x_int.astype(np.float64) @ codes.T + quant_bias) * deq_scale
-    return (y if first.contains_bias else y + bias).astype(np.float32)
+    """The sum over segments of columns.
+
+    Args:
+        segments: of each, for the views that are stacked: its columns, and how they enter.
+    """
+    y, contains_bias = 0.0, False
+    for segment in segments:
+        taken = slice(segment[0][0].start, segment[0][0].stop)
+        parts = [part for _, part in segment if part is not None]
+        contains_bias = parts[0].contains_bias
+        x_int = _round_static(x[..., taken], parts[0]) + parts[0].input_offset
+        quant_bias = np.concatenate([part.quant_bias for part in parts])
+        deq_scale = np.concatenate([part.deq_scale for part in parts])
+        y = y + (x_int.astype(np.float64) @ codes[:, taken].T + quant_bias) * deq_scale
+    return np.asarray(y if contains_bias else y + bias, np.float32)
 
 
 def _round_static(x: np.ndarray, activation: StaticActivation) -> np.ndarray:
@@ -179,7 +201,8 @@ def largest_difference_of_products(folder: Path) -> float:
                     ((_, rows),) = view.quantized_chunks()
                     x = rng.normal(size=(7, source.shape[1])) * 40 * static.input_scale
                     bias = whole[piece.rows.start : piece.rows.stop]
-                    products = _static(x, rows.codes.astype(np.float64), [static], bias)
+                    segment = [(range(x.shape[1]), static)]
+                    products = _static(x, rows.codes.astype(np.float64), [segment], bias)
                     steps = _round_static(x, static).astype(np.float64) * static.input_scale
                     simulated = steps @ rows.dequantized().T.astype(np.float64) + bias
                     difference = np.abs(products - simulated) / static.deq_scale

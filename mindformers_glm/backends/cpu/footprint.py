@@ -71,9 +71,10 @@ def _count_linear_bytes(
     settings: RunnerSettings, name: str, num_rows: int, num_columns: int
 ) -> int:
     scheme = settings.scheme_of(name)
+    steps = 2 * num_columns * DTYPE_BYTES["float32"] * (name in settings.rounded_columns)
     if scheme is None:
-        return num_rows * num_columns * DTYPE_BYTES[settings.params_dtype]
-    return scheme.count_bytes(num_rows, num_columns)
+        return num_rows * num_columns * DTYPE_BYTES[settings.params_dtype] + steps
+    return scheme.count_bytes(num_rows, num_columns) + steps
 
 
 def count_kv_block_bytes(config: GlmConfig, settings: RunnerSettings) -> int:

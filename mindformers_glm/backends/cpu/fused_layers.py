@@ -12,6 +12,7 @@ from mindspore import Parameter
 
 from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.allocation import allocate, count_numa_nodes
+from mindformers_glm.backends.cpu.column_steps import load_column_steps
 from mindformers_glm.backends.cpu.linear_methods import LinearWeight, choose_linear_method
 from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter, replace_array
 from mindformers_glm.backends.cpu.trace import Module, Operator, Value, call
@@ -136,10 +137,28 @@ class Linear(WeightedModule):
         method = choose_linear_method(settings, name)
         self.weights = self._add_weight(method.create_weight(out_features, in_features))
         self.operator = method.linear(out_features)
+        self.has_rounded_columns = name in settings.rounded_columns
+        if self.has_rounded_columns:
+            scheme = settings.scheme_of(name)
+            self._add_steps(in_features, group=scheme.activation_group if scheme else 1)
 
     def construct(self, x: Value) -> Value:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
+        if self.has_rounded_columns:
+            x = call(self.rounding, x, self.input_steps, _num_rows(x))
         return call(self.operator, x, *self.weights, _num_rows(x))
+
+    def _add_steps(self, size: int, group: int) -> None:
+        """The scale and the offset of each column of the activations, loaded with the weight."""
+        steps, load = allocate((2, size), "float32"), self._targets["weight"].load
+        self.input_steps = as_parameter(steps, "float32", "input_steps")
+        self.rounding = Operator("glm_round_columns", size)
+
+        def load_both(views: Sequence[Any]) -> None:
+            load_column_steps(steps, views, group)
+            load(views)
+
+        self._targets["weight"] = LoadInto(load_both)
 
 
 class NormLinear(WeightedModule):

@@ -94,6 +94,16 @@ def _ct_weights(**changes: Any) -> Change:
     return change_json("config.json", change)
 
 
+def _state(**changes: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Change what bitsandbytes says of a layer."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        raw = json.loads(array.tobytes()) | changes
+        return np.frombuffer(json.dumps(raw).encode(), np.uint8)
+
+    return change
+
+
 def _remove_description(folder: Path) -> None:
     (file,) = folder.glob("quant_model_description*.json")
     file.unlink()
@@ -186,10 +196,67 @@ BAD: dict[str, tuple[str, Change, str]] = {
     "three bits": ("gptq-v1", _quantization(bits=3), "bits are 3, expected 2, 4 or 8"),
     "group size as text": ("gptq-v1", _quantization(group_size="x"), "group_size is 'x'"),
     "AWQ gemv": ("awq", _quantization(version="gemv"), "has the layout 'gemv', expected gemm"),
-    "bitsandbytes": (
+    "bitsandbytes of nothing": (
         "gptq-v1",
         _quantization(quant_method="bitsandbytes"),
-        "call model.dequantize()",
+        "no tensor is quantized by it",
+    ),
+    "bytes in another type": (
+        "bnb-nf4",
+        _quantization(bnb_4bit_quant_storage="bfloat16"),
+        "bnb_4bit_quant_storage 'bfloat16'",
+    ),
+    "no SCB": ("bnb-int8", change_tensor("SCB", lambda _: None), "1 missing: model.layers.1.mlp"),
+    "NaN SCB": ("bnb-int8", change_tensor("SCB", set_first(np.nan)), "not a positive number"),
+    "zero SCB of a row": (
+        "bnb-int8",
+        change_tensor("SCB", lambda array: array * 0),
+        "not a positive number",
+    ),
+    "columns of another order": (
+        "bnb-int8",
+        change_tensor("weight_format", lambda array: array + np.uint8(2)),
+        "weight_format is 2",
+    ),
+    "no state": (
+        "bnb-nf4",
+        change_tensor("weight.quant_state.bitsandbytes__nf4", lambda _: None),
+        "has 0 tensors weight.quant_state",
+    ),
+    "a state that is no JSON": (
+        "bnb-nf4",
+        change_tensor("weight.quant_state.bitsandbytes__nf4", lambda array: array[:-5].copy()),
+        "is not what bitsandbytes writes",
+    ),
+    "a state of another shape": (
+        "bnb-nf4",
+        change_tensor("weight.quant_state.bitsandbytes__nf4", _state(shape=[64, 64])),
+        "says shape [64, 64]",
+    ),
+    "a state of no blocks": (
+        "bnb-nf4",
+        change_tensor("weight.quant_state.bitsandbytes__nf4", _state(blocksize=0)),
+        "in blocks of 0",
+    ),
+    "an infinite offset": (
+        "bnb-nf4-nested",
+        change_tensor("weight.quant_state.bitsandbytes__nf4", _state(nested_offset=1e999)),
+        "with offset inf",
+    ),
+    "blocks of another size": (
+        "bnb-nf4",
+        change_tensor("weight.quant_state.bitsandbytes__nf4", _state(blocksize=32)),
+        "absmax is [96], expected [192]",
+    ),
+    "NaN absmax": (
+        "bnb-nf4",
+        change_tensor("weight.absmax", set_first(np.nan)),
+        "absmax holds what is no number",
+    ),
+    "NaN nested absmax": (
+        "bnb-nf4-nested",
+        change_tensor("weight.nested_absmax", set_first(np.nan)),
+        "nested_absmax holds what is no number",
     ),
     "no method": ("gptq-v1", _quantization(quant_method=None), "has quant_method None"),
     "not an object": (
