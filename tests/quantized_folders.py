@@ -275,7 +275,7 @@ def _fp8_ct(is_tensor: bool):
     return make
 
 
-def _gptq(bits: int, group: int, version: int, is_symmetric: bool, has_order: bool):
+def gptq(bits: int, group: int, version: int, is_symmetric: bool, has_order: bool):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
         values = rng.integers(0, 2**bits, (rows, columns))
         groups = columns // (group if group > 0 else columns)
@@ -394,7 +394,7 @@ def _gptq_case(
         keys["checkpoint_format"] = "gptq_v2"
     if "old_file" not in others:
         keys = {"quantization_config": keys}
-    make = _gptq(bits, group, version, is_symmetric, has_order)
+    make = gptq(bits, group, version, is_symmetric, has_order)
     return Case(make, keys, **others)
 
 

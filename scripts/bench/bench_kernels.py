@@ -4,8 +4,11 @@ Times linear layers of GLM-4-9B's fc1 shape at several numbers of rows, for each
 and format of weights, by turns and each next to a plain read of as many bytes. A decode step (few
 rows) is as fast as memory can be read, a prefill (many rows) as fast as products can be made.
 
-    python scripts/bench/bench_kernels.py [--weights bfloat16 w8a8 w8a16 w4a8 w4a16]
+    python scripts/bench/bench_kernels.py [--weights bfloat16 w8a8 w8a16 w4a8 w4a16 w4a16_zeros]
         [--rows 1 8 32 512] [--group_size 128] [--isa avx512]
+
+w8a16_groups, and what ends with _zeros or _ordered, only checkpoints have that are quantized: int8
+by groups, zero points, columns in another order. They are timed where they are named.
 
 --cpu_time on one thread (OMP_NUM_THREADS=1) is for machines that are busy with other work: it
 leaves out the time in which another process had the core.
@@ -21,11 +24,16 @@ from aot_call import prepare
 from machine import describe_machine, positive, run_main
 
 from mindformers_glm.backends.cpu import allocation, library
+from mindformers_glm.core.sharding import LARGEST_GROUP
 
 # Weights and what activations are rounded to; float formats with the suffix of their symbol.
 FLOAT_FORMATS = {"bfloat16": "bf16", "bfloat16_f32": "f32"}
 FORMATS = (*FLOAT_FORMATS, "w8a8", "w8a16", "w4a8", "w4a16")
-DTYPE_NAMES = {"uint16": "bfloat16", "uint8": "uint8", "float32": "float32"}
+STORED_FORMATS = (
+    "w8a16_groups",
+    *(f"w{bits}a16{ends}" for bits in (8, 4) for ends in ("_zeros", "_ordered", "_zeros_ordered")),
+)
+DTYPE_NAMES = {"uint16": "bfloat16", "uint8": "uint8", "float32": "float32", "int32": "int32"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=positive, default=[1, 8, 32, 512])
     parser.add_argument("--in_features", type=positive, default=4096)
     parser.add_argument("--out_features", type=positive, default=27392)
-    parser.add_argument("--weights", nargs="+", choices=FORMATS, default=FORMATS)
+    parser.add_argument("--weights", nargs="+", choices=FORMATS + STORED_FORMATS, default=FORMATS)
     parser.add_argument("--group_size", type=int, choices=(32, 64, 128), default=128)
     parser.add_argument("--copies_mb", type=positive, default=1024, help="of the weights together")
     parser.add_argument("--seconds", type=float, default=2.0, help="per line of the table")
@@ -77,7 +85,7 @@ def main() -> None:
     print(describe_machine())
     print(f"linear [{args.out_features}, {args.in_features}], int4 groups of {args.group_size}")
     print(
-        f"{'kernel':>14} {'weights':>9} {'rows':>5} {'ms':>9} {'p90 ms':>9} {'GB/s':>7} "
+        f"{'kernel':>14} {'weights':>19} {'rows':>5} {'ms':>9} {'p90 ms':>9} {'GB/s':>7} "
         f"{'read GB/s':>9} {'of read':>8} {'GFLOP/s':>8}"
     )
     for isa in args.isa:
@@ -97,15 +105,8 @@ def make_format(name: str, weight: np.ndarray, group_size: int, num_bytes: int) 
         packed: tuple[np.ndarray, ...] = (tiles,)
         symbol = f"glm_linear_{FLOAT_FORMATS[name]}"
     else:
-        bits = int(name[1])
-        group_size = group_size if bits == 4 else 0
-        shapes = library.quantized_shapes(*weight.shape, bits, group_size)
-        packed = (
-            allocation.allocate(shapes[0], "uint8"),
-            allocation.allocate(shapes[1], "float32"),
-        )
-        library.quantize_rows(*packed, weight, "float32", bits, group_size, 0)
-        symbol = f"glm_linear_{name}"
+        packed = pack_integers(name, weight, group_size)
+        symbol = f"glm_linear_{name.removesuffix('_groups')}"
     copies = [packed]
     for _ in range(max(1, num_bytes // sum(a.nbytes for a in packed) - 1)):
         copy = tuple(allocation.allocate(a.shape, DTYPE_NAMES[a.dtype.name]) for a in packed)
@@ -113,6 +114,25 @@ def make_format(name: str, weight: np.ndarray, group_size: int, num_bytes: int) 
             target[...] = source
         copies.append(copy)
     return Format(name, symbol, copies)
+
+
+def pack_integers(name: str, weight: np.ndarray, group_size: int) -> tuple[np.ndarray, ...]:
+    """What an operator on integers takes besides the activations and their number."""
+    bits = int(name[1])
+    group_size = group_size if bits == 4 else 0
+    shapes = library.quantized_shapes(*weight.shape, bits, group_size)
+    tiles = allocation.allocate(shapes[0], "uint8")
+    scales = allocation.allocate(shapes[1], "float32")
+    library.quantize_rows(tiles, scales, weight, "float32", bits, group_size, 0)
+    if name.endswith("_groups"):
+        scales = np.repeat(scales, weight.shape[1] // LARGEST_GROUP, axis=1)
+    packed = [tiles, scales]
+    rng = np.random.default_rng(0)
+    if "_zeros" in name:
+        packed.append(rng.integers(0, 1 << bits, scales.shape, dtype=np.uint8))
+    if "_ordered" in name:
+        packed.append(rng.permutation(weight.shape[1]).astype(np.int32))
+    return tuple(packed)
 
 
 def measure(
@@ -148,7 +168,7 @@ def report(isa: str, weights: Format, rows: int, times: Times, flop: int) -> Non
     """Print one line of medians."""
     seconds, read_s = float(np.median(times.run)), float(np.median(times.read))
     print(
-        f"{isa:>14} {weights.name:>9} {rows:>5} {seconds * 1e3:9.2f} "
+        f"{isa:>14} {weights.name:>19} {rows:>5} {seconds * 1e3:9.2f} "
         f"{np.percentile(times.run, 90) * 1e3:9.2f} {weights.weight_bytes / seconds / 1e9:7.1f} "
         f"{weights.weight_bytes / read_s / 1e9:9.1f} {read_s / seconds:8.0%} "
         f"{flop / seconds / 1e9:8.0f}"

@@ -1,5 +1,6 @@
 """Folders that are quantized already, against Hugging Face with the matrices that they mean."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,12 @@ CASES = [
     "awq",
     "ct-fp8",
 ]
+LAYERS = (
+    "self_attention.linear_qkv",
+    "self_attention.linear_proj",
+    "mlp.linear_fc1",
+    "mlp.linear_fc2",
+)
 
 
 def _logits(folder: Path, **settings: object) -> np.ndarray:
@@ -55,8 +62,34 @@ def test_logits_are_those_of_the_matrices_that_are_meant(name: str, tmp_path: Pa
     meant = folders.write(source, tmp_path / "quantized", folders.WEIGHT_ONLY[name])
     folders.write_meant(source, tmp_path / "meant", meant)
     expected = hf_oracle.logits(tmp_path / "meant", PROMPT)
-    found = _logits(tmp_path / "quantized")
-    assert relative_error(found, expected) < _tolerance(name)
+    with LLM(tmp_path / "quantized", max_model_len=64) as llm:
+        schemes = [llm.settings.scheme_of(f"decoder.layers.0.{layer}") for layer in LAYERS]
+        assert {scheme is not None for scheme in schemes} == {folders.WEIGHT_ONLY[name].is_kept}
+        assert relative_error(llm.logits(PROMPT), expected) < _tolerance(name)
+
+
+def test_q_k_and_v_of_other_groups_and_zero_points_are_one_matrix(tmp_path: Path) -> None:
+    source = hf_oracle.save_random_checkpoint(tmp_path / "float")
+    case = folders.WEIGHT_ONLY["gptq-v1-asymmetric"]
+    meant = folders.write(source, tmp_path / "quantized", case)
+    (file,) = (tmp_path / "quantized").glob("*.safetensors")
+    stored, rng = load_file(file), np.random.default_rng(5)
+    for number in range(2):
+        layer = f"model.layers.{number}.self_attn.k_proj"
+        make = folders.gptq(bits=4, group=64, version=1, is_symmetric=True, has_order=False)
+        parts, meant[f"{layer}.weight"] = make(rng, *meant[f"{layer}.weight"].shape)
+        stored |= {f"{layer}.{part}": np.ascontiguousarray(parts[part]) for part in parts}
+    save_file(stored, file)
+    config = json.loads((tmp_path / "quantized" / "config.json").read_text())
+    config["quantization_config"]["dynamic"] = {r"+:.*k_proj": {"group_size": 64}}
+    (tmp_path / "quantized" / "config.json").write_text(json.dumps(config))
+    folders.write_meant(source, tmp_path / "meant", meant)
+    expected = hf_oracle.logits(tmp_path / "meant", PROMPT)
+    with LLM(tmp_path / "quantized", max_model_len=64) as llm:
+        scheme = llm.settings.scheme_of(f"decoder.layers.0.{LAYERS[0]}")
+        assert scheme is not None
+        assert (scheme.group_size, scheme.has_zeros) == (32, True)
+        assert relative_error(llm.logits(PROMPT), expected) < TOLERANCES["logits_w4a16"]
 
 
 @pytest.mark.parametrize("name", ["slim-w8a16", "slim-w4a16-groups"])
@@ -146,18 +179,27 @@ def test_biases_of_norms_are_added(name: str, tmp_path: Path) -> None:
 
 def test_the_packed_cache_keeps_what_a_folder_says(tmp_path: Path) -> None:
     source = hf_oracle.save_random_checkpoint(tmp_path / "float")
-    folders.write(source, tmp_path / "quantized", folders.WEIGHT_ONLY["slim-w4a16-groups"])
+    case = folders.WEIGHT_ONLY["gptq-v2-reordered-asymmetric"]
+    folders.write(source, tmp_path / "quantized", case)
     expected = _logits(tmp_path / "quantized", packed_cache="on")
     assert len(list((tmp_path / "quantized" / FOLDER_NAME).iterdir())) == 1
     np.testing.assert_array_equal(_logits(tmp_path / "quantized", packed_cache="on"), expected)
     assert len(list((tmp_path / "quantized" / FOLDER_NAME).iterdir())) == 1
 
 
-@pytest.mark.parametrize("is_shifted", [False, True])
-def test_planned_bytes_are_the_real_ones(is_shifted: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "is_shifted"),
+    [
+        ("slim-w8a16", False),
+        ("slim-w8a16", True),
+        ("gptq-v2-reordered-asymmetric", False),
+        ("ct-w8a16-groups-asymmetric", False),
+    ],
+)
+def test_planned_bytes_are_the_real_ones(name: str, is_shifted: bool, tmp_path: Path) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 128, "vocab_size": 512}
     source = hf_oracle.save_random_checkpoint(tmp_path / "float", head_dim=32, **sizes)
-    case = folders.WEIGHT_ONLY["slim-w8a16"]
+    case = folders.WEIGHT_ONLY[name]
     folders.write(source, tmp_path / "quantized", case)
     if is_shifted:
         _shift_norms(tmp_path / "quantized", case, hidden=128)

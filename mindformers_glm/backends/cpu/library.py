@@ -254,6 +254,8 @@ def quantize_rows(
     _check_array(tiles, "uint8", is_written=True)
     _check_array(scales, "float32", is_written=True)
     _check_array(src, src_dtype)
+    if bits == 8 and group_size:
+        raise ValueError(f"int8 is rounded by rows, not by groups of {group_size}")
     rows, columns = src.shape
     if row_maxima is not None:
         _check_array(row_maxima, "float32")

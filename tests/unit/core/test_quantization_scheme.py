@@ -1,5 +1,6 @@
 """core/quantization_scheme.py: which schemes there are and what they take."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from mindformers_glm.core.quantization_scheme import (
     SCHEMES,
     find_obstacle,
     keep_integers,
+    on_ranks,
     read_scheme,
 )
 from mindformers_glm.core.quantized_linear import DYNAMIC, STATIC, StoredScheme
@@ -58,9 +60,13 @@ def test_bytes_count_weights_and_scales() -> None:
     assert int8.count_bytes(10, 256) == 10 * 256 + 10 * 4
     assert int4.count_bytes(10, 256) == 10 * 128 + 10 * 2 * 4
     assert int4.count_bytes(10, 100) == 10 * 50 + 10 * 4
+    zeros = replace(int4, has_zeros=True, is_reordered=True)
+    assert zeros.count_bytes(10, 256) == 10 * 128 + 10 * 2 * (4 + 1) + 256 * 4
+    assert replace(int8, group_size=32).count_bytes(10, 256) == 10 * 256 + 10 * 8 * 4
 
 
 _INT8, _INT4 = StoredScheme(8), StoredScheme(4, 64)
+_ORDERED = StoredScheme(4, 64, is_reordered=True, column_order="a")
 
 
 @pytest.mark.parametrize(
@@ -72,14 +78,26 @@ _INT8, _INT4 = StoredScheme(8), StoredScheme(4, 64)
         ([StoredScheme(4, 96)], ("w4a16", 32)),
         ([StoredScheme(4, 256)], ("w4a16", 128)),
         ([StoredScheme(4, 16)], None),
-        ([StoredScheme(8, 128)], None),
+        ([StoredScheme(8, 128)], ("w8a16", 128)),
+        ([StoredScheme(8, 320)], ("w8a16", 64)),
+        ([StoredScheme(8, 48)], None),
         ([StoredScheme(2, 64)], None),
-        ([StoredScheme(4, 64, is_symmetric=False)], None),
+        ([StoredScheme(4, 64, is_symmetric=False)], ("w4a16", 64, "zeros")),
+        ([StoredScheme(8, is_symmetric=False)], ("w8a16", None, "zeros")),
+        ([StoredScheme(8, is_symmetric=False, has_far_zeros=True)], None),
         ([StoredScheme(4, 64, is_reordered=True)], None),
+        ([_ORDERED], ("w4a16", 64, "order")),
+        ([_ORDERED, replace(_ORDERED, group_size=32)], ("w4a16", 32, "order")),
+        ([_ORDERED, replace(_ORDERED, column_order="b")], None),
+        ([_ORDERED, _INT4], None),
+        ([replace(_ORDERED, is_symmetric=False)], ("w4a16", 64, "zeros", "order")),
         ([StoredScheme(8, has_float_codes=True)], None),
         ([StoredScheme(8, activation=STATIC)], None),
         ([StoredScheme(8, activation=DYNAMIC)], None),
         ([_INT4, StoredScheme(4, 32), StoredScheme(4)], ("w4a16", 32)),
+        ([_INT4, StoredScheme(4, 32, is_symmetric=False)], ("w4a16", 32, "zeros")),
+        ([StoredScheme(4, 32), StoredScheme(4, is_symmetric=False)], ("w4a16", 32, "zeros")),
+        ([_INT8, StoredScheme(8, 64)], ("w8a16", 64)),
         ([_INT4, _INT8, _INT4], None),
         ([None, _INT4, _INT4], None),
         ([None], None),
@@ -87,10 +105,25 @@ _INT8, _INT4 = StoredScheme(8), StoredScheme(4, 64)
     ids=str,
 )
 def test_operators_that_take_a_checkpoints_integers_as_they_are(
-    stored: list[StoredScheme | None], kept: tuple[str, int | None] | None
+    stored: list[StoredScheme | None], kept: tuple[str | int | None, ...] | None
 ) -> None:
     found = keep_integers(stored)
-    assert (None if found is None else (found.name, found.group_size)) == kept
+    if found is None:
+        assert kept is None
+        return
+    ends = ("zeros",) * found.has_zeros + ("order",) * found.is_reordered
+    assert (found.name, found.group_size, *ends) == kept
+
+
+def test_columns_that_lie_anywhere_are_float_where_ranks_cut_them() -> None:
+    ordered, plain = keep_integers([_ORDERED]), keep_integers([_INT4])
+    for layer in ("decoder.layers.0.self_attention.linear_proj", "decoder.layers.1.mlp.linear_fc2"):
+        assert on_ranks(ordered, layer, 2) is None
+        assert on_ranks(ordered, layer, 1) == ordered
+        assert on_ranks(plain, layer, 2) == plain
+        assert on_ranks(None, layer, 2) is None
+    for layer in ("decoder.layers.0.self_attention.linear_qkv", "decoder.layers.1.mlp.linear_fc1"):
+        assert on_ranks(ordered, layer, 2) == ordered
 
 
 def test_each_scheme_that_cannot_run_is_named_with_its_first_layer() -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import cut_blocks
 from mindformers_glm.core.quantization_scheme import keep_integers
+from mindformers_glm.core.quantized_linear import StoredScheme
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -110,6 +111,46 @@ def test_compressed_tensors_static_offset_is_an_integer_bias(
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
 
 
+def _first_scheme(folder: Path, layer: str) -> StoredScheme | None:
+    config = GlmConfig.from_hf(folder)
+    with Checkpoint.open(folder, find_format=find_format) as checkpoint:
+        rules = build_rules(config, None, checkpoint.quantized)
+        check_rules(rules, checkpoint)
+        return list_schemes(rules)[f"decoder.layers.0.{layer}"][0]
+
+
+@pytest.mark.parametrize("value", [-23.0, 8.0, 0.5])
+def test_zero_points_beyond_the_codes_are_read_and_run_as_float(
+    value: float, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    """msModelSlim has them where all weights of a group have one sign."""
+    case = _ALL["slim-w4a16-groups-asymmetric"]
+    folders.write(sources["glm4"], tmp_path / "quantized", case)
+    name = "model.layers.0.mlp.down_proj.weight_offset"
+    (file,) = (tmp_path / "quantized").glob("*.safetensors")
+    stored = load_file(file)
+    stored[name][-1, -1] = value
+    save_file(stored, file)
+    found = _first_scheme(tmp_path / "quantized", "mlp.linear_fc2")
+    assert found is not None
+    assert found.has_far_zeros
+    assert keep_integers([found]) is None
+    other = _first_scheme(tmp_path / "quantized", "self_attention.linear_proj")
+    assert keep_integers([other]) is not None
+
+
+def test_columns_of_uneven_groups_run_as_float(sources: dict[str, Path], tmp_path: Path) -> None:
+    folders.write(sources["glm4"], tmp_path / "quantized", _ALL["gptq-v1-reordered"])
+    file = tmp_path / "quantized" / "model.safetensors"
+    stored = load_file(file)
+    order = stored["model.layers.0.mlp.down_proj.g_idx"]
+    order[np.argmax(order == 0)] = 1
+    save_file(stored, file)
+    found = _first_scheme(tmp_path / "quantized", "mlp.linear_fc2")
+    assert found == StoredScheme(4, folders.GROUP, is_reordered=True)
+    assert keep_integers([found]) is None
+
+
 def test_quantized_and_float_layers_lie_side_by_side(
     sources: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -117,7 +158,7 @@ def test_quantized_and_float_layers_lie_side_by_side(
     meant = folders.write(sources["glm4"], tmp_path / "quantized", case)
     tensors = {
         name: value
-        for name, value in _load(tmp_path / "quantized").items()
+        for name, value in load_file(tmp_path / "quantized" / "model.safetensors").items()
         if not name.startswith("model.layers.0.mlp.down_proj")
     }
     name = "model.layers.0.mlp.down_proj.weight"
@@ -127,9 +168,3 @@ def test_quantized_and_float_layers_lie_side_by_side(
         rules = build_rules(config, None, checkpoint.quantized)
         check_rules(rules, checkpoint)
         assert list_schemes(rules)["decoder.layers.0.mlp.linear_fc2"] == (None,)
-
-
-def _load(folder: Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(folder / "model.safetensors")
