@@ -68,19 +68,28 @@ def share_tensor(
     Args:
         encoder: for quantized layers, of which there are none without.
     Raises:
-        UnsupportedError: the layer is in parts with scales of their own.
+        UnsupportedError: a quantized layer that the one form has no small tensors for.
     """
-    if isinstance(source.linear, SegmentedLinear):
+    if reason := _find_obstacle(source.linear):
         raise UnsupportedError(
-            f"{checkpoint.folder} has layers in parts for {len(source.linear.parts)} ranks "
-            f"({source.name:.100}), which are not cut beforehand: give the folder itself with "
-            "--auto_trans_ckpt True, and each rank reads its part."
+            f"{checkpoint.folder} has layers {reason} ({source.name:.100}), which are not cut "
+            "beforehand: give the folder itself with --auto_trans_ckpt True, and each rank reads "
+            "its part."
         )
     source = replace(source, pieces=tuple(_widen_columns(source)))
     if source.linear is None:
         return FloatShare(checkpoint, source)
     assert encoder is not None
     return QuantizedShare(checkpoint, source, encoder)
+
+
+def _find_obstacle(linear: QuantizedLinear | None) -> str:
+    if isinstance(linear, SegmentedLinear):
+        return f"in parts for {len(linear.parts)} ranks"
+    scheme = None if linear is None else linear.scheme
+    if scheme is not None and scheme.has_float_codes and scheme.weight_bits < 8:
+        return f"of {scheme.name}"
+    return ""
 
 
 def _widen_columns(source: SourceTensor) -> Iterator[Piece]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.quantized_linear import QuantizedRows
 from mindformers_glm.core.sharding import LARGEST_GROUP, TensorParallel
 from mindformers_glm.quantization.share_format import DESCRIPTION_NAME, ShareEncoder
@@ -19,10 +19,14 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import WeightRule, build_rules, check_rules, list_schemes
 from mindformers_glm.weights.share_writer import write_shares
 from mindformers_glm.weights.shares import MANIFEST_NAME
+from tests import part_folders
 from tests import quantized_folders as folders
 from tests.unit.quantization.float_folder import write_float_folder
 
 _ALL = folders.WEIGHT_ONLY | folders.WITH_ACTIVATIONS | folders.CHATGLM
+# Their values are of a table.
+_REFUSED = [name for name in _ALL if name.startswith(("bnb-nf4", "bnb-fp4"))]
+_READ = [name for name in _ALL if name not in _REFUSED]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +96,7 @@ def spread(rows: QuantizedRows) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("name", _ALL)
+@pytest.mark.parametrize("name", _READ)
 def test_a_rank_reads_of_its_file_what_it_reads_of_the_whole_folder(
     name: str, size: int, cut: Callable[[str, int], tuple[Path, Path]]
 ) -> None:
@@ -186,3 +190,16 @@ def test_what_the_tool_said_may_lie_beside(
     checkpoint, _ = open_rank(tmp_path / "elsewhere", TensorParallel(2, 0))
     with checkpoint:
         assert checkpoint.quantized is not None
+
+
+@pytest.mark.parametrize("name", [*_REFUSED, "parts"])
+def test_what_is_cut_by_its_ranks_alone_is_one_sentence(
+    name: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    if name == "parts":
+        part_folders.write(sources["glm4"], tmp_path / "whole", 2)
+    else:
+        folders.write(sources["glm4"], tmp_path / "whole", _ALL[name])
+    with pytest.raises(UnsupportedError, match="are not cut beforehand: give the folder itself"):
+        write_shares(tmp_path / "whole", tmp_path / "cut", 2, find_format, ShareEncoder())
+    assert not (tmp_path / "cut").exists()
