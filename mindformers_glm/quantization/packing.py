@@ -22,6 +22,11 @@ def unpack(words: np.ndarray, bits: int, order: tuple[int, ...] | None = None) -
     per_byte = 8 // bits
     if per_byte == 1:
         values = octets
+    elif per_byte == 2:  # a byte's two values as the bytes of a word: twice as fast as one by one
+        pairs = octets.astype("<u2")
+        pairs |= pairs << 4
+        pairs &= 0x0F0F
+        values = pairs.view(np.uint8)
     else:
         values = np.empty((*octets.shape, per_byte), np.uint8)
         for place in range(per_byte):
@@ -66,7 +71,9 @@ def as_signed(values: np.ndarray, bits: int) -> np.ndarray:
     if bits == 8:
         return values.view(np.int8)
     shift = 8 - bits
-    return (values << shift).view(np.int8) >> shift
+    signed = (values << shift).view(np.int8)
+    signed >>= shift
+    return signed
 
 
 def swap_nibbles(octets: np.ndarray) -> np.ndarray:
