@@ -109,19 +109,12 @@ class RunnerSettings:
 
         Args:
             stored_dtype: type of the weights where config.json names none.
-            stored_schemes, shifted_norms, rounded_columns: see the fields; weight-only schemes are
-                left out where a run asks for products of float32 and weights are float32 too: their
-                operators round activations to 16 bits.
+            stored_schemes, shifted_norms, rounded_columns: see the fields.
         """
         settings = cls.with_defaults(
             config.torch_dtype or stored_dtype, config.max_position_embeddings, **given
         )
         schemes = None if stored_schemes is None else tuple(stored_schemes.items())
-        if schemes is not None and _wants_float32(settings, given.get("compute_dtype")):
-            schemes = tuple(
-                (name, None if scheme is None or scheme.activation_bits == 16 else scheme)
-                for name, scheme in schemes
-            )
         return replace(
             settings,
             float_layers=config.float_layers_id,
@@ -240,12 +233,6 @@ def check_types_together(values: Mapping[str, Any]) -> None:
             f"use one of params_dtype/compute_dtype {allowed}."
         )
     read_scheme(values["quantization"], values["quantization_group_size"])
-
-
-def _wants_float32(settings: RunnerSettings, given_compute_dtype: Any) -> bool:
-    """Whether a run says itself that products are to be float32, of weights that are it too."""
-    types = (settings.params_dtype, settings.compute_dtype)
-    return given_compute_dtype is not None and types == ("float32", "float32")
 
 
 def _read_dtype(name: str, value: Any) -> str:

@@ -93,9 +93,8 @@ def open_model(
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
-        told = (stored.describe_float(tensor_parallel.size), stored.describe_exact(settings))
-        for sentence in filter(None, told):
-            note(sentence)
+        if widened := stored.describe_float(tensor_parallel.size):
+            note(widened)
         if settings.compute_dtype == "float32" != (settings.rotary_dtype or "float32"):
             note(
                 f"rotary_dtype {settings.rotary_dtype} rounds the rotary tables, so results are "

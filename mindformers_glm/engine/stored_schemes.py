@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.quantization_scheme import (
     QuantizationScheme,
     find_obstacle,
@@ -88,18 +87,4 @@ class StoredSchemes:
             f"operator here{' on several ranks' * (num_ranks > 1)} "
             f"({'; '.join(sorted(names))}): they run with the same values in "
             "params_dtype, and take its memory"
-        )
-
-    def describe_exact(self, settings: RunnerSettings) -> str:
-        """A sentence on layers whose integers the settings give up; empty where there are none."""
-        exact = [
-            name
-            for name, scheme in (self.kept or {}).items()
-            if on_ranks(scheme, name, settings.model_parallel) and not settings.scheme_of(name)
-        ]
-        if not exact:
-            return ""
-        return (
-            f"compute_dtype float32: {len(exact)} of {len(self.stored)} linear layers run with "
-            "the float32 values that their integers mean, and take the memory of these"
         )

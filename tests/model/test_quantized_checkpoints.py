@@ -15,7 +15,6 @@ from mindformers_glm.weights.packed_cache import FOLDER_NAME
 from tests import quantized_folders as folders
 from tests.conftest import TOLERANCES, relative_error
 from tests.model import chatglm_layout, hf_oracle
-from tests.unit.quantization.float_folder import write_float_folder
 
 PROMPT = np.random.default_rng(1).integers(2, 500, 40).tolist()
 # One of each way to the operators: by rows, by groups, by groups of more columns, with zero points,
@@ -90,21 +89,6 @@ def test_q_k_and_v_of_other_groups_and_zero_points_are_one_matrix(tmp_path: Path
         assert scheme is not None
         assert (scheme.group_size, scheme.has_zeros) == (32, True)
         assert relative_error(llm.logits(PROMPT), expected) < TOLERANCES["logits_w4a16"]
-
-
-@pytest.mark.parametrize("name", ["slim-w8a16", "slim-w4a16-groups"])
-def test_products_of_float32_are_those_of_the_float_folder(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = write_float_folder(tmp_path / "float", "glm4")
-    meant = folders.write(source, tmp_path / "quantized", folders.WEIGHT_ONLY[name])
-    folders.write_meant(source, tmp_path / "meant", meant)
-    prompt = [token % 60 + 2 for token in PROMPT]
-    with LLM(tmp_path / "meant", max_model_len=64) as llm:
-        expected = llm.logits(prompt)
-    with LLM(tmp_path / "quantized", max_model_len=64, compute_dtype="float32") as llm:
-        assert relative_error(llm.logits(prompt), expected) < 1e-5
-    assert "8 of 9 linear layers run with the float32 values" in capsys.readouterr().err
 
 
 def test_chatglm_int4_runs(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def run(folder: Path, size: int, quantization: str) -> dict[str, np.ndarray]:
         folder,
         model_parallel=size,
         device_target="CPU",
-        # Folders are of float32; integers of theirs would give way to products that a run asks for.
-        compute_dtype=None if is_stored else "float32",
+        params_dtype="float32",
+        compute_dtype="float32",
         quantization=None if is_stored else quantization,
         max_num_seqs=1,
         max_num_batched_tokens=8,

@@ -3,8 +3,7 @@
     answers_worker.py --ranks 2 --output DIR --formats w8a16 w4a16 -- FOLDER...
 
 Writes DIR/NAME-FORMAT-RANK.npz: the logits of a prompt, and of each short prompt the greedy answer
-with the logits of all its tokens. Two formats are of folders that are quantized already: "stored",
-and "float32" with products of that type.
+with the logits of all its tokens. FORMAT "stored" is of folders that are quantized already.
 """
 
 import argparse
@@ -46,14 +45,13 @@ def main() -> None:
     for folder in arguments.folders:
         for name in arguments.formats:
             quantization, _, group_size = name.partition("/")
-            is_quantized = quantization in ("stored", "float32")
             with LLM(
                 folder,
                 device_target="CPU",
                 model_parallel=arguments.ranks,
                 params_dtype="float32",
-                compute_dtype=None if quantization == "stored" else "float32",
-                quantization=None if is_quantized else quantization,
+                compute_dtype="float32",
+                quantization=None if quantization == "stored" else quantization,
                 quantization_group_size=int(group_size) if group_size else None,
                 num_threads=1,
                 max_num_seqs=4,

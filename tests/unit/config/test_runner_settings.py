@@ -158,16 +158,3 @@ def test_a_quantized_checkpoint_is_not_quantized_again() -> None:
 def test_stored_schemes_are_no_setting_of_a_run() -> None:
     with pytest.raises(ConfigError, match="'stored_schemes' is not a setting"):
         RunnerSettings.with_defaults("float32", 64, stored_schemes=())
-
-
-def test_products_of_float32_that_a_run_asks_for_leave_out_operators_that_round() -> None:
-    stored = {"a": SCHEMES["w8a16"], "b": SCHEMES["w8a8_dynamic"], "c": None}
-    kept, exact = tuple(stored.items()), (("a", None), *list(stored.items())[1:])
-
-    def schemes(dtype: str, **given: str) -> object:
-        config = replace(GLM_9B, torch_dtype=dtype)
-        return RunnerSettings.for_config(config, dtype, stored, **given).stored_schemes
-
-    assert schemes("float32", compute_dtype="fp32") == exact
-    assert schemes("bfloat16", params_dtype="fp32", compute_dtype="fp32") == exact
-    assert schemes("float32") == schemes("bfloat16", compute_dtype="fp32") == kept
