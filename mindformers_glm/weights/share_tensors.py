@@ -76,11 +76,12 @@ def share_tensor(
             "beforehand: give the folder itself with --auto_trans_ckpt True, and each rank reads "
             "its part."
         )
-    source = replace(source, pieces=tuple(_widen_columns(source)))
+    widened = replace(source, pieces=tuple(_widen_columns(source)))
     if source.linear is None:
-        return FloatShare(checkpoint, source)
+        return FloatShare(checkpoint, widened)
     assert encoder is not None
-    return QuantizedShare(checkpoint, source, encoder)
+    columns = source.pieces[0].columns
+    return QuantizedShare(checkpoint, widened, encoder, columns is None or columns.start == 0)
 
 
 def _find_obstacle(linear: QuantizedLinear | None) -> str:
@@ -134,11 +135,17 @@ class FloatShare:
 
 @dataclass(frozen=True)
 class QuantizedShare:
-    """Pieces of a quantized layer in the one form; what is written first is large, the rest not."""
+    """Pieces of a quantized layer in the one form; what is written first is large, the rest not.
+
+    has_first_columns: of ranks that share the columns and add up their results, the one whose
+        quant_bias counts: the others' files have zeros, for where their columns were is not known
+        to who reads them.
+    """
 
     checkpoint: Checkpoint
     source: SourceTensor
     encoder: LinearEncoder
+    has_first_columns: bool
 
     @property
     def layer(self) -> str:
@@ -183,6 +190,8 @@ class QuantizedShare:
         for piece in self.source.pieces:
             view = self._view(piece)
             static = view.read_activation()
+            if static is not None and not self.has_first_columns:
+                static = replace(static, quant_bias=np.zeros_like(static.quant_bias))
             for first, rows in view.quantized_chunks():
                 part = None if static is None else _take(static, first, first + len(rows.codes))
                 encoded = self._encode(rows, part)
