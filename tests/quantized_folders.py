@@ -142,7 +142,7 @@ def _scales(
     rng: np.random.Generator, bits: int, *shape: int, dtype: type = np.float32
 ) -> np.ndarray:
     """Such that weights are about as large as those of a random network."""
-    return (rng.uniform(0.25, 1, shape) * 0.5 / 2**bits).astype(dtype)
+    return np.asarray(rng.uniform(0.25, 1, shape) * 0.5 / 2**bits, dtype)
 
 
 def _codes(rng: np.random.Generator, bits: int, *shape: int) -> np.ndarray:
@@ -252,6 +252,19 @@ def _int8_ct(is_static: bool):
         return parts, _meaning(codes, scales)
 
     return make
+
+
+def _old_ct(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
+    """As before compressed-tensors 0.6: zero points of zeros, and one scale without an axis."""
+    codes, scale = _codes(rng, 8, rows, columns), _scales(rng, 8)
+    parts = {
+        "weight": codes,
+        "weight_scale": scale,
+        "weight_zero_point": np.zeros((), np.int8),
+        "input_scale": np.array(0.03, np.float32),
+        "input_zero_point": np.array(-3, np.int8),
+    }
+    return parts, _meaning(codes, np.full((rows, 1), scale))
 
 
 def _fp8_ct(is_tensor: bool):
@@ -487,14 +500,25 @@ CHATGLM = {
     "chatglm-int8": Case(_chatglm(8), {"quantization_bit": 8}, is_kept=True),
 }
 WITH_ACTIVATIONS = {
-    "slim-w8a8": Case(_slim_static(np.float32), kind="W8A8", description=_NEW),
-    "slim-w8a8-int64": Case(_slim_static(np.int64), kind="W8A8"),
-    "slim-w8a8-mix": Case(_slim_static(np.float32), kind="W8A8_MIX", description=_NEW),
-    "slim-w8a8s": Case(_slim_static(np.int64, False), kind="W8A8S", description=_NEW),
-    "slim-w8a8-dynamic": Case(_slim(8), kind="W8A8_DYNAMIC", description=_NEW),
-    "slim-w4a8-dynamic": Case(
-        _slim_w4a8, kind="W4A8_DYNAMIC", description=_NEW | {"group_size": GROUP}
+    "slim-w8a8": Case(_slim_static(np.float32), kind="W8A8", description=_NEW, is_kept=True),
+    "slim-w8a8-int64": Case(_slim_static(np.int64), kind="W8A8", is_kept=True),
+    "slim-w8a8-mix": Case(
+        _slim_static(np.float32), kind="W8A8_MIX", description=_NEW, is_kept=True
     ),
-    "ct-w8a8-dynamic": Case(_int8_ct(False), _ct_keys("int-quantized", {}, _TOKEN)),
-    "ct-w8a8-static": Case(_int8_ct(True), _ct_keys("int-quantized", {}, _TENSOR)),
+    "slim-w8a8s": Case(_slim_static(np.int64, False), kind="W8A8S", description=_NEW, is_kept=True),
+    "slim-w8a8-dynamic": Case(_slim(8), kind="W8A8_DYNAMIC", description=_NEW, is_kept=True),
+    "slim-w4a8-dynamic": Case(
+        _slim_w4a8, kind="W4A8_DYNAMIC", description=_NEW | {"group_size": GROUP}, is_kept=True
+    ),
+    "ct-w8a8-dynamic": Case(_int8_ct(False), _ct_keys("int-quantized", {}, _TOKEN), is_kept=True),
+    "ct-w8a8-static": Case(_int8_ct(True), _ct_keys("int-quantized", {}, _TENSOR), is_kept=True),
+    "ct-w8a8-static-old": Case(
+        _old_ct,
+        {
+            "compression_config": _ct_keys("int-quantized", {"strategy": "tensor"}, _TENSOR)[
+                "quantization_config"
+            ]
+        },
+        is_kept=True,
+    ),
 }

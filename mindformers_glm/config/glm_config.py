@@ -94,9 +94,9 @@ QUANTIZED_HINT = (
 )
 # Keys of every dialect that this version cannot honour; null, false and empty are fine.
 _REFUSED_KEYS = dict.fromkeys(
-    # MLX writes quantization, compressed-tensors wrote compression_config once. What others write
-    # (quantization_config, quantize, quantization_bit) is for quantization/stored_format.py.
-    ("quantization", "compression_config"),
+    # MLX writes quantization. What others write (quantization_config, quantize, quantization_bit)
+    # is for quantization/stored_format.py.
+    ("quantization",),
     QUANTIZED_HINT,
 )
 # Every layer's tensors are listed by name; the largest GLM has 92 layers.

@@ -9,7 +9,12 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.value_types import DTYPE
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.quantization_scheme import QuantizationScheme, on_ranks, read_scheme
+from mindformers_glm.core.quantization_scheme import (
+    MIXED,
+    QuantizationScheme,
+    on_ranks,
+    read_scheme,
+)
 from mindformers_glm.core.sharding import TensorParallel
 
 # (params_dtype, compute_dtype), and how products are taken. Accumulation is always float32.
@@ -192,6 +197,12 @@ class RunnerSettings:
         rounding shows most; keys and values come nowhere near its limit of 65504 (they saturate).
         """
         return "float32" if self.compute_dtype == "float32" else "float16"
+
+    @property
+    def tells_prompts_apart(self) -> bool:
+        """Whether a layer multiplies tokens of a prompt otherwise than generated ones."""
+        schemes = dict(self.stored_schemes or ()).values()
+        return any(scheme is not None and scheme.activation_scale == MIXED for scheme in schemes)
 
     def scheme_of(self, layer_name: str) -> QuantizationScheme | None:
         """How a linear layer, by its Megatron-Core name, is quantized; None: it is not."""

@@ -19,6 +19,18 @@ FLOAT, STATIC, DYNAMIC, MIXED = "float", "static", "dynamic", "mixed"
 
 
 @dataclass(frozen=True)
+class StaticInput:
+    """How activations are rounded by one scale and offset of the checkpoint.
+
+    contains_bias: the layer's float bias is in quant_bias and must not be added again.
+    """
+
+    scale: float
+    offset: float
+    contains_bias: bool
+
+
+@dataclass(frozen=True)
 class StoredScheme:
     """How one linear layer of a checkpoint is quantized.
 
@@ -34,6 +46,7 @@ class StoredScheme:
         activation: FLOAT: the product is with activations as they are; STATIC: with integers by
             one scale and offset of the checkpoint; DYNAMIC: by a scale of each token; MIXED: by
             tokens in prefill, static in decode.
+        static_input: of STATIC and MIXED; None: not known, as a tensor is not what it must be.
         label: the tool's own name for it where that says more than the numbers.
         num_segments: parts of the columns that each have scales of their own, of weights and of
             activations (core/segmented_linear.py).
@@ -47,6 +60,7 @@ class StoredScheme:
     has_far_zeros: bool = False
     has_float_codes: bool = False
     activation: str = FLOAT
+    static_input: StaticInput | None = None
     label: str | None = None
     num_segments: int = 1
 

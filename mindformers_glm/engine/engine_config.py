@@ -7,8 +7,11 @@ from typing import Any
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError
 
-# The last is a switch: False is 0.
-_MAY_BE_ZERO = ("seed", "prompt_lookup_num_tokens", "enable_prefix_caching")
+# The last are switches: False is 0.
+_MAY_BE_ZERO = (
+    *("seed", "prompt_lookup_num_tokens"),
+    *("enable_prefix_caching", "tells_prompts_apart"),
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class EngineConfig:
     seed: draws of requests without their own seed follow from it.
     prompt_lookup_num_tokens: most tokens that a step guesses ahead; 0: none.
     enable_prefix_caching: sequences that begin alike share the KV-cache blocks of the beginning.
+    tells_prompts_apart: a generated token's K and V are not those of the same token in a prompt.
     """
 
     max_num_seqs: int
@@ -32,6 +36,7 @@ class EngineConfig:
     seed: int
     prompt_lookup_num_tokens: int = 0
     enable_prefix_caching: bool = True
+    tells_prompts_apart: bool = False
 
     @classmethod
     def for_runner(
@@ -39,7 +44,12 @@ class EngineConfig:
     ) -> "EngineConfig":
         """Limits that a runner is built for, and the engine's own settings (`ENGINE_SETTINGS`)."""
         shared = {name: value for name, value in vars(settings).items() if name in _FIELDS}
-        return cls(num_blocks=num_blocks, **shared, **given)
+        return cls(
+            num_blocks=num_blocks,
+            tells_prompts_apart=settings.tells_prompts_apart,
+            **shared,
+            **given,
+        )
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -50,4 +60,5 @@ class EngineConfig:
 
 _FIELDS = tuple(field.name for field in fields(EngineConfig))
 # What the engine alone is given; the rest a runner must know too.
-ENGINE_SETTINGS = tuple(name for name in _FIELDS if name not in (*SETTING_NAMES, "num_blocks"))
+_FOUND = ("num_blocks", "tells_prompts_apart")
+ENGINE_SETTINGS = tuple(name for name in _FIELDS if name not in (*SETTING_NAMES, *_FOUND))

@@ -10,7 +10,6 @@ from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
@@ -81,8 +80,6 @@ def open_model(
         rules = build_rules(config, cuts, checkpoint.quantized)
         check_rules(rules, checkpoint)
         stored = StoredSchemes.of(rules, checkpoint)
-        if stored.obstacle:
-            raise UnsupportedError(f"{checkpoint.folder}: {stored.obstacle}.")
         settings = RunnerSettings.for_config(
             config,
             checkpoint.dtype,

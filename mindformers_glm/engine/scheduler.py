@@ -226,8 +226,13 @@ class Scheduler:
 
     def _extend_keys(self, sequence: Sequence, num_blocks: int) -> None:
         """Make sure of the keys of the sequence's first full blocks."""
-        block_size = self._config.block_size
-        extend_block_keys(sequence.block_keys, sequence.token_ids, num_blocks, block_size)
+        extend_block_keys(
+            sequence.block_keys,
+            sequence.token_ids,
+            num_blocks,
+            self._config.block_size,
+            sequence.num_prompt_tokens if self._config.tells_prompts_apart else None,
+        )
 
     def _undo_interrupted(self) -> None:
         """Withdraw the blocks that a step was to fill which never came to its end.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from mindformers_glm.core.quantization_scheme import (
     QuantizationScheme,
-    find_obstacle,
     keep_integers,
     on_ranks,
 )
@@ -51,11 +50,6 @@ class StoredSchemes:
             for name, schemes in self.stored.items()
             if any(scheme is not None and scheme.has_rounded_columns for scheme in schemes)
         )
-
-    @property
-    def obstacle(self) -> str:
-        """Why they cannot run; empty where they can."""
-        return find_obstacle(self.stored)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -7,7 +7,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.core.quantized_linear import StoredTensors, TensorSpec, sort_columns
+from mindformers_glm.core.quantized_linear import (
+    StaticInput,
+    StoredTensors,
+    TensorSpec,
+    sort_columns,
+)
 
 _NAME_LENGTH = 16
 
@@ -135,6 +140,31 @@ def peek(source: StoredTensors, name: str, specs: Mapping[str, TensorSpec]) -> n
     ):
         return None
     return source.array(name)
+
+
+def peek_static_input(
+    source: StoredTensors,
+    specs: Mapping[str, TensorSpec],
+    scale_name: str,
+    offset_name: str,
+    *,
+    contains_bias: bool,
+) -> StaticInput | None:
+    """How a layer's activations are rounded; None where a tensor is not what it must be.
+
+    Args:
+        offset_name: of a tensor that need not be there.
+    Raises:
+        CheckpointError: the scale is no positive number, or the offset none that a code has.
+    """
+    scale = peek(source, scale_name, specs)
+    if scale is None:
+        return None
+    offset = peek(source, offset_name, specs) if offset_name in specs else np.zeros(1)
+    if offset is None:
+        return None
+    step = as_scales(scale, scale_name).reshape(-1)[0]
+    return StaticInput(float(step), as_offset(offset, offset_name), contains_bias)
 
 
 def groups_by_order(

@@ -20,6 +20,7 @@ from mindformers_glm.core.quantized_linear import (
     STATIC,
     QuantizedRows,
     StaticActivation,
+    StaticInput,
     StoredScheme,
     StoredTensors,
     TensorSpec,
@@ -30,7 +31,8 @@ from mindformers_glm.quantization.plain_format import PlainFormat
 _PACKED, _INTS, _FLOATS = "pack-quantized", "int-quantized", "float-quantized"
 _FORMATS = (_PACKED, _INTS, _FLOATS, "naive-quantized")
 _SCALE_TYPES = ("float16", "float32", "bfloat16")
-_KV_SCALE = re.compile(r".+\.[kv]_(scale|zero_point)")
+_KV_SCALE = re.compile(r".+\.([kv]_|[kv]_proj\.output_)(scale|zero_point)")
+_ONE = ((1,), (), (1, 1))  # shapes of a single number, as versions of the tool write it
 _WORD_BITS = 32
 
 
@@ -40,6 +42,7 @@ class GroupSettings:
 
     strategy: "tensor", "channel" or "group".
     activation: FLOAT, STATIC or DYNAMIC.
+    has_order: each layer says which group a column is of (actorder "group").
     """
 
     targets: tuple[str, ...]
@@ -50,6 +53,7 @@ class GroupSettings:
     group_size: int | None
     is_symmetric: bool
     activation: str
+    has_order: bool
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,11 @@ class CompressedTensorsFormat(PlainFormat):
             name: "scales of a quantized KV cache" for name in names if _KV_SCALE.fullmatch(name)
         }
 
+    def zeros(self) -> Mapping[str, str]:
+        """See CheckpointFormat; older tools write zero points of symmetric layers too."""
+        names, end = self.source.entries, ".weight_zero_point"
+        return {name: "a zero point of a symmetric layer" for name in names if name.endswith(end)}
+
 
 def _is_match(pattern: str, layer: str) -> bool:
     if pattern.startswith("re:"):
@@ -113,6 +122,7 @@ class CompressedLinear:
             column_order=checks.name_order(order, size) if is_reordered and size else "",
             has_float_codes=settings.is_float,
             activation=settings.activation,
+            static_input=self._peek_static_input() if settings.activation == STATIC else None,
         )
 
     @cached_property
@@ -120,7 +130,8 @@ class CompressedLinear:
         """See QuantizedLinear."""
         settings, (num_rows, num_columns) = self.settings, self.shape
         groups = checks.count_groups(self.layer, num_columns, settings.group_size)
-        scales = (1,) if settings.strategy == "tensor" else (num_rows, groups)
+        is_whole = settings.strategy == "tensor"
+        scales = self._one("weight_scale") if is_whole else (num_rows, groups)
         specs = {"weight_scale": TensorSpec(scales, _SCALE_TYPES)}
         if settings.layout == _PACKED:
             words = -(-num_columns * settings.bits // _WORD_BITS)
@@ -131,12 +142,13 @@ class CompressedLinear:
             specs["weight"] = TensorSpec((num_rows, num_columns), (code,))
         if not settings.is_symmetric:
             specs["weight_zero_point"] = self._zero_point_spec(scales)
-        if self._has("weight_g_idx"):
+        if self._has("weight_g_idx") or settings.has_order:
             specs["weight_g_idx"] = TensorSpec((num_columns,), ("int32", "int64"))
         if settings.activation == STATIC or (settings.is_float and self._has("input_scale")):
-            specs["input_scale"] = TensorSpec((1,), _SCALE_TYPES)
+            specs["input_scale"] = TensorSpec(self._one("input_scale"), _SCALE_TYPES)
             if self._has("input_zero_point"):
-                specs["input_zero_point"] = TensorSpec((1,), ("int8", "float8_e4m3"))
+                one = self._one("input_zero_point")
+                specs["input_zero_point"] = TensorSpec(one, ("int8", "float8_e4m3"))
         return {f"{self.layer}.{name}": spec for name, spec in specs.items()}
 
     def read(self, stored: Mapping[str, np.ndarray], rows: range, columns: range) -> QuantizedRows:
@@ -160,14 +172,28 @@ class CompressedLinear:
         if self.settings.activation != STATIC:
             return None
         name = f"{self.layer}.input_scale"
-        scale = checks.as_scales(stored[name], name)[0]
+        scale = checks.as_scales(stored[name], name).reshape(-1)[0]
         zero = stored.get(f"{self.layer}.input_zero_point")
-        offset = 0 if zero is None else int(zero[0])
+        offset = 0 if zero is None else int(zero.reshape(-1)[0])
         weight = self.read(stored, rows, range(self.shape[1]))
         sums = weight.codes.sum(axis=1, dtype=np.int32)
         return StaticActivation(
             float(scale), offset, -offset * sums, scale * weight.scales[:, 0], contains_bias=False
         )
+
+    def _peek_static_input(self) -> StaticInput | None:
+        return checks.peek_static_input(
+            self.source,
+            self.tensors,
+            f"{self.layer}.input_scale",
+            f"{self.layer}.input_zero_point",
+            contains_bias=False,
+        )
+
+    def _one(self, name: str) -> tuple[int, ...]:
+        """The shape of a single number, as it is stored if it is one."""
+        entry = self.source.entries.get(f"{self.layer}.{name}")
+        return entry.shape if entry is not None and entry.shape in _ONE else _ONE[0]
 
     def _has(self, name: str) -> bool:
         return f"{self.layer}.{name}" in self.source.entries
@@ -196,8 +222,8 @@ class CompressedLinear:
 
     def _by_rows(self, values: np.ndarray, rows: range, taken: slice) -> np.ndarray:
         """[rows, groups] of a scale for each group, row or matrix."""
-        if values.ndim == 1:
-            return np.full((len(rows), 1), values[0], values.dtype)
+        if self.settings.strategy == "tensor":
+            return np.full((len(rows), 1), values.reshape(-1)[0], values.dtype)
         return values[rows.start : rows.stop, taken]
 
     def _read_codes(
@@ -281,12 +307,15 @@ def _read_group(group: Mapping[str, Any], whole_format: Any) -> GroupSettings:
         in ((True, _PACKED), (True, _INTS), (False, _FLOATS)),
         f"{strategy!r:.40} scales": strategy not in ("tensor", "channel", "group"),
         "output_activations": bool(group.get("output_activations")),
+        "weights that are quantized while they are loaded": bool(weights.get("dynamic")),
+        **_activation_problems(inputs, weights, kind),
     }
     for what, is_so in problems.items():
         if is_so:
             raise UnsupportedError(
                 f"{what} are not read by this version; {', '.join(_FORMATS)} are, with int4, int8 "
-                "and FP8 weights by tensor, channel or group."
+                "and FP8 weights by tensor, channel or group, and int8 activations by token, or "
+                "static by tensor."
             )
     if strategy == "group" and (type(size) is not int or size < 1):
         raise TypeError
@@ -303,4 +332,27 @@ def _read_group(group: Mapping[str, Any], whole_format: Any) -> GroupSettings:
         group_size=size if strategy == "group" else None,
         is_symmetric=bool(weights["symmetric"]),
         activation=activation,
+        # "weight" and "static" leave columns in their order, with groups one behind the other.
+        has_order=weights.get("actorder") in ("group", "dynamic", True),
     )
+
+
+def _activation_problems(
+    inputs: Mapping[str, Any] | None, weights: Mapping[str, Any], kind: str
+) -> dict[str, bool]:
+    """What is wrong with integer activations; FP8 ones are left as they are."""
+    if inputs is None or kind == "float":
+        return {}
+    is_dynamic, strategy = inputs["dynamic"], inputs["strategy"]
+    is_static = is_dynamic is False
+    return {
+        f"{inputs['num_bits']!r:.20}-bit {inputs['type']!r:.20} activations": (
+            (inputs["num_bits"], inputs["type"]) != (8, "int")
+        ),
+        f"activations with dynamic {is_dynamic!r:.20} by {strategy!r:.20}": (
+            (is_dynamic, strategy) not in ((True, "token"), (False, "tensor"))
+        ),
+        "asymmetric dynamic activations": is_dynamic is True and not inputs["symmetric"],
+        "static activations with scales of groups or zero points of weights": is_static
+        and (weights["strategy"] == "group" or not weights["symmetric"]),
+    }

@@ -28,6 +28,14 @@ from mindformers_glm.quantization.plain_format import PlainFormat
 
 _SCALE_TYPES = ("float16", "float32", "bfloat16")
 _BITS = (2, 4, 8)
+# Settings that make tensors mean something else, and their values that do not.
+_NEUTRAL: Mapping[str, tuple[str, ...]] = {
+    "is_marlin_format": (),
+    "pack_dtype": ("int32",),
+    "rotation": (),
+    "adapter": (),
+    "backend": ("autoawq", "auto"),
+}
 
 
 @dataclass(frozen=True)
@@ -206,13 +214,20 @@ def open_format(raw: Mapping[str, Any], where: str, source: StoredTensors) -> Wo
         UnsupportedError: a variant that this version does not read.
     """
     is_awq = raw.get("quant_method") == "awq"
-    layout = str(raw.get("checkpoint_format") or raw.get("version") or "gptq").lower()
-    wanted = ("gemm", "gptq") if is_awq else ("gptq", "gptq_v2")
+    named = raw.get("checkpoint_format") or raw.get("format") or raw.get("version")
+    layout = str(named or ("gemm" if is_awq else "gptq")).lower()
+    wanted = ("gemm",) if is_awq else ("gptq", "gptq_v2")
     if layout not in wanted:
         raise UnsupportedError(
             f"{where} has the layout {layout!r:.40}, expected "
             f"{'gemm' if is_awq else 'gptq or gptq_v2'}: convert the checkpoint to that."
         )
+    for key, neutral in _NEUTRAL.items():
+        if (value := raw.get(key)) not in (None, False, *neutral):
+            raise UnsupportedError(
+                f"{where} has {key} {value!r:.60}, which this version does not read: quantize the "
+                "model anew without it."
+            )
     bits = raw.get("bits", raw.get("w_bit"))
     size = raw.get("group_size", raw.get("q_group_size", -1))
     shift = 0 if is_awq or layout == "gptq_v2" else 1

@@ -24,6 +24,7 @@ from mindformers_glm.core.quantized_linear import (
     QuantizedLinear,
     QuantizedRows,
     StaticActivation,
+    StaticInput,
     StoredScheme,
     StoredTensors,
     TensorHeader,
@@ -75,10 +76,7 @@ _TYPES = {
     "W4A16": _Type(4),
     "W4A8_DYNAMIC": _Type(4, DYNAMIC, has_second_scales=True),
 }
-_NOT_READ = {
-    "W8A8SC": "is compressed for one kind of card in a format that is not public: take the W8A8S "
-    "folder that it was made of"
-}
+_COMPRESSED = "w8a8sc"
 
 
 @dataclass(frozen=True)
@@ -121,8 +119,10 @@ class ModelSlimFormat:
         if kind == "FLOAT":
             return None
         if kind not in _TYPES:
-            reason = _NOT_READ.get(kind, f"is not one of {', '.join(_TYPES)}, FLOAT")
-            raise UnsupportedError(f"{layer} is {kind} by {self.file.name}, which {reason}.")
+            raise UnsupportedError(
+                f"{layer} is {kind} by {self.file.name}, which is not one of {', '.join(_TYPES)}, "
+                "FLOAT."
+            )
         group_size = self.group_size if _TYPES[kind].bits == 4 else None
         return ModelSlimLinear(layer, shape, kind, group_size, self.is_packed, self.source)
 
@@ -176,6 +176,7 @@ class ModelSlimLinear:
             and not is_symmetric
             and not checks.are_codes(offsets, found.bits),
             activation=found.activation,
+            static_input=self._peek_static_input() if found.is_static else None,
             label=self.kind,
         )
 
@@ -226,6 +227,15 @@ class ModelSlimLinear:
             checks.as_offset(self._get(stored, "input_offset"), f"{self.layer}.input_offset"),
             self._get(stored, "quant_bias")[lines],
             self._read_deq_scale(stored)[lines],
+            contains_bias=True,
+        )
+
+    def _peek_static_input(self) -> StaticInput | None:
+        return checks.peek_static_input(
+            self.source,
+            self.tensors,
+            f"{self.layer}.input_scale",
+            f"{self.layer}.input_offset",
             contains_bias=True,
         )
 
@@ -316,6 +326,21 @@ def find_description(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
+def refuse_compressed(folder: Path, *types: Any) -> None:
+    """Refuse what a card's compressor has made of W8A8S.
+
+    Args:
+        types: what the folder's files say of the whole, and of tensors.
+    Raises:
+        UnsupportedError: one of them is W8A8SC.
+    """
+    if any(isinstance(kind, str) and kind.lower() == _COMPRESSED for kind in types):
+        raise UnsupportedError(
+            f"{folder} is W8A8SC, compressed for one kind of card in a format that is not public: "
+            "take the W8A8S folder that it was made of."
+        )
+
+
 def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFormat:
     """Read a description and compare it with the tensors that are there.
 
@@ -325,6 +350,7 @@ def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFo
         CheckpointError: it is damaged, contradicts `quantize`, or does not name the tensors.
     """
     raw = read_json_object(file, CheckpointError)
+    refuse_compressed(file.parent, quantize, raw.get("model_quant_type"), *raw.values())
     types = {name: kind for name, kind in raw.items() if name not in _KEYS}
     for name, kind in types.items():
         if not isinstance(kind, str):

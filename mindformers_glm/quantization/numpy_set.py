@@ -95,6 +95,13 @@ class NumpySetLinear:
             8,
             is_symmetric=offsets is None or not offsets.any(),
             activation=STATIC,
+            static_input=checks.peek_static_input(
+                self.source,
+                self.tensors,
+                f"{self.layer}.input_scale",
+                f"{self.layer}.input_offset",
+                contains_bias=True,
+            ),
             label="W8A8" if self._has("weight_scale") else "W8A8S",
         )
 

@@ -20,6 +20,8 @@ from mindformers_glm.system.files import read_json_if_present
 # What AutoGPTQ and AutoAWQ wrote beside the model before config.json had quantization_config.
 _OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 _CONVERT = {
+    "auto-round": "export it again with AutoRound's format auto_gptq or auto_awq",
+    "intel/auto-round": "export it again with AutoRound's format auto_gptq or auto_awq",
     "fp8": "use the bfloat16 checkpoint that it was made of",
     "mxfp4": "use the bfloat16 checkpoint that it was made of",
 }
@@ -43,13 +45,16 @@ def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
         return msmodelslim.open_format(description, raw.get("quantize"), source)
     if (folder / "quant_weight.npy").is_file():
         return numpy_set.open_format(raw.get("quantize"), source)
+    msmodelslim.refuse_compressed(folder, raw.get("quantize"))
     if raw.get("quantize"):
         raise CheckpointError(
             f"{path} says quantize {raw['quantize']!r:.40}, but {folder} has no "
             "quant_model_description*.json: copy it too."
         )
-    if config := raw.get("quantization_config"):
-        return _by_method(config, f"quantization_config in {path}", source)
+    # The second is what compressed-tensors wrote before 0.6.
+    for key in ("quantization_config", "compression_config"):
+        if config := raw.get(key):
+            return _by_method(config, f"{key} in {path}", source)
     if raw.get("quantization_bit"):
         return chatglm_packed.open_format(raw["quantization_bit"], source)
     for name, method in _OLD_FILES.items():

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +135,6 @@ def _describe(
     fit = Fit.find(
         config, settings, arguments["device_target"], read_size(arguments["max_device_memory"])
     )
-    if stored.obstacle:
-        fit = replace(fit, obstacle=f"{stored.obstacle}.")
     table = count_memory(next(iter(BACKENDS.values())), config, settings)
     cards = list(count_cards(config, settings))
     sections = [

@@ -104,10 +104,17 @@ def find_shards(folder: Path) -> Shards:
     refuse_adapter_alone(folder)
     if any((folder / name).exists() for name in _QUANTIZER_FILES):
         raise UnsupportedError(f"{folder} is of a quantizing tool, but {QUANTIZED_HINT}.")
+    if compressed := sorted(folder.glob("part*-of-*")):
+        raise UnsupportedError(
+            f"{folder} holds parts for ranks ({compressed[0].name}), W8A8SC, which is compressed "
+            "for one kind of card in a format that is not public: take the W8A8S folder that it "
+            "was made of."
+        )
     if gguf := sorted(folder.glob("*.gguf")):
         raise UnsupportedError(
             f"{folder} holds GGUF ({gguf[0].name}), which is not supported: download the "
-            "safetensors repository that it was converted from, or run the file with llama.cpp."
+            "safetensors repository that it was converted from (the setting quantization can "
+            "quantize it), or run the file with llama.cpp."
         )
     raise CheckpointError(
         f"{folder} holds no *.safetensors and no pytorch_model*.bin: download the model's weights "

@@ -4,7 +4,7 @@ Times linear layers of GLM-4-9B's fc1 shape at several numbers of rows, for each
 and format of weights, by turns and each next to a plain read of as many bytes. A decode step (few
 rows) is as fast as memory can be read, a prefill (many rows) as fast as products can be made.
 
-    python scripts/bench/bench_kernels.py [--weights bfloat16 w8a8 w8a16 w4a8 w4a16 w4a16_zeros]
+    python scripts/bench/bench_kernels.py [--weights bfloat16 w8a8 w8a16 w4a16_zeros w8a8_static ...]
         [--rows 1 8 32 512] [--group_size 128] [--isa avx512]
 
 w8a16_groups, and what ends with _zeros or _ordered, only checkpoints have that are quantized: int8
@@ -29,7 +29,9 @@ from mindformers_glm.core.sharding import LARGEST_GROUP
 # Weights and what activations are rounded to; float formats with the suffix of their symbol.
 FLOAT_FORMATS = {"bfloat16": "bf16", "bfloat16_f32": "f32"}
 FORMATS = (*FLOAT_FORMATS, "w8a8", "w8a16", "w4a8", "w4a16")
+GIVEN_FORMATS = ("w8a8_static", "w8a8_mixed")  # activations have a scale of the checkpoint
 STORED_FORMATS = (
+    *("w8a8_token", *GIVEN_FORMATS, "w4a8_token"),
     "w8a16_groups",
     *(f"w{bits}a16{ends}" for bits in (8, 4) for ends in ("_zeros", "_ordered", "_zeros_ordered")),
 )
@@ -116,6 +118,13 @@ def make_format(name: str, weight: np.ndarray, group_size: int, num_bytes: int) 
     return Format(name, symbol, copies)
 
 
+def give_scale(tiles: np.ndarray, scales: np.ndarray, is_mixed: bool) -> tuple[np.ndarray, ...]:
+    """Operands of int8 weights beside activations that have a scale and an offset of their own."""
+    quant_bias = allocation.allocate((len(tiles), library.TILE_N), "int32")
+    static_input = np.array([0.03, 3.0], np.float32)
+    return (tiles, *((scales.copy(),) if is_mixed else ()), scales, quant_bias, static_input)
+
+
 def pack_integers(name: str, weight: np.ndarray, group_size: int) -> tuple[np.ndarray, ...]:
     """What an operator on integers takes besides the activations and their number."""
     bits = int(name[1])
@@ -132,6 +141,8 @@ def pack_integers(name: str, weight: np.ndarray, group_size: int) -> tuple[np.nd
         packed.append(rng.integers(0, 1 << bits, scales.shape, dtype=np.uint8))
     if "_ordered" in name:
         packed.append(rng.permutation(weight.shape[1]).astype(np.int32))
+    if name in GIVEN_FORMATS:
+        return give_scale(tiles, scales, is_mixed=name == "w8a8_mixed")
     return tuple(packed)
 
 
@@ -145,13 +156,16 @@ def measure(
     """Run the formats by turns, each followed by a read, after a turn to warm up."""
     stream = library.load().glm_stream_read
     out, num_rows = np.empty((len(x), out_features), np.float32), np.array([len(x)], np.int32)
+    is_prompt = np.arange(len(x), dtype=np.int32) % 2
     times = {weights.name: Times([], []) for weights in formats}
     end = time.perf_counter() + seconds * len(formats)
     turn = 0
     while turn < 6 or time.perf_counter() < end:
         for weights in formats:
             copy = weights.arrays[turn % len(weights.arrays)]
-            run = prepare(weights.symbol, x, *copy, num_rows, out=out)
+            is_mixed = weights.name == "w8a8_mixed"
+            rows = (is_prompt, num_rows) if is_mixed else (num_rows,)
+            run = prepare(weights.symbol, x, *copy, *rows, out=out)
             begin = clock()
             run()
             middle = clock()

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.quantized_linear import DYNAMIC, StaticActivation
+from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, MIXED, StaticActivation
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.quantized_view import QuantizedView
@@ -34,7 +34,11 @@ _MODULES = {
 
 
 def put_into(
-    model: PreTrainedModel, folder: Path, tokens: str = "card", is_simulated: bool = False
+    model: PreTrainedModel,
+    folder: Path,
+    tokens: str = "card",
+    is_simulated: bool = False,
+    num_prompt: int | None = None,
 ) -> None:
     """Replace a float model's linear layers by those of a quantized folder.
 
@@ -44,6 +48,8 @@ def put_into(
             each element a scale of its own, its magnitude / 127.5, whatever the strategy says.
         is_simulated: static activations as msModelSlim simulates them: in float, with the float
             bias in place of quant_bias, whose integers round it.
+        num_prompt: W8A8_MIX: tokens before are rounded one by one, others statically; None: all
+            are a prompt's.
     """
     config = GlmConfig.from_hf(folder)
     with Checkpoint.open(folder, find_format=find_format) as checkpoint:
@@ -56,7 +62,9 @@ def put_into(
             for name, views in _quantized_parts(rule, checkpoint):
                 module = model.get_submodule(name)
                 assert isinstance(module, nn.Linear)
-                module.forward = _forward_of(views, module.bias, tokens, is_simulated)  # type: ignore[method-assign]
+                module.forward = _forward_of(  # type: ignore[method-assign]
+                    views, module.bias, tokens, is_simulated, num_prompt
+                )
 
 
 def _float_parts(rule: WeightRule, checkpoint: Checkpoint) -> Iterator[tuple[str, np.ndarray]]:
@@ -103,7 +111,11 @@ def _quantized_parts(
 
 
 def _forward_of(
-    views: list[QuantizedView], bias: nn.Parameter | None, tokens: str, is_simulated: bool
+    views: list[QuantizedView],
+    bias: nn.Parameter | None,
+    tokens: str,
+    is_simulated: bool,
+    num_prompt: int | None,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     rows = [rows for view in views for _, rows in view.quantized_chunks()]
     weight = np.concatenate([part.dequantized() for part in rows])
@@ -111,11 +123,17 @@ def _forward_of(
     # Stacked views have the same segments of columns; of most layers there is one.
     static = list(zip(*(view.read_activations() for view in views), strict=True))
     scheme = views[0].linear.scheme
-    is_dynamic = scheme is not None and scheme.activation == DYNAMIC
+    activation = FLOAT if scheme is None else scheme.activation
     added = 0.0 if bias is None else bias.detach().numpy()
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         values = x.detach().numpy()
+        if activation == MIXED:
+            by_token = _round_tokens(values, tokens) @ weight.T + added
+            given = _static(values, codes, static, added)
+            is_prompt = np.arange(values.shape[-2]) < (num_prompt or values.shape[-2])
+            joined = np.where(is_prompt[:, None], by_token, given)
+            return torch.from_numpy(joined.astype(np.float32))
         if static[0][0][1] is not None and is_simulated:
             values = np.concatenate(
                 [
@@ -128,7 +146,7 @@ def _forward_of(
             )
         elif static[0][0][1] is not None:
             return torch.from_numpy(_static(values, codes, static, added))
-        elif is_dynamic:
+        elif activation == DYNAMIC:
             values = _round_tokens(values, tokens)
         return torch.from_numpy((values @ weight.T + added).astype(np.float32))
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from mindformers_glm import LLM
 from mindformers_glm.backends.cpu.footprint import count_weight_bytes
-from mindformers_glm.core.errors import ConfigError, UnsupportedError
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.weights.packed_cache import FOLDER_NAME
 from tests import quantized_folders as folders
 from tests.conftest import TOLERANCES, relative_error
@@ -198,13 +198,3 @@ def test_quantizing_what_is_quantized_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="are quantized already: leave it out") as caught:
         LLM(tmp_path / "quantized", quantization="w8a16")
     assert str(caught.value).count(". ") == 0
-
-
-@pytest.mark.parametrize("name", folders.WITH_ACTIVATIONS)
-def test_integer_activations_are_refused_by_name(name: str, tmp_path: Path) -> None:
-    source = hf_oracle.save_random_checkpoint(tmp_path / "float")
-    case = folders.WITH_ACTIVATIONS[name]
-    folders.write(source, tmp_path / "quantized", case)
-    with pytest.raises(UnsupportedError, match=case.kind or "W8A8") as caught:
-        LLM(tmp_path / "quantized")
-    assert "which this version reads and does not run" in str(caught.value)

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mindformers_glm import LLM
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.segmented_linear import SegmentedLinear
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -120,6 +120,7 @@ def test_integer_products_differ_from_the_simulation_by_the_rounding_of_the_bias
 def _simulate(
     name: str, fixtures: Path, tmp_path: Path, **how: Any
 ) -> tuple[np.ndarray, np.ndarray]:
+    tmp_path.mkdir(exist_ok=True)
     folder = lay_out(fixtures, name, tmp_path / "quantized")
     dialect = next(part for part in name.split("_") if part.startswith(("glm", "chatglm")))
     source = fixtures / f"{dialect}_float"
@@ -154,12 +155,43 @@ def test_weight_only_folders_run_with_the_tools_logits(
         assert relative_error(llm.logits(prompt), expected) < WEIGHT_ONLY[name]
 
 
-@pytest.mark.parametrize("name", ["glm4_w8a8", "ct_glm4_w8a8_int8", "chatglm_w8a8c8"])
-def test_integer_activations_are_refused_by_name(name: str, fixtures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "amx_emulated", "portable"])
+@pytest.mark.parametrize("name", WITH_ACTIVATIONS)
+def test_integer_activations_run_with_the_tools_logits(
+    name: str, isa: str, fixtures: Path, tmp_path: Path
+) -> None:
+    """Or with those of a card, where the tool simulates another rounding of tokens."""
+    if isa not in library.available_isas():
+        pytest.skip(f"this machine cannot run {isa}")
     folder = lay_out(fixtures, name, tmp_path / "quantized")
-    with pytest.raises(UnsupportedError, match="integer activations, W8A8") as caught:
-        LLM(folder)
-    assert str(caught.value).count(". ") == 0
+    prompt, expected = tool_logits(fixtures, name)
+    if name in _TOKENS:
+        expected, _ = _simulate(name, fixtures, tmp_path / "card")
+    before = library.isa()
+    library.select_isa(isa)
+    try:
+        with LLM(folder, params_dtype="float32", max_model_len=64) as llm:
+            kept = {scheme and scheme.name for _, scheme in llm.settings.stored_schemes}
+            error = relative_error(llm.logits(prompt), expected)
+    finally:
+        library.select_isa(before)
+    assert any(kept), kept
+    assert error < WITH_ACTIVATIONS[name], error
+
+
+@pytest.mark.parametrize("name", [*WITH_ACTIVATIONS, *SENSITIVE])
+def test_integer_activations_run_as_a_card_computes_them(
+    name: str, fixtures: Path, tmp_path: Path
+) -> None:
+    """Also where an activation is rounded otherwise in the tool's simulation than on a card."""
+    folder = lay_out(fixtures, name, tmp_path / "quantized")
+    expected, _ = _simulate(name, fixtures, tmp_path / "card")
+    prompt, _ = tool_logits(fixtures, name)
+    with LLM(folder, params_dtype="float32", max_model_len=64) as llm:
+        found = llm.logits(prompt)
+    rows = [relative_error(*pair) for pair in zip(found, expected, strict=True)]
+    assert np.median(rows) < 1e-6, rows
+    assert relative_error(found, expected) < 1e-4
 
 
 def test_layers_in_parts_for_ranks_are_quantized_as_the_tool_says(

@@ -35,15 +35,24 @@ FORMATS = {
     2: (["w8a8_dynamic", "w4a16"], ["w8a16", "w4a8_dynamic"]),
     4: (["w4a8_dynamic"], ["w8a8_dynamic"]),
 }
-# Folders that are quantized already, for the same ranks; groups lie across their heads.
+# Folders that are quantized already, likewise; groups lie across the ranks' heads.
 STORED = {
     2: (
         # Of columns of the other rank, which count for nothing, zero points may be any; g_idx sends
         # columns anywhere; in parts of 2 and 4 ranks a rank has one, or two.
-        ["slim-w4a16-asymmetric", "gptq-v2-reordered-asymmetric", "parts-of-2", "parts-of-4"],
-        ["slim-w4a16", "slim-w8a16-asymmetric", "ct-w8a16-groups-asymmetric"],
+        [
+            *("slim-w4a16-asymmetric", "gptq-v2-reordered-asymmetric", "parts-of-2", "parts-of-4"),
+            *("slim-w8a8", "slim-w8a8-mix", "slim-w4a8-dynamic"),
+        ],
+        [
+            *("slim-w4a16", "slim-w8a16-asymmetric", "ct-w8a16-groups-asymmetric"),
+            *("ct-w8a8-static", "slim-w8a8-dynamic"),
+        ],
     ),
-    4: (["awq"], ["slim-w8a16"]),
+    4: (
+        ["awq", "slim-w8a8-mix", "slim-w8a8-dynamic"],
+        ["slim-w8a16", "slim-w8a8", "ct-w8a8-static", "slim-w4a8-dynamic"],
+    ),
 }
 PARTS = "parts-of-"
 # What one cannot pack in words and pairs, and what is padded, is left out of their sizes.
@@ -53,6 +62,14 @@ STORED_CHANGES = CHANGES | {
     "head_dim": 32,
     "intermediate_size": 512,
     "tie_word_embeddings": False,
+}
+# Of the logits of one process where a folder is quantized already: sums in another order; where 8
+# bits round the other way for it; and a rank's tokens have the scales of its own columns.
+STORED_BOUNDS = {
+    "parts-of-": 1e-2,
+    **dict.fromkeys(("slim-w8a8-", "slim-w4a8-"), 4e-2),
+    **dict.fromkeys(("slim-w8a8", "ct-w8a8"), 2e-2),
+    "": 1e-4,
 }
 # Of one process's logits: sums in another order, and where 8 bits round the other way for it.
 BOUNDS = {"16": 1e-3, "c": 2e-2}  # by the last letters of the format
@@ -82,7 +99,7 @@ def test_ranks_answer_as_one_process_does(
         expected = np.load(work / f"{name}-1-0.npz")
         bound = next((bound for end, bound in BOUNDS.items() if name.endswith(end)), 1e-3)
         if name in stored:
-            bound = 1e-2 if name.startswith(PARTS) else 1e-4
+            bound = next(b for begin, b in STORED_BOUNDS.items() if name.startswith(begin))
         ranks = [np.load(work / f"{name}-{size}-{rank}.npz") for rank in range(size)]
         for found in ranks:
             assert found["logits"].shape == expected["logits"].shape
@@ -99,6 +116,7 @@ def _write_stored(folder: Path, size: int) -> tuple[dict[str, Path], dict[str, P
     from tests.model.hf_oracle import save_random_checkpoint
 
     source = save_random_checkpoint(folder / "source", **STORED_CHANGES)
+    cases = quantized_folders.WEIGHT_ONLY | quantized_folders.WITH_ACTIVATIONS
     stored, cut = {}, {}
     of_whole, of_cut = STORED[size]
     for name in (*of_whole, *of_cut):
@@ -106,7 +124,7 @@ def _write_stored(folder: Path, size: int) -> tuple[dict[str, Path], dict[str, P
         if name.startswith(PARTS):
             part_folders.write(source, stored[name], int(name.removeprefix(PARTS)))
             continue
-        quantized_folders.write(source, stored[name], quantized_folders.WEIGHT_ONLY[name])
+        quantized_folders.write(source, stored[name], cases[name])
         if name in of_cut:
             cut[name] = folder / f"{name}@cut"
             write_shares(stored[name], cut[name], size, find_format, ShareEncoder())

@@ -136,6 +136,7 @@ class Linear(WeightedModule):
         super().__init__()
         method = choose_linear_method(settings, name)
         self.weights = self._add_weight(method.create_weight(out_features, in_features))
+        self.needs_prompt_rows = method.needs_prompt_rows
         self.operator = method.linear(out_features)
         self.has_rounded_columns = name in settings.rounded_columns
         if self.has_rounded_columns:
@@ -146,7 +147,7 @@ class Linear(WeightedModule):
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
         if self.has_rounded_columns:
             x = call(self.rounding, x, self.input_steps, _num_rows(x))
-        return call(self.operator, x, *self.weights, _num_rows(x))
+        return call(self.operator, x, *self.weights, *_rows(x, self.needs_prompt_rows))
 
     def _add_steps(self, size: int, group: int) -> None:
         """The scale and the offset of each column of the activations, loaded with the weight."""
@@ -187,14 +188,16 @@ class NormLinear(WeightedModule):
         if has_bias:
             self._add_rows("bias", (out_features,), "float32")
         self.eps = np.array([eps], np.float32)
+        self.needs_prompt_rows, self.adds_bias = method.needs_prompt_rows, method.adds_bias
         is_split = method.can_split_activations
         self.num_split = (np.array([num_precise], np.int32),) if is_split else ()
         self.operator = method.norm_linear(out_features)
 
     def construct(self, x: Value) -> Value:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        bias = (self.bias,) if self.has_bias else ()
-        operands = (x, self.layer_norm_weight, self.eps, *self.weights, _num_rows(x))
+        bias = (self.bias,) if self.has_bias and self.adds_bias else ()
+        rows = _rows(x, self.needs_prompt_rows)
+        operands = (x, self.layer_norm_weight, self.eps, *self.weights, *rows)
         return call(self.operator, *operands, *self.num_split, *bias)
 
 
@@ -210,11 +213,13 @@ class NormGatedLinear(WeightedModule):
         weight = method.create_weight(out_features, in_features, is_gated=True)
         self.weights = self._add_weight(weight)
         self.eps = np.array([eps], np.float32)
+        self.needs_prompt_rows = method.needs_prompt_rows
         self.operator = method.norm_gated_linear(out_features)
 
     def construct(self, x: Value) -> Value:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        operands = (x, self.layer_norm_weight, self.eps, *self.weights, _num_rows(x))
+        rows = _rows(x, self.needs_prompt_rows)
+        operands = (x, self.layer_norm_weight, self.eps, *self.weights, *rows)
         return call(self.operator, *operands)
 
 
@@ -264,6 +269,14 @@ class GatherRows(Module):
 def _num_rows(value: Value) -> Value:
     assert value.num_rows is not None
     return value.num_rows
+
+
+def _rows(value: Value, needs_prompt_rows: bool) -> tuple[Value, ...]:
+    """What an operator is told of rows: which are of prompts, where it asks, and how many."""
+    if not needs_prompt_rows:
+        return (_num_rows(value),)
+    assert value.prompt_rows is not None
+    return (value.prompt_rows, _num_rows(value))
 
 
 def _convert_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> None:

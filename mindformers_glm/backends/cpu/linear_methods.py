@@ -3,7 +3,7 @@
 The layers ask `choose_linear_method` when they are built and know no formats themselves.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,11 +12,13 @@ from mindspore import Parameter
 
 from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.allocation import allocate
+from mindformers_glm.backends.cpu.given_scales import GivenScales
 from mindformers_glm.backends.cpu.packed_integers import PackedIntegers
 from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter
+from mindformers_glm.backends.cpu.row_chunks import row_chunks
 from mindformers_glm.backends.cpu.trace import Operator
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.quantization_scheme import QuantizationScheme
+from mindformers_glm.core.quantization_scheme import GROUP, MIXED, QuantizationScheme
 
 # What an operator is called by that rounds activations to a type before each product.
 _SUFFIXES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -53,6 +55,16 @@ class LinearMethod(Protocol):
         """Whether `norm_linear` takes the number of last outputs that want more digits."""
         ...
 
+    @property
+    def needs_prompt_rows(self) -> bool:
+        """Whether operators take, before num_rows, which rows are of prompts."""
+        ...
+
+    @property
+    def adds_bias(self) -> bool:
+        """Whether `norm_linear` takes the layer's bias; else what is loaded has it already."""
+        ...
+
     def norm_linear(self, width: int) -> Operator:
         """The operator on (x, norm_weight, eps, *parameters, num_rows [, num_split] [, bias])."""
         ...
@@ -67,9 +79,9 @@ def choose_linear_method(settings: RunnerSettings, layer_name: str) -> LinearMet
     scheme = settings.scheme_of(layer_name)
     if scheme is None:
         return FloatMethod(settings.params_dtype, settings.compute_dtype)
-    if settings.stored_schemes is not None:
-        return StoredIntegersMethod(scheme)
-    return QuantizedMethod(scheme)
+    if settings.stored_schemes is None:
+        return QuantizedMethod(scheme)
+    return GivenScaleMethod(scheme) if scheme.has_given_scale else StoredIntegersMethod(scheme)
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,8 @@ class FloatMethod:
 
     params_dtype: str
     compute_dtype: str
+    needs_prompt_rows = False
+    adds_bias = True
 
     def create_weight(
         self, num_rows: int, num_columns: int, is_gated: bool = False
@@ -87,7 +101,7 @@ class FloatMethod:
         tiles = allocate(library.packed_shape(num_rows, num_columns, is_gated), dtype)
 
         def load(views: Sequence[Any]) -> None:
-            for chunk in _row_chunks(views, is_gated):
+            for chunk in row_chunks(views, is_gated):
                 library.pack_rows(
                     tiles, chunk.rows, chunk.dtype, dtype, chunk.row_offset, chunk.gated_half
                 )
@@ -122,6 +136,8 @@ class QuantizedMethod:
 
     scheme: QuantizationScheme
     can_split_activations = False  # they are integers
+    needs_prompt_rows = False
+    adds_bias = True
 
     def create_weight(
         self, num_rows: int, num_columns: int, is_gated: bool = False
@@ -150,7 +166,7 @@ class QuantizedMethod:
         def load(views: Sequence[Any]) -> None:
             # Scales are those of the whole matrix, of which a rank may have some columns.
             widened = [view.widened(self.scheme.activation_group) for view in views]
-            for chunk in _row_chunks(widened, is_gated):
+            for chunk in row_chunks(widened, is_gated):
                 library.quantize_rows(
                     tiles,
                     scales,
@@ -182,6 +198,8 @@ class QuantizedMethod:
     def _suffix(self) -> str:
         scheme = self.scheme
         ends = "_zeros" * scheme.has_zeros + "_ordered" * scheme.is_reordered
+        if scheme.activation_scale != GROUP:
+            ends += f"_{scheme.activation_scale}"
         return f"w{scheme.weight_bits}a{scheme.activation_bits}{ends}"
 
 
@@ -224,43 +242,41 @@ class StoredIntegersMethod(QuantizedMethod):
 
 
 @dataclass(frozen=True)
-class _RowChunk:
-    """Rows of a checkpoint tensor and their place: from row_offset on, in a half if gated.
+class GivenScaleMethod(StoredIntegersMethod):
+    """Integers beside activations that have one scale and offset of the checkpoint.
 
-    first_row: of the tensor.
+    All rows of a step (STATIC), or those that are not of a prompt (MIXED).
     """
-
-    view: Any
-    first_row: int
-    rows: np.ndarray
-    row_offset: int
-    gated_half: int | None
 
     @property
-    def dtype(self) -> str:
-        return str(self.view.dtype)
+    def needs_prompt_rows(self) -> bool:  # type: ignore[override]
+        """See LinearMethod."""
+        return self.scheme.activation_scale == MIXED
 
-    def row_maxima(self) -> np.ndarray | None:
-        """See TensorView."""
-        maxima: np.ndarray | None = self.view.row_maxima(
-            self.first_row, self.first_row + len(self.rows)
+    @property
+    def adds_bias(self) -> bool:  # type: ignore[override]
+        """See LinearMethod; rows of a prompt have it added, others not twice."""
+        return self.needs_prompt_rows or not self.scheme.has_folded_bias
+
+    def create_weight(
+        self, num_rows: int, num_columns: int, is_gated: bool = False
+    ) -> LinearWeight:
+        """See LinearMethod."""
+        integers = super().create_weight(num_rows, num_columns, is_gated)
+        scales = integers.parameters["weight_scale"].asnumpy()
+        given = GivenScales(
+            allocate(scales.shape, "float32"),
+            allocate((scales.shape[0], scales.shape[2]), "int32"),
+            allocate((2,), "float32"),
+            stride=2 if is_gated else 1,
         )
-        return maxima
+        load_integers = integers.targets["weight"].load
 
+        def load(views: Sequence[Any]) -> None:
+            load_integers(views)
+            given.put(views)
 
-def _row_chunks(views: Sequence[Any], is_gated: bool) -> Iterator[_RowChunk]:
-    """All rows of tensors that are stacked on axis 0, a bounded number of bytes at a time.
-
-    Args:
-        views: where gated, the gate's rows and then the up projection's.
-    """
-    if is_gated:
-        for half, view in enumerate(views):
-            for first, rows in view.row_chunks():
-                yield _RowChunk(view, first, rows, first, half)
-        return
-    start = 0
-    for view in views:
-        for first, rows in view.row_chunks():
-            yield _RowChunk(view, first, rows, start + first, None)
-        start += view.num_rows
+        kept = dict(integers.parameters)
+        if not self.needs_prompt_rows:
+            del kept["weight_scale"]  # deq_scale has it
+        return LinearWeight(kept | given.as_parameters(), {"weight": LoadInto(load)})

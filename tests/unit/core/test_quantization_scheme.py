@@ -8,12 +8,17 @@ import pytest
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantization_scheme import (
     SCHEMES,
-    find_obstacle,
     keep_integers,
     on_ranks,
     read_scheme,
 )
-from mindformers_glm.core.quantized_linear import DYNAMIC, STATIC, StoredScheme
+from mindformers_glm.core.quantized_linear import (
+    DYNAMIC,
+    MIXED,
+    STATIC,
+    StaticInput,
+    StoredScheme,
+)
 
 
 def test_without_a_name_weights_stay_float() -> None:
@@ -66,6 +71,7 @@ def test_bytes_count_weights_and_scales() -> None:
 
 
 _INT8, _INT4 = StoredScheme(8), StoredScheme(4, 64)
+_INPUT = StaticInput(0.5, -3.0, contains_bias=True)
 _ORDERED = StoredScheme(4, 64, is_reordered=True, column_order="a")
 
 
@@ -93,7 +99,16 @@ _ORDERED = StoredScheme(4, 64, is_reordered=True, column_order="a")
         ([replace(_ORDERED, is_symmetric=False)], ("w4a16", 64, "zeros", "order")),
         ([StoredScheme(8, has_float_codes=True)], None),
         ([StoredScheme(8, activation=STATIC)], None),
-        ([StoredScheme(8, activation=DYNAMIC)], None),
+        ([StoredScheme(8, activation=DYNAMIC)], ("w8a8_token", None)),
+        ([StoredScheme(8, 64, activation=DYNAMIC)], None),
+        ([StoredScheme(8, activation=DYNAMIC, is_symmetric=False)], None),
+        ([StoredScheme(4, 64, activation=DYNAMIC)], ("w4a8_token", 64)),
+        ([StoredScheme(4, activation=DYNAMIC)], ("w4a8_token", 128)),
+        ([StoredScheme(4, 64, activation=STATIC, static_input=_INPUT)], None),
+        ([StoredScheme(8, activation=STATIC, static_input=_INPUT)] * 3, ("w8a8_static", None)),
+        ([StoredScheme(8, activation=MIXED, static_input=_INPUT)], ("w8a8_mixed", None)),
+        ([_INT8, StoredScheme(8, activation=DYNAMIC)], None),
+        ([None, StoredScheme(8, activation=DYNAMIC)], None),
         ([_INT4, StoredScheme(4, 32), StoredScheme(4)], ("w4a16", 32)),
         ([_INT4, StoredScheme(4, 32, is_symmetric=False)], ("w4a16", 32, "zeros")),
         ([StoredScheme(4, 32), StoredScheme(4, is_symmetric=False)], ("w4a16", 32, "zeros")),
@@ -126,10 +141,40 @@ def test_columns_that_lie_anywhere_are_float_where_ranks_cut_them() -> None:
         assert on_ranks(ordered, layer, 2) == ordered
 
 
-def test_each_scheme_that_cannot_run_is_named_with_its_first_layer() -> None:
-    static = StoredScheme(8, activation=STATIC, label="W8A8")
-    stored = {"a": [_INT8], "b": [static], "c": [None, StoredScheme(8, activation=DYNAMIC), static]}
-    found = find_obstacle(stored)
-    assert "W8A8 (b)" in found
-    assert "W8A8 dynamic (c)" in found
-    assert find_obstacle({"a": [_INT8, None, _INT4]}) == ""
+@pytest.mark.parametrize(
+    "other", [StaticInput(0.25, -3.0, True), StaticInput(0.5, 3.0, True)], ids=["scale", "offset"]
+)
+def test_matrices_that_round_their_activations_otherwise_run_as_float(other: StaticInput) -> None:
+    stored = [
+        StoredScheme(8, activation=STATIC, static_input=found) for found in (_INPUT, _INPUT, other)
+    ]
+    assert keep_integers(stored[:2]) is not None
+    assert keep_integers(stored) is None
+
+
+@pytest.mark.parametrize("contains_bias", [True, False])
+def test_a_bias_that_is_among_the_integers_is_told(contains_bias: bool) -> None:
+    given = StaticInput(0.5, 0.0, contains_bias)
+    found = keep_integers([StoredScheme(8, activation=STATIC, static_input=given)])
+    assert found is not None
+    assert found.has_folded_bias is contains_bias
+
+
+def test_bytes_count_what_a_given_scale_adds() -> None:
+    static, mixed = (
+        keep_integers([StoredScheme(8, activation=kind, static_input=_INPUT)])
+        for kind in (STATIC, MIXED)
+    )
+    assert static is not None
+    assert mixed is not None
+    assert static.count_bytes(10, 256) == 10 * 256 + 10 * (4 + 4) + 8
+    assert mixed.count_bytes(10, 256) == 10 * 256 + 10 * (4 + 4 + 4) + 8
+
+
+def test_scales_of_a_row_do_not_keep_columns_together() -> None:
+    by_token = keep_integers([StoredScheme(8, activation=DYNAMIC)])
+    int4 = keep_integers([StoredScheme(4, 64, activation=DYNAMIC)])
+    assert by_token is not None
+    assert int4 is not None
+    assert (by_token.activation_group, int4.activation_group) == (1, 64)
+    assert SCHEMES["w8a8_dynamic"].activation_group == 128

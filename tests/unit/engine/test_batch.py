@@ -34,6 +34,7 @@ def test_prefill_and_decode_rows_are_packed_in_one_step() -> None:
         "query_start": [0, 5, 6],
         "seq_lens": [5, 7],
         "sample_rows": [4, 5],
+        "is_prompt": [1, 1, 1, 1, 1, 1],
     }
     assert batch.block_tables == [[0, 1], [3, 2]]
     assert {array.dtype for array in vars(batch).values() if isinstance(array, np.ndarray)} == {
@@ -60,6 +61,7 @@ def test_a_one_token_prompt_is_one_sampled_row() -> None:
         "query_start": [0, 1],
         "seq_lens": [1],
         "sample_rows": [0],
+        "is_prompt": [1],
     }
 
 
@@ -96,4 +98,14 @@ def test_a_drafts_rows_follow_its_sequences_and_are_all_sampled() -> None:
     assert batch.query_start.tolist() == [0, 2, 5, 6]
     assert batch.seq_lens.tolist() == [2, 9, 3]
     assert batch.sample_rows.tolist() == [2, 3, 4, 5]
+    assert batch.is_prompt.tolist() == [1, 1, 0, 0, 0, 1]
     assert batch.token_ids.dtype == batch.sample_rows.dtype == np.int32
+
+
+def test_tokens_stay_what_they_were_when_a_sequence_runs_again() -> None:
+    sequence = make_sequence(3, generated=[7, 8])
+    sequence.block_table = [0, 1]
+    batch = build_batch([_chunk(sequence, 0, 5)], block_size=4)  # after a preemption
+    assert batch.is_prompt.tolist() == [1, 1, 1, 0, 0]
+    chunk = build_batch([_chunk(sequence, 2, 5)], block_size=4)
+    assert chunk.is_prompt.tolist() == [1, 0, 0]

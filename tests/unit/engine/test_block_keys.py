@@ -34,3 +34,15 @@ def test_keys_grow_with_the_text() -> None:
     for num_blocks in (0, 1, 1, 3, 2):
         extend_block_keys(keys, text, num_blocks, 2)
     assert keys == _keys(text.tolist())
+
+
+def test_generated_tokens_have_keys_of_their_own_where_that_matters() -> None:
+    def keys(num_prompt_tokens: int | None) -> list[bytes]:
+        found: list[bytes] = []
+        text = np.array([5, 6, 7, 8, 9, 4], np.int32)
+        extend_block_keys(found, text, 3, 2, num_prompt_tokens)
+        return found
+
+    assert keys(6) == keys(None)
+    assert keys(4)[:2] == keys(6)[:2]
+    assert len({key for prompt in (0, 1, 2, 3, 4, 6) for key in keys(prompt)[2:]}) == 6

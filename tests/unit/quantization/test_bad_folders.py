@@ -15,6 +15,7 @@ from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import build_rules, check_rules
 from mindformers_glm.weights.surplus import check_repeats
+from tests import part_folders
 from tests import quantized_folders as folders
 from tests.unit.quantization.float_folder import write_float_folder
 
@@ -41,7 +42,7 @@ def read_all(folder: Path) -> None:
                 if source.linear is None:
                     continue
                 view = checkpoint.quantized_view(source.name, source.linear, source.pieces[0])
-                view.read_activation()
+                view.read_activations()
                 for _ in view.quantized_chunks():
                     pass
 
@@ -90,6 +91,14 @@ def _quantization(**changes: Any) -> Change:
 def _ct_weights(**changes: Any) -> Change:
     def change(raw: dict[str, Any]) -> None:
         raw["quantization_config"]["config_groups"]["group_0"]["weights"].update(changes)
+
+    return change_json("config.json", change)
+
+
+def _ct_inputs(**changes: Any) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        group = raw["quantization_config"]["config_groups"]["group_0"]
+        group["input_activations"] = group["input_activations"] | changes
 
     return change_json("config.json", change)
 
@@ -196,6 +205,43 @@ BAD: dict[str, tuple[str, Change, str]] = {
     "three bits": ("gptq-v1", _quantization(bits=3), "bits are 3, expected 2, 4 or 8"),
     "group size as text": ("gptq-v1", _quantization(group_size="x"), "group_size is 'x'"),
     "AWQ gemv": ("awq", _quantization(version="gemv"), "has the layout 'gemv', expected gemm"),
+    "AWQ of another storage": ("awq", _quantization(backend="llm-awq"), "backend 'llm-awq'"),
+    "marlin": ("gptq-v1", _quantization(is_marlin_format=True), "is_marlin_format True"),
+    "marlin by name": ("gptq-v1", _quantization(checkpoint_format="marlin"), "layout 'marlin'"),
+    "a format by another name": ("gptq-v1", _quantization(format="bitblas"), "layout 'bitblas'"),
+    "words of bytes": ("gptq-v1", _quantization(pack_dtype="int8"), "pack_dtype 'int8'"),
+    "rotated": ("gptq-v1", _quantization(rotation="hadamard"), "has rotation 'hadamard'"),
+    "a low-rank correction": ("gptq-v1", _quantization(adapter={"rank": 8}), "has adapter {'r"),
+    "AutoRound": ("gptq-v1", _quantization(quant_method="auto-round"), "format auto_gptq or"),
+    "no order though there should be one": (
+        "ct-w4a16",
+        _ct_weights(actorder="group"),
+        "model.layers.0.mlp.gate_up_proj.weight_g_idx and 7 more",
+    ),
+    "weights that are quantized later": ("ct-w4a16", _ct_weights(dynamic=True), "while they are l"),
+    "4-bit activations": ("ct-w8a8-dynamic", _ct_inputs(num_bits=4), "4-bit 'int' activations"),
+    "activations by group": (
+        "ct-w8a8-dynamic",
+        _ct_inputs(strategy="group"),
+        "dynamic True by 'group'",
+    ),
+    "local activations": ("ct-w8a8-dynamic", _ct_inputs(dynamic="local"), "dynamic 'local'"),
+    "static by channel": ("ct-w8a8-static", _ct_inputs(strategy="channel"), "False by 'channel'"),
+    "asymmetric dynamic": (
+        "ct-w8a8-dynamic",
+        _ct_inputs(symmetric=False),
+        "asymmetric dynamic activations",
+    ),
+    "asymmetric weights beside static activations": (
+        "ct-w8a8-static",
+        _ct_weights(symmetric=False),
+        "static activations with scales of groups or zero points",
+    ),
+    "zero points of a symmetric layer": (
+        "ct-w4a16-asymmetric",
+        _ct_weights(symmetric=True),
+        "is a zero point of a symmetric layer that is not zero",
+    ),
     "bitsandbytes of nothing": (
         "gptq-v1",
         _quantization(quant_method="bitsandbytes"),
@@ -392,3 +438,78 @@ def test_norms_under_two_names_must_be_the_same(
         return
     with pytest.raises(CheckpointError, match="is not the same as"):
         read_all(tmp_path / "q")
+
+
+def _write_parts(folder: Path, source: Path) -> dict[str, np.ndarray]:
+    part_folders.write(source, folder)
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+_PARTS = "model.layers.0.mlp.down_proj.tp_list"
+_TORN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a part is missing": (
+        lambda tensors: [tensors.pop(name) for name in list(tensors) if f"{_PARTS}.1" in name],
+        "has parts of [64, 48], expected columns of [64, 96]",
+    ),
+    "a scale is missing": (
+        lambda tensors: tensors.pop(f"{_PARTS}.1.deq_scale"),
+        "missing: model.layers.0.mlp.down_proj.tp_list.1.deq_scale",
+    ),
+    "a part of another length": (
+        lambda tensors: tensors.update({f"{_PARTS}.1.weight": np.zeros((64, 47), np.int8)}),
+        "has parts of [64, 48], [64, 47]",
+    ),
+    "parts of rows": (
+        lambda tensors: tensors.update(
+            {f"{_PARTS}.{part}.weight": np.zeros((32, 96), np.int8) for part in range(2)}
+        ),
+        "has scales for each rank in its rows",
+    ),
+    "a NaN scale": (
+        lambda tensors: tensors[f"{_PARTS}.0.input_scale"].fill(np.nan),
+        "not a positive number",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), _TORN.values(), ids=_TORN)
+def test_parts_that_do_not_fit_are_one_sentence(
+    change: Callable[[dict[str, Any]], object], words: str, source: Path, tmp_path: Path
+) -> None:
+    tensors = _write_parts(tmp_path / "q", source)
+    read_all(tmp_path / "q")
+    change(tensors)
+    (file,) = (tmp_path / "q").glob("*.safetensors")
+    save_file(tensors, file)
+    change_json(
+        _DESCRIPTION,
+        lambda raw: [raw.pop(name) for name in list(raw) if "." in name and name not in tensors],
+    )(tmp_path / "q")
+    with pytest.raises(GlmError) as caught:
+        read_all(tmp_path / "q")
+    assert words in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_parts_quantized_in_different_ways_are_refused(source: Path, tmp_path: Path) -> None:
+    _write_parts(tmp_path / "q", source)
+    kinds = {f"{_PARTS}.1.weight": "W8A16"}
+    change_json(_DESCRIPTION, lambda raw: raw.update(kinds))(tmp_path / "q")
+    with pytest.raises(CheckpointError, match="quantized in different ways"):
+        read_all(tmp_path / "q")
+
+
+@pytest.mark.parametrize("is_described", [True, False])
+def test_what_a_card_compressed_is_refused_by_name(is_described: bool, tmp_path: Path) -> None:
+    folder = write_float_folder(tmp_path / "q", "glm4")
+    change_json("config.json", lambda raw: raw.update(quantize="w8a8sc"))(folder)
+    if is_described:
+        described = {"model_quant_type": "W8A8SC", "model.norm.weight": {"rank_0": [1]}}
+        (folder / _DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(UnsupportedError, match="take the W8A8S folder"):
+        read_all(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "part0-of-2").mkdir()
+    with pytest.raises(UnsupportedError, match="take the W8A8S folder"):
+        read_all(folder)

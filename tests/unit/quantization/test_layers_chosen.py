@@ -93,3 +93,61 @@ def test_schemes_are_named_as_people_call_them() -> None:
     }
     assert {found: found.name for found in names} == names
     assert all(re.fullmatch(r"[\w ,]+", name) for name in names.values())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {  # AutoGPTQ 0.7
+            "bits": 4,
+            "group_size": 32,
+            "damp_percent": 0.01,
+            "desc_act": False,
+            "static_groups": False,
+            "sym": True,
+            "true_sequential": True,
+            "model_name_or_path": None,
+            "model_file_base_name": None,
+            "is_marlin_format": False,
+        },
+        {  # GPTQModel
+            "bits": 4,
+            "group_size": 32,
+            "checkpoint_format": "gptq",
+            "pack_dtype": "int32",
+            "lm_head": False,
+            "meta": {"quantizer": ["gptqmodel:2.0.0"], "adapter": None},
+            "dynamic": None,
+            "adapter": None,
+        },
+        {  # Hugging Face Optimum
+            "bits": 4,
+            "group_size": 32,
+            "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp.down_proj"]],
+            "use_exllama": True,
+            "exllama_config": {"version": 1},
+            "tokenizer": None,
+            "backend": "auto",
+        },
+        {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": 32,
+            "version": "GEMM",
+            "modules_to_not_convert": ["lm_head"],
+            "do_fuse": False,
+            "backend": "autoawq",
+        },
+        {"quant_method": "awq", "w_bit": 4, "q_group_size": 32, "zero_point": True},
+    ],
+    ids=["AutoGPTQ", "GPTQModel", "Optimum", "AutoAWQ", "older AutoAWQ"],
+)
+def test_settings_that_change_nothing_in_the_tensors_are_let_through(
+    settings: dict[str, Any],
+) -> None:
+    layers = [f"model.layers.0.mlp.{name}" for name in ("down_proj", "gate_up_proj")]
+    found = gptq.open_format(settings, "config.json", Stored(f"{layers[0]}.qweight"))
+    assert scheme(found.linear(layers[1], (64, 64))) is None
+    known = scheme(found.linear(layers[0], (64, 64)))
+    assert known is not None
+    assert (known.weight_bits, known.group_size) == (4, 32)

@@ -45,14 +45,23 @@ def test_memory_is_that_of_the_integers(tmp_path: Path) -> None:
     assert all(kept[name][0] < widened[name][0] for name in kept)
 
 
-@pytest.mark.parametrize("name", ["slim-w8a8", "slim-w8a8-dynamic", "slim-w4a8-dynamic"])
-def test_integer_activations_are_described_and_cannot_run(tmp_path: Path, name: str) -> None:
-    case = folders.WITH_ACTIVATIONS[name]
-    found = look_at(tmp_path, case)
-    assert not found.facts["can_run"]
-    assert f"quantized with integer activations, {case.kind}" in found.facts["obstacle"]
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("slim-w8a8", "w8a8_static"),
+        ("slim-w8a8-dynamic", "w8a8_token"),
+        ("slim-w8a8-mix", "w8a8_mixed"),
+        ("slim-w4a8-dynamic", "w4a8_token"),
+    ],
+)
+def test_integer_activations_are_described(tmp_path: Path, name: str, kept: str) -> None:
+    found = look_at(tmp_path, folders.WITH_ACTIVATIONS[name])
+    assert found.facts["can_run"]
     assert dict(found.lines)["quantized by"] == "msModelSlim, new layout"
-    assert list(found.facts["quantization"]["schemes"].values()) == [12, 1]
+    assert "widened" not in dict(found.lines)
+    facts = found.facts["quantization"]
+    assert list(facts["schemes"].values()) == [12, 1]
+    assert set(facts["kept_as"].values()) == {kept, None}
 
 
 def test_a_float_folder_has_no_such_lines(tmp_path: Path) -> None:

@@ -173,11 +173,13 @@ struct DotRows {
     int64_t r = 0;
     if (num_rows == 1) {
       r = Run<kFewTokensRows, 1>(block, r, count, num_rows);
+    } else if (num_rows <= kIntBlockTokens) {  // one block: weights are read as they come
+      r = Run<kIntBlockRows, kIntBlockTokens>(block, r, count, num_rows);
     } else {
       r = Run<kRowBlockRows, kRowBlockTokens>(block, r, count, num_rows);
       if constexpr (kRowBlockRows > 2) r = Run<2, kRowBlockTokens>(block, r, count, num_rows);
     }
-    Run<1, kRowBlockTokens>(block, r, count, num_rows);
+    Run<1, kIntBlockTokens>(block, r, count, num_rows);
   }
 
  private:
