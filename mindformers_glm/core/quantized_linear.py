@@ -264,10 +264,8 @@ class LinearEncoder(Protocol):
         """File beside the tensors that names the layers and their schemes."""
         ...
 
-    def describe(
-        self, tool: str, layers: Mapping[str, tuple[StoredScheme, StaticActivation | None]]
-    ) -> dict[str, Any]:
-        """What that file says."""
+    def describe(self, tool: str, layers: Mapping[str, StoredScheme]) -> dict[str, Any]:
+        """What that file says of layers, by their names."""
         ...
 
     def encode(

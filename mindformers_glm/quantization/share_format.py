@@ -18,6 +18,7 @@ from mindformers_glm.core.quantized_linear import (
     EncodedRows,
     QuantizedRows,
     StaticActivation,
+    StaticInput,
     StoredScheme,
     StoredTensors,
     TensorSpec,
@@ -29,7 +30,7 @@ from mindformers_glm.system.files import read_json_object
 
 DESCRIPTION_NAME = "model.shares.quantization.json"
 _AGAIN = "cut the original checkpoint anew with scripts/process_weights.py"
-_MAY_BE = {"group_size": int, "label": str}  # besides None
+_MAY_BE = {"group_size": int, "label": str, "static_input": StaticInput}  # besides None
 _CODES, _SCALES, _ZEROS, _GROUPS = "weight_codes", "weight_scale", "weight_offset", "weight_groups"
 _INPUT_SCALE, _INPUT_OFFSET, _BIAS, _DEQ = "input_scale", "input_offset", "quant_bias", "deq_scale"
 
@@ -39,22 +40,9 @@ class ShareEncoder:
 
     description_name = DESCRIPTION_NAME
 
-    def describe(
-        self, tool: str, layers: Mapping[str, tuple[StoredScheme, StaticActivation | None]]
-    ) -> dict[str, Any]:
-        """What the description says.
-
-        Args:
-            layers: by their names; some rows' activation, of which all rows have the rest.
-        """
-        return {
-            "tool": tool,
-            "layers": {
-                layer: asdict(scheme)
-                | ({} if static is None else {"contains_bias": static.contains_bias})
-                for layer, (scheme, static) in layers.items()
-            },
-        }
+    def describe(self, tool: str, layers: Mapping[str, StoredScheme]) -> dict[str, Any]:
+        """What the description says of layers, by their names."""
+        return {"tool": tool, "layers": {name: asdict(scheme) for name, scheme in layers.items()}}
 
     def encode(
         self, name: str, scheme: StoredScheme, rows: QuantizedRows, static: StaticActivation | None
@@ -99,15 +87,13 @@ class ShareFormat(PlainFormat):
     file: Path
     tool: str
     schemes: Mapping[str, StoredScheme]
-    contains_bias: Mapping[str, bool]
     source: StoredTensors
 
     def linear(self, layer: str, shape: tuple[int, int]) -> "ShareLinear | None":
         """See CheckpointFormat; the shape is that of the rank's share."""
         if layer not in self.schemes:
             return None
-        has_bias = self.contains_bias.get(layer, False)
-        return ShareLinear(layer, shape, self.schemes[layer], has_bias, self.source)
+        return ShareLinear(layer, shape, self.schemes[layer], self.source)
 
     def norm_bias(self, name: str) -> str | None:
         """See CheckpointFormat."""
@@ -121,7 +107,6 @@ class ShareLinear:
     layer: str
     shape: tuple[int, int]
     scheme: StoredScheme
-    contains_bias: bool
     source: StoredTensors
 
     @property
@@ -177,7 +162,7 @@ class ShareLinear:
             float(stored[f"{self.layer}.{_INPUT_OFFSET}"][0]),
             stored[f"{self.layer}.{_BIAS}"][lines],
             checks.as_scales(stored[deq_name][lines], deq_name),
-            self.contains_bias,
+            self.scheme.static_input is not None and self.scheme.static_input.contains_bias,
         )
 
     def _read_codes(
@@ -201,21 +186,22 @@ def open_format(file: Path, source: StoredTensors) -> ShareFormat:
         CheckpointError: it is damaged.
     """
     raw = read_json_object(file, CheckpointError, _AGAIN)
-    known = {field.name for field in fields(StoredScheme)}
     try:
-        layers = dict(raw["layers"])
-        schemes = {
-            layer: StoredScheme(**{name: value for name, value in found.items() if name in known})
-            for layer, found in layers.items()
-        }
-        has_bias = {layer: bool(found.get("contains_bias")) for layer, found in layers.items()}
+        schemes = {layer: _read_scheme(found) for layer, found in dict(raw["layers"]).items()}
         tool = str(raw["tool"])
     except (KeyError, TypeError, ValueError, AttributeError):
         raise CheckpointError(f"{file} is damaged: {_AGAIN}.") from None
     for layer, scheme in schemes.items():
         if not _is_sound(scheme):
             raise CheckpointError(f"{file} has no scheme for {layer!r:.100}: {_AGAIN}.")
-    return ShareFormat(file, tool, schemes, has_bias, source)
+    return ShareFormat(file, tool, schemes, source)
+
+
+def _read_scheme(found: Mapping[str, Any]) -> StoredScheme:
+    static = found["static_input"]
+    return StoredScheme(
+        **{**found, "static_input": None if static is None else StaticInput(**static)}
+    )
 
 
 def _is_sound(scheme: StoredScheme) -> bool:

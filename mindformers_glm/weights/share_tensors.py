@@ -165,16 +165,11 @@ class QuantizedShare:
         return self.source.linear
 
     @cached_property
-    def first_activation(self) -> StaticActivation | None:
-        """How activations enter the product of a first row; None: as they are."""
-        return self._first_row.read_activation()
-
-    @cached_property
     def tensors(self) -> tuple[WrittenTensor, ...]:
         """See ShareTensor; one row tells types and widths, the scheme what there is."""
         num_rows = sum(len(piece.rows) for piece in self.source.pieces)
         ((_, rows),) = self._first_row.quantized_chunks()
-        encoded = self._encode(rows, self.first_activation)
+        encoded = self._encode(rows, self._first_row.read_activation())
         shapes = {name: (num_rows, *value.shape[1:]) for name, value in encoded.by_row.items()}
         shapes |= {name: value.shape for name, value in encoded.whole.items()}
         values = {**encoded.by_row, **encoded.whole}

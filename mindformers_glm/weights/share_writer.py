@@ -182,9 +182,7 @@ def _write_description(
     if checkpoint.quantized is None or encoder is None:
         return None
     layers = {
-        share.layer: (share.scheme, share.first_activation)
-        for share in shares.values()
-        if isinstance(share, QuantizedShare)
+        share.layer: share.scheme for share in shares.values() if isinstance(share, QuantizedShare)
     }
     described = encoder.describe(checkpoint.quantized.tool, layers)
     (folder / encoder.description_name).write_text(json.dumps(described, indent=1) + "\n")

@@ -4,7 +4,7 @@ Times linear layers of GLM-4-9B's fc1 shape at several numbers of rows, for each
 and format of weights, by turns and each next to a plain read of as many bytes. A decode step (few
 rows) is as fast as memory can be read, a prefill (many rows) as fast as products can be made.
 
-    python scripts/bench/bench_kernels.py [--weights bfloat16 w8a8 w8a16 w4a16_zeros w8a8_static ...]
+    python scripts/bench/bench_kernels.py [--weights bfloat16 w8a8 w4a16_zeros w8a8_static ...]
         [--rows 1 8 32 512] [--group_size 128] [--isa avx512]
 
 w8a16_groups, and what ends with _zeros or _ordered, only checkpoints have that are quantized: int8
