@@ -29,6 +29,7 @@ from mindformers_glm.quantization.shifted_norms import find_norm_bias
 from mindformers_glm.system.files import read_json_object
 
 DESCRIPTION_NAME = "model.shares.quantization.json"
+_KV_SCALES = (".kv_cache_scale", ".kv_cache_offset")  # under the tools' names, each rank's heads
 _AGAIN = "cut the original checkpoint anew with scripts/process_weights.py"
 _MAY_BE = {"group_size": int, "label": str, "static_input": StaticInput}  # besides None
 _CODES, _SCALES, _ZEROS, _GROUPS = "weight_codes", "weight_scale", "weight_offset", "weight_groups"
@@ -94,6 +95,19 @@ class ShareFormat(PlainFormat):
         if layer not in self.schemes:
             return None
         return ShareLinear(layer, shape, self.schemes[layer], self.source)
+
+    def surplus(self) -> Mapping[str, str]:
+        """See CheckpointFormat; what no run needs was left out."""
+        return {
+            name: "scales of an int8 KV cache"
+            for name in self.source.entries
+            if name.endswith(_KV_SCALES)
+        }
+
+    @property
+    def has_kv_scales(self) -> bool:
+        """Whether there are scales and offsets of an int8 KV cache."""
+        return bool(self.surplus())
 
     def norm_bias(self, name: str) -> str | None:
         """See CheckpointFormat."""
