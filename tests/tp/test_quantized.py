@@ -50,7 +50,7 @@ STORED = {
         ],
     ),
     4: (
-        ["awq", "slim-w8a8-mix", "slim-w8a8-dynamic"],
+        ["slim-w4a16-asymmetric", "slim-w8a8-mix", "slim-w8a8-dynamic"],
         ["slim-w8a16", "slim-w8a8", "ct-w8a8-static", "slim-w4a8-dynamic"],
     ),
 }
