@@ -107,7 +107,9 @@ def test_ranks_answer_as_one_process_does(
             _assert_equal_or_close(found["tokens"], expected, bound)
             np.testing.assert_array_equal(found["logits"], ranks[0]["logits"])  # every bit
             if name in stored:
-                assert found["weights_bytes"] == found["planned_bytes"], name
+                # Of 64 columns, which a rank of four has, an int4 tile's other 64 are padding.
+                padding = int(found["weights_bytes"]) / int(found["planned_bytes"])
+                assert 1 <= padding <= (1 if size == 2 else 1.1), (name, padding)
 
 
 def _write_stored(folder: Path, size: int) -> tuple[dict[str, Path], dict[str, Path]]:
