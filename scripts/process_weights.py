@@ -5,6 +5,7 @@
 OUT holds a safetensors file for each rank (model-rank-00-of-02.safetensors), a manifest, and copies
 of the configuration and the tokenizer; it is given as --pretrained_model_dir to N processes, with
 or without --auto_trans_ckpt. Ranks can also cut DIR while they load it (--auto_trans_ckpt True).
+DIR may be quantized: OUT then holds the same integers, scales and zero points in a form of its own.
 """
 
 import os
@@ -12,9 +13,12 @@ import signal
 import sys
 from pathlib import Path
 
+from mindformers_glm.config.environment import quantized_folder
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser
 from mindformers_glm.core.errors import ConfigError, GlmError
+from mindformers_glm.quantization.share_format import ShareEncoder
+from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.system.log import note
 from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.share_writer import write_shares
@@ -31,15 +35,25 @@ def main() -> int:
         arguments = parser.read(sys.argv[1:])
         source = _as_absolute(Path(locate_folder(arguments.model_path)))
         output = _as_absolute(arguments.output or _default_output(source, arguments.tp_size))
-        num_bytes = write_shares(source, output, arguments.tp_size)
+        sizes = write_shares(
+            source, output, arguments.tp_size, find_format, ShareEncoder(), quantized_folder()
+        )
     except GlmError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2 if isinstance(problem, CommandLineError) else 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    note(f"{output} ({format_bytes(num_bytes)}) is ready for {arguments.tp_size} ranks")
+    note(
+        f"{output} ({format_bytes(sum(sizes))}) is ready for {len(sizes)} ranks, which read "
+        f"{_describe_sizes(sizes)}"
+    )
     return 0
+
+
+def _describe_sizes(sizes: list[int]) -> str:
+    least, most = format_bytes(min(sizes)), format_bytes(max(sizes))
+    return f"{least} each" if least == most else f"{least} to {most}"
 
 
 def _default_output(source: Path, size: int) -> Path:

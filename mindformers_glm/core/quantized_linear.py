@@ -8,7 +8,7 @@ weights/ knows. They meet here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -143,6 +143,19 @@ def sort_columns(groups: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class EncodedRows:
+    """Some rows of a quantized matrix as tensors of our own, by the ends of their names.
+
+    Attributes:
+        by_row: the first axis is rows; those of further rows follow.
+        whole: the same for all rows.
+    """
+
+    by_row: Mapping[str, np.ndarray]
+    whole: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """A tensor that a checkpoint must hold for a layer; any of the dtypes will do."""
 
@@ -240,4 +253,27 @@ class CheckpointFormat(Protocol):
 
     def norm_bias(self, name: str) -> str | None:
         """The tensor that is added behind the norm of this weight; None: nothing is, or zeros."""
+        ...
+
+
+class LinearEncoder(Protocol):
+    """Writes quantized layers in the one form, to be read back exactly."""
+
+    @property
+    def description_name(self) -> str:
+        """File beside the tensors that names the layers and their schemes."""
+        ...
+
+    def describe(self, tool: str, layers: Mapping[str, StoredScheme]) -> dict[str, Any]:
+        """What that file says of layers, by their names."""
+        ...
+
+    def encode(
+        self, name: str, scheme: StoredScheme, rows: QuantizedRows, static: StaticActivation | None
+    ) -> EncodedRows:
+        """Some rows of a matrix, and how activations enter their product.
+
+        Raises:
+            CheckpointError: rows that the scheme does not describe.
+        """
         ...

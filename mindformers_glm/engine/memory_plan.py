@@ -185,7 +185,8 @@ def _list_remedies(demand: MemoryDemand, supply: MemorySupply) -> list[str]:
     blocks = (limit - demand.fixed_bytes) // need.kv_block_bytes
     if blocks > 0:
         remedies.append(f"set max_model_len to {blocks * settings.block_size} or less")
-    is_float32 = settings.params_dtype == "float32" and settings.quantization is None
+    is_quantized = settings.quantization is not None or settings.stored_schemes is not None
+    is_float32 = settings.params_dtype == "float32" and not is_quantized
     if is_float32 and demand.least_bytes - need.weights_bytes // 2 <= limit:
         remedies.append("set params_dtype to bfloat16")
     room = limit - demand.least_bytes + need.weights_bytes

@@ -22,6 +22,11 @@ def unpack(words: np.ndarray, bits: int, order: tuple[int, ...] | None = None) -
     per_byte = 8 // bits
     if per_byte == 1:
         values = octets
+    elif per_byte == 2:  # a byte's two values as the bytes of a word: twice as fast as one by one
+        pairs = octets.astype("<u2")
+        pairs |= pairs << 4
+        pairs &= 0x0F0F
+        values = pairs.view(np.uint8)
     else:
         values = np.empty((*octets.shape, per_byte), np.uint8)
         for place in range(per_byte):
@@ -33,6 +38,23 @@ def unpack(words: np.ndarray, bits: int, order: tuple[int, ...] | None = None) -
     sorted_values = np.empty_like(places)
     sorted_values[..., list(order)] = places
     return sorted_values.reshape(values.shape)
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Put codes together along their last axis, the reverse of `unpack` and `as_signed`.
+
+    Args:
+        codes: int8 [..., n] of 2 or 4 bits.
+    Returns:
+        uint8 [..., n / values in a byte], rounded up; missing values are zeros.
+    """
+    per_byte = 8 // bits
+    padded = np.zeros((*codes.shape[:-1], -(-codes.shape[-1] // per_byte) * per_byte), np.uint8)
+    padded[..., : codes.shape[-1]] = codes.view(np.uint8) & np.uint8(2**bits - 1)
+    octets = padded[..., ::per_byte].copy()
+    for place in range(1, per_byte):
+        octets |= padded[..., place::per_byte] << np.uint8(bits * place)
+    return octets
 
 
 def unpack_rows(octets: np.ndarray, bits: int) -> np.ndarray:
@@ -49,7 +71,9 @@ def as_signed(values: np.ndarray, bits: int) -> np.ndarray:
     if bits == 8:
         return values.view(np.int8)
     shift = 8 - bits
-    return (values << shift).view(np.int8) >> shift
+    signed = (values << shift).view(np.int8)
+    signed >>= shift
+    return signed
 
 
 def swap_nibbles(octets: np.ndarray) -> np.ndarray:
@@ -81,3 +105,11 @@ def _make_e4m3() -> np.ndarray:
 
 
 E4M3 = _make_e4m3()
+# Each value is a float16 too, whose bits lead back to the code.
+_E4M3_OF_HALF = np.zeros(2**16, np.uint8)
+_E4M3_OF_HALF[E4M3.astype(np.float16).view(np.uint16)] = np.arange(256)
+
+
+def encode_e4m3(values: np.ndarray) -> np.ndarray:
+    """uint8 codes of float32 values that are E4M3 numbers."""
+    return _E4M3_OF_HALF[values.astype(np.float16).view(np.uint16)]

@@ -13,6 +13,7 @@ from mindformers_glm.quantization import (
     gptq,
     msmodelslim,
     numpy_set,
+    share_format,
 )
 from mindformers_glm.system.files import read_json_if_present
 
@@ -36,6 +37,8 @@ def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
         CheckpointError: what the folder says of itself is damaged or does not fit.
         UnsupportedError: it is quantized in a way that this version does not read.
     """
+    if (shares := folder / share_format.DESCRIPTION_NAME).exists():
+        return share_format.open_format(shares, source)
     path = folder / "config.json"
     raw = read_json_if_present(path, CheckpointError)
     if (description := msmodelslim.find_description(folder)) is not None:

@@ -38,9 +38,10 @@ __all__ = ["Checkpoint", "TensorEntry", "TensorView"]
 _NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 # Nor FP8; these are what quantized layers are made of besides.
 _ARRAY_DTYPES = _NUMPY_DTYPES | {
-    **{name: getattr(np, name) for name in ("int8", "uint8", "int32", "int64")},
+    **{name: getattr(np, name) for name in ("int8", "uint8", "int32", "int64", "float64")},
     "float8_e4m3": np.uint8,
 }
+FindFormat = Callable[[Path, StoredTensors], CheckpointFormat | None]
 _MAX_FOLIO_BYTES = 2 * 2**20  # the page cache's largest unit on x86-64 and aarch64, 4 KiB pages
 
 
@@ -79,7 +80,7 @@ class Checkpoint:
         cls,
         folder: str | Path,
         tensor_parallel: TensorParallel | None = None,
-        find_format: Callable[[Path, StoredTensors], CheckpointFormat | None] | None = None,
+        find_format: FindFormat | None = None,
         quantized_folder: Path | None = None,
     ) -> "Checkpoint":
         """Read the index and all headers of `folder`.
@@ -131,7 +132,7 @@ class Checkpoint:
         if of_set:
             entries = lay_over(entries, of_set)
         opened = cls(path, entries, identities, file_format, is_share=share is not None)
-        if find_format is not None and not opened.is_share:
+        if find_format is not None:
             opened.quantized = find_format(place, opened)
         if quantized_folder is not None and opened.quantized is None:
             raise CheckpointError(f"{place} holds no quantized weights: give the folder that does.")

@@ -8,9 +8,12 @@ import numpy as np
 from mindformers_glm.core.quantized_linear import QuantizedLinear, QuantizedRows, StaticActivation
 from mindformers_glm.core.segmented_linear import SegmentedLinear
 from mindformers_glm.core.sharding import Piece, widen
+from mindformers_glm.system.made_ahead import made_ahead
 
 # What unpacking makes of a chunk stays in the caches: six times faster than 16 million at once.
 _CHUNK_ELEMENTS = 2**19
+# Chunks have a multiple of so many rows, the tiles that operators pack them into.
+_WHOLE_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,14 @@ class QuantizedView:
     def quantized_chunks(self) -> Iterator[tuple[int, QuantizedRows]]:
         """Yield (first row, rows), a bounded number of bytes at a time."""
         stored = {name: self.read_tensor(name) for name in self.linear.tensors}
-        step = max(_CHUNK_ELEMENTS // max(len(self.columns), 1), 1)
-        for first in range(0, self.num_rows, step):
+        step = _CHUNK_ELEMENTS // max(len(self.columns), 1)
+        step = max(step - step % _WHOLE_ROWS, _WHOLE_ROWS)
+
+        def read(first: int) -> tuple[int, QuantizedRows]:
             rows = self.piece.rows[first : first + step]
-            yield first, self.linear.read(stored, rows, self.columns)
+            return first, self.linear.read(stored, rows, self.columns)
+
+        yield from made_ahead(read, range(0, self.num_rows, step))
         self.release_tensors()
 
     def row_chunks(self) -> Iterator[tuple[int, np.ndarray]]:

@@ -4,7 +4,8 @@
 ranks it was cut, and of what; each rank's file is told from any other by its size and its header,
 which names the source and the rank. A tensor whose columns are cut has them up to the borders of
 quantization groups, and beside it the largest magnitude of each whole row: a rank that quantizes
-its share finds the same scales as one that reads the whole checkpoint.
+its share finds the same scales as one that reads the whole checkpoint. Layers that are quantized
+already are there in one form of our own (quantization/share_format.py).
 """
 
 import hashlib
@@ -35,12 +36,14 @@ class ShareManifest:
     """What a folder of shares says of itself.
 
     source: identity of the checkpoint it was cut from (`Checkpoint.identity`).
+    quantization: the file that says how layers are quantized; None: they are float.
     """
 
     format_version: int
     model_parallel: int
     source: str
     files: tuple[ShareFile, ...]
+    quantization: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the manifest."""
@@ -75,8 +78,9 @@ def find_share(folder: Path, tensor_parallel: TensorParallel) -> Path | None:
         )
     expected = manifest.files[tensor_parallel.rank]
     path = folder / expected.name
-    if not path.is_file():
-        raise CheckpointError(f"{folder} lacks {expected.name}: copy it too, or {_AGAIN}.")
+    for name in filter(None, (expected.name, manifest.quantization)):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} lacks {name}: copy it too, or {_AGAIN}.")
     if path.stat().st_size != expected.num_bytes:
         raise CheckpointError(
             f"{path} has {path.stat().st_size} bytes, {MANIFEST_NAME} says {expected.num_bytes}: "
@@ -109,7 +113,10 @@ def read_manifest(folder: Path) -> ShareManifest:
             for file in content["files"]
         )
         size = int(content["model_parallel"])
-        manifest = ShareManifest(FORMAT_VERSION, size, str(content["source"]), files)
+        source, quantization = str(content["source"]), content.get("quantization")
+        manifest = ShareManifest(FORMAT_VERSION, size, source, files, quantization)
+        if not isinstance(quantization, str | None) or "/" in (quantization or ""):
+            raise TypeError
     except (KeyError, TypeError, ValueError, OverflowError):
         raise CheckpointError(f"{path} is damaged: {_AGAIN}.") from None
     # As many files as ranks first: a number of ranks that is too large must cost nothing.

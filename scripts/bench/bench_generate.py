@@ -6,12 +6,15 @@
 
 Each engine runs in a process of its own that loads once and then waits; in each round every engine
 is measured once, in turn, with a plain read of memory before and after. An engine without its
-options is left out. docs/performance.md says how to make the environments and the models.
+options is left out. `--mode schemes --slices DIR` has folders in DIR that are quantized already
+(quantized_slices.py; missing ones are written) beside bfloat16 and the engines, some at a time.
+docs/performance.md says how to make the environments and the models.
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,6 +27,9 @@ from generate.measure import OURS, Contestant, Limits, Shape, measure, start_wor
 from generate.report import Series, describe_disk_reads, describe_scaling, format_series
 from generate.worker_process import WorkerError
 from machine import positive, run_main
+from make_slice import write_slice
+from quantized_slices import FORMS
+from released_models import MODELS
 
 from mindformers_glm.config.glm_config import GlmConfig
 
@@ -33,39 +39,93 @@ FORMATS: dict[str, dict[str, tuple[str, ...]]] = {
         OURS: ("bf16",),
         "hugging_face": ("bf16", "bf16-compiled"),
         "llama_cpp": ("BF16",),
+        "ik_llama_cpp": ("BF16", "BF16-repacked"),
         "openvino_genai": ("fp16",),
+        "vllm": ("bf16",),
     },
     "int8": {
         OURS: ("w8a16", "w8a8_dynamic"),
         "llama_cpp": ("Q8_0",),
+        "ik_llama_cpp": ("Q8_0", "Q8_0-repacked"),
         "openvino_genai": ("int8",),
     },
     "int4": {
         OURS: ("w4a16", "w4a8_dynamic"),
         "llama_cpp": ("Q4_0", "Q4_K_M"),
+        "ik_llama_cpp": ("Q4_0", "Q4_0-repacked"),
         "openvino_genai": ("int4",),
     },
 }
+
+
+# What `--mode schemes` measures: each scheme once, in the format that most folders have it in.
+SCHEMES = (
+    *("slim-w8a16", "slim-w8a16-asymmetric", "slim-w8a8", "slim-w8a8-mix", "slim-w8a8s"),
+    *("slim-w8a8-dynamic", "ct-w8a16-groups", "slim-w4a16", "slim-w4a16-groups"),
+    *("gptq-asymmetric", "gptq-desc-act", "slim-w4a8-dynamic"),
+)
+# Folders of these are also read by vLLM on a CPU.
+_READ_BY_VLLM = ("ct-w8a8", "ct-w4a16", "gptq", "awq")
 
 
 def list_contestants(group: str, arguments: argparse.Namespace) -> list[Contestant]:
     """The engines of a format group whose environment is known, ours first."""
     found = []
     for engine, variants in FORMATS[group].items():
+        python, model = _place_of(engine, arguments)
         for variant in variants:
-            if variant in arguments.skip:
-                continue
-            if engine == OURS:
-                found.append(Contestant(engine, variant, sys.executable, arguments.model))
-            elif engine == "hugging_face" and arguments.hf_python:
-                found.append(Contestant(engine, variant, arguments.hf_python, arguments.model))
-            elif engine == "llama_cpp" and arguments.llama_cpp_python:
-                model = f"{arguments.llama_cpp_models}/{variant}.gguf"
-                found.append(Contestant(engine, variant, arguments.llama_cpp_python, model))
-            elif engine == "openvino_genai" and arguments.openvino_python:
-                model = f"{arguments.openvino_models}/{variant}"
-                found.append(Contestant(engine, variant, arguments.openvino_python, model))
+            if python and variant not in arguments.skip:
+                found.append(Contestant(engine, variant, python, model.format(variant)))
     return found
+
+
+def _place_of(engine: str, arguments: argparse.Namespace) -> tuple[str | None, str]:
+    """The engine's interpreter, None where it is not given, and where its models are."""
+    gguf = f"{arguments.llama_cpp_models}/{{}}.gguf"
+    places: dict[str, tuple[str | None, str]] = {
+        OURS: (sys.executable, arguments.model),
+        "hugging_face": (arguments.hf_python, arguments.model),
+        "llama_cpp": (arguments.llama_cpp_python, gguf),
+        "ik_llama_cpp": (arguments.ik_llama_cpp_python, gguf),
+        "openvino_genai": (arguments.openvino_python, f"{arguments.openvino_models}/{{}}"),
+        "vllm": (arguments.vllm_python, arguments.model),
+    }
+    return places[engine]
+
+
+def list_schemes(arguments: argparse.Namespace) -> list[tuple[str, list[Contestant]]]:
+    """(format group, contestants that are in memory together): bf16, some schemes, the others."""
+    found = []
+    for group, bits in (("int8", 8), ("int4", 4)):
+        if group not in arguments.formats.split(","):
+            continue
+        others = [one for one in list_contestants(group, arguments) if one.engine != OURS]
+        names = [name for name in arguments.schemes if FORMS[name].bits == bits]
+        for begin in range(0, len(names), arguments.together):
+            chunk = [Contestant(OURS, "bf16", sys.executable, arguments.model)]
+            theirs = []
+            for name in names[begin : begin + arguments.together]:
+                folder = f"{arguments.slices}/{name}"
+                chunk.append(Contestant(OURS, f"stored-{name}", sys.executable, folder))
+                if arguments.vllm_python and name.startswith(_READ_BY_VLLM):
+                    theirs.append(Contestant("vllm", name, arguments.vllm_python, folder))
+            found.append((group, [*chunk, *others, *theirs]))
+    return found
+
+
+def write_slices(arguments: argparse.Namespace) -> None:
+    """Write the quantized folders that are not there yet, with as many layers as the model has."""
+    raw = json.loads(Path(arguments.model, "config.json").read_text())
+    num_layers = raw.get("num_hidden_layers") or raw["num_layers"]
+    for name in arguments.schemes:
+        folder = Path(arguments.slices, name)
+        if not (folder / "config.json").exists():
+            unfinished = folder.with_name(f".{name}.tmp")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            write_slice(unfinished, arguments.slice_of, num_layers, seed=0, quantized=name)
+            for file in Path(arguments.model).glob("tokenizer*.json"):
+                shutil.copy(file, unfinished)
+            unfinished.rename(folder)
 
 
 def split_contestants(
@@ -127,13 +187,22 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder of make_slice.py")
-    parser.add_argument("--mode", choices=["peers", "whole_model", "long"], default="peers")
+    modes = ["peers", "schemes", "whole_model", "long"]
+    parser.add_argument("--mode", choices=modes, default="peers")
     parser.add_argument("--formats", default="bf16,int8,int4", help="default: %(default)s")
     parser.add_argument("--hf_python", help="interpreter with torch and transformers")
     parser.add_argument("--llama_cpp_python", help="interpreter of build_llama_cpp.sh")
     parser.add_argument("--llama_cpp_models", help="folder of make_gguf.py")
+    parser.add_argument("--ik_llama_cpp_python", help="interpreter of build_ik_llama.sh")
+    parser.add_argument("--vllm_python", help="interpreter of build_vllm.sh")
     parser.add_argument("--openvino_python", help="interpreter with openvino-genai")
     parser.add_argument("--openvino_models", help="folder of export_openvino.py")
+    parser.add_argument(
+        "--slices", type=Path, help="folder of quantized slices, for --mode schemes"
+    )
+    parser.add_argument("--slice_of", choices=MODELS, default="9b", help="whose shape they have")
+    parser.add_argument("--schemes", nargs="+", choices=FORMS, default=list(SCHEMES))
+    parser.add_argument("--together", type=positive, default=3, help="schemes in memory at once")
     parser.add_argument("--skip", nargs="+", default=[], help="formats to leave out: bf16-compiled")
     parser.add_argument(
         "--pairs", action="store_true", help="ours with one other engine at a time: less memory"
@@ -157,6 +226,11 @@ def parse_arguments() -> argparse.Namespace:
     for group in arguments.formats.split(","):
         if group not in FORMATS:
             parser.error(f"--formats takes {', '.join(FORMATS)}, got {group!r}")
+    if arguments.mode == "schemes" and arguments.slices is None:
+        parser.error("--mode schemes needs --slices, a folder for the quantized slices")
+    has_gguf = arguments.llama_cpp_python or arguments.ik_llama_cpp_python
+    if has_gguf and not arguments.llama_cpp_models:
+        parser.error("llama.cpp and ik_llama.cpp need --llama_cpp_models, a folder of make_gguf.py")
     if not Path(arguments.model, "config.json").is_file():
         parser.error(f"there is no config.json in {arguments.model}")
     return arguments
@@ -169,6 +243,11 @@ def measure_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for group in groups:
             for contestants in split_contestants(list_contestants(group, arguments), arguments):
                 yield compare(group, contestants, arguments)
+        return
+    if arguments.mode == "schemes":
+        write_slices(arguments)
+        for group, contestants in list_schemes(arguments):
+            yield compare(group, contestants, arguments)
         return
     variants = [v for group in groups for v in FORMATS[group][OURS] if v not in arguments.skip]
     measure_one = {"whole_model": measure_whole_model, "long": measure_long_context}[arguments.mode]

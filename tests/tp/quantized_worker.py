@@ -1,8 +1,8 @@
 """One rank that answers in several quantized formats.
 
 quantized_worker.py SIZE FOLDER=FORMAT[,FORMAT...]...: writes FORMAT-SIZE-R.npz into the working
-folder. With SIZE 1 it is the single process that the ranks are compared with. A FORMAT that is the
-folder's own name means that the folder is quantized already.
+folder. With SIZE 1 it is the single process that the ranks are compared with. FORMAT "stored" means
+that the folder is quantized already; the files have its name then, up to a "@".
 """
 
 import sys
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.backends.cpu.footprint import count_weight_bytes
 from mindformers_glm.config.environment import launched_rank
 
 PROMPT, NUM_TOKENS = list(range(5, 42)), 8
@@ -19,13 +20,14 @@ _GREEDY = SamplingParams(do_sample=False, max_new_tokens=NUM_TOKENS, ignore_eos=
 
 def run(folder: Path, size: int, quantization: str) -> dict[str, np.ndarray]:
     """The logits of a prompt, the greedy answer to its end, and what the weights take."""
+    is_stored = quantization == "stored"
     with LLM(
         folder,
         model_parallel=size,
         device_target="CPU",
         params_dtype="float32",
         compute_dtype="float32",
-        quantization=None if quantization == folder.name else quantization,
+        quantization=None if is_stored else quantization,
         max_num_seqs=1,
         max_num_batched_tokens=8,
         max_model_len=64,
@@ -37,6 +39,8 @@ def run(folder: Path, size: int, quantization: str) -> dict[str, np.ndarray]:
             "logits": llm.logits(PROMPT),
             "tokens": np.array(tokens),
             "next": llm.logits([*PROMPT[-5:], *tokens[:-1]])[4:],
+            "weights_bytes": np.array(llm.weights_bytes),
+            "planned_bytes": np.array(count_weight_bytes(llm.config, llm.settings)),
         }
 
 
@@ -46,4 +50,6 @@ if __name__ == "__main__":
     for wanted in sys.argv[2:]:
         folder, _, formats = wanted.rpartition("=")
         for name in formats.split(","):
-            np.savez(f"{name}-{size}-{rank}.npz", **run(Path(folder), size, name))
+            found = run(Path(folder), size, name)
+            target = Path(folder).name.partition("@")[0] if name == "stored" else name
+            np.savez(f"{target}-{size}-{rank}.npz", **found)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mindformers_glm.quantization.share_format import ShareEncoder
+from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.share_writer import write_shares
 from tests.conftest import relative_error
 from tests.tp.conftest import Launcher
@@ -33,6 +35,42 @@ FORMATS = {
     2: (["w8a8_dynamic", "w4a16"], ["w8a16", "w4a8_dynamic"]),
     4: (["w4a8_dynamic"], ["w8a8_dynamic"]),
 }
+# Folders that are quantized already, likewise; groups lie across the ranks' heads.
+STORED = {
+    2: (
+        # Of columns of the other rank, which count for nothing, zero points may be any; g_idx sends
+        # columns anywhere; in parts of 2 and 4 ranks a rank has one, or two.
+        [
+            *("slim-w4a16-asymmetric", "gptq-v2-reordered-asymmetric", "parts-of-2", "parts-of-4"),
+            *("slim-w8a8", "slim-w8a8-mix", "slim-w4a8-dynamic"),
+        ],
+        [
+            *("slim-w4a16", "slim-w8a16-asymmetric", "ct-w8a16-groups-asymmetric"),
+            *("ct-w8a8-static", "slim-w8a8-dynamic"),
+        ],
+    ),
+    4: (
+        ["slim-w4a16-asymmetric", "slim-w8a8-mix", "slim-w8a8-dynamic"],
+        ["slim-w8a16", "slim-w8a8", "ct-w8a8-static", "slim-w4a8-dynamic"],
+    ),
+}
+PARTS = "parts-of-"
+# What one cannot pack in words and pairs, and what is padded, is left out of their sizes.
+STORED_CHANGES = CHANGES | {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "head_dim": 32,
+    "intermediate_size": 512,
+    "tie_word_embeddings": False,
+}
+# Of the logits of one process where a folder is quantized already: sums in another order; where 8
+# bits round the other way for it; and a rank's tokens have the scales of its own columns.
+STORED_BOUNDS = {
+    "parts-of-": 1e-2,
+    **dict.fromkeys(("slim-w8a8-", "slim-w4a8-"), 4e-2),
+    **dict.fromkeys(("slim-w8a8", "ct-w8a8"), 2e-2),
+    "": 1e-4,
+}
 # Of one process's logits: sums in another order, and where 8 bits round the other way for it.
 BOUNDS = {"16": 1e-3, "c": 2e-2}  # by the last letters of the format
 
@@ -45,73 +83,54 @@ def test_ranks_answer_as_one_process_does(
 
     whole = save_random_checkpoint(tmp_path / "whole", **CHANGES)
     write_shares(whole, tmp_path / "cut", size)
+    stored, cut = _write_stored(tmp_path, size)
     shutil.copy(WORKER, work)
     of_whole, of_cut = (",".join(formats) for formats in FORMATS[size])
     environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}
-    alone = [sys.executable, WORKER.name, "1", f"{whole}={of_whole},{of_cut}"]
-    subprocess.run(alone, cwd=work, env=environment, check=True)
-    command = f"{WORKER.name} {size} {whole}={of_whole} {tmp_path / 'cut'}={of_cut}"
+    alone = [f"{whole}={of_whole},{of_cut}", *(f"{folder}=stored" for folder in stored.values())]
+    command = [sys.executable, WORKER.name, "1", *alone]
+    subprocess.run(command, cwd=work, env=environment, check=True)
+    together = [f"{whole}={of_whole}", f"{tmp_path / 'cut'}={of_cut}"]
+    together += [f"{folder}=stored" for folder in (stored | cut).values()]
+    command = f"{WORKER.name} {size} {' '.join(together)}"
     ended = launch(command, str(size), GLOG_v="3").wait(timeout_s=300)
     assert ended.exit_code == 0, ended.stderr
-    for name in f"{of_whole},{of_cut}".split(","):
+    for name in [*f"{of_whole},{of_cut}".split(","), *stored]:
         expected = np.load(work / f"{name}-1-0.npz")
-        bound = next(bound for end, bound in BOUNDS.items() if name.endswith(end))
+        bound = next((bound for end, bound in BOUNDS.items() if name.endswith(end)), 1e-3)
+        if name in stored:
+            bound = next(b for begin, b in STORED_BOUNDS.items() if name.startswith(begin))
         ranks = [np.load(work / f"{name}-{size}-{rank}.npz") for rank in range(size)]
         for found in ranks:
-            assert found["logits"].shape == (37, 521)
+            assert found["logits"].shape == expected["logits"].shape
             assert relative_error(found["logits"], expected["logits"]) < bound, name
             _assert_equal_or_close(found["tokens"], expected, bound)
             np.testing.assert_array_equal(found["logits"], ranks[0]["logits"])  # every bit
+            if name in stored:
+                # Of 64 columns, which a rank of four has, an int4 tile's other 64 are padding.
+                padding = int(found["weights_bytes"]) / int(found["planned_bytes"])
+                assert 1 <= padding <= (1 if size == 2 else 1.1), (name, padding)
 
 
-# Groups of 128 columns lie across the ranks' heads, where columns of the other rank must count for
-# nothing whatever the zero points are; g_idx sends columns anywhere (float where they are cut).
-_WEIGHT_ONLY = {
-    "slim-w4a16": 1e-4,
-    "slim-w4a16-asymmetric": 1e-4,
-    "slim-w8a16-asymmetric": 1e-4,
-    "ct-w8a16-groups-asymmetric": 1e-4,
-    "gptq-v2-reordered-asymmetric": 1e-4,
-}
-# In parts of 2 and 4 ranks: a rank has one, or two.
-_PARTS = {"parts-of-2": 1e-2, "parts-of-4": 1e-2}
-# Where 8 bits round the other way, for a sum in another order; a rank's tokens have the scales of
-# its own columns besides.
-_STATIC = {"slim-w8a8": 2e-2, "ct-w8a8-static": 2e-2}
-_BY_TOKEN = {"slim-w8a8-dynamic": 4e-2, "slim-w4a8-dynamic": 4e-2, "slim-w8a8-mix": 4e-2}
-STORED = {2: _WEIGHT_ONLY | _PARTS | _STATIC | _BY_TOKEN, 4: _STATIC | _BY_TOKEN}
-
-
-@pytest.mark.parametrize("size", STORED)
-def test_ranks_share_a_folder_that_is_quantized_already(
-    launch: Launcher, work: Path, tmp_path: Path, size: int
-) -> None:
+def _write_stored(folder: Path, size: int) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Quantized folders, and those of them that are cut for the ranks, by their names."""
     from tests import part_folders, quantized_folders
     from tests.model.hf_oracle import save_random_checkpoint
 
-    sizes = CHANGES | {"intermediate_size": 320, "tie_word_embeddings": False}
-    whole = save_random_checkpoint(tmp_path / "whole", **sizes)
+    source = save_random_checkpoint(folder / "source", **STORED_CHANGES)
     cases = quantized_folders.WEIGHT_ONLY | quantized_folders.WITH_ACTIVATIONS
-    for name in STORED[size]:
-        if name.startswith("parts-of-"):
-            part_folders.write(whole, tmp_path / name, int(name[-1]))
+    stored, cut = {}, {}
+    of_whole, of_cut = STORED[size]
+    for name in (*of_whole, *of_cut):
+        stored[name] = folder / name
+        if name.startswith(PARTS):
+            part_folders.write(source, stored[name], int(name.removeprefix(PARTS)))
             continue
-        quantized_folders.write(whole, tmp_path / name, cases[name])
-    shutil.copy(WORKER, work)
-    environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}
-    wanted = [f"{tmp_path / name}={name}" for name in STORED[size]]
-    alone = [sys.executable, WORKER.name, "1", *wanted]
-    subprocess.run(alone, cwd=work, env=environment, check=True)
-    command = f"{WORKER.name} {size} {' '.join(wanted)}"
-    ended = launch(command, str(size), GLOG_v="3").wait(timeout_s=300)
-    assert ended.exit_code == 0, ended.stderr
-    for name, bound in STORED[size].items():
-        expected = np.load(work / f"{name}-1-0.npz")
-        for rank in range(size):
-            found = np.load(work / f"{name}-{size}-{rank}.npz")
-            error = relative_error(found["logits"], expected["logits"])
-            assert error < bound, (name, error)
-            _assert_equal_or_close(found["tokens"], expected, bound)
+        quantized_folders.write(source, stored[name], cases[name])
+        if name in of_cut:
+            cut[name] = folder / f"{name}@cut"
+            write_shares(stored[name], cut[name], size, find_format, ShareEncoder())
+    return stored, cut
 
 
 def _assert_equal_or_close(

@@ -8,8 +8,6 @@ from mindformers_glm.backends.cpu.library import INT_TILE_K, TILE_N
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import QuantizedRows
 
-_LINE_BYTES = 4  # of one row in a line of a tile
-
 
 @dataclass(frozen=True)
 class PackedIntegers:
@@ -48,7 +46,12 @@ class PackedIntegers:
         tile, lane = number // TILE_N * self.stride + half, number % TILE_N
         # A row's four bytes of a line are one word.
         words = self.tiles.view(np.uint32).reshape(len(self.tiles), -1, TILE_N)
-        words[tile, :, lane] = self._pack_words(rows, kept)
+        packed = self._pack_words(rows, kept)
+        if row_offset % TILE_N == 0 and len(packed) % TILE_N == 0:  # whole tiles: four times faster
+            whole = packed.reshape(-1, TILE_N, packed.shape[1])
+            words[tile[0] : tile[-1] + 1 : self.stride] = whole.transpose(0, 2, 1)
+        else:
+            words[tile, :, lane] = packed
         self.scales[tile, :, lane] = self._spread(rows.scales, rows.groups)
         if self.zeros is not None:
             zeros = np.zeros_like(rows.scales) if rows.zeros is None else rows.zeros
@@ -82,17 +85,20 @@ class PackedIntegers:
         tile_k = INT_TILE_K[self.bits]
         width = -(-num_columns // tile_k) * tile_k
         taken = slice(0, num_columns) if kept is None else slice(kept.start, kept.stop)
-        unsigned = np.full((num_rows, width), self._middle, np.uint8)
+        unsigned = np.empty((num_rows, width), np.uint8)
+        unsigned[:, num_columns:] = self._middle
+        if kept is not None:
+            unsigned[:, :num_columns] = self._middle
         if rows.zeros is not None and kept is not None:
             by_column = rows.zeros[:, rows.groups if rows.zeros.shape[1] > 1 else [0] * num_columns]
             unsigned[:, :num_columns] = by_column + self._middle
-        unsigned[:, taken] = rows.codes[:, taken].view(np.uint8) + np.uint8(self._middle)
+        codes = rows.codes[:, taken].view(np.uint8)
+        np.add(codes, np.uint8(self._middle), out=unsigned[:, taken])
+        words = unsigned.view(np.uint32)
         if self.bits == 8:
-            return unsigned.view(np.uint32)
-        # Columns 0 to 3 of eight in the lower halves, 4 to 7 in the upper ones.
-        halves = unsigned.reshape(num_rows, -1, 2, _LINE_BYTES)
-        paired = halves[:, :, 0] | np.left_shift(halves[:, :, 1], 4)
-        return paired.view(np.uint32)[:, :, 0]
+            return words
+        # Columns 0 to 3 of eight in the lower halves of bytes, 4 to 7 in the upper ones.
+        return words[:, 0::2] | words[:, 1::2] << np.uint32(4)
 
     def _spread(self, values: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """[rows, stored groups] as [rows, groups of the tiles]; zeros for groups of padding."""

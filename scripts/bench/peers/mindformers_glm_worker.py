@@ -8,14 +8,16 @@ from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.backends.cpu import library
 from mindformers_glm.version import __version__
 
-FLOAT = "bf16"  # any other variant is a value of LLM's `quantization`
+# Any other variant is a value of LLM's `quantization`; the folder of one that begins so has it.
+FLOAT, STORED = "bf16", "stored-"
 
 
 class OurRunner:
     """Steps the engine as `LLM.generate` does: scheduling, sampling and detokenizing included."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        quantization = {} if arguments.variant == FLOAT else {"quantization": arguments.variant}
+        is_as_stored = arguments.variant == FLOAT or arguments.variant.startswith(STORED)
+        quantization = {} if is_as_stored else {"quantization": arguments.variant}
         self._llm = LLM(
             arguments.model,
             max_num_seqs=arguments.max_sequences,

@@ -3,7 +3,7 @@
     answers_worker.py --ranks 2 --output DIR --formats w8a16 w4a16 -- FOLDER...
 
 Writes DIR/NAME-FORMAT-RANK.npz: the logits of a prompt, and of each short prompt the greedy answer
-with the logits of all its tokens.
+with the logits of all its tokens. FORMAT "stored" is of folders that are quantized already.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
                 model_parallel=arguments.ranks,
                 params_dtype="float32",
                 compute_dtype="float32",
-                quantization=quantization,
+                quantization=None if quantization == "stored" else quantization,
                 quantization_group_size=int(group_size) if group_size else None,
                 num_threads=1,
                 max_num_seqs=4,

@@ -131,3 +131,12 @@ def test_more_ranks_are_advised_where_each_has_memory_of_its_own() -> None:
 
 def test_without_a_remedy_the_refusal_says_so() -> None:
     assert "use a machine with more memory" in _refusal(DEMAND, _supply(available_gib=1))
+
+
+def test_integers_of_a_checkpoint_do_not_shrink_with_the_type_of_the_rest() -> None:
+    exact = {"params_dtype": "float32", "compute_dtype": "float32"}
+    assert "set params_dtype to bfloat16" in _refusal(_with_settings(**exact), _supply(20))
+    refusal = _refusal(_with_settings(**exact, stored_schemes=()), _supply(20))
+    assert "the checkpoint's integers and float32" in refusal
+    assert "params_dtype to" not in refusal
+    assert "quantization to" not in refusal

@@ -31,11 +31,11 @@ _GLM4 = {
 }
 
 
-def write_float_folder(folder: Path, model_type: str) -> Path:
-    """A random checkpoint of a dialect."""
-    raw = _GLM4
+def write_float_folder(folder: Path, model_type: str, **changes: int) -> Path:
+    """A random checkpoint of a dialect; `changes` are GLM-4's keys."""
+    raw = _GLM4 | changes
     if model_type == "chatglm":
-        config = GlmConfig.from_dict(_GLM4, "config.json")
+        config = GlmConfig.from_dict(raw, "config.json")
         raw = {
             "architectures": ["ChatGLMModel"],
             "model_type": "chatglm",

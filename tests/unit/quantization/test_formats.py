@@ -25,7 +25,10 @@ _ALL = folders.WEIGHT_ONLY | folders.WITH_ACTIVATIONS | folders.CHATGLM
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Float folders by model_type."""
     root = tmp_path_factory.mktemp("float")
-    return {kind: write_float_folder(root / kind, kind) for kind in ("glm4", "chatglm")}
+    return {
+        kind: write_float_folder(root / kind, kind, num_attention_heads=8, head_dim=8)
+        for kind in ("glm4", "chatglm")
+    }
 
 
 def _read(checkpoint: Checkpoint, source: SourceTensor) -> np.ndarray:
@@ -37,7 +40,7 @@ def _read(checkpoint: Checkpoint, source: SourceTensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", _ALL)
-@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("size", [1, 4, 8])  # 8: a query head each, a key-value head for four
 def test_the_matrices_that_were_meant_are_read(
     name: str, size: int, sources: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.serving.inspect import Inspection, inspect_folder
-from mindformers_glm.weights.share_writer import write_shares
 from tests import quantized_folders as folders
 from tests.unit.quantization.float_folder import write_float_folder
 
@@ -72,10 +70,3 @@ def test_a_float_folder_has_no_such_lines(tmp_path: Path) -> None:
     found = inspect_folder(write_float_folder(tmp_path / "float", "glm4"))
     assert "quantized by" not in dict(found.lines)
     assert found.facts["quantization"] is None
-
-
-def test_a_quantized_folder_is_not_cut_for_ranks_beforehand(tmp_path: Path) -> None:
-    source = write_float_folder(tmp_path / "float", "glm4")
-    folders.write(source, tmp_path / "quantized", folders.WEIGHT_ONLY["gptq-v1"])
-    with pytest.raises(UnsupportedError, match="is quantized"):
-        write_shares(tmp_path / "quantized", tmp_path / "cut", 2)
