@@ -164,6 +164,11 @@ def _meaning(
     return (codes.astype(np.float32) - zeros[:, order]) * wide
 
 
+def _shuffle(groups: np.ndarray) -> np.ndarray:
+    """Groups of columns in an order that layers with the same inputs share, as those of tools."""
+    return np.random.default_rng(len(groups)).permutation(groups)
+
+
 def _slim(bits: int, group: int | None = None, is_packed: bool = True, is_symmetric: bool = True):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
         groups = columns // (group or columns)
@@ -228,7 +233,7 @@ def _packed_ct(bits: int, group: int | None, is_symmetric: bool = True, has_orde
             zeros = _codes(rng, bits, *scales.shape)
             parts["weight_zero_point"] = _words((zeros + 2 ** (bits - 1)).T, bits).T
         if has_order:
-            order = rng.permutation(np.arange(columns) // group).astype(np.int32)
+            order = _shuffle(np.arange(columns) // group).astype(np.int32)
             parts["weight_g_idx"] = order
         return parts, _meaning(codes, scales, zeros, order)
 
@@ -280,7 +285,7 @@ def _gptq(bits: int, group: int, version: int, is_symmetric: bool, has_order: bo
             zeros = rng.integers(0, 2**bits, scales.shape)
         order = np.arange(columns) // (columns // groups)
         if has_order:
-            order = rng.permutation(order)
+            order = _shuffle(order)
         parts = {
             "qweight": _words(values, bits).T,
             "qzeros": _words((zeros - (version == 1)).T, bits),
@@ -363,7 +368,9 @@ _TENSOR = _TOKEN | {"dynamic": False, "strategy": "tensor", "symmetric": False}
 
 WEIGHT_ONLY = {
     "slim-w8a16": Case(_slim(8), kind="W8A16", description=_NEW, is_kept=True),
-    "slim-w8a16-asymmetric": Case(_slim(8, is_symmetric=False), kind="W8A16", description=_NEW),
+    "slim-w8a16-asymmetric": Case(
+        _slim(8, is_symmetric=False), kind="W8A16", description=_NEW, is_kept=True
+    ),
     "slim-w4a16": Case(_slim(4), kind="W4A16", description=_NEW, is_kept=True),
     "slim-w4a16-groups": Case(
         _slim(4, GROUP), kind="W4A16", description=_NEW | {"group_size": GROUP}, is_kept=True
@@ -372,6 +379,10 @@ WEIGHT_ONLY = {
         _slim(4, GROUP, is_symmetric=False),
         kind="W4A16",
         description=_NEW | {"group_size": GROUP},
+        is_kept=True,
+    ),
+    "slim-w4a16-asymmetric": Case(
+        _slim(4, is_symmetric=False), kind="W4A16", description=_NEW, is_kept=True
     ),
     "slim-old-w4a16": Case(
         _slim(4, is_packed=False), {"quantize": "w4a16"}, kind="W4A16", is_kept=True
@@ -383,13 +394,22 @@ WEIGHT_ONLY = {
     "ct-w4a16-asymmetric": Case(
         _packed_ct(4, GROUP, is_symmetric=False),
         _ct_keys("pack-quantized", _by_group(symmetric=False)),
+        is_kept=True,
     ),
     "ct-w4a16-actorder": Case(
         _packed_ct(4, GROUP, has_order=True),
         _ct_keys("pack-quantized", _by_group(actorder="group")),
+        is_kept=True,
     ),
     "ct-w8a16": Case(_packed_ct(8, None), _ct_keys("pack-quantized", {}), is_kept=True),
-    "ct-w8a16-groups": Case(_packed_ct(8, GROUP), _ct_keys("pack-quantized", _by_group(8))),
+    "ct-w8a16-groups": Case(
+        _packed_ct(8, GROUP), _ct_keys("pack-quantized", _by_group(8)), is_kept=True
+    ),
+    "ct-w8a16-groups-asymmetric": Case(
+        _packed_ct(8, GROUP, is_symmetric=False),
+        _ct_keys("pack-quantized", _by_group(8, symmetric=False)),
+        is_kept=True,
+    ),
     "ct-fp8": Case(
         _fp8_ct(is_tensor=False),
         _ct_keys("float-quantized", {"type": "float"}, _TOKEN | {"type": "float"}),
@@ -406,14 +426,16 @@ WEIGHT_ONLY = {
     "gptq-v1-old-file": _gptq_case(
         4, GROUP, 1, True, False, is_kept=True, old_file="quantize_config.json"
     ),
-    "gptq-v1-asymmetric": _gptq_case(4, GROUP, 1, False, False),
-    "gptq-v1-reordered": _gptq_case(4, GROUP, 1, True, True),
+    "gptq-v1-asymmetric": _gptq_case(4, GROUP, 1, False, False, is_kept=True),
+    "gptq-v1-reordered": _gptq_case(4, GROUP, 1, True, True, is_kept=True),
     "gptq-v2-whole-rows": _gptq_case(4, -1, 2, True, False, is_kept=True),
-    "gptq-v2-reordered-asymmetric": _gptq_case(4, GROUP, 2, False, True),
-    "gptq-int8": _gptq_case(8, GROUP, 1, True, False),
+    "gptq-v2-reordered-asymmetric": _gptq_case(4, GROUP, 2, False, True, is_kept=True),
+    "gptq-int8": _gptq_case(8, GROUP, 1, True, False, is_kept=True),
+    "gptq-int8-reordered-asymmetric": _gptq_case(8, GROUP, 1, False, True, is_kept=True),
+    "gptq-v1-whole-rows-asymmetric": _gptq_case(4, -1, 1, False, False, is_kept=True),
     "gptq-int8-whole-rows": _gptq_case(8, -1, 1, True, False, is_kept=True),
     "gptq-int2": _gptq_case(2, GROUP, 1, False, False),
-    "awq": Case(_awq(is_symmetric=False), {"quantization_config": _AWQ_KEYS}),
+    "awq": Case(_awq(is_symmetric=False), {"quantization_config": _AWQ_KEYS}, is_kept=True),
     "awq-symmetric": Case(
         _awq(is_symmetric=True), {"quantization_config": _AWQ_KEYS}, is_kept=True
     ),

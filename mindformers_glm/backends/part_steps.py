@@ -82,4 +82,5 @@ class SelfTestSteps:
             seq_lens=np.array([end for *_, end in pieces], np.int32),
             block_tables=tables,
             sample_rows=query_start[1:] - 1,
+            is_prompt=np.ones(query_start[-1], np.int32),
         )

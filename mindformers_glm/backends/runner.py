@@ -15,7 +15,8 @@ class ModelBatch:
     Example: block_size 4, a sequence of 5 prompt tokens in blocks [0, 1] and one at its 7th token
     in blocks [3, 2]:
         positions [0 1 2 3 4 | 6], slot_mapping [0 1 2 3 4 | 10], query_start [0, 5, 6],
-        seq_lens [5, 7], block_tables [[0, 1], [3, 2]], sample_rows [4, 5].
+        seq_lens [5, 7], block_tables [[0, 1], [3, 2]], sample_rows [4, 5],
+        is_prompt [1 1 1 1 1 | 0].
 
     Attributes:
         token_ids: int32 [num_rows].
@@ -26,6 +27,9 @@ class ModelBatch:
         block_tables: blocks of each sequence in logical order.
         sample_rows: int32 [num_samples], rows whose logits are wanted; of each sampled sequence the
             row of its last token and those of its draft.
+        is_prompt: int32 [num_rows], 1 for tokens that were given, 0 for those that were generated,
+            guessed ones among them; the same whenever the token is computed, and again after a
+            preemption.
     """
 
     token_ids: np.ndarray
@@ -35,12 +39,13 @@ class ModelBatch:
     seq_lens: np.ndarray
     block_tables: list[list[int]]
     sample_rows: np.ndarray
+    is_prompt: np.ndarray
 
     @classmethod
     def of_no_rows(cls) -> "ModelBatch":
         """A step that does nothing, but what a runner does before the first one."""
         none = np.empty(0, np.int32)
-        return cls(none, none, none, np.zeros(1, np.int32), none, [], none)
+        return cls(none, none, none, np.zeros(1, np.int32), none, [], none, none)
 
 
 class ModelRunner(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mindformers_glm.config import launched
+from mindformers_glm.config.guide_variables import find_quantized_folder
 from mindformers_glm.config.visible_devices import find_device
 from mindformers_glm.core.errors import ConfigError
 
@@ -25,6 +26,15 @@ def packed_cache_folder(environ: Mapping[str, str] | None = None) -> Path | None
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"MINDFORMERS_GLM_CACHE must name a folder, {folder} is a file.")
     return folder
+
+
+def quantized_folder(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The folder of the quantized weights that run in the place of a checkpoint's, or None.
+
+    Raises:
+        ConfigError: the variables contradict each other (guide_variables.py).
+    """
+    return find_quantized_folder(os.environ if environ is None else environ)
 
 
 def launched_rank(model_parallel: object) -> int:

@@ -174,6 +174,34 @@ KNOWN_VARIABLES = (
         ON_ASCEND,
     ),
     KnownVariable(
+        "ENABLE_QUANT",
+        "this project",
+        "1: the quantized weights of QUANT_WEIGHT_PATH run in place of the checkpoint's",
+        ON_CPU,
+        ("B18",),
+    ),
+    KnownVariable(
+        "ENABLE_SPARSE",
+        "this project",
+        "1: the same, of W8A8S weights; those of COMPRESS_WEIGHT_PATH are not read",
+        ON_CPU,
+        ("B19",),
+    ),
+    KnownVariable(
+        "QUANT_WEIGHT_PATH",
+        "this project",
+        "folder of .npy files or of msModelSlim, for ENABLE_QUANT and ENABLE_SPARSE",
+        ON_CPU,
+        ("B11", "B18", "B19"),
+    ),
+    KnownVariable(
+        "COMPRESS_WEIGHT_PATH",
+        "the guide's own network",
+        "compressed W8A8S weights, whose format is not public",
+        NOWHERE,
+        ("B19",),
+    ),
+    KnownVariable(
         "HCCL_DETERMINISTIC", "CANN's HCCL and MindSpore", "true: sums in a fixed order", ON_ASCEND
     ),
     KnownVariable(

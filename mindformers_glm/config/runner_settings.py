@@ -1,7 +1,7 @@
 """What a model runner must know besides the architecture: types and the largest step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from typing import Any
 
@@ -9,7 +9,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.value_types import DTYPE
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.quantization_scheme import QuantizationScheme, read_scheme
+from mindformers_glm.core.quantization_scheme import QuantizationScheme, on_ranks, read_scheme
 from mindformers_glm.core.sharding import TensorParallel
 
 # (params_dtype, compute_dtype), and how products are taken. Accumulation is always float32.
@@ -53,6 +53,7 @@ class RunnerSettings:
     stored_schemes: of a checkpoint that is quantized already: each linear layer, by its
     Megatron-Core name, and the scheme that keeps its integers, None where it runs as float. No
     setting of a run either. None: the checkpoint is float.
+    shifted_norms: the linear layers whose norm has a bias in such a checkpoint.
     """
 
     params_dtype: str
@@ -68,6 +69,7 @@ class RunnerSettings:
     model_parallel_rank: int = 0
     float_layers: tuple[int, ...] = ()
     stored_schemes: tuple[tuple[str, QuantizationScheme | None], ...] | None = None
+    shifted_norms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_types_together(vars(self))
@@ -97,19 +99,25 @@ class RunnerSettings:
         config: GlmConfig,
         stored_dtype: str,
         stored_schemes: Mapping[str, QuantizationScheme | None] | None = None,
+        shifted_norms: tuple[str, ...] | None = None,
         **given: Any,
     ) -> "RunnerSettings":
         """Settings for a network: `with_defaults`, and what the folder says of quantization.
 
         Args:
             stored_dtype: type of the weights where config.json names none.
-            stored_schemes: see the field.
+            stored_schemes, shifted_norms: see the fields.
         """
         settings = cls.with_defaults(
             config.torch_dtype or stored_dtype, config.max_position_embeddings, **given
         )
         schemes = None if stored_schemes is None else tuple(stored_schemes.items())
-        return replace(settings, float_layers=config.float_layers_id, stored_schemes=schemes)
+        return replace(
+            settings,
+            float_layers=config.float_layers_id,
+            stored_schemes=schemes,
+            shifted_norms=shifted_norms or (),
+        )
 
     @classmethod
     def with_defaults(
@@ -156,10 +164,12 @@ class RunnerSettings:
         names = [field.name for field in fields(self) if field.name not in _RUN_FIELDS]
         found = {name: getattr(self, name) for name in names}
         found["float_layers"] = list(self.float_layers)
-        del found["stored_schemes"]
+        del found["stored_schemes"], found["shifted_norms"]
+        if self.shifted_norms:
+            found["shifted_norms"] = list(self.shifted_norms)
         if self.stored_schemes is not None:
             found["stored_schemes"] = {
-                name: None if scheme is None else [scheme.name, scheme.group_size]
+                name: None if scheme is None else asdict(scheme)
                 for name, scheme in self.stored_schemes
             }
         return found
@@ -181,7 +191,8 @@ class RunnerSettings:
     def scheme_of(self, layer_name: str) -> QuantizationScheme | None:
         """How a linear layer, by its Megatron-Core name, is quantized; None: it is not."""
         if self.stored_schemes is not None:
-            return dict(self.stored_schemes).get(layer_name)
+            scheme = dict(self.stored_schemes).get(layer_name)
+            return on_ranks(scheme, layer_name, self.model_parallel)
         if any(layer_name.startswith(f"decoder.layers.{number}.") for number in self.float_layers):
             return None
         return read_scheme(self.quantization, self.quantization_group_size)
@@ -193,7 +204,7 @@ class RunnerSettings:
 
 
 # What a run may say; the others come with the checkpoint.
-_OF_THE_CHECKPOINT = ("float_layers", "stored_schemes")
+_OF_THE_CHECKPOINT = ("float_layers", "stored_schemes", "shifted_norms")
 SETTING_NAMES = tuple(
     field.name for field in fields(RunnerSettings) if field.name not in _OF_THE_CHECKPOINT
 )

@@ -12,8 +12,22 @@ from typing import Protocol
 
 import numpy as np
 
+# A tensor of a float checkpoint that a tool's file replaces: its name and this, where it is needed.
+REPLACED = ".replaced"
 # How activations enter the product.
 FLOAT, STATIC, DYNAMIC, MIXED = "float", "static", "dynamic", "mixed"
+
+
+@dataclass(frozen=True)
+class StaticInput:
+    """How activations are rounded by one scale and offset of the checkpoint.
+
+    contains_bias: the layer's float bias is in quant_bias and must not be added again.
+    """
+
+    scale: float
+    offset: float
+    contains_bias: bool
 
 
 @dataclass(frozen=True)
@@ -25,10 +39,14 @@ class StoredScheme:
         group_size: columns that share a scale; None: the whole row.
         is_symmetric: there are no zero points, or all are zero.
         is_reordered: columns of one group lie anywhere (g_idx of GPTQ with desc_act).
+        column_order: where they do, and each group has as many of them: a name of the order that
+            sorts them by group, the same for the same order.
+        has_far_zeros: zero points are no codes: beyond their range, or not whole.
         has_float_codes: codes are FP8 numbers and no integers.
         activation: FLOAT: the product is with activations as they are; STATIC: with integers by
             one scale and offset of the checkpoint; DYNAMIC: by a scale of each token; MIXED: by
             tokens in prefill, static in decode.
+        static_input: of STATIC and MIXED; None: not known, as a tensor is not what it must be.
         label: the tool's own name for it where that says more than the numbers.
     """
 
@@ -36,8 +54,11 @@ class StoredScheme:
     group_size: int | None = None
     is_symmetric: bool = True
     is_reordered: bool = False
+    column_order: str = ""
+    has_far_zeros: bool = False
     has_float_codes: bool = False
     activation: str = FLOAT
+    static_input: StaticInput | None = None
     label: str | None = None
 
     @property
@@ -89,6 +110,12 @@ class QuantizedRows:
     zeros: np.ndarray | None
     groups: np.ndarray
 
+    def sorted_by_group(self) -> tuple[np.ndarray, "QuantizedRows"]:
+        """The order of columns (`sort_columns`), and the rows in it."""
+        order = sort_columns(self.groups)
+        codes = np.take(self.codes, order, axis=1)
+        return order, QuantizedRows(codes, self.scales, self.zeros, self.groups[order])
+
     def dequantized(self) -> np.ndarray:
         """The float32 [rows, columns] that the tool means."""
         weight = self.codes.astype(np.float32)
@@ -99,6 +126,11 @@ class QuantizedRows:
 
     def _by_column(self, values: np.ndarray) -> np.ndarray:
         return values if values.shape[1] == 1 else values[:, self.groups]
+
+
+def sort_columns(groups: np.ndarray) -> np.ndarray:
+    """int [columns]: the columns of the first group, ascending, then those of the next."""
+    return np.argsort(groups, kind="stable")
 
 
 @dataclass(frozen=True)
@@ -192,4 +224,8 @@ class CheckpointFormat(Protocol):
 
     def repeats(self, name: str) -> tuple[str, ...]:
         """Other names under which the tool saves a float tensor once more."""
+        ...
+
+    def norm_bias(self, name: str) -> str | None:
+        """The tensor that is added behind the norm of this weight; None: nothing is, or zeros."""
         ...

@@ -24,6 +24,8 @@ HIDDEN, VOCAB, FFN = "hidden_size", "vocab_size", "intermediate_size"
 QUERY, KEY_VALUE = "num_attention_heads * head_dim", "num_key_value_heads * head_dim"
 # The most columns that share a scale, of weights or of activations.
 LARGEST_GROUP = 128
+# How the names of the layers end that are cut by columns (Megatron-LM's RowParallelLinear).
+ROW_PARALLEL = ("self_attention.linear_proj", "mlp.linear_fc2")
 
 Axis = tuple[str, ...]
 

@@ -41,6 +41,12 @@ def build_batch(chunks: Items[Chunk], block_size: int, sample_all_rows: bool = F
             if sample_all_rows
             else np.concatenate(samples)
         ),
+        is_prompt=np.concatenate(
+            [
+                np.arange(chunk.start, end, dtype=np.int32) < chunk.sequence.num_prompt_tokens
+                for chunk, end in zip(chunks, ends, strict=True)
+            ]
+        ).astype(np.int32),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mindformers_glm.backends import ModelBatch
 from mindformers_glm.config.device_settings import DeviceSettings
-from mindformers_glm.config.environment import launched_rank, packed_cache_folder
+from mindformers_glm.config.environment import launched_rank, packed_cache_folder, quantized_folder
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
 from mindformers_glm.core.errors import GlmError
@@ -172,6 +172,7 @@ class LLM:
             num_threads=num_threads,
             cache_settings=PackedCacheSettings(packed_cache, packed_cache_folder()),
             chat_template=options.chat_template,
+            quantized_folder=quantized_folder(),
         )
         self.config, self.settings = model.config, model.settings
         self.tokenizer: GlmTokenizer = model.tokenizer

@@ -10,7 +10,6 @@ from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
@@ -60,6 +59,7 @@ def open_model(
     num_threads: int | None,
     cache_settings: PackedCacheSettings,
     chat_template: str | None,
+    quantized_folder: Path | None = None,
 ) -> OpenModel:
     """Check a Hugging Face folder, load its weights and allocate the KV cache.
 
@@ -67,29 +67,29 @@ def open_model(
         given: fields of RunnerSettings; None stands for the default.
         engine_settings: what else answers depend on; all ranks must have the same.
         device_target, num_threads, chat_template: as `LLM` takes them.
+        quantized_folder: where quantized weights are, if not in `folder`.
     Raises:
         GlmError: the folder, a setting, or the memory does not allow it.
         ConfigError: the ranks opened different checkpoints, or with different settings.
     """
     folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
-    with Checkpoint.open(folder, tensor_parallel, find_format) as checkpoint:
+    with Checkpoint.open(folder, tensor_parallel, find_format, quantized_folder) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
         cuts = checkpoint.cuts(config, tensor_parallel)
         rules = build_rules(config, cuts, checkpoint.quantized)
         check_rules(rules, checkpoint)
         stored = StoredSchemes.of(rules, checkpoint)
-        if stored.obstacle:
-            raise UnsupportedError(f"{checkpoint.folder}: {stored.obstacle}.")
         settings = RunnerSettings.for_config(
             config,
             checkpoint.dtype,
             stored.kept,
+            stored.shifted_norms,
             model_parallel=tensor_parallel.size,
             model_parallel_rank=tensor_parallel.rank,
             **given,
         )
-        if widened := stored.describe_float():
+        if widened := stored.describe_float(tensor_parallel.size):
             note(widened)
         if settings.compute_dtype == "float32" != (settings.rotary_dtype or "float32"):
             note(

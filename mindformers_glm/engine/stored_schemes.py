@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from mindformers_glm.core.quantization_scheme import (
     QuantizationScheme,
-    find_obstacle,
     keep_integers,
+    on_ranks,
 )
 from mindformers_glm.core.quantized_linear import StoredScheme
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import WeightRule, list_schemes
+from mindformers_glm.weights.rules import WeightRule, list_schemes, list_shifted_norms
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,20 @@ class StoredSchemes:
 
     tool: which tool has quantized them, and in which format; None: the checkpoint is float.
     stored: of each matrix that a layer stacks; None: it is float.
+    shifted_norms: the layers whose norm has a bias.
     """
 
     tool: str | None
     stored: Mapping[str, Sequence[StoredScheme | None]]
+    shifted_norms: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, rules: Sequence[WeightRule], checkpoint: Checkpoint) -> "StoredSchemes":
         """The schemes of a checkpoint that `check_rules` has passed."""
         if checkpoint.quantized is None:
             return cls(None, {})
-        return cls(checkpoint.quantized.tool, list_schemes(rules))
+        schemes, norms = list_schemes(rules), list_shifted_norms(rules)
+        return cls(checkpoint.quantized.tool, schemes, norms)
 
     @property
     def kept(self) -> dict[str, QuantizationScheme | None] | None:
@@ -38,11 +41,6 @@ class StoredSchemes:
         if self.tool is None:
             return None
         return {name: keep_integers(schemes) for name, schemes in self.stored.items()}
-
-    @property
-    def obstacle(self) -> str:
-        """Why they cannot run; empty where they can."""
-        return find_obstacle(self.stored)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -56,9 +54,11 @@ class StoredSchemes:
         """The layers that the tool has left float, in part or whole."""
         return [name for name, schemes in self.stored.items() if None in schemes]
 
-    def describe_float(self) -> str:
+    def describe_float(self, num_ranks: int = 1) -> str:
         """A sentence on layers that lose their integers; empty where there are none."""
-        kept = self.kept or {}
+        kept = {
+            name: on_ranks(scheme, name, num_ranks) for name, scheme in (self.kept or {}).items()
+        }
         lost = {
             name: schemes
             for name, schemes in self.stored.items()
@@ -69,6 +69,7 @@ class StoredSchemes:
         names = {scheme.name for schemes in lost.values() for scheme in schemes if scheme}
         return (
             f"{len(lost)} of {len(self.stored)} linear layers are quantized in a way that has no "
-            f"operator here ({'; '.join(sorted(names))}): they run with the same values in "
+            f"operator here{' on several ranks' * (num_ranks > 1)} "
+            f"({'; '.join(sorted(names))}): they run with the same values in "
             "params_dtype, and take its memory"
         )

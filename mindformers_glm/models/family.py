@@ -16,11 +16,11 @@ from mindspore.nn.utils import no_init_parameters
 
 from mindformers_glm.backends import Backend, select_backend
 from mindformers_glm.config.device_settings import DeviceSettings
-from mindformers_glm.config.environment import launched_rank
+from mindformers_glm.config.environment import launched_rank, quantized_folder
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
-from mindformers_glm.core.errors import ConfigError, GlmError
+from mindformers_glm.core.errors import ConfigError, GlmError, UnsupportedError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
@@ -128,6 +128,7 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
         size = kwargs.get("model_parallel", 1)
         rank = launched_rank(size)
         folder = locate_folder(pretrained_model_name_or_dir)
+        _refuse_quantized_weights()
         with Checkpoint.open(folder, TensorParallel(size, rank)) as opened:
             config = resolve_attention_bias(GlmConfig.from_hf(folder), opened)
             settings = RunnerSettings.for_config(
@@ -209,6 +210,7 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         rank, settings = self.settings.tensor_parallel, self.settings
         with ExitStack() as stack:
             if not isinstance(weights, Checkpoint):
+                _refuse_quantized_weights()
                 weights = stack.enter_context(Checkpoint.open(locate_folder(weights), rank))
             group = self.backend.connect(rank, self.device)
             if self.opened is None:
@@ -293,3 +295,11 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
             self.engine, input_ids, generation_config, seed, attention_mask, streamer, **kwargs
         )
         return GenerateOutput(sequences=sequences) if return_dict_in_generate else sequences
+
+
+def _refuse_quantized_weights() -> None:
+    if (place := quantized_folder()) is not None:
+        raise UnsupportedError(
+            f"the environment asks for the quantized weights of {place}, which run by LLM and "
+            "run_mindformer.py only: unset ENABLE_QUANT and ENABLE_SPARSE."
+        )

@@ -79,7 +79,9 @@ def read_step(
     most = num_blocks * size
     _expect((slots >= 0) & (slots < most), f"slot_mapping must be below {most}", slots)
     starts = np.cumsum([0, *new], dtype=np.int32)
-    return ModelBatch(ids, places, slots, starts, lens, blocks, starts[1:] - 1)
+    # A single token behind others is one that was generated, as far as can be told.
+    is_prompt = np.repeat((new > 1) | (new == lens), new).astype(np.int32)
+    return ModelBatch(ids, places, slots, starts, lens, blocks, starts[1:] - 1, is_prompt)
 
 
 def _read(name: str, array: Any, num_axes: int) -> np.ndarray:

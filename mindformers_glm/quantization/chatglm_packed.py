@@ -20,10 +20,11 @@ from mindformers_glm.core.quantized_linear import (
     TensorSpec,
 )
 from mindformers_glm.quantization import checks, packing
+from mindformers_glm.quantization.plain_format import PlainFormat
 
 
 @dataclass(frozen=True)
-class ChatGlmPackedFormat:
+class ChatGlmPackedFormat(PlainFormat):
     """`quantization_bit` of config.json and the layers that have scales."""
 
     bits: int
@@ -38,18 +39,6 @@ class ChatGlmPackedFormat:
         """See CheckpointFormat; the embedding and the output layer are float."""
         is_quantized = ".layers." in layer or f"{layer}.weight_scale" in self.source.entries
         return ChatGlmPackedLinear(layer, shape, self.bits) if is_quantized else None
-
-    def surplus(self) -> Mapping[str, str]:
-        """See CheckpointFormat."""
-        return {}
-
-    def zeros(self) -> Mapping[str, str]:
-        """See CheckpointFormat."""
-        return {}
-
-    def repeats(self, name: str) -> tuple[str, ...]:
-        """See CheckpointFormat."""
-        return ()
 
 
 @dataclass(frozen=True)

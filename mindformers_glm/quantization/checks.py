@@ -1,12 +1,20 @@
 """What every reader asks of values before it uses them."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.core.quantized_linear import StoredTensors, TensorSpec
+from mindformers_glm.core.quantized_linear import (
+    StaticInput,
+    StoredTensors,
+    TensorSpec,
+    sort_columns,
+)
+
+_NAME_LENGTH = 16
 
 
 def as_scales(values: np.ndarray, name: str) -> np.ndarray:
@@ -22,6 +30,32 @@ def as_scales(values: np.ndarray, name: str) -> np.ndarray:
             "written by a broken tool; quantize or download the model again."
         )
     return scales
+
+
+def as_deq_scales(values: np.ndarray, name: str) -> np.ndarray:
+    """float32 [rows]; of int64, which float16 models have, the bits in the lower half.
+
+    Raises:
+        CheckpointError: as `as_scales`.
+    """
+    if values.dtype == np.int64:
+        values = values.astype(np.uint32).view(np.float32)
+    return as_scales(values, name)
+
+
+def as_offset(values: np.ndarray, name: str) -> float:
+    """The one offset of integer activations.
+
+    Raises:
+        CheckpointError: it is not a whole number that int8 has.
+    """
+    offset = float(values.reshape(-1)[0])
+    if not (-128 <= offset <= 127 and offset == int(offset)):
+        raise CheckpointError(
+            f"{name} is {offset}, expected a whole number from -128 to 127: the file is damaged or "
+            "was written by a broken tool; quantize or download the model again."
+        )
+    return offset
 
 
 def as_zeros(values: np.ndarray, name: str) -> np.ndarray | None:
@@ -77,6 +111,25 @@ def group_of_columns(columns: range, group_size: int | None) -> tuple[slice, np.
     return slice(first, last), groups
 
 
+def name_order(order: np.ndarray | None, group_size: int) -> str:
+    """What StoredScheme calls the order of columns of which `order` names the groups.
+
+    Empty where there is none, or groups have not `group_size` columns each.
+    """
+    if order is None or order.size == 0 or order.min() < 0 or order.max() >= order.size:
+        return ""
+    if (np.bincount(order) != group_size).any():
+        return ""
+    places = sort_columns(order).astype(np.int32)
+    return hashlib.sha256(places.tobytes()).hexdigest()[:_NAME_LENGTH]
+
+
+def are_codes(zeros: np.ndarray, bits: int) -> bool:
+    """Whether zero points, in the unit of signed codes, are such codes themselves."""
+    middle = 2 ** (bits - 1)
+    return bool(((zeros >= -middle) & (zeros < middle) & (zeros == np.rint(zeros))).all())
+
+
 def peek(source: StoredTensors, name: str, specs: Mapping[str, TensorSpec]) -> np.ndarray | None:
     """A tensor of which a few values tell more than its header; None unless it is as it must be."""
     entry, spec = source.entries.get(name), specs.get(name)
@@ -87,6 +140,31 @@ def peek(source: StoredTensors, name: str, specs: Mapping[str, TensorSpec]) -> n
     ):
         return None
     return source.array(name)
+
+
+def peek_static_input(
+    source: StoredTensors,
+    specs: Mapping[str, TensorSpec],
+    scale_name: str,
+    offset_name: str,
+    *,
+    contains_bias: bool,
+) -> StaticInput | None:
+    """How a layer's activations are rounded; None where a tensor is not what it must be.
+
+    Args:
+        offset_name: of a tensor that need not be there.
+    Raises:
+        CheckpointError: the scale is no positive number, or the offset none that a code has.
+    """
+    scale = peek(source, scale_name, specs)
+    if scale is None:
+        return None
+    offset = peek(source, offset_name, specs) if offset_name in specs else np.zeros(1)
+    if offset is None:
+        return None
+    step = as_scales(scale, scale_name).reshape(-1)[0]
+    return StaticInput(float(step), as_offset(offset, offset_name), contains_bias)
 
 
 def groups_by_order(

@@ -20,11 +20,13 @@ from mindformers_glm.core.quantized_linear import (
     STATIC,
     QuantizedRows,
     StaticActivation,
+    StaticInput,
     StoredScheme,
     StoredTensors,
     TensorSpec,
 )
 from mindformers_glm.quantization import checks, packing
+from mindformers_glm.quantization.plain_format import PlainFormat
 
 _PACKED, _INTS, _FLOATS = "pack-quantized", "int-quantized", "float-quantized"
 _FORMATS = (_PACKED, _INTS, _FLOATS, "naive-quantized")
@@ -52,7 +54,7 @@ class GroupSettings:
 
 
 @dataclass(frozen=True)
-class CompressedTensorsFormat:
+class CompressedTensorsFormat(PlainFormat):
     """quantization_config with quant_method compressed-tensors."""
 
     groups: tuple[GroupSettings, ...]
@@ -81,14 +83,6 @@ class CompressedTensorsFormat:
             name: "scales of a quantized KV cache" for name in names if _KV_SCALE.fullmatch(name)
         }
 
-    def zeros(self) -> Mapping[str, str]:
-        """See CheckpointFormat."""
-        return {}
-
-    def repeats(self, name: str) -> tuple[str, ...]:
-        """See CheckpointFormat."""
-        return ()
-
 
 def _is_match(pattern: str, layer: str) -> bool:
     if pattern.startswith("re:"):
@@ -108,16 +102,19 @@ class CompressedLinear:
     @cached_property
     def scheme(self) -> StoredScheme:
         """See QuantizedLinear."""
-        settings = self.settings
+        settings, size = self.settings, self.settings.group_size
         order = checks.peek(self.source, f"{self.layer}.weight_g_idx", self.tensors)
-        in_order = np.arange(self.shape[1]) // (settings.group_size or self.shape[1])
+        in_order = np.arange(self.shape[1]) // (size or self.shape[1])
+        is_reordered = order is not None and not np.array_equal(order, in_order)
         return StoredScheme(
             settings.bits,
-            settings.group_size,
+            size,
             settings.is_symmetric,
-            is_reordered=order is not None and not np.array_equal(order, in_order),
+            is_reordered=is_reordered,
+            column_order=checks.name_order(order, size) if is_reordered and size else "",
             has_float_codes=settings.is_float,
             activation=settings.activation,
+            static_input=self._peek_static_input() if settings.activation == STATIC else None,
         )
 
     @cached_property
@@ -172,6 +169,15 @@ class CompressedLinear:
         sums = weight.codes.sum(axis=1, dtype=np.int32)
         return StaticActivation(
             float(scale), offset, -offset * sums, scale * weight.scales[:, 0], contains_bias=False
+        )
+
+    def _peek_static_input(self) -> StaticInput | None:
+        return checks.peek_static_input(
+            self.source,
+            self.tensors,
+            f"{self.layer}.input_scale",
+            f"{self.layer}.input_zero_point",
+            contains_bias=False,
         )
 
     def _has(self, name: str) -> bool:

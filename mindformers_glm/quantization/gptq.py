@@ -24,6 +24,7 @@ from mindformers_glm.core.quantized_linear import (
     TensorSpec,
 )
 from mindformers_glm.quantization import checks, packing
+from mindformers_glm.quantization.plain_format import PlainFormat
 
 _SCALE_TYPES = ("float16", "float32", "bfloat16")
 _BITS = (2, 4, 8)
@@ -50,7 +51,7 @@ class WordSettings:
 
 
 @dataclass(frozen=True)
-class WordFormat:
+class WordFormat(PlainFormat):
     """Hugging Face's quantization_config with quant_method gptq or awq.
 
     dynamic: GPTQModel's overrides: a regular expression -> settings; "-:" before it: float.
@@ -81,19 +82,11 @@ class WordFormat:
                 return _make_settings(bits, size, self.settings.is_awq, self.settings.zero_shift)
         return self.settings
 
-    def surplus(self) -> Mapping[str, str]:
-        """See CheckpointFormat."""
-        return {}
-
     def zeros(self) -> Mapping[str, str]:
         """See CheckpointFormat; some tools give every packed layer a bias."""
         names = self.source.entries
         layers = [name.removesuffix(".qweight") for name in names if name.endswith(".qweight")]
         return {f"{layer}.bias": "an empty bias" for layer in layers if f"{layer}.bias" in names}
-
-    def repeats(self, name: str) -> tuple[str, ...]:
-        """See CheckpointFormat."""
-        return ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +114,10 @@ class WordLinear:
         )
         in_order = np.arange(self.shape[1]) // (size or self.shape[1])
         is_reordered = order is not None and not np.array_equal(order, in_order)
-        return StoredScheme(settings.bits, size, is_symmetric, is_reordered=is_reordered)
+        column_order = checks.name_order(order, size) if is_reordered and size else ""
+        return StoredScheme(
+            settings.bits, size, is_symmetric, is_reordered=is_reordered, column_order=column_order
+        )
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorSpec]:

@@ -23,12 +23,18 @@ from mindformers_glm.core.quantized_linear import (
     STATIC,
     QuantizedRows,
     StaticActivation,
+    StaticInput,
     StoredScheme,
     StoredTensors,
     TensorHeader,
     TensorSpec,
 )
 from mindformers_glm.quantization import checks, packing
+from mindformers_glm.quantization.shifted_norms import (
+    find_norm_bias,
+    list_norm_biases,
+    list_norm_copies,
+)
 from mindformers_glm.system.files import read_json_object
 
 _KEYS = {  # of a description, besides tensors
@@ -36,8 +42,6 @@ _KEYS = {  # of a description, besides tensors
     *("fa_quant_type", "reduce_quant_type", "metadata", "optional"),
 }
 _KV_SCALE = re.compile(r".+\.kv_cache_(scale|offset)")
-_NORM_BIAS = re.compile(r".+norm(\.module)?\.bias")
-_NORM_COPY = re.compile(r".+norm\.module\.(weight|bias)")
 _PEEKED_ROWS = 16
 _FLOAT_TYPES = ("float32", "float16", "bfloat16")
 
@@ -99,18 +103,23 @@ class ModelSlimFormat:
 
     def surplus(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
-        return {
+        scales = {
             name: "scales of an int8 KV cache" for name in self.types if _KV_SCALE.fullmatch(name)
         }
+        return scales | list_norm_copies(self.types, self.source)
 
     def zeros(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
-        return {name: "a bias of a norm" for name in self.types if _NORM_BIAS.fullmatch(name)}
+        return list_norm_biases(self.types, self.source)
 
     def repeats(self, name: str) -> tuple[str, ...]:
         """See CheckpointFormat; the old layout keeps norms of anti-outlier under two names."""
         copy = re.sub(r"norm\.weight$", "norm.module.weight", name)
         return (copy,) if copy != name and copy in self.types else ()
+
+    def norm_bias(self, name: str) -> str | None:
+        """See CheckpointFormat."""
+        return find_norm_bias(name, self.source)
 
 
 @dataclass(frozen=True)
@@ -126,15 +135,23 @@ class ModelSlimLinear:
 
     @cached_property
     def scheme(self) -> StoredScheme:
-        """See QuantizedLinear; the first rows' offsets tell whether it is symmetric."""
+        """See QuantizedLinear; the first rows' offsets tell whether it is symmetric.
+
+        Where it is not, all are looked at: the tool lets a zero point lie where no code is.
+        """
         found = _TYPES[self.kind]
         name = f"{self.layer}.weight_offset" + ("_second" if found.has_second_scales else "")
         offsets = checks.peek(self.source, name, self.tensors)
+        is_symmetric = offsets is None or not offsets[:_PEEKED_ROWS].any()
         return StoredScheme(
             found.bits,
             self.group_size,
-            is_symmetric=offsets is None or not offsets[:_PEEKED_ROWS].any(),
+            is_symmetric,
+            has_far_zeros=offsets is not None
+            and not is_symmetric
+            and not checks.are_codes(offsets, found.bits),
             activation=found.activation,
+            static_input=self._peek_static_input() if found.is_static else None,
             label=self.kind,
         )
 
@@ -182,9 +199,18 @@ class ModelSlimLinear:
         scale = checks.as_scales(self._get(stored, "input_scale"), f"{self.layer}.input_scale")
         return StaticActivation(
             float(scale[0]),
-            float(self._get(stored, "input_offset")[0]),
+            checks.as_offset(self._get(stored, "input_offset"), f"{self.layer}.input_offset"),
             self._get(stored, "quant_bias")[lines],
             self._read_deq_scale(stored)[lines],
+            contains_bias=True,
+        )
+
+    def _peek_static_input(self) -> StaticInput | None:
+        return checks.peek_static_input(
+            self.source,
+            self.tensors,
+            f"{self.layer}.input_scale",
+            f"{self.layer}.input_offset",
             contains_bias=True,
         )
 
@@ -257,10 +283,7 @@ class ModelSlimLinear:
         return checks.as_zeros(stored[name][lines, taken], name)
 
     def _read_deq_scale(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
-        scale = self._get(stored, "deq_scale")
-        if scale.dtype == np.int64:
-            scale = scale.astype(np.uint32).view(np.float32)
-        return checks.as_scales(scale, f"{self.layer}.deq_scale")
+        return checks.as_deq_scales(self._get(stored, "deq_scale"), f"{self.layer}.deq_scale")
 
 
 def find_description(folder: Path) -> Path | None:

@@ -6,7 +6,13 @@ from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.quantized_linear import CheckpointFormat, StoredTensors
-from mindformers_glm.quantization import chatglm_packed, compressed_tensors, gptq, msmodelslim
+from mindformers_glm.quantization import (
+    chatglm_packed,
+    compressed_tensors,
+    gptq,
+    msmodelslim,
+    numpy_set,
+)
 from mindformers_glm.system.files import read_json_if_present
 
 # What AutoGPTQ and AutoAWQ wrote beside the model before config.json had quantization_config.
@@ -32,6 +38,8 @@ def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
     raw = read_json_if_present(path, CheckpointError)
     if (description := msmodelslim.find_description(folder)) is not None:
         return msmodelslim.open_format(description, raw.get("quantize"), source)
+    if (folder / "quant_weight.npy").is_file():
+        return numpy_set.open_format(raw.get("quantize"), source)
     if raw.get("quantize"):
         raise CheckpointError(
             f"{path} says quantize {raw['quantize']!r:.40}, but {folder} has no "

@@ -5,12 +5,13 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mindformers_glm.backends import BACKENDS
 from mindformers_glm.config.adapter import find_adapter
+from mindformers_glm.config.environment import quantized_folder
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.rope_scaling import RopeScaling
@@ -98,7 +99,8 @@ def inspect_folder(folder: str | Path) -> Inspection:
     """
     folder = locate_folder(folder)
     config = GlmConfig.from_hf(folder)
-    with Checkpoint.open(folder, find_format=find_format) as checkpoint:
+    place = quantized_folder()
+    with Checkpoint.open(folder, find_format=find_format, quantized_folder=place) as checkpoint:
         config = resolve_attention_bias(config, checkpoint)
         rules = build_rules(config, quantized=checkpoint.quantized)
         check_rules(rules, checkpoint)
@@ -122,12 +124,12 @@ def _describe(
     arguments = default_llm_arguments()
     given = {name: arguments[name] for name in GIVEN_SETTINGS if name in arguments}
     stored = StoredSchemes.of(rules, checkpoint)
-    settings = RunnerSettings.for_config(config, checkpoint.dtype, stored.kept, **given)
+    settings = RunnerSettings.for_config(
+        config, checkpoint.dtype, stored.kept, stored.shifted_norms, **given
+    )
     fit = Fit.find(
         config, settings, arguments["device_target"], read_size(arguments["max_device_memory"])
     )
-    if stored.obstacle:
-        fit = replace(fit, obstacle=f"{stored.obstacle}.")
     table = count_memory(next(iter(BACKENDS.values())), config, settings)
     cards = list(count_cards(config, settings))
     sections = [

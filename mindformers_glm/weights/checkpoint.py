@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.config.glm_config import QUANTIZED_HINT, GlmConfig
 from mindformers_glm.config.partition import cut_blocks, keep_blocks
 from mindformers_glm.core.dtypes import DTYPE_BYTES
-from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.quantized_linear import (
     CheckpointFormat,
     QuantizedLinear,
@@ -25,8 +25,9 @@ from mindformers_glm.core.quantized_linear import (
 )
 from mindformers_glm.core.sharding import BlockCuts, Piece, TensorParallel
 from mindformers_glm.system.files import open_file, require_folder
+from mindformers_glm.weights.numpy_set import has_numpy_set, lay_over, read_numpy_set
 from mindformers_glm.weights.quantized_view import QuantizedView
-from mindformers_glm.weights.shards import find_shards, single_file
+from mindformers_glm.weights.shards import find_shards, has_shards, no_shards, single_file
 from mindformers_glm.weights.shares import find_share
 from mindformers_glm.weights.tensor_entry import TensorEntry
 from mindformers_glm.weights.tensor_view import ROW_MAXIMA, CutColumns, TensorView
@@ -79,6 +80,7 @@ class Checkpoint:
         folder: str | Path,
         tensor_parallel: TensorParallel | None = None,
         find_format: Callable[[Path, StoredTensors], CheckpointFormat | None] | None = None,
+        quantized_folder: Path | None = None,
     ) -> "Checkpoint":
         """Read the index and all headers of `folder`.
 
@@ -87,15 +89,33 @@ class Checkpoint:
                 each; None: a single one.
             find_format: tells how linear layers are quantized (quantization/stored_format.py);
                 None: whoever opens it can use float ones only.
+            quantized_folder: where quantized weights are, if not in `folder`: all weights, or a
+                set of .npy files, beside which `folder` has the float ones.
         Raises:
             CheckpointError: the folder, its index or a shard is missing, broken or contradictory,
                 or made for another number of ranks.
+            UnsupportedError: it has quantized .npy files, which nobody can use here.
         """
         path = require_folder(folder, CheckpointError)
+        place = require_folder(quantized_folder or path, CheckpointError)
+        has_set = has_numpy_set(place)
+        if has_set and find_format is None:
+            raise UnsupportedError(f"{place} is quantized (.npy files), but {QUANTIZED_HINT}.")
+        of_set = read_numpy_set(place) if has_set else []
         share = find_share(path, tensor_parallel or TensorParallel())
-        shards = find_shards(path) if share is None else single_file(share)
+        if share is not None and (of_set or quantized_folder is not None):
+            raise CheckpointError(
+                f"{path} is cut for each rank, and {place} is not: give the float checkpoint that "
+                "it was cut from."
+            )
+        if share is not None:
+            shards = single_file(share)
+        elif of_set and not has_shards(path):
+            shards = no_shards()
+        else:
+            shards = find_shards(path if of_set else place)
         entries: dict[str, TensorEntry] = {}
-        identities = {}
+        identities = {entry.file: _read_identity(entry.file) for entry in of_set}
         for file in shards.files:
             identities[file] = _read_identity(file)
             for entry in shards.format.read(file):
@@ -106,10 +126,15 @@ class Checkpoint:
                     )
                 entries[entry.name] = entry
         if shards.weight_map is not None:
-            _check_index(path, shards.weight_map, entries)
-        opened = cls(path, entries, identities, shards.format.name, is_share=share is not None)
+            _check_index(path if of_set else place, shards.weight_map, entries)
+        file_format = "NumPy" if of_set else shards.format.name
+        if of_set:
+            entries = lay_over(entries, of_set)
+        opened = cls(path, entries, identities, file_format, is_share=share is not None)
         if find_format is not None and not opened.is_share:
-            opened.quantized = find_format(path, opened)
+            opened.quantized = find_format(place, opened)
+        if quantized_folder is not None and opened.quantized is None:
+            raise CheckpointError(f"{place} holds no quantized weights: give the folder that does.")
         return opened
 
     def cuts(self, config: GlmConfig, tensor_parallel: TensorParallel) -> BlockCuts:

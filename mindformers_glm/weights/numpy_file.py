@@ -10,7 +10,7 @@ Source: the eight files of msModelSlim 26.1.0; `numpy.lib.format`; torch `torch/
 
 import io
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,6 @@ from mindformers_glm.weights.state_dict_pickle import (
 )
 from mindformers_glm.weights.tensor_entry import TensorEntry
 
-# What each file holds of a layer, by the names that the later layouts have for it. Besides:
-# anti_fp_norm.npy, norms by their whole names.
-NUMPY_SET = {
-    "quant_weight": "weight",
-    "weight_scale": "weight_scale",
-    "weight_offset": "weight_offset",
-    "input_scale": "input_scale",
-    "input_offset": "input_offset",
-    "quant_bias": "quant_bias",
-    "deq_scale": "deq_scale",
-}
 _NOT_SO = "is not a dictionary of tensors that msModelSlim saved with NumPy: copy it again"
 
 
@@ -71,29 +60,6 @@ def read_numpy_file(path: Path) -> list[TensorEntry]:
         ]
     except StateDictError as problem:
         raise CheckpointError(f"{path} {problem}.") from None
-
-
-def read_numpy_set(folder: Path) -> list[TensorEntry]:
-    """List the tensors of the layout's files by the names that the later layouts have.
-
-    quant_weight.npy holds float tensors too, and where a layer has a bias, that in place of its
-    matrix: the tool has saved both under the layer's name. The matrix is lost then, and follows
-    from the float checkpoint's by weight_scale.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
-    entries = []
-    for stem, name in NUMPY_SET.items():
-        path = folder / f"{stem}.npy"
-        if not path.is_file():
-            raise CheckpointError(f"{folder} lacks {path.name}: copy all of its .npy files.")
-        for entry in read_numpy_file(path):
-            is_bias = name == "weight" and len(entry.shape) == 1
-            full_name = f"{entry.name}.{'bias' if is_bias else name}"
-            entries.append(replace(entry, name=full_name))
-    norms = folder / "anti_fp_norm.npy"
-    return entries + (read_numpy_file(norms) if norms.is_file() else [])
 
 
 def _read_header(file: Any) -> None:

@@ -29,7 +29,13 @@ from mindformers_glm.core.sharding import (
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
 from mindformers_glm.weights.shards import list_names
-from mindformers_glm.weights.tensor_names import LINEARS, QKV, TENSOR_NAMES, NamedTensor
+from mindformers_glm.weights.tensor_names import (
+    LINEARS,
+    QKV,
+    SHIFTED_NORMS,
+    TENSOR_NAMES,
+    NamedTensor,
+)
 
 _LAYER_NUMBER = re.compile(r"[a-z.]+\.layers\.(\d+)\.")
 # What training and export tools leave in a checkpoint and a run does not need; nothing else is let
@@ -122,6 +128,17 @@ def build_rules(
             linear=linear,
         )
 
+    def sources_of(
+        parameter: str, tensors: Sequence[NamedTensor], prefix: str
+    ) -> list[SourceTensor]:
+        is_linear = parameter in LINEARS
+        found = [source(tensor, prefix, is_linear) for tensor in tensors]
+        if parameter in SHIFTED_NORMS and quantized is not None:
+            name, axes = tensors[0]
+            if bias := quantized.norm_bias(prefix + name):
+                found.append(source((bias, axes)))
+        return found
+
     def repeats_of(tensors: Sequence[NamedTensor], prefix: str) -> tuple[str, ...]:
         return quantized.repeats(prefix + tensors[0][0]) if quantized is not None else ()
 
@@ -130,10 +147,7 @@ def build_rules(
     rules += [
         WeightRule(
             f"decoder.layers.{layer}.{parameter}",
-            tuple(
-                source(tensor, f"{names.layers}{layer}.", is_linear=parameter in LINEARS)
-                for tensor in tensors
-            ),
+            tuple(sources_of(parameter, tensors, f"{names.layers}{layer}.")),
             repeats_of(tensors, f"{names.layers}{layer}."),
         )
         for layer in range(config.num_hidden_layers)
@@ -276,6 +290,15 @@ def list_schemes(rules: Sequence[WeightRule]) -> dict[str, tuple[StoredScheme | 
         for rule in rules
         if rule.parameter == "output_layer.weight" or rule.parameter.endswith(tuple(LINEARS))
     }
+
+
+def list_shifted_norms(rules: Sequence[WeightRule]) -> tuple[str, ...]:
+    """The linear layers, by their Megatron-Core names, whose norm has a bias in the checkpoint."""
+    return tuple(
+        rule.parameter.removesuffix(".layer_norm_weight")
+        for rule in rules
+        if rule.parameter.endswith(SHIFTED_NORMS) and len(rule.sources) > 1
+    )
 
 
 def count_bytes(source: SourceTensor, checkpoint: Checkpoint) -> int:

@@ -76,6 +76,20 @@ def single_file(file: Path) -> Shards:
     return Shards(WEIGHT_FORMATS[0], [file], None)
 
 
+def no_shards() -> Shards:
+    """Of a folder whose weights are in other files."""
+    return Shards(WEIGHT_FORMATS[0], [], None)
+
+
+def has_shards(folder: Path) -> bool:
+    """Whether there are weight files, whole or not."""
+    return any(
+        _list(folder, pattern)
+        for kind in WEIGHT_FORMATS
+        for pattern in (kind.pattern, kind.index_pattern)
+    )
+
+
 def find_shards(folder: Path) -> Shards:
     """Find the files, of the first format of which there are any.
 

@@ -22,6 +22,8 @@ QKV, QKV_BIAS = "self_attention.linear_qkv.weight", "self_attention.linear_qkv.b
 PROJ = "self_attention.linear_proj.weight"
 FC1_NORM = "mlp.linear_fc1.layer_norm_weight"
 FC1, FC2 = "mlp.linear_fc1.weight", "mlp.linear_fc2.weight"
+# The norms in front of a linear layer, which a quantizing tool may give a bias: a second row then.
+SHIFTED_NORMS = (QKV_NORM, FC1_NORM)
 # The matrices of a layer, which quantizing tools make something else of.
 LINEARS = (QKV, PROJ, FC1, FC2)
 

@@ -98,6 +98,7 @@ def make_format(name: str, weight: np.ndarray, group_size: int, num_bytes: int) 
         symbol = f"glm_linear_{FLOAT_FORMATS[name]}"
     else:
         bits = int(name[1])
+        group_size = group_size if bits == 4 else 0
         shapes = library.quantized_shapes(*weight.shape, bits, group_size)
         packed = (
             allocation.allocate(shapes[0], "uint8"),

@@ -39,6 +39,7 @@ STEPS = {
         seq_lens=np.int32([5, 4]),
         block_tables=[[0], [1]],
         sample_rows=np.int32([4]),
+        is_prompt=np.ones(9, np.int32),
     ),
     "decode": ModelBatch(
         token_ids=np.zeros(2, np.int32),
@@ -48,6 +49,7 @@ STEPS = {
         seq_lens=np.int32([6, 5]),
         block_tables=[[0], [1]],
         sample_rows=np.int32([0, 1]),
+        is_prompt=np.zeros(2, np.int32),
     ),
     "chunks": ModelBatch(
         token_ids=np.zeros(4, np.int32),
@@ -57,6 +59,7 @@ STEPS = {
         seq_lens=np.int32([19, 5]),
         block_tables=[[0, 3], [1]],
         sample_rows=np.int32([2, 3]),
+        is_prompt=np.int32([1, 1, 1, 0]),
     ),
 }
 _LENGTHS, _TABLES, _SLOTS, _MASK = 3, 6, 7, 8  # places of `construct`

@@ -69,6 +69,7 @@ class Sequences:
             seq_lens=np.int32([e for *_, e in pieces]),
             block_tables=[self.tables[n][: -(-e // BLOCK_SIZE)] for n, _, e in pieces],
             sample_rows=np.arange(ends[-1], dtype=np.int32),
+            is_prompt=np.ones(ends[-1], np.int32),
         )
 
 

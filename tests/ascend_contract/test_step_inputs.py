@@ -21,6 +21,7 @@ def _batch(query_start: list[int], seq_lens: list[int], tables: list[list[int]])
         seq_lens=np.int32(seq_lens),
         block_tables=tables,
         sample_rows=np.int32([]),
+        is_prompt=np.ones(len(rows), np.int32),
     )
 
 

@@ -95,11 +95,29 @@ def packed_ints(
     else:
         halves = padded.reshape(shape[0], 16, shape[1], 16, 2, 4).transpose(4, 0, 2, 3, 1, 5)
         lines = halves[0] | halves[1] << 4
-    tile_scales = np.full((scales_shape[0] * 16, scales_shape[1]), np.nan, np.float32)
-    tile_scales[: len(q)] = 0
-    tile_scales[: len(q), : scales.shape[1]] = scales
-    tile_scales = tile_scales.reshape(scales_shape[0], 16, -1).transpose(0, 2, 1)
-    return np.ascontiguousarray(lines.reshape(shape), np.uint8), np.ascontiguousarray(tile_scales)
+    tile_scales = _by_tiles(scales, scales_shape, padding_rows=np.float32(np.nan))
+    return np.ascontiguousarray(lines.reshape(shape), np.uint8), tile_scales
+
+
+def packed_zeros(
+    zeros: np.ndarray, num_columns: int, bits: int, group_size: int, is_gated: bool = False
+) -> np.ndarray:
+    """Zero points [N, groups] of `packed_ints`, without sign as the tiles' codes."""
+    if is_gated:
+        halves = [packed_zeros(part, num_columns, bits, group_size) for part in np.split(zeros, 2)]
+        return np.stack(halves, axis=1).reshape(-1, *halves[0].shape[1:])
+    _, shape = library.quantized_shapes(len(zeros), num_columns, bits, group_size)
+    return _by_tiles((zeros + (1 << (bits - 1))).astype(np.uint8), shape, padding_rows=np.uint8(77))
+
+
+def _by_tiles(
+    values: np.ndarray, shape: tuple[int, ...], padding_rows: np.float32 | np.uint8
+) -> np.ndarray:
+    """[N, groups] as [tiles, groups, 16]; groups of padding are zeros."""
+    padded = np.full((shape[0] * 16, shape[1]), padding_rows, values.dtype)
+    padded[: len(values)] = 0
+    padded[: len(values), : values.shape[1]] = values
+    return np.ascontiguousarray(padded.reshape(shape[0], 16, -1).transpose(0, 2, 1))
 
 
 def unpacked_ints(

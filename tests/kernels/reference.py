@@ -89,6 +89,18 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float, num_rows: int) -> np
     return out
 
 
+def norm_before(x: np.ndarray, weight: np.ndarray, eps: float, num_rows: int) -> np.ndarray:
+    """The norm in front of a linear layer: rms_norm, plus the second row of `weight` if it has one.
+
+    Quantizing tools that shift activations leave such biases (anti-outlier of msModelSlim).
+    """
+    if weight.ndim == 1:
+        return rms_norm(x, weight, eps, num_rows)
+    out = rms_norm(x, weight[0], eps, num_rows)
+    out[:num_rows] += weight[1]
+    return out
+
+
 def rms_norm_add(
     x: np.ndarray, weight: np.ndarray, eps: float, residual: np.ndarray, num_rows: int
 ) -> np.ndarray:
@@ -136,7 +148,7 @@ def norm_linear(
         num_split: for so many of the last outputs activations are the sum of two bfloat16 values.
             Outputs come in tiles of 16; the first of these outputs has its whole tile with it.
     """
-    normed = rms_norm(x, norm_weight, eps, num_rows)
+    normed = norm_before(x, norm_weight, eps, num_rows)
     out = linear(normed, weight, num_rows, bias, compute_dtype)
     if num_split > 0:
         first = (len(weight) - num_split) // 16 * 16
@@ -219,18 +231,25 @@ def quantized_linear(
     bias: np.ndarray | None = None,
     activation_bits: int = 16,
     group_size: int = 0,
+    zeros: np.ndarray | None = None,
+    order: np.ndarray | None = None,
 ) -> np.ndarray:
-    """quantize_activation(x) times weight^T, plus bias.
+    """quantize_activation(x[:, order]) times weight^T, plus bias; weight = (q - zeros) * scales.
 
     Args:
-        q_weight, scales: as from `quantize_weight`.
+        q_weight, scales: as from `quantize_weight`, or of a checkpoint.
         group_size: columns that share a weight scale, and so do activations; 0 for a whole row of
             weights and ACTIVATION_GROUP activations.
+        zeros: [N, groups] as scales, in the unit of q_weight; None: all are 0.
+        order: [K], the column of x that each column of weights belongs to; None: the same.
     """
     x_group = group_size or ACTIVATION_GROUP
+    x = x if order is None else x[:, order]
     q, x_scales = quantize_activation(x, activation_bits, x_group)
     k = x.shape[1]
     rounded = q * np.repeat(x_scales.astype(np.float64), x_group, axis=1)[:, :k]
+    if zeros is not None:
+        q_weight = q_weight - np.repeat(zeros, group_size or k, axis=1)[:, :k]
     weight = q_weight * np.repeat(scales.astype(np.float64), group_size or k, axis=1)[:, :k]
     return linear(rounded, weight, num_rows, bias)
 
@@ -245,10 +264,14 @@ def quantized_norm_linear(
     bias: np.ndarray | None = None,
     activation_bits: int = 16,
     group_size: int = 0,
+    zeros: np.ndarray | None = None,
+    order: np.ndarray | None = None,
 ) -> np.ndarray:
     """quantized_linear(rms_norm(x))."""
-    normed = rms_norm(x, norm_weight, eps, num_rows)
-    return quantized_linear(normed, q_weight, scales, num_rows, bias, activation_bits, group_size)
+    normed = norm_before(x, norm_weight, eps, num_rows)
+    return quantized_linear(
+        normed, q_weight, scales, num_rows, bias, activation_bits, group_size, zeros, order
+    )
 
 
 def quantized_norm_gated_linear(
@@ -260,13 +283,123 @@ def quantized_norm_gated_linear(
     num_rows: int,
     activation_bits: int = 16,
     group_size: int = 0,
+    zeros: np.ndarray | None = None,
+    order: np.ndarray | None = None,
 ) -> np.ndarray:
     """silu(gate) * up, rows and scales of the gate first."""
+    settings = (activation_bits, group_size, zeros, order)
     return _gate(
-        quantized_norm_linear(
-            x, norm_weight, eps, q_weight, scales, num_rows, None, activation_bits, group_size
-        )
+        quantized_norm_linear(x, norm_weight, eps, q_weight, scales, num_rows, None, *settings)
     )
+
+
+def quantize_tokens(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integers [M, K] and a scale [M] for each row, as a card's DynamicQuant.
+
+    scale = absmax / 127, q = rint(x / scale) in float32. A row below 2^-100 counts as zero; one
+    with an infinity or a NaN has no scale.
+    """
+    absmax = np.abs(x).max(axis=-1)
+    has_values = absmax >= LEAST_ACTIVATION
+    scales = np.where(has_values, absmax / np.float32(127), np.float32(0))
+    steps = np.where(has_values, scales, np.float32(1))
+    is_finite = np.isfinite(x).all(axis=-1)
+    with np.errstate(invalid="ignore"):
+        q = np.rint(x / steps[:, None])
+    q = np.where((has_values & is_finite)[:, None], q, 0).astype(np.int32)
+    return q, np.where(is_finite, scales, np.float32(np.nan)).astype(np.float32)
+
+
+def quantize_static(x: np.ndarray, scale: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
+    """Integers [M, K] by one scale and offset; and 1 for each row [M], NaN for one that has none.
+
+    q = rint(x / scale + offset) in float32, ties to even, limited to -128 and 127.
+    """
+    is_finite = np.isfinite(x).all(axis=-1)
+    with np.errstate(over="ignore"):
+        q = np.rint(x / np.float32(scale) + np.float32(offset))
+    q = np.where(is_finite[:, None], np.clip(q, -128, 127), 0).astype(np.int32)
+    return q, np.where(is_finite, np.float32(1), np.float32(np.nan))
+
+
+@dataclass(frozen=True)
+class StaticProduct:
+    """What a product of statically quantized activations has besides its integers.
+
+    Attributes:
+        input_scale, input_offset: of activations.
+        deq_scale: float32 [N]; quant_bias: int32 [N].
+    """
+
+    input_scale: float
+    input_offset: float
+    deq_scale: np.ndarray
+    quant_bias: np.ndarray
+
+
+def token_linear(
+    x: np.ndarray,
+    q_weight: np.ndarray,
+    scales: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+    group_size: int = 0,
+) -> np.ndarray:
+    """float(q_x q_weight^T) * (weight scale * row's scale) in float32, plus bias.
+
+    Where groups of columns have scales, their sums are scaled and added, and then multiplied by
+    the row's.
+
+    Args:
+        q_weight, scales: as from `quantize_weight`.
+        group_size: 0 for whole rows.
+    """
+    out = np.zeros((len(x), len(q_weight)), np.float32)
+    q, x_scales = quantize_tokens(x[:num_rows])
+    if group_size == 0:
+        sums = _int_product(q, q_weight).astype(np.float32)
+        product = sums * (scales[:, 0] * x_scales[:, None])
+    else:
+        groups = np.arange(q.shape[1]) // group_size
+        weight = q_weight * scales[:, groups].astype(np.float64)
+        product = (q @ weight.T * x_scales[:, None]).astype(np.float32)
+    out[:num_rows] = product if bias is None else product + bias
+    return out
+
+
+def static_linear(
+    x: np.ndarray,
+    q_weight: np.ndarray,
+    static: StaticProduct,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+) -> np.ndarray:
+    """float(q_x q_weight^T + quant_bias) * deq_scale in float32, plus bias."""
+    out = np.zeros((len(x), len(q_weight)), np.float32)
+    q, factors = quantize_static(x[:num_rows], static.input_scale, static.input_offset)
+    sums = (_int_product(q, q_weight) + static.quant_bias).astype(np.float32)
+    product = sums * static.deq_scale * factors[:, None]
+    out[:num_rows] = product if bias is None else product + bias
+    return out
+
+
+def mixed_linear(
+    x: np.ndarray,
+    q_weight: np.ndarray,
+    scales: np.ndarray,
+    static: StaticProduct,
+    is_prompt: np.ndarray,
+    num_rows: int,
+    bias: np.ndarray | None = None,
+) -> np.ndarray:
+    """Rows of prompts as `token_linear` with the bias, others as `static_linear` without."""
+    tokens = token_linear(x, q_weight, scales, num_rows, bias)
+    return np.where(is_prompt[:, None] != 0, tokens, static_linear(x, q_weight, static, num_rows))
+
+
+def _int_product(q: np.ndarray, q_weight: np.ndarray) -> np.ndarray:
+    """Exact in float64, whose products are fast, as int32."""
+    return np.rint(q.astype(np.float64) @ q_weight.astype(np.float64).T).astype(np.int32)
 
 
 def rotate(heads: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:

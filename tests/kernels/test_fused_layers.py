@@ -10,12 +10,11 @@ pytest.importorskip("mindspore")
 import mindspore as ms
 from mindspore import Tensor
 
-from mindformers_glm.backends.cpu import fused_layers, library
+from mindformers_glm.backends.cpu import fused_layers
 from mindformers_glm.backends.cpu.fused_layers import WeightedModule
 from mindformers_glm.backends.cpu.program import Graph
 from mindformers_glm.backends.cpu.trace import Value
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.quantization_scheme import GROUP_SIZES
 from mindformers_glm.weights.checkpoint import TensorView
 from tests.conftest import relative_error
 from tests.kernels import reference
@@ -144,7 +143,3 @@ def test_programs_are_told_apart_where_mindspore_runs_them_one_by_one() -> None:
             assert _run(cell, np.ones((3, K), np.float32)).shape == (3, width)
     finally:
         ms.set_context(mode=ms.GRAPH_MODE)
-
-
-def test_settings_offer_the_group_sizes_of_the_kernels() -> None:
-    assert GROUP_SIZES == library.INT4_GROUP_SIZES

@@ -61,6 +61,27 @@ def test_linear_equals_reference(
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@pytest.mark.parametrize("shape", [(8, 5), (33, 17), (1056, 33)], ids=str)
+def test_a_bias_of_the_norm_is_added_before_products(
+    isa: str, rng: np.random.Generator, shape: tuple[int, int], pair: tuple[str, str]
+) -> None:
+    (k, n), (dtype, compute) = shape, pair
+    weight = _weight(rng, 2 * n, k, dtype)
+    norm = np.stack([rng.uniform(0.5, 1.5, k), rng.normal(size=k)]).astype(np.float32)
+    x = 30 * rng.standard_normal((18, k)).astype(np.float32)
+    plain, gated = packed(weight, dtype), packed(weight, dtype, is_gated=True)
+    tolerance = _tolerance(compute, has_norm=True)
+    for m in (1, 2, 17):
+        head, suffix = (x, norm, scalar(EPS)), SUFFIX[compute]
+        y = call(f"glm_norm_linear_{suffix}", *head, plain, count(m), out=output(len(x), 2 * n))
+        expected = reference.norm_linear(x, norm, EPS, weight, m, None, compute)
+        assert relative_error(y[:m], expected[:m]) < tolerance, m
+        y = call(f"glm_norm_gated_linear_{suffix}", *head, gated, count(m), out=output(len(x), n))
+        expected = reference.norm_gated_linear(x, norm, EPS, weight, m, compute)
+        assert relative_error(y[:m], expected[:m]) < 3 * tolerance, m
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 @pytest.mark.parametrize("shape", [(33, 17), (1056, 33)], ids=str)
 def test_norm_linear_equals_reference(
     isa: str, rng: np.random.Generator, shape: tuple[int, int], pair: tuple[str, str]

@@ -7,6 +7,7 @@ import pytest
 from aot_call import KernelRefusedError, call
 
 from mindformers_glm.backends.cpu import library
+from mindformers_glm.core.quantization_scheme import GROUP_SIZES
 from tests.conftest import TOLERANCES, relative_error
 from tests.kernels import reference
 from tests.kernels.kernel_calls import UNTOUCHED, count, output, packed_ints, scalar, unpacked_ints
@@ -91,6 +92,25 @@ def test_norm_linear_equals_reference(
                 x, norm, EPS, q, scales, m, *(biases or (None,)), activation_bits, group
             )
             assert relative_error(y[:m], expected[:m]) < NORM_TOLERANCES[activation_bits], m
+
+
+@each_format
+@each_activation
+def test_a_bias_of_the_norm_is_added_before_activations_are_rounded(
+    isa: str, rng: np.random.Generator, bits: int, group: int, activation_bits: int
+) -> None:
+    k, n = 300, 33
+    q, scales = some_ints(rng, n, k, bits, group)
+    norm = np.stack([rng.uniform(0.5, 1.5, k), rng.normal(size=k)]).astype(np.float32)
+    x = 30 * rng.standard_normal((17, k)).astype(np.float32)
+    name = symbol("norm_linear", bits, activation_bits)
+    for m in (1, 5, 17):
+        inputs = (x, norm, scalar(EPS), *packed_ints(q, scales, bits, group), count(m))
+        y = call(name, *inputs, out=output(len(x), n))
+        expected = reference.quantized_norm_linear(
+            x, norm, EPS, q, scales, m, None, activation_bits, group
+        )
+        assert relative_error(y[:m], expected[:m]) < NORM_TOLERANCES[activation_bits], m
 
 
 @each_format
@@ -295,3 +315,7 @@ def test_wrong_shapes_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
     refused("parameters", x, tiles, scales)
     refused("weight has size 2", x, x[0], scalar(EPS), tiles, scales, count(2),
             name="glm_norm_gated_linear_w4a16")  # fmt: skip
+
+
+def test_every_group_size_that_settings_offer_is_tested() -> None:
+    assert {group for bits, group in FORMATS if bits == 4} == set(GROUP_SIZES)

@@ -68,6 +68,12 @@ def test_linear_layers_refuse_wrong_shapes_and_counts(capfd: pytest.CaptureFixtu
         "norm_weight has size 39",
         lambda: run(x, short, eps, tiles, count(2), symbol="glm_norm_linear_f32"),
     )
+    for rows, message in ((np.ones((3, 40), F32), "size 3"), (np.ones((2, 39), F32), "size 39")):
+        refused(
+            capfd,
+            f"norm_weight has {message}",
+            lambda rows=rows: run(x, rows, eps, tiles, count(2), symbol="glm_norm_linear_f32"),
+        )
     refused(
         capfd,
         "weight has size 2",

@@ -77,6 +77,7 @@ def test_hidden_states_are_the_official_codes(
                 seq_lens=np.int32([end]),
                 block_tables=[blocks],
                 sample_rows=np.arange(len(token_ids), dtype=np.int32),
+                is_prompt=np.ones(len(token_ids), np.int32),
             )
         )
         expected = golden[f"expected.{step}.hidden_states"]

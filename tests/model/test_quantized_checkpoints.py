@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from mindformers_glm import LLM
@@ -15,12 +16,24 @@ from tests.conftest import TOLERANCES, relative_error
 from tests.model import chatglm_layout, hf_oracle
 
 PROMPT = np.random.default_rng(1).integers(2, 500, 40).tolist()
-# One of each way to the operators: by rows, by groups, by groups of more columns, as float.
+# One of each way to the operators: by rows, by groups, by groups of more columns, with zero points,
+# with columns in another order, as float.
 CASES = [
     "slim-w8a16",
+    "slim-w8a16-asymmetric",
     "slim-w4a16",
+    "slim-w4a16-asymmetric",
+    "slim-w4a16-groups-asymmetric",
+    "ct-w4a16-asymmetric",
+    "ct-w4a16-actorder",
+    "ct-w8a16-groups",
+    "ct-w8a16-groups-asymmetric",
     "gptq-v1",
+    "gptq-v1-reordered",
     "gptq-v2-reordered-asymmetric",
+    "gptq-int8",
+    "gptq-int8-reordered-asymmetric",
+    "awq",
     "ct-fp8",
 ]
 
@@ -78,6 +91,43 @@ def test_float_layers_and_layers_of_two_schemes_run(tmp_path: Path) -> None:
         assert relative_error(llm.logits(PROMPT), expected) < _tolerance("gptq-v1")
 
 
+def _shift_norms(folder: Path, case: folders.Case, hidden: int = 64) -> dict[str, np.ndarray]:
+    """Give the norms before both linear layers of layer 1 a bias, as anti-outlier may."""
+    rng = np.random.default_rng(3)
+    (file,) = folder.glob("*.safetensors")
+    biases = {
+        f"model.layers.1.{norm}.bias": rng.normal(size=hidden).astype(np.float32)
+        for norm in ("input_layernorm", "post_attention_layernorm")
+    }
+    zeros = {"model.layers.0.input_layernorm.bias": np.zeros(hidden, np.float32)}
+    folders.save(load_file(file) | biases | zeros, folder, case)
+    return biases
+
+
+@pytest.mark.parametrize("name", ["slim-w8a16", "slim-w4a16-groups-asymmetric"])
+def test_biases_of_norms_are_added(name: str, tmp_path: Path) -> None:
+    """The float matrices that were meant, behind norms with the biases, in transformers."""
+    source, case = hf_oracle.save_random_checkpoint(tmp_path / "float"), folders.WEIGHT_ONLY[name]
+    meant = folders.write(source, tmp_path / "quantized", case)
+    biases = _shift_norms(tmp_path / "quantized", case)
+    folders.write_meant(source, tmp_path / "meant", meant)
+    model = hf_oracle.load(tmp_path / "meant")
+    without = hf_oracle.logits_of(model, PROMPT)
+    for norm, bias in biases.items():
+        module = model.get_submodule(norm.removesuffix(".bias"))
+        module.register_forward_hook(lambda _, __, out, bias=bias: out + torch.from_numpy(bias))
+    expected = hf_oracle.logits_of(model, PROMPT)
+    assert relative_error(without, expected) > 0.1
+    with LLM(tmp_path / "quantized", max_model_len=64, packed_cache="on") as llm:
+        assert relative_error(llm.logits(PROMPT), expected) < _tolerance(name)
+        assert llm.settings.shifted_norms == (
+            "decoder.layers.1.self_attention.linear_qkv",
+            "decoder.layers.1.mlp.linear_fc1",
+        )
+    found = _logits(tmp_path / "quantized", packed_cache="on")
+    assert relative_error(found, expected) < _tolerance(name)
+
+
 def test_the_packed_cache_keeps_what_a_folder_says(tmp_path: Path) -> None:
     source = hf_oracle.save_random_checkpoint(tmp_path / "float")
     folders.write(source, tmp_path / "quantized", folders.WEIGHT_ONLY["slim-w4a16-groups"])
@@ -87,12 +137,17 @@ def test_the_packed_cache_keeps_what_a_folder_says(tmp_path: Path) -> None:
     assert len(list((tmp_path / "quantized" / FOLDER_NAME).iterdir())) == 1
 
 
-def test_planned_bytes_are_the_real_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_shifted", [False, True])
+def test_planned_bytes_are_the_real_ones(is_shifted: bool, tmp_path: Path) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 128, "vocab_size": 512}
     source = hf_oracle.save_random_checkpoint(tmp_path / "float", head_dim=32, **sizes)
-    folders.write(source, tmp_path / "quantized", folders.WEIGHT_ONLY["slim-w8a16"])
+    case = folders.WEIGHT_ONLY["slim-w8a16"]
+    folders.write(source, tmp_path / "quantized", case)
+    if is_shifted:
+        _shift_norms(tmp_path / "quantized", case, hidden=128)
     with LLM(tmp_path / "quantized", max_model_len=64) as llm:
         assert count_weight_bytes(llm.config, llm.settings) == llm.weights_bytes
+        assert bool(llm.settings.shifted_norms) == is_shifted
 
 
 def test_quantizing_what_is_quantized_is_one_sentence(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mindformers_glm import LLM
+from mindformers_glm.backends.cpu import library
 from mindformers_glm.core.errors import UnsupportedError
 from tests.conftest import relative_error
 from tests.model import chatglm_layout, hf_oracle, stored_oracle
@@ -41,6 +42,7 @@ SENSITIVE = (
     "glm_w8a8",
     "chatglm_w8a8",
     "chatglm_w8a8_m1",
+    "chatglm_w8a8_numpy",
     "chatglm_w8a8_m4",  # the tool has broken the model; its logits are of the broken one
 )
 # How the tool itself rounds dynamic activations; a card does otherwise.
@@ -58,6 +60,9 @@ def lay_out(fixtures: Path, name: str, folder: Path) -> Path:
     folder.mkdir()
     for file in (fixtures / name).iterdir():
         (folder / file.name).symlink_to(file)
+    if name.endswith("_numpy"):  # one matrix of each layer is in the float checkpoint alone
+        weights = fixtures / f"{name.split('_')[0]}_float" / "model.safetensors"
+        (folder / weights.name).symlink_to(weights)
     if not (folder / "config.json").exists():
         source = fixtures / f"{name.split('_')[0]}_float" / "config.json"
         raw = json.loads(source.read_text())
@@ -111,6 +116,7 @@ def test_integer_products_differ_from_the_simulation_by_the_rounding_of_the_bias
 def _simulate(
     name: str, fixtures: Path, tmp_path: Path, **how: Any
 ) -> tuple[np.ndarray, np.ndarray]:
+    tmp_path.mkdir(exist_ok=True)
     folder = lay_out(fixtures, name, tmp_path / "quantized")
     dialect = next(part for part in name.split("_") if part.startswith(("glm", "chatglm")))
     source = fixtures / f"{dialect}_float"
@@ -145,12 +151,28 @@ def test_weight_only_folders_run_with_the_tools_logits(
         assert relative_error(llm.logits(prompt), expected) < WEIGHT_ONLY[name]
 
 
-@pytest.mark.parametrize("name", ["glm4_w8a8", "ct_glm4_w8a8_int8", "chatglm_w8a8c8"])
-def test_integer_activations_are_refused_by_name(name: str, fixtures: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "amx_emulated", "portable"])
+@pytest.mark.parametrize("name", WITH_ACTIVATIONS)
+def test_integer_activations_run_with_the_tools_logits(
+    name: str, isa: str, fixtures: Path, tmp_path: Path
+) -> None:
+    """Or with those of a card, where the tool simulates another rounding of tokens."""
+    if isa not in library.available_isas():
+        pytest.skip(f"this machine cannot run {isa}")
     folder = lay_out(fixtures, name, tmp_path / "quantized")
-    with pytest.raises(UnsupportedError, match="integer activations, W8A8") as caught:
-        LLM(folder)
-    assert str(caught.value).count(". ") == 0
+    prompt, expected = tool_logits(fixtures, name)
+    if name in _TOKENS:
+        expected, _ = _simulate(name, fixtures, tmp_path / "card")
+    before = library.isa()
+    library.select_isa(isa)
+    try:
+        with LLM(folder, params_dtype="float32", max_model_len=64) as llm:
+            kept = {scheme and scheme.name for _, scheme in llm.settings.stored_schemes}
+            error = relative_error(llm.logits(prompt), expected)
+    finally:
+        library.select_isa(before)
+    assert any(kept), kept
+    assert error < WITH_ACTIVATIONS[name], error
 
 
 def test_scales_for_each_rank_are_refused_by_name(fixtures: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def _batch(sample_rows: list[int], first: int = 0, last: int = _NUM_ROWS) -> Mod
         seq_lens=np.int32([last]),
         block_tables=[list(range(-(-last // 16)))],
         sample_rows=np.int32(sample_rows),
+        is_prompt=np.ones(len(positions), np.int32),
     )
 
 

@@ -14,6 +14,7 @@ _NUMPY_TYPES = {
     "float16": np.float16,
     "bfloat16": np.uint16,
     "uint8": np.uint8,
+    "int32": np.int32,
 }
 
 

@@ -42,7 +42,8 @@ def count_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     num_norms = 4 if config.has_sandwich_norms else 2
     bias_size = config.attention_bias * sizes.qkv_size_per_partition
     per_layer = num_norms * config.hidden_size + bias_size
-    vectors = config.num_hidden_layers * per_layer + config.hidden_size
+    num_vectors = 1 + len(settings.shifted_norms)  # the final norm, biases of others
+    vectors = config.num_hidden_layers * per_layer + num_vectors * config.hidden_size
     embedding_bytes = embedding * DTYPE_BYTES[settings.params_dtype]
     return embedding_bytes + linears + vectors * DTYPE_BYTES["float32"]
 

@@ -54,6 +54,13 @@ class WeightedModule(Module):
         setattr(self, name, as_parameter(array, dtype, name))
         self._targets[name] = LoadInto(lambda views: _convert_stacked(array, dtype, views))
 
+    def _add_norm(self, size: int, has_bias: bool) -> None:
+        """The norm in front of a linear layer: its weight, and its bias as a second row."""
+        array = allocate((2, size) if has_bias else (size,), "float32")
+        name, rows = "layer_norm_weight", array.reshape(-1)
+        self.layer_norm_weight = as_parameter(array, "float32", name)
+        self._targets[name] = LoadInto(lambda views: _convert_stacked(rows, "float32", views))
+
     def _add_weight(self, weight: LinearWeight) -> tuple[Parameter, ...]:
         """The matrix of a linear layer; returns its Parameters as the operator takes them."""
         for name, parameter in weight.parameters.items():
@@ -128,11 +135,12 @@ class Linear(WeightedModule):
         super().__init__()
         method = choose_linear_method(settings, name)
         self.weights = self._add_weight(method.create_weight(out_features, in_features))
+        self.needs_prompt_rows = method.needs_prompt_rows
         self.operator = method.linear(out_features)
 
     def construct(self, x: Value) -> Value:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        return call(self.operator, x, *self.weights, _num_rows(x))
+        return call(self.operator, x, *self.weights, *_rows(x, self.needs_prompt_rows))
 
 
 class NormLinear(WeightedModule):
@@ -155,20 +163,22 @@ class NormLinear(WeightedModule):
     ) -> None:
         super().__init__()
         method = choose_linear_method(settings, name)
-        self._add_rows("layer_norm_weight", (in_features,), "float32")
+        self._add_norm(in_features, has_bias=name in settings.shifted_norms)
         self.weights = self._add_weight(method.create_weight(out_features, in_features))
         self.has_bias = has_bias
         if has_bias:
             self._add_rows("bias", (out_features,), "float32")
         self.eps = np.array([eps], np.float32)
+        self.needs_prompt_rows, self.adds_bias = method.needs_prompt_rows, method.adds_bias
         is_split = method.can_split_activations
         self.num_split = (np.array([num_precise], np.int32),) if is_split else ()
         self.operator = method.norm_linear(out_features)
 
     def construct(self, x: Value) -> Value:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        bias = (self.bias,) if self.has_bias else ()
-        operands = (x, self.layer_norm_weight, self.eps, *self.weights, _num_rows(x))
+        bias = (self.bias,) if self.has_bias and self.adds_bias else ()
+        rows = _rows(x, self.needs_prompt_rows)
+        operands = (x, self.layer_norm_weight, self.eps, *self.weights, *rows)
         return call(self.operator, *operands, *self.num_split, *bias)
 
 
@@ -180,15 +190,17 @@ class NormGatedLinear(WeightedModule):
     ) -> None:
         super().__init__()
         method = choose_linear_method(settings, name)
-        self._add_rows("layer_norm_weight", (in_features,), "float32")
+        self._add_norm(in_features, has_bias=name in settings.shifted_norms)
         weight = method.create_weight(out_features, in_features, is_gated=True)
         self.weights = self._add_weight(weight)
         self.eps = np.array([eps], np.float32)
+        self.needs_prompt_rows = method.needs_prompt_rows
         self.operator = method.norm_gated_linear(out_features)
 
     def construct(self, x: Value) -> Value:
         """float32 [max_rows, in_features] -> [max_rows, out_features]."""
-        operands = (x, self.layer_norm_weight, self.eps, *self.weights, _num_rows(x))
+        rows = _rows(x, self.needs_prompt_rows)
+        operands = (x, self.layer_norm_weight, self.eps, *self.weights, *rows)
         return call(self.operator, *operands)
 
 
@@ -238,6 +250,14 @@ class GatherRows(Module):
 def _num_rows(value: Value) -> Value:
     assert value.num_rows is not None
     return value.num_rows
+
+
+def _rows(value: Value, needs_prompt_rows: bool) -> tuple[Value, ...]:
+    """What an operator is told of rows: which are of prompts, where it asks, and how many."""
+    if not needs_prompt_rows:
+        return (_num_rows(value),)
+    assert value.prompt_rows is not None
+    return (value.prompt_rows, _num_rows(value))
 
 
 def _convert_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> None:

@@ -58,16 +58,19 @@ def _make_graph(
 
     Every input has the size of the largest step of its row bucket. `num_rows` (int32 [1]) says how
     many rows of `token_ids` or `hidden_states` are real, `num_samples` how many of `sample_rows`;
+    `prompt_rows` and `prompt_samples` say which of them are of prompts, where a layer asks for it;
     `attn_metadata` is the vector of attn_metadata.py.
     """
-    num_rows, num_samples = Value(), Value()
+    num_rows, num_samples, prompt_rows, prompt_samples = (Value() for _ in range(4))
     inputs = {
-        "token_ids": Value(num_rows=num_rows),
-        "hidden_states": Value(num_rows=num_rows),
+        "token_ids": Value(num_rows=num_rows, prompt_rows=prompt_rows),
+        "hidden_states": Value(num_rows=num_rows, prompt_rows=prompt_rows),
         "num_rows": num_rows,
+        "prompt_rows": prompt_rows,
         "attn_metadata": Value(),
-        "sample_rows": Value(num_rows=num_samples),
+        "sample_rows": Value(num_rows=num_samples, prompt_rows=prompt_samples),
         "num_samples": num_samples,
+        "prompt_samples": prompt_samples,
     }
     is_first = bool(layers) and layers[0] is model.decoder.layers[0]
     x = inputs["token_ids" if is_first else "hidden_states"]

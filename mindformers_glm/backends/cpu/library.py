@@ -17,16 +17,17 @@ import numpy as np
 from mindformers_glm.backends.cpu.allocation import HUGE_PAGE, OwnedMemory
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.quantization_scheme import GROUP_SIZES
+from mindformers_glm.core.sharding import LARGEST_GROUP
 from mindformers_glm.system.log import note
 from mindformers_glm.system.processors import count_physical_cores
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 12
+ABI_VERSION = 13
 TILE_N, TILE_K = 16, 32
-# Columns of a tile of integer weights, by their bits, and the columns that may share an int4 scale.
+# Columns of a tile of integer weights, by their bits.
 INT_TILE_K = {8: 64, 4: 128}
-INT4_GROUP_SIZES = (32, 64, 128)
 ISA_VARIABLE = "MINDFORMERS_GLM_ISA"
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 
@@ -209,16 +210,22 @@ def quantized_shapes(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of an integer [num_rows, num_columns] matrix: uint8 tiles, float32 scales.
 
+    Zero points have the shape of scales.
+
     Args:
         num_rows: of each half, where gated.
-        bits: 8 (one scale a row) or 4 (one scale for each group of columns).
-        group_size: 32, 64 or 128 for 4 bits; not looked at for 8.
+        bits: 8 or 4.
+        group_size: columns that share a scale, 32, 64 or 128; for 8 bits also 0, the whole row.
     """
-    if bits not in INT_TILE_K or (bits == 4 and group_size not in INT4_GROUP_SIZES):
-        raise ValueError(f"{bits} bits in groups of {group_size}: 8, or 4 by {INT4_GROUP_SIZES}")
+    if bits not in INT_TILE_K or (group_size not in GROUP_SIZES and (bits, group_size) != (8, 0)):
+        raise ValueError(
+            f"{bits} bits in groups of {group_size}: 8 by 0, or 8 or 4 by {GROUP_SIZES}"
+        )
     tiles = -(-num_rows // TILE_N) * (2 if is_gated else 1)
     tiles_k = -(-num_columns // INT_TILE_K[bits])
-    groups = 1 if bits == 8 else tiles_k * INT_TILE_K[bits] // group_size
+    # Activations are quantized by whole groups of the largest size.
+    padded = -(-num_columns // LARGEST_GROUP) * LARGEST_GROUP
+    groups = padded // group_size if group_size else 1
     return (tiles, tiles_k, 16, 64), (tiles, groups, TILE_N)
 
 

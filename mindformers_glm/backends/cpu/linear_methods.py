@@ -3,7 +3,7 @@
 The layers ask `choose_linear_method` when they are built and know no formats themselves.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,11 +12,13 @@ from mindspore import Parameter
 
 from mindformers_glm.backends.cpu import library
 from mindformers_glm.backends.cpu.allocation import allocate
+from mindformers_glm.backends.cpu.given_scales import GivenScales
 from mindformers_glm.backends.cpu.packed_integers import PackedIntegers
 from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter
+from mindformers_glm.backends.cpu.row_chunks import row_chunks
 from mindformers_glm.backends.cpu.trace import Operator
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.core.quantization_scheme import QuantizationScheme
+from mindformers_glm.core.quantization_scheme import GROUP, MIXED, QuantizationScheme
 
 # What an operator is called by that rounds activations to a type before each product.
 _SUFFIXES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -53,6 +55,16 @@ class LinearMethod(Protocol):
         """Whether `norm_linear` takes the number of last outputs that want more digits."""
         ...
 
+    @property
+    def needs_prompt_rows(self) -> bool:
+        """Whether operators take, before num_rows, which rows are of prompts."""
+        ...
+
+    @property
+    def adds_bias(self) -> bool:
+        """Whether `norm_linear` takes the layer's bias; else what is loaded has it already."""
+        ...
+
     def norm_linear(self, width: int) -> Operator:
         """The operator on (x, norm_weight, eps, *parameters, num_rows [, num_split] [, bias])."""
         ...
@@ -67,9 +79,9 @@ def choose_linear_method(settings: RunnerSettings, layer_name: str) -> LinearMet
     scheme = settings.scheme_of(layer_name)
     if scheme is None:
         return FloatMethod(settings.params_dtype, settings.compute_dtype)
-    if settings.stored_schemes is not None:
-        return StoredIntegersMethod(scheme)
-    return QuantizedMethod(scheme)
+    if settings.stored_schemes is None:
+        return QuantizedMethod(scheme)
+    return GivenScaleMethod(scheme) if scheme.has_given_scale else StoredIntegersMethod(scheme)
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,8 @@ class FloatMethod:
 
     params_dtype: str
     compute_dtype: str
+    needs_prompt_rows = False
+    adds_bias = True
 
     def create_weight(
         self, num_rows: int, num_columns: int, is_gated: bool = False
@@ -87,7 +101,7 @@ class FloatMethod:
         tiles = allocate(library.packed_shape(num_rows, num_columns, is_gated), dtype)
 
         def load(views: Sequence[Any]) -> None:
-            for chunk in _row_chunks(views, is_gated):
+            for chunk in row_chunks(views, is_gated):
                 library.pack_rows(
                     tiles, chunk.rows, chunk.dtype, dtype, chunk.row_offset, chunk.gated_half
                 )
@@ -122,34 +136,37 @@ class QuantizedMethod:
 
     scheme: QuantizationScheme
     can_split_activations = False  # they are integers
+    needs_prompt_rows = False
+    adds_bias = True
 
     def create_weight(
         self, num_rows: int, num_columns: int, is_gated: bool = False
     ) -> LinearWeight:
-        """See LinearMethod; the scales are filled together with the integers."""
-        bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
-        tiles_shape, scales_shape = library.quantized_shapes(
-            num_rows, num_columns, bits, group_size, is_gated
+        """See LinearMethod; all is filled together with the integers."""
+        scheme = self.scheme
+        tiles, scales = library.quantized_shapes(
+            num_rows, num_columns, scheme.weight_bits, scheme.group_size or 0, is_gated
         )
-        tiles, scales = allocate(tiles_shape, "uint8"), allocate(scales_shape, "float32")
-        return LinearWeight(
-            {
-                "weight": as_parameter(tiles, "uint8", "weight"),
-                "weight_scale": as_parameter(scales, "float32", "weight_scale"),
-            },
-            {"weight": LoadInto(self._make_load(tiles, scales, is_gated))},
-        )
+        forms = {"weight": (tiles, "uint8"), "weight_scale": (scales, "float32")}
+        if scheme.has_zeros:
+            forms["weight_zero"] = (scales, "uint8")
+        if scheme.is_reordered:
+            forms["weight_order"] = ((num_columns,), "int32")
+        arrays = {name: allocate(*form) for name, form in forms.items()}
+        parameters = {name: as_parameter(arrays[name], forms[name][1], name) for name in forms}
+        return LinearWeight(parameters, {"weight": LoadInto(self._make_load(arrays, is_gated))})
 
     def _make_load(
-        self, tiles: np.ndarray, scales: np.ndarray, is_gated: bool
+        self, arrays: Mapping[str, np.ndarray], is_gated: bool
     ) -> Callable[[Sequence[Any]], None]:
-        """What fills both from the views of a checkpoint."""
+        """What fills the arrays, by the names of their Parameters, from views of a checkpoint."""
+        tiles, scales = arrays["weight"], arrays["weight_scale"]
         bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
 
         def load(views: Sequence[Any]) -> None:
             # Scales are those of the whole matrix, of which a rank may have some columns.
             widened = [view.widened(self.scheme.activation_group) for view in views]
-            for chunk in _row_chunks(widened, is_gated):
+            for chunk in row_chunks(widened, is_gated):
                 library.quantize_rows(
                     tiles,
                     scales,
@@ -179,19 +196,33 @@ class QuantizedMethod:
 
     @property
     def _suffix(self) -> str:
-        return f"w{self.scheme.weight_bits}a{self.scheme.activation_bits}"
+        scheme = self.scheme
+        ends = "_zeros" * scheme.has_zeros + "_ordered" * scheme.is_reordered
+        if scheme.activation_scale != GROUP:
+            ends += f"_{scheme.activation_scale}"
+        return f"w{scheme.weight_bits}a{scheme.activation_bits}{ends}"
 
 
 @dataclass(frozen=True)
 class StoredIntegersMethod(QuantizedMethod):
-    """The same operators on the integers and scales of a checkpoint that is quantized already."""
+    """The same operators on the integers and scales of a checkpoint that is quantized already.
+
+    It may have zero points and columns in another order besides, for which there are operators too.
+    """
 
     def _make_load(
-        self, tiles: np.ndarray, scales: np.ndarray, is_gated: bool
+        self, arrays: Mapping[str, np.ndarray], is_gated: bool
     ) -> Callable[[Sequence[Any]], None]:
         """See QuantizedMethod; integers and scales are packed as they are stored."""
-        bits, group_size = self.scheme.weight_bits, self.scheme.group_size or 0
-        packed = PackedIntegers(tiles, scales, bits, group_size, stride=2 if is_gated else 1)
+        packed = PackedIntegers(
+            arrays["weight"],
+            arrays["weight_scale"],
+            self.scheme.weight_bits,
+            self.scheme.group_size or 0,
+            stride=2 if is_gated else 1,
+            zeros=arrays.get("weight_zero"),
+            order=arrays.get("weight_order"),
+        )
 
         def load(views: Sequence[Any]) -> None:
             start = 0
@@ -211,43 +242,41 @@ class StoredIntegersMethod(QuantizedMethod):
 
 
 @dataclass(frozen=True)
-class _RowChunk:
-    """Rows of a checkpoint tensor and their place: from row_offset on, in a half if gated.
+class GivenScaleMethod(StoredIntegersMethod):
+    """Integers beside activations that have one scale and offset of the checkpoint.
 
-    first_row: of the tensor.
+    All rows of a step (STATIC), or those that are not of a prompt (MIXED).
     """
-
-    view: Any
-    first_row: int
-    rows: np.ndarray
-    row_offset: int
-    gated_half: int | None
 
     @property
-    def dtype(self) -> str:
-        return str(self.view.dtype)
+    def needs_prompt_rows(self) -> bool:  # type: ignore[override]
+        """See LinearMethod."""
+        return self.scheme.activation_scale == MIXED
 
-    def row_maxima(self) -> np.ndarray | None:
-        """See TensorView."""
-        maxima: np.ndarray | None = self.view.row_maxima(
-            self.first_row, self.first_row + len(self.rows)
+    @property
+    def adds_bias(self) -> bool:  # type: ignore[override]
+        """See LinearMethod; rows of a prompt have it added, others not twice."""
+        return self.needs_prompt_rows or not self.scheme.has_folded_bias
+
+    def create_weight(
+        self, num_rows: int, num_columns: int, is_gated: bool = False
+    ) -> LinearWeight:
+        """See LinearMethod."""
+        integers = super().create_weight(num_rows, num_columns, is_gated)
+        scales = integers.parameters["weight_scale"].asnumpy()
+        given = GivenScales(
+            allocate(scales.shape, "float32"),
+            allocate((scales.shape[0], scales.shape[2]), "int32"),
+            allocate((2,), "float32"),
+            stride=2 if is_gated else 1,
         )
-        return maxima
+        load_integers = integers.targets["weight"].load
 
+        def load(views: Sequence[Any]) -> None:
+            load_integers(views)
+            given.put(views)
 
-def _row_chunks(views: Sequence[Any], is_gated: bool) -> Iterator[_RowChunk]:
-    """All rows of tensors that are stacked on axis 0, a bounded number of bytes at a time.
-
-    Args:
-        views: where gated, the gate's rows and then the up projection's.
-    """
-    if is_gated:
-        for half, view in enumerate(views):
-            for first, rows in view.row_chunks():
-                yield _RowChunk(view, first, rows, first, half)
-        return
-    start = 0
-    for view in views:
-        for first, rows in view.row_chunks():
-            yield _RowChunk(view, first, rows, start + first, None)
-        start += view.num_rows
+        kept = dict(integers.parameters)
+        if not self.needs_prompt_rows:
+            del kept["weight_scale"]  # deq_scale has it
+        return LinearWeight(kept | given.as_parameters(), {"weight": LoadInto(load)})

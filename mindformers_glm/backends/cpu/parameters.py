@@ -13,6 +13,7 @@ _VIEWS = {
     "float16": np.float16,
     "bfloat16": np_dtype.bfloat16,
     "uint8": np.uint8,
+    "int32": np.int32,
 }
 
 

@@ -109,12 +109,13 @@ class CpuModelRunner:
             self._run(self._graphs.last_without_samples, inputs).asnumpy()
             return np.empty((0, self.vocab_size), np.float32)
         if num_samples <= MAX_SAMPLES:
-            inputs |= self._sample_inputs_of(bucket, num_samples).fill(batch.sample_rows)
+            samples = self._sample_inputs_of(bucket, num_samples)
+            inputs |= samples.fill(batch.sample_rows, batch.is_prompt)
             logits = self._run(self._graphs.last_with_logits, inputs)
             return logits.asnumpy()[:num_samples]
         hidden_states = self._run(last, inputs)
         hidden_states.asnumpy()
-        return self._compute_logits(hidden_states, batch.sample_rows)
+        return self._compute_logits(hidden_states, batch.sample_rows, batch.is_prompt)
 
     def _sample_inputs_of(self, bucket: int, num_samples: int) -> "_SampleInputs":
         # Ranks send each other every row of logits that a graph makes: a prompt by itself, the
@@ -123,12 +124,14 @@ class CpuModelRunner:
             return self._sample_inputs[1]
         return self._sample_inputs[min(bucket, MAX_SAMPLES)]
 
-    def _compute_logits(self, hidden_states: Tensor, sample_rows: np.ndarray) -> np.ndarray:
+    def _compute_logits(
+        self, hidden_states: Tensor, sample_rows: np.ndarray, is_prompt: np.ndarray
+    ) -> np.ndarray:
         logits = np.empty((len(sample_rows), self.vocab_size), np.float32)
         for start in range(0, len(sample_rows), MAX_SAMPLES):
             rows = sample_rows[start : start + MAX_SAMPLES]
             samples = self._sample_inputs[_smallest_bucket(self._sample_inputs, len(rows))]
-            inputs = {"hidden_states": hidden_states, **samples.fill(rows)}
+            inputs = {"hidden_states": hidden_states, **samples.fill(rows, is_prompt)}
             part = self._run(self._graphs.logits, inputs)
             logits[start : start + len(rows)] = part.asnumpy()[: len(rows)]
         return logits
@@ -162,12 +165,14 @@ class _RowInputs:
     def __init__(self, max_rows: int, settings: RunnerSettings) -> None:
         self._token_ids = np.zeros(max_rows, np.int32)
         self._num_rows = np.zeros(1, np.int32)
+        self._prompt_rows = np.zeros(max_rows, np.int32)
         self._metadata = AttnMetadataBuffer(
             max_rows, min(max_rows, settings.max_num_seqs), settings.max_blocks_per_seq
         )
         self._tensors = {
             "token_ids": Tensor.from_numpy(self._token_ids),
             "num_rows": Tensor.from_numpy(self._num_rows),
+            "prompt_rows": Tensor.from_numpy(self._prompt_rows),
             "attn_metadata": Tensor.from_numpy(self._metadata.array),
         }
 
@@ -175,6 +180,7 @@ class _RowInputs:
         num_rows = len(batch.token_ids)
         self._token_ids[:num_rows] = batch.token_ids
         self._num_rows[0] = num_rows
+        self._prompt_rows[:num_rows] = batch.is_prompt
         self._metadata.fill(
             batch.positions,
             batch.slot_mapping,
@@ -191,14 +197,17 @@ class _SampleInputs:
     def __init__(self, max_samples: int) -> None:
         self._rows = np.zeros(max_samples, np.int32)
         self._num_samples = np.zeros(1, np.int32)
+        self._prompt_samples = np.zeros(max_samples, np.int32)
         self._tensors = {
             "sample_rows": Tensor.from_numpy(self._rows),
             "num_samples": Tensor.from_numpy(self._num_samples),
+            "prompt_samples": Tensor.from_numpy(self._prompt_samples),
         }
 
-    def fill(self, rows: np.ndarray) -> dict[str, Tensor]:
+    def fill(self, rows: np.ndarray, is_prompt: np.ndarray) -> dict[str, Tensor]:
         self._rows[: len(rows)] = rows
         self._num_samples[0] = len(rows)
+        self._prompt_samples[: len(rows)] = is_prompt[rows]
         return self._tensors
 
 

@@ -40,10 +40,12 @@ class Value:
     Attributes:
         made_by: the call that makes it; None for an input.
         num_rows: int32 [1], how many of its rows are real; None where that is not needed.
+        prompt_rows: int32, 1 for each row that is of a prompt, else 0; None likewise.
     """
 
     made_by: "OperatorCall | Exchange | None" = None
     num_rows: "Value | None" = None
+    prompt_rows: "Value | None" = None
     _number: int = field(default_factory=lambda: next(_NUMBERS))
 
     def history(self) -> list["Value"]:
@@ -87,12 +89,13 @@ class Exchange:
 
 def call(operator: Operator, *operands: Any) -> Value:
     """Write down a call of an operator."""
-    return Value(OperatorCall(operator, operands), operands[operator.rows_operand].num_rows)
+    rows = operands[operator.rows_operand]
+    return Value(OperatorCall(operator, operands), rows.num_rows, rows.prompt_rows)
 
 
 def exchange(cell: nn.Cell, value: Value) -> Value:
     """Write down that the ranks exchange a Value."""
-    return Value(Exchange(cell, value), value.num_rows)
+    return Value(Exchange(cell, value), value.num_rows, value.prompt_rows)
 
 
 class Module(nn.Cell):

@@ -7,7 +7,7 @@ import pytest
 
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.core.quantization_scheme import SCHEMES
+from mindformers_glm.core.quantization_scheme import SCHEMES, QuantizationScheme
 from tests.unit.core.glm_9b import GLM_9B
 
 
@@ -145,7 +145,7 @@ def test_a_quantized_checkpoint_says_each_layers_scheme() -> None:
     assert settings.scheme_of("output_layer") is None
     assert settings.scheme_of("decoder.layers.3.mlp.linear_fc2") == int8
     key = json.loads(json.dumps(settings.weight_format))
-    assert key["stored_schemes"]["decoder.layers.3.mlp.linear_fc2"] == ["w8a16", None]
+    assert QuantizationScheme(**key["stored_schemes"]["decoder.layers.3.mlp.linear_fc2"]) == int8
     plain = RunnerSettings.for_config(GLM_9B, "float32").weight_format
     assert "stored_schemes" not in plain  # caches of float checkpoints keep their key
 

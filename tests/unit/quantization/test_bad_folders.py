@@ -264,17 +264,48 @@ def test_an_empty_bias_is_let_through(source: Path, tmp_path: Path, value: float
         read_all(tmp_path / "q")
 
 
+@pytest.mark.parametrize("name", ["model.norm", "model.layers.0.post_mlp_layernorm"])
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_biases_of_norms_must_be_zero(source: Path, tmp_path: Path, value: float) -> None:
+def test_biases_of_norms_behind_branches_must_be_zero(
+    name: str, source: Path, tmp_path: Path, value: float
+) -> None:
     case = _ALL["slim-w8a16"]
     folders.write(source, tmp_path / "q", case)
     (file,) = (tmp_path / "q").glob("*.safetensors")
-    bias = "model.layers.0.input_layernorm.bias"
-    folders.save(load_file(file) | {bias: np.full(64, value, np.float32)}, tmp_path / "q", case)
+    bias = {f"{name}.bias": np.full(64, value, np.float32)}
+    folders.save(load_file(file) | bias, tmp_path / "q", case)
     if value == 0:
         read_all(tmp_path / "q")
         return
     with pytest.raises(CheckpointError, match="is a bias of a norm that is not zero"):
+        read_all(tmp_path / "q")
+
+
+@pytest.mark.parametrize(
+    ("bias", "copy", "words"),
+    [
+        (1.0, 1.0, ""),
+        (0.0, 0.0, ""),
+        (1.0, 2.0, "is not the same as"),
+        (0.0, 2.0, "is not the same as"),
+        (np.nan, np.nan, "is not the same as|what is no number"),
+    ],
+)
+def test_biases_of_norms_under_two_names_must_be_the_same(
+    bias: float, copy: float, words: str, source: Path, tmp_path: Path
+) -> None:
+    case, norm = _ALL["slim-old-w4a16"], "model.layers.0.input_layernorm"
+    folders.write(source, tmp_path / "q", case)
+    (file,) = (tmp_path / "q").glob("*.safetensors")
+    biases = {
+        f"{norm}.bias": np.full(64, bias, np.float32),
+        f"{norm}.module.bias": np.full(64, copy, np.float32),
+    }
+    folders.save(load_file(file) | biases, tmp_path / "q", case)
+    if not words:
+        read_all(tmp_path / "q")
+        return
+    with pytest.raises(CheckpointError, match=words):
         read_all(tmp_path / "q")
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mindformers_glm.core.errors import CheckpointError
-from mindformers_glm.weights.numpy_file import read_numpy_file, read_numpy_set
+from mindformers_glm.weights.numpy_file import read_numpy_file
+from mindformers_glm.weights.numpy_set import read_numpy_set
 from mindformers_glm.weights.safetensors_header import read_header
 from mindformers_glm.weights.tensor_entry import TensorEntry
 

@@ -41,6 +41,7 @@ class AotCall {
 
   void ExpectParams(int least, int most) const;
   int num_params() const { return nparam_; }
+  int num_dimensions(int index) const { return index < nparam_ ? ndims_[index] : 0; }
 
   // Parameter `index` (a negative one counts from the end, -1 is the output); data is not null
   // unless the tensor is empty.

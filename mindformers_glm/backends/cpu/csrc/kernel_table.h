@@ -22,6 +22,7 @@ struct LinearArgs {
   int64_t num_rows;
   int64_t k;
   const float* norm_weight;  // [k]; nullptr: x is taken as it is
+  const float* norm_bias;    // [k], added behind the norm; nullptr: none
   float eps;
   const void* tiles;  // [num_tiles, ceil(k / 32), 16, 32]
   int64_t num_tiles;
@@ -48,13 +49,25 @@ constexpr int64_t IntTileK(int weight_bits) { return weight_bits == 8 ? 64 : 128
 // How many columns of int4 weights may share a scale.
 constexpr bool IsWeightGroup(int64_t size) { return size == 32 || size == 64 || size == 128; }
 
+// What of the activations has one scale: the columns of a weight group; a row; all, by a scale and
+// an offset that are given; or a row of a prompt its own and any other row the given one.
+enum class ActivationScale { kGroup, kToken, kStatic, kMixed };
+
 struct LinearIntArgs {
   LinearArgs linear;    // without tiles' and products' types
   int weight_bits;      // 8 or 4
   int activation_bits;  // 8 or 16
-  // int8: [num_tiles, 1, 16]. int4: [num_tiles, groups, 16] for whole tiles' columns.
-  const float* scales;
-  int64_t group_size;  // int4: 32, 64 or 128 columns
+  const float* scales;    // [num_tiles, groups, 16], of whole 128 columns or of the row
+  const uint8_t* zeros;   // as scales: what stands for zero in the tiles; nullptr: half their range
+  const int32_t* order;   // [k], the column of x for each of the tiles; nullptr: the same
+  int64_t group_size;     // 32, 64 or 128 columns; int8 also 0, the whole row
+  ActivationScale activation_scale;
+  // kStatic, kMixed: x = clip(rint(x / input_scale + input_offset)), and of the sums of such rows
+  // y = (sum + quant_bias) * deq_scales.
+  const float* deq_scales;    // [num_tiles, 1, 16]
+  const int32_t* quant_bias;  // [num_tiles, 16]
+  float input_scale, input_offset;
+  const int32_t* is_prompt;  // kMixed: [num_rows], 0 where the given scale is taken
 };
 
 // One row of a matrix on its way into tiles.

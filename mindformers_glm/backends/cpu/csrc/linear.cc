@@ -4,6 +4,7 @@
 
 #include "aot.h"
 #include "kernel_table.h"
+#include "norm_operand.h"
 
 namespace glm {
 namespace {
@@ -15,7 +16,7 @@ bool IsAllowed(DType weight, DType compute) {
   return compute == weight || compute == DType::kF32;
 }
 
-// x f32[M, K] (, norm_weight f32[K], eps f32[1]), tiles [ceil(N/16), ceil(K/32), 16, 32],
+// x f32[M, K] (, norm_weight f32[K] or [2, K], eps f32[1]), tiles [ceil(N/16), ceil(K/32), 16, 32],
 // num_rows i32[1] (, num_split i32[1]) (, bias f32[N]) -> f32[M, N]
 // Gated: twice as many tiles, alternating gate and up, no bias -> silu(gate) * up.
 void Linear(const AotCall& call, Form form, DType compute, bool is_split = false) {
@@ -32,9 +33,7 @@ void Linear(const AotCall& call, Form form, DType compute, bool is_split = false
   args.x = x.As<float>();
   args.k = k;
   if (has_norm) {
-    const Tensor norm_weight = call.Get(index++, "norm_weight", 1, {DType::kF32});
-    ExpectSize(norm_weight, 0, k);
-    args.norm_weight = norm_weight.As<float>();
+    SetNorm(call, index++, args);
     args.eps = call.GetFloat(index++, "eps");
   }
   const Tensor tiles = call.Get(index++, "weight", 4, {DType::kF32, DType::kBF16, DType::kF16});

@@ -31,6 +31,7 @@
 #include "dot_int_avx512.h"
 #include "linear_amx.h"
 #include "linear_int_amx.h"
+#include "linear_int_row_amx.h"
 #include "tiles_amx.h"
 #include "tiles_emulated.h"
 
@@ -51,7 +52,7 @@ void Linear(const LinearArgs& args) {
 const KernelTable kAmxTable = {
     "amx",
     amx::Linear<amx::HardwareTiles>,
-    amx::LinearIntAmx<amx::HardwareTiles>,
+    amx::LinearIntOrRowAmx<amx::HardwareTiles>,
     kAvx512Table.rms_norm,
     kAvx512Table.attention,
     kAvx512Table.convert,
@@ -62,7 +63,7 @@ const KernelTable kAmxTable = {
 const KernelTable kAmxEmulatedTable = {
     "amx_emulated",
     amx::Linear<amx::EmulatedTiles>,
-    amx::LinearIntAmx<amx::EmulatedTiles>,
+    amx::LinearIntOrRowAmx<amx::EmulatedTiles>,
     kAvx512Table.rms_norm,
     kAvx512Table.attention,
     kAvx512Table.convert,

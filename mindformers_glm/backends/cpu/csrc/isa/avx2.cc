@@ -29,6 +29,7 @@
 #include "convert.h"
 #include "linear.h"
 #include "linear_int.h"
+#include "linear_int_row.h"
 #include "norm.h"
 #include "quantize.h"
 
@@ -50,7 +51,7 @@ void Linear(const LinearArgs& args) {
 const KernelTable kAvx2Table = {
     "avx2",
     avx2::Linear,
-    avx2::LinearInt,
+    avx2::LinearIntOrRow<avx2::LinearInt>,
     avx2::RmsNorm,
     avx2::Attention,
     avx2::Convert,

@@ -34,6 +34,7 @@
 #include "linear.h"
 #include "linear_int.h"
 #include "linear_int_many.h"
+#include "linear_int_row.h"
 #include "norm.h"
 #include "quantize.h"
 
@@ -55,7 +56,7 @@ void Linear(const LinearArgs& args) {
 const KernelTable kAvx512Table = {
     "avx512",
     avx512::Linear,
-    avx512::LinearIntAnyTokens,
+    avx512::LinearIntOrRow<avx512::LinearIntAnyTokens>,
     avx512::RmsNorm,
     avx512::Attention,
     avx512::Convert,

@@ -16,6 +16,7 @@ constexpr int32_t kByteZero = 128;
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 4, kIntBlockRows = 1;
 constexpr int kSumsAtOnce = 4;
+constexpr int kRowBlockTokens = kIntBlockTokens, kRowBlockRows = kIntBlockRows;
 
 struct IntVec {
   __m256i low, high;
@@ -32,6 +33,14 @@ inline IntVec SetInt(int32_t value) { return {_mm256_set1_epi32(value), _mm256_s
 inline IntVec AddInt(const IntVec& a, const IntVec& b) {
   return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
 }
+inline IntVec LoadZeros(const uint8_t* zeros) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros));
+  return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline IntVec TimesZeros(const IntVec& zeros, int32_t negative_sum) {
+  const __m256i sum = _mm256_set1_epi32(negative_sum);
+  return {_mm256_mullo_epi32(zeros.low, sum), _mm256_mullo_epi32(zeros.high, sum)};
+}
 inline IntVec JoinPlanes(const IntVec& high, const IntVec& low) {
   return AddInt({_mm256_slli_epi32(high.low, 8), _mm256_slli_epi32(high.high, 8)}, low);
 }
@@ -44,6 +53,10 @@ inline IntVec RoundToInt(const Vec& a) {
 inline void StoreInts(int32_t* dst, const IntVec& a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst), a.low);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + 8), a.high);
+}
+inline IntVec LoadInts(const int32_t* src) {
+  const __m256i* halves = reinterpret_cast<const __m256i*>(src);
+  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
 }
 
 inline Bytes LoadBytes(const uint8_t* src) {

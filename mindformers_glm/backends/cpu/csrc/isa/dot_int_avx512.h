@@ -17,6 +17,8 @@ constexpr int32_t kByteZero = 128;
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 8, kIntBlockRows = 2;
 constexpr int kSumsAtOnce = 8;
+// Where sums stay integers over a whole row: 24 of them, 4 weights and the activations.
+constexpr int kRowBlockTokens = 6, kRowBlockRows = 4;
 
 using IntVec = __m512i;
 using Bytes = __m512i;
@@ -27,12 +29,20 @@ struct Nibbles {
 
 inline IntVec SetInt(int32_t value) { return _mm512_set1_epi32(value); }
 inline IntVec AddInt(IntVec a, IntVec b) { return _mm512_add_epi32(a, b); }
+inline IntVec LoadZeros(const uint8_t* zeros) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
+}
+// A sum of 128 bytes has 16 bits, and the upper half of each lane of `zeros` is 0.
+inline IntVec TimesZeros(IntVec zeros, int32_t negative_sum) {
+  return _mm512_madd_epi16(zeros, _mm512_set1_epi32(negative_sum));
+}
 inline IntVec JoinPlanes(IntVec high, IntVec low) {
   return _mm512_add_epi32(_mm512_slli_epi32(high, 8), low);
 }
 inline Vec ToFloats(IntVec a) { return _mm512_cvtepi32_ps(a); }
 inline IntVec RoundToInt(Vec a) { return _mm512_cvtps_epi32(a); }
 inline void StoreInts(int32_t* dst, IntVec a) { _mm512_storeu_si512(dst, a); }
+inline IntVec LoadInts(const int32_t* src) { return _mm512_loadu_si512(src); }
 
 inline Bytes LoadBytes(const uint8_t* src) { return _mm512_loadu_si512(src); }
 inline Quad LoadQuad(const IntElement* src) {

@@ -14,6 +14,7 @@ constexpr int32_t kByteZero = 0;
 constexpr int kFewTokens = 1, kFewTokensRows = 2;
 constexpr int kIntBlockTokens = 6, kIntBlockRows = 1;
 constexpr int kSumsAtOnce = 4;
+constexpr int kRowBlockTokens = kIntBlockTokens, kRowBlockRows = kIntBlockRows;
 
 struct Bytes {
   uint8x16_t q0, q1, q2, q3;

@@ -13,6 +13,7 @@ constexpr int32_t kByteZero = 128;
 constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 4, kIntBlockRows = 1;
 constexpr int kSumsAtOnce = 4;
+constexpr int kRowBlockTokens = kIntBlockTokens, kRowBlockRows = kIntBlockRows;
 
 // One column of the 16 rows in each register.
 struct Bytes {

@@ -19,6 +19,7 @@ constexpr int kFewTokens = 1, kFewTokensRows = 1;
 constexpr int kIntBlockTokens = 2, kIntBlockRows = 1;
 // So many sums hide the latency of a product.
 constexpr int kSumsAtOnce = 1;
+constexpr int kRowBlockTokens = kIntBlockTokens, kRowBlockRows = kIntBlockRows;
 
 struct IntVec {
   int32_t lane[16];
@@ -39,6 +40,18 @@ inline IntVec SetInt(int32_t value) {
 inline IntVec AddInt(const IntVec& a, const IntVec& b) {
   IntVec out;
   for (int n = 0; n < 16; ++n) out.lane[n] = a.lane[n] + b.lane[n];
+  return out;
+}
+// A zero point of each lane, and -sum times these, for `negative_sum` of one plane over 128 columns
+// at most.
+inline IntVec LoadZeros(const uint8_t* zeros) {
+  IntVec out;
+  for (int n = 0; n < 16; ++n) out.lane[n] = zeros[n];
+  return out;
+}
+inline IntVec TimesZeros(const IntVec& zeros, int32_t negative_sum) {
+  IntVec out;
+  for (int n = 0; n < 16; ++n) out.lane[n] = zeros.lane[n] * negative_sum;
   return out;
 }
 // 256 * high + low
@@ -100,6 +113,11 @@ inline IntVec RoundToInt(const Vec& a) {
   return out;
 }
 inline void StoreInts(int32_t* dst, const IntVec& a) { std::memcpy(dst, a.lane, sizeof(a.lane)); }
+inline IntVec LoadInts(const int32_t* src) {
+  IntVec out;
+  std::memcpy(out.lane, src, sizeof(out.lane));
+  return out;
+}
 
 // Writes quantized activations; `plane_stride` leads from a plane to the next.
 template <int64_t kCount = kActivationGroup>

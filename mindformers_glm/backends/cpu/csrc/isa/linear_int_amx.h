@@ -14,7 +14,7 @@ namespace glm::GLM_ISA {
 // A dot product of 16 tokens takes the tiles as long as the vector units need for two or three.
 constexpr int64_t kLeastTileTokens = 4;
 
-template <class Tiles, int kBits, int P>
+template <class Tiles, int kBits, int P, bool kAffine = false>
 class TileInt {
  public:
   static constexpr int64_t kRowMultiple = 16;
@@ -88,15 +88,24 @@ class TileInt {
 
   void AddTokens(const IntBlock& block, int64_t row, int64_t count, int64_t group) const {
     const ActivationRows& x = *block.x;
+    const float* w_scales = block.w_scales + group * (kAffine ? block.w_scales_step : kTileN);
+    IntVec zeros;
+    if constexpr (kAffine) zeros = LoadRowZeros<kBits>(block.zeros + group * block.zeros_step);
     for (int64_t t = 0; t < kRowMultiple && t < count; ++t) {
       const int32_t* corrections = x.Corrections(group, row + t);
       IntVec planes[P];
       for (int p = 0; p < P; ++p) {
-        planes[p] = AddInt(_mm512_load_si512(ints_[p][t]), SetInt(corrections[p]));
+        IntVec correction;
+        if constexpr (kAffine) {
+          correction = TimesZeros(zeros, corrections[p]);
+        } else {
+          correction = SetInt(corrections[p]);
+        }
+        planes[p] = AddInt(_mm512_load_si512(ints_[p][t]), correction);
       }
       const IntVec sum = P == 2 ? JoinPlanes(planes[0], planes[P - 1]) : planes[0];
-      AddGroup<kBits>(sum, x.Scales(group, row + t)[0], block.w_scales + group * kTileN,
-                      block.sums + (row + t) * kTileN);
+      AddGroup<kBits, kAffine>(sum, x.Scales(group, row + t)[0], w_scales,
+                               block.sums + (row + t) * kTileN);
     }
   }
 
@@ -110,6 +119,10 @@ inline void LinearIntAmx(const LinearIntArgs& args) {
   const bool has_planes = args.activation_bits == 16;
   if (args.linear.num_rows < kLeastTileTokens) {
     kAvx512Table.linear_int(args);
+  } else if (IsAffine(args)) {
+    constexpr int kPlanes = NumPlanes(16);
+    args.weight_bits == 8 ? LinearIntWith<TileInt<Tiles, 8, kPlanes, true>, 8, true>(args)
+                          : LinearIntWith<TileInt<Tiles, 4, kPlanes, true>, 4, true>(args);
   } else if (args.weight_bits == 8) {
     has_planes ? LinearIntWith<TileInt<Tiles, 8, 2>, 8>(args)
                : LinearIntWith<TileInt<Tiles, 8, 1>, 8>(args);

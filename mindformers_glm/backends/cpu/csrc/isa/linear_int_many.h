@@ -17,7 +17,7 @@ constexpr int kManyTokensInBlock[3] = {0, 6, 4};  // by planes
 constexpr int64_t kLeastManyTokens = 33;
 
 // T tokens of P planes times R tile rows over all of k.
-template <int P, int R, int T>
+template <int P, int R, int T, bool kAffine>
 inline void MultiplyManyTokens(const IntBlock& block) {
   const ActivationRows& x = *block.x;
   constexpr int64_t kLineK = 4;
@@ -31,19 +31,28 @@ inline void MultiplyManyTokens(const IntBlock& block) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) sums[t][r] = Zero();
   }
-  const int64_t group_lines = kActivationGroup / kLineK;
+  const int64_t group_lines = (kAffine ? x.group_size : kActivationGroup) / kLineK;
   for (int64_t group = 0; group < x.num_groups; ++group) {
     const int64_t left = block.lines - group * group_lines;
     const uint8_t* end = w + (left < group_lines ? left : group_lines) * kIntLineBytes;
     const int32_t* corrections = x.Corrections(group, block.first_row);
     const float* scales = x.Scales(group, block.first_row);
+    const uint8_t* zeros = kAffine ? block.zeros + group * block.zeros_step : nullptr;
     IntVec ints[T][P][R];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 2
-      for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) ints[t][p][r] = SetInt(corrections[t * P + p]);
+    for (int r = 0; r < R; ++r) {
+      IntVec row_zeros;
+      if constexpr (kAffine) row_zeros = LoadRowZeros<8>(zeros + r * block.zeros_stride);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 2
+        for (int p = 0; p < P; ++p) {
+          if constexpr (kAffine) {
+            ints[t][p][r] = TimesZeros(row_zeros, corrections[t * P + p]);
+          } else {
+            ints[t][p][r] = SetInt(corrections[t * P + p]);
+          }
+        }
       }
     }
     for (; w < end; w += kIntLineBytes, values += kLineK) {
@@ -67,7 +76,13 @@ inline void MultiplyManyTokens(const IntBlock& block) {
       for (int r = 0; r < R; ++r) {
         const IntVec joined =
             P == 2 ? JoinPlanes(ints[t][0][r], ints[t][P - 1][r]) : ints[t][0][r];
-        sums[t][r] = MulAdd(ToFloats(joined), scale, sums[t][r]);
+        if constexpr (kAffine) {
+          const float* w_scales = block.w_scales + group * block.w_scales_step;
+          sums[t][r] = MulAdd(Mul(ToFloats(joined), scale),
+                              Load(w_scales + r * block.w_scales_stride), sums[t][r]);
+        } else {
+          sums[t][r] = MulAdd(ToFloats(joined), scale, sums[t][r]);
+        }
       }
     }
   }
@@ -80,7 +95,7 @@ inline void MultiplyManyTokens(const IntBlock& block) {
   }
 }
 
-template <int P>
+template <int P, bool kAffine = false>
 struct ManyTokensInt {
   static constexpr int64_t kRowMultiple = 1;
   static constexpr int64_t kGroupSize = kManyTokensRows;
@@ -105,9 +120,9 @@ struct ManyTokensInt {
       block.sums = sums + block.first_row * kTileN;
       const int64_t end = num_rows * (i + 1) / num_blocks;
       if (end - block.first_row == kTokens) {
-        MultiplyManyTokens<P, R, kTokens>(block);
+        MultiplyManyTokens<P, R, kTokens, kAffine>(block);
       } else {
-        MultiplyManyTokens<P, R, kTokens - 1>(block);
+        MultiplyManyTokens<P, R, kTokens - 1, kAffine>(block);
       }
     }
   }
@@ -116,6 +131,8 @@ struct ManyTokensInt {
 inline void LinearIntAnyTokens(const LinearIntArgs& args) {
   if (args.weight_bits != 8 || args.linear.num_rows < kLeastManyTokens) {
     LinearInt(args);
+  } else if (IsAffine(args)) {
+    LinearIntWith<ManyTokensInt<NumPlanes(16), true>, 8, true>(args);
   } else if (NumPlanes(args.activation_bits) == 2) {
     LinearIntWith<ManyTokensInt<2>, 8>(args);
   } else {

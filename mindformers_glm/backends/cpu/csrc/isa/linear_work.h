@@ -62,6 +62,7 @@ inline void PrepareRow(const LinearArgs& args, int64_t row, Activation* out) {
     const int64_t count = left < 0 ? 0 : left < kLanes ? left : kLanes;
     Vec v = LoadPartial(x + i, count);
     if (has_norm) v = Mul(Mul(v, inverse), LoadPartial(args.norm_weight + i, count));
+    if (args.norm_bias != nullptr) v = Add(v, LoadPartial(args.norm_bias + i, count));
     if (is_rest) v = Add(v, Mul(Round(v, type), Set1(-1.0f)));
     Store(out + i, Round(v, type));
   }

@@ -10,6 +10,7 @@
 #include "convert.h"
 #include "linear.h"
 #include "linear_int.h"
+#include "linear_int_row.h"
 #include "norm.h"
 #include "quantize.h"
 
@@ -31,7 +32,7 @@ void Linear(const LinearArgs& args) {
 const KernelTable kNeonTable = {
     "neon",
     neon::Linear,
-    neon::LinearInt,
+    neon::LinearIntOrRow<neon::LinearInt>,
     neon::RmsNorm,
     neon::Attention,
     neon::Convert,

@@ -21,6 +21,7 @@
 #include "dot_int_dotprod.h"
 #include "linear.h"
 #include "linear_int.h"
+#include "linear_int_row.h"
 
 namespace glm {
 namespace neon_bf16 {
@@ -58,7 +59,7 @@ void Linear(const LinearArgs& args) {
 const KernelTable kNeonBf16Table = {
     "neon_bf16",
     neon_bf16::Linear,
-    neon_bf16::LinearInt,
+    neon_bf16::LinearIntOrRow<neon_bf16::LinearInt>,
     kNeonTable.rms_norm,
     kNeonDotprodTable.attention,
     kNeonTable.convert,

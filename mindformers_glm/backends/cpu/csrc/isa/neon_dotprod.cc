@@ -23,6 +23,7 @@
 #include "dot_int_dotprod.h"
 #include "attention.h"
 #include "linear_int.h"
+#include "linear_int_row.h"
 
 namespace glm {
 namespace neon_dotprod {
@@ -40,7 +41,7 @@ void AttentionOfBytes(const AttentionArgs& args) {
 const KernelTable kNeonDotprodTable = {
     "neon_dotprod",
     kNeonTable.linear,
-    neon_dotprod::LinearInt,
+    neon_dotprod::LinearIntOrRow<neon_dotprod::LinearInt>,
     kNeonTable.rms_norm,
     neon_dotprod::AttentionOfBytes,
     kNeonTable.convert,

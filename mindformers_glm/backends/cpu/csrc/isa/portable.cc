@@ -7,6 +7,7 @@
 #include "convert.h"
 #include "linear.h"
 #include "linear_int.h"
+#include "linear_int_row.h"
 #include "norm.h"
 #include "quantize.h"
 
@@ -28,7 +29,7 @@ void Linear(const LinearArgs& args) {
 const KernelTable kPortableTable = {
     "portable",
     portable::Linear,
-    portable::LinearInt,
+    portable::LinearIntOrRow<portable::LinearInt>,
     portable::RmsNorm,
     portable::Attention,
     portable::Convert,

@@ -23,6 +23,7 @@ struct ActivationRows {
   int64_t plane_stride = 0;        // a row's planes follow each other, and so do the rows
   int64_t row_stride = 0;
   int64_t num_rows = 0;
+  const int32_t* order = nullptr;  // [k], as that of LinearIntArgs
   int64_t group_size = 0;  // columns that share a scale: those of int4 weights do so too
   int64_t num_groups = 0;
   int num_planes = 0;
@@ -65,8 +66,9 @@ struct ActivationRows {
       for (int64_t i = 0; i < kActivationGroup; i += kLanes) {
         const int64_t left = args.k - begin - i;
         const int64_t count = left < 0 ? 0 : left < kLanes ? left : kLanes;
-        Vec v = LoadPartial(x + begin + i, count);
-        if (has_norm) v = Mul(Mul(v, inverse), LoadPartial(args.norm_weight + begin + i, count));
+        Vec v = LoadColumns(x, begin + i, count);
+        if (has_norm) v = Mul(Mul(v, inverse), LoadColumns(args.norm_weight, begin + i, count));
+        if (args.norm_bias != nullptr) v = Add(v, LoadColumns(args.norm_bias, begin + i, count));
         Store(columns + i, v);
       }
       alignas(64) int32_t integers[kActivationGroup];
@@ -88,6 +90,14 @@ struct ActivationRows {
   }
 
  private:
+  // Some columns of a row in the order of the weights'; zeros from `count` on.
+  Vec LoadColumns(const float* row, int64_t begin, int64_t count) const {
+    if (order == nullptr) return LoadPartial(row + begin, count);
+    float gathered[kLanes];
+    for (int64_t i = 0; i < count; ++i) gathered[i] = row[order[begin + i]];
+    return LoadPartial(gathered, count);
+  }
+
   // Writes the integers of one group and returns its scale.
   float QuantizeGroup(const float* group, int32_t* integers) const {
     Vec most = Zero(), not_finite = Zero();  // stays zero unless there is an infinity or a NaN
