@@ -85,6 +85,7 @@ def open_model(
             checkpoint.dtype,
             stored.kept,
             stored.shifted_norms,
+            stored.has_kv_scales,
             model_parallel=tensor_parallel.size,
             model_parallel_rank=tensor_parallel.rank,
             **given,

@@ -40,10 +40,12 @@ def main() -> None:
     args = parser.parse_args()
 
     print(describe_machine())
-    print("attention, 32 heads, 2 KV heads of 128; seqs x rows of context; times as fast as the first")
     print(
-        f"{'kernel':>14} {'cache':>8} {'seqs':>5} {'rows':>5} {'context':>8} {'ms':>9} {'p90 ms':>9}"
-        f" {'GB/s':>7} {'GFLOP/s':>8} {'times':>6}"
+        "attention, 32 heads, 2 KV heads of 128; seqs x rows of context; times as fast as the first"
+    )
+    print(
+        f"{'kernel':>14} {'cache':>8} {'seqs':>5} {'rows':>5} {'context':>8} {'ms':>9} "
+        f"{'p90 ms':>9} {'GB/s':>7} {'GFLOP/s':>8} {'times':>6}"
     )
     for isa in args.isa:
         library.select_isa(isa)

@@ -81,13 +81,14 @@ class IntProducts {
     }
   }
 
-  // sums [num_queries, padded_dim] += probabilities . V; probabilities [kChunk<T>, num_lanes].
+  // sums [num_queries, padded_dim] += probabilities . V; probabilities [kChunk<T>, num_lanes], whose
+  // sums are in totals [num_lanes].
   void AddValues(const QueryLanes& queries, const Chunk<T>& chunk, const Chunk<T>& next,
-                 const float* probabilities, float* sums) {
+                 const float* probabilities, float* sums, float* totals) {
     for (int64_t lane = 0; lane < queries.num_lanes; lane += kLanes) {
       const int64_t left = queries.num_queries - lane;
       TakeProbabilities(probabilities + lane, queries.num_lanes, chunk, lane,
-                        left < kLanes ? left : kLanes);
+                        left < kLanes ? left : kLanes, totals);
     }
     PackValues(chunk);
     const int64_t num_tiles = padded_dim_ / kTileN;
@@ -215,45 +216,45 @@ class IntProducts {
 
   // Rounds the probabilities of up to kLanes queries, times the scales of the tokens' values.
   void TakeProbabilities(const float* probabilities, int64_t num_lanes, const Chunk<T>& chunk,
-                         int64_t first, int64_t count) {
+                         int64_t first, int64_t count, float* totals) {
     Vec weights[kTokens];
-    Vec most = Zero(), not_finite = Zero();
-    for (int64_t t = 0; t < kTokens; ++t) {
-      if (t >= chunk.count) {
-        weights[t] = Zero();
-        continue;
-      }
+    Vec most = Zero(), sum = Zero(), not_finite = Zero();
+    for (int64_t t = 0; t < chunk.count; ++t) {
       Vec weight = Load(probabilities + t * num_lanes);
       if (args_.value_scales != nullptr) {
         weight = Mul(weight, Set1(args_.value_scales[chunk.places[t]]));
       }
       weights[t] = weight;
       most = Max(weight, most);
+      sum = Add(sum, weight);
       not_finite = MulAdd(weight, Zero(), not_finite);
     }
     const Vec largest = Set1(kMaxProbability);
-    const Vec inverse =
-        SelectLessEqual(most, Set1(kLeastActivation), Zero(), Div(largest, most));
-    alignas(64) float inverses[kLanes];
-    Store(inverses, inverse);
-    Store(probability_scales_ + first, Add(Div(most, largest), not_finite));
+    const Vec inverse = SelectLessEqual(most, Set1(kLeastActivation), Zero(), Div(largest, most));
+    const Vec step = Add(Div(most, largest), not_finite);
+    Vec rounded_sum = Zero();
+    for (int64_t t = 0; t < chunk.count; ++t) {
+      weights[t] = ToFloats(RoundToInt(Mul(weights[t], inverse)));
+      rounded_sum = Add(rounded_sum, weights[t]);
+    }
+    for (int64_t t = chunk.count; t < kTokens; ++t) weights[t] = Zero();
+    Store(probability_scales_ + first, step);
+    const Vec correction = Mul(rounded_sum, Set1(-static_cast<float>(kUnsignedByteZero)));
+    StoreInts(probability_corrections_ + first, RoundToInt(correction));
+    if (args_.value_channels.scale != nullptr) {
+      // Offsets are taken off behind the division by the total: of what was multiplied.
+      const Vec lost = MulAdd(sum, Set1(-1.0f), Mul(rounded_sum, step));
+      Store(totals + first, Add(Load(totals + first), lost));
+    }
     alignas(64) int32_t integers[kLanes][kTokens];
     for (int64_t t = 0; t < kTokens; t += kTileN) {
       Vec rows[kTileN];
       for (int i = 0; i < kTileN; ++i) rows[i] = weights[t + i];
       Transpose(rows);
-      for (int64_t i = 0; i < count; ++i) {
-        StoreInts(integers[i] + t, RoundToInt(Mul(rows[i], Set1(inverses[i]))));
-      }
+      for (int64_t i = 0; i < count; ++i) StoreInts(integers[i] + t, RoundToInt(rows[i]));
     }
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t query = first + i;
-      int32_t sum = 0;
-      if (kUnsignedByteZero != 0) {
-        for (int64_t t = 0; t < kTokens; ++t) sum += integers[i][t];
-      }
-      probability_corrections_[query] = -kUnsignedByteZero * sum;
-      StoreActivations<kTokens>(integers[i], probabilities_ + query * kTokens, 1, 0);
+      StoreActivations<kTokens>(integers[i], probabilities_ + (first + i) * kTokens, 1, 0);
     }
   }
 

@@ -102,7 +102,7 @@ class AttentionPass {
         if (begin + chunk_->count > first_position_ + 1) HideLaterTokens(lane, begin);
         UpdateSoftmax(lane);
       }
-      products_.AddValues(queries_, *chunk_, *next_, scores_, sums_);
+      products_.AddValues(queries_, *chunk_, *next_, scores_, sums_, total_);
     }
   }
 

@@ -101,7 +101,7 @@ class VectorProducts {
   // sums [num_queries, padded_dim] += probabilities [count, num_lanes]^T . V, while the values of
   // the next chunk are fetched.
   void AddValues(const QueryLanes& queries, const Chunk<T>& chunk, const Chunk<T>& next,
-                 const float* probabilities, float* sums) const {
+                 const float* probabilities, float* sums, float* /*totals*/) const {
     int query = 0;
     for (; query + kManyQueries <= queries.num_queries; query += kManyQueries) {
       AddValuesTo<kManyQueries, 1>(queries, query, chunk, next, probabilities, sums);
