@@ -76,22 +76,3 @@ def logits_of(
         cache = RoundingCache(roundings)
         found = model(torch.tensor([token_ids]), past_key_values=cache, use_cache=True)
         return found.logits[0].float().numpy()
-
-
-def round_projections(
-    model: PreTrainedModel, roundings: list[tuple[Rounding, Rounding]], num_kv_heads: int
-) -> None:
-    """Round as msModelSlim simulates it: keys as they are projected, before their rotation."""
-    for layer, (of_key, of_value) in enumerate(roundings):
-        for name, rounding in (("k", of_key), ("v", of_value)):
-            module = model.get_submodule(f"model.layers.{layer}.self_attn.{name}_proj")
-            module.forward = _rounded(module.forward, rounding, num_kv_heads)  # type: ignore[method-assign]
-
-
-def _rounded(forward: Any, rounding: Rounding, num_kv_heads: int) -> Any:
-    def run(x: torch.Tensor) -> torch.Tensor:
-        y = forward(x)
-        heads = y.unflatten(-1, (num_kv_heads, -1)).transpose(-2, -3)
-        return rounding(heads).transpose(-2, -3).reshape(y.shape)
-
-    return run

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.backends.cpu.footprint import count_weight_bytes
 from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
-from mindformers_glm.weights.packed_header import FOLDER_NAME
+from mindformers_glm.weights.packed_cache import FOLDER_NAME
 from tests import quantized_folders as folders
 from tests.conftest import MINI, relative_error
 from tests.model import hf_oracle, kv_oracle, stored_oracle
@@ -77,27 +77,36 @@ def _load_fixture(name: str, fixtures: Path, tmp_path: Path, **how: Any) -> tupl
 
 
 @pytest.mark.parametrize("name", FIXTURES)
-def test_rounding_before_the_rotation_gives_the_tools_logits(
+def test_the_tools_logits_are_those_of_a_float_cache(
     name: str, shared_fixtures: Path, tmp_path: Path
 ) -> None:
+    """msModelSlim's simulation rounds activations and no keys or values."""
     fixtures = shared_fixtures / "msmodelslim"
-    model, folder = _load_fixture(name, fixtures, tmp_path, is_simulated=True)
-    kv_oracle.round_projections(
-        model, kv_oracle.read_channels(folder), model.config.num_key_value_heads
-    )
+    model, _ = _load_fixture(name, fixtures, tmp_path, is_simulated=True)
     prompt, expected = tool_logits(fixtures, name)
-    assert relative_error(hf_oracle.logits_of(model, prompt), expected) < 1e-2
+    found = hf_oracle.logits_of(model, prompt)
+    assert relative_error(found[:3], expected[:3]) < 1e-4
+    assert relative_error(found, expected) < 3e-2  # see SENSITIVE in test_quantized_fixtures.py
 
 
 @pytest.mark.parametrize("name", FIXTURES)
-def test_fixtures_run_as_a_card_rounds(name: str, shared_fixtures: Path, tmp_path: Path) -> None:
+def test_fixtures_run_with_their_scales_and_without(
+    name: str, shared_fixtures: Path, tmp_path: Path
+) -> None:
     fixtures = shared_fixtures / "msmodelslim"
     model, folder = _load_fixture(name, fixtures, tmp_path)
     prompt, _ = tool_logits(fixtures, name)
+    sizes = {"params_dtype": "float32", "max_model_len": 64}
+    with LLM(folder, kv_cache_dtype="float32", **sizes) as llm:
+        assert relative_error(llm.logits(prompt), hf_oracle.logits_of(model, prompt)) < 1e-3
     expected = kv_oracle.logits_of(model, prompt, kv_oracle.read_channels(folder))
-    with LLM(folder, params_dtype="float32", max_model_len=64) as llm:
+    with LLM(folder, **sizes) as llm:
         assert llm.settings.uses_kv_scales
-        assert relative_error(llm.logits(prompt), expected) < 3e-2
+        found = llm.logits(prompt)
+    assert relative_error(found[0], expected[0]) < 1e-4
+    # The probabilities' 8 bits make some static activations fall to the next integer, which these
+    # models answer by a few hundredths: as much as rounding the cache itself changes.
+    assert relative_error(found, expected) < 5e-2
 
 
 @pytest.mark.parametrize("has_scales", [False, True], ids=["tokens", "channels"])
