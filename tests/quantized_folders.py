@@ -87,6 +87,38 @@ def save(stored: Tensors, folder: Path, case: Case) -> None:
     (folder / name).write_text(json.dumps(described))
 
 
+def write_kv_scales(
+    source: Path, folder: Path, *, seed: int = 0, is_symmetric: bool = True
+) -> Path:
+    """A W8A16 folder of msModelSlim with scales of an int8 KV cache (C8).
+
+    They are of the size of the keys and values of a random network, so that some clip.
+    """
+    write(source, folder, WEIGHT_ONLY["slim-w8a16"], seed)
+    rng = np.random.default_rng(seed)
+    raw = json.loads((folder / "config.json").read_text())
+    heads = raw.get("num_key_value_heads") or raw["multi_query_group_num"]
+    channels = heads * (raw.get("head_dim") or raw["kv_channels"])
+    (file,) = folder.glob("*.safetensors")
+    description = folder / "quant_model_description.json"
+    tensors, types = load_file(file), json.loads(description.read_text())
+    fused = "self_attention.query_key_value."
+    for layer in range(raw.get("num_hidden_layers") or raw["num_layers"]):
+        for part in "kv":
+            prefix = f"model.layers.{layer}.self_attn.{part}_proj"
+            if raw["model_type"] == "chatglm":
+                prefix = f"transformer.encoder.layers.{layer}.{fused}{part}_proj"
+            scale = rng.uniform(0.005, 0.015, channels).astype(np.float32)
+            offset = np.zeros_like(scale)
+            if not is_symmetric:
+                offset = rng.integers(-30, 30, channels).astype(np.float32)
+            tensors |= {f"{prefix}.kv_cache_scale": scale, f"{prefix}.kv_cache_offset": offset}
+            types |= {f"{prefix}.kv_cache_{what}": "C8" for what in ("scale", "offset")}
+    _save_file(tensors, file)
+    description.write_text(json.dumps(types | {"kv_cache_type": "C8", "kv_quant_type": "C8"}))
+    return folder
+
+
 def write_meant(source: Path, folder: Path, meant: dict[str, np.ndarray]) -> Path:
     """The float checkpoint that has the matrices which were meant."""
     shutil.copytree(source, folder)

@@ -6,9 +6,10 @@ from numbers import Integral
 from typing import Any
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.config.value_types import DTYPE
+from mindformers_glm.config.value_types import DTYPE, KV_CACHE_DTYPE, ValueType
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.kv_cache import AUTO, INT8, KV_CACHE_DTYPES, count_head_bytes
 from mindformers_glm.core.quantization_scheme import (
     MIXED,
     QuantizationScheme,
@@ -34,12 +35,18 @@ DEFAULT_MAX_MODEL_LEN = 8192
 _RUN_FIELDS = (
     "compute_dtype",
     "rotary_dtype",
+    "kv_cache_dtype",
     "max_num_seqs",
     "max_num_batched_tokens",
     "max_model_len",
     "block_size",
 )
-_DTYPE_FIELDS = ("params_dtype", "compute_dtype", "rotary_dtype")
+_DTYPE_FIELDS = {
+    "params_dtype": DTYPE,
+    "compute_dtype": DTYPE,
+    "rotary_dtype": DTYPE,
+    "kv_cache_dtype": KV_CACHE_DTYPE,
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class RunnerSettings:
 
     params_dtype: type of the weights in memory; compute_dtype: type in which activations enter a
     product; rotary_dtype: type the cos/sin tables are rounded to, None: what suits the device.
+    kv_cache_dtype: type of cached keys and values as a run asks for it, "auto" among others; what
+    comes of it is `kv_dtype`.
     `max_num_batched_tokens` is the largest number of rows in one step, `max_num_seqs` the largest
     number of sequences.
     model_parallel, model_parallel_rank: into how many parts the network is split, and which one
@@ -61,6 +70,7 @@ class RunnerSettings:
     setting of a run either. None: the checkpoint is float.
     shifted_norms: the linear layers whose norm has a bias in such a checkpoint.
     rounded_columns: those of whose activations each column has a scale and offset in it.
+    has_kv_scales: such a checkpoint has scales of an int8 KV cache, for each channel.
     """
 
     params_dtype: str
@@ -72,12 +82,14 @@ class RunnerSettings:
     block_size: int
     quantization: str | None = None
     quantization_group_size: int | None = None
+    kv_cache_dtype: str = AUTO
     model_parallel: int = 1
     model_parallel_rank: int = 0
     float_layers: tuple[int, ...] = ()
     stored_schemes: tuple[tuple[str, QuantizationScheme | None], ...] | None = None
     shifted_norms: tuple[str, ...] = ()
     rounded_columns: tuple[str, ...] = ()
+    has_kv_scales: bool = False
 
     def __post_init__(self) -> None:
         check_types_together(vars(self))
@@ -89,6 +101,10 @@ class RunnerSettings:
         if self.rotary_dtype not in (None, *DTYPE_BYTES):
             raise ConfigError(
                 f"rotary_dtype must be one of {', '.join(DTYPE_BYTES)}, got {self.rotary_dtype!r}."
+            )
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise ConfigError(
+                f"kv_cache_dtype must be {KV_CACHE_DTYPE.description}, got {self.kv_cache_dtype!r}."
             )
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "block_size"):
             size = getattr(self, name)
@@ -109,13 +125,14 @@ class RunnerSettings:
         stored_schemes: Mapping[str, QuantizationScheme | None] | None = None,
         shifted_norms: tuple[str, ...] | None = None,
         rounded_columns: tuple[str, ...] | None = None,
+        has_kv_scales: bool | None = None,
         **given: Any,
     ) -> "RunnerSettings":
         """Settings for a network: `with_defaults`, and what the folder says of quantization.
 
         Args:
             stored_dtype: type of the weights where config.json names none.
-            stored_schemes, shifted_norms, rounded_columns: see the fields.
+            stored_schemes, shifted_norms, rounded_columns, has_kv_scales: see the fields.
         """
         settings = cls.with_defaults(
             config.torch_dtype or stored_dtype, config.max_position_embeddings, **given
@@ -127,6 +144,7 @@ class RunnerSettings:
             stored_schemes=schemes,
             shifted_norms=shifted_norms or (),
             rounded_columns=rounded_columns or (),
+            has_kv_scales=bool(has_kv_scales),
         )
 
     @classmethod
@@ -145,7 +163,7 @@ class RunnerSettings:
             if name not in SETTING_NAMES:
                 raise ConfigError(f"{name!r} is not a setting: use {', '.join(SETTING_NAMES)}.")
         chosen = {
-            name: _read_dtype(name, value) if name in _DTYPE_FIELDS else value
+            name: _read_dtype(name, value, _DTYPE_FIELDS[name]) if name in _DTYPE_FIELDS else value
             for name, value in given.items()
             if value is not None
         }
@@ -174,7 +192,9 @@ class RunnerSettings:
         names = [field.name for field in fields(self) if field.name not in _RUN_FIELDS]
         found = {name: getattr(self, name) for name in names}
         found["float_layers"] = list(self.float_layers)
-        del found["stored_schemes"]
+        del found["stored_schemes"], found["has_kv_scales"]
+        if self.uses_kv_scales:
+            found["uses_kv_scales"] = True
         for name in ("shifted_norms", "rounded_columns"):
             if layers := found.pop(name):
                 found[name] = list(layers)
@@ -191,12 +211,18 @@ class RunnerSettings:
         return TensorParallel(self.model_parallel, self.model_parallel_rank)
 
     @property
-    def kv_cache_dtype(self) -> str:
-        """Type of cached keys and values: float16 wherever products are not float32.
+    def kv_dtype(self) -> str:
+        """Type of cached keys and values.
 
-        It has 8 times bfloat16's precision in the same two bytes, and attention scores are where
-        rounding shows most; keys and values come nowhere near its limit of 65504 (they saturate).
+        Unless a run asks for another, int8 where the checkpoint has scales for it, and float16
+        wherever products are not float32. That has 8 times bfloat16's precision in the same two
+        bytes, and attention scores are where rounding shows most; keys and values come nowhere
+        near its limit of 65504 (they saturate).
         """
+        if self.kv_cache_dtype != AUTO:
+            return self.kv_cache_dtype
+        if self.has_kv_scales:
+            return INT8
         return "float32" if self.compute_dtype == "float32" else "float16"
 
     @property
@@ -204,6 +230,15 @@ class RunnerSettings:
         """Whether a layer multiplies tokens of a prompt otherwise than generated ones."""
         schemes = dict(self.stored_schemes or ()).values()
         return any(scheme is not None and scheme.activation_scale == MIXED for scheme in schemes)
+
+    @property
+    def uses_kv_scales(self) -> bool:
+        """Whether an int8 KV cache has the checkpoint's scales; else each head has its own."""
+        return self.has_kv_scales and self.kv_dtype == INT8
+
+    def kv_head_bytes(self, head_dim: int) -> int:
+        """Bytes of the cached keys, or of the values, of one head and token."""
+        return count_head_bytes(head_dim, self.kv_dtype, not self.uses_kv_scales)
 
     def scheme_of(self, layer_name: str) -> QuantizationScheme | None:
         """How a linear layer, by its Megatron-Core name, is quantized; None: it is not."""
@@ -222,7 +257,13 @@ class RunnerSettings:
 
 
 # What a run may say; the others come with the checkpoint.
-_OF_THE_CHECKPOINT = ("float_layers", "stored_schemes", "shifted_norms", "rounded_columns")
+_OF_THE_CHECKPOINT = (
+    "float_layers",
+    "stored_schemes",
+    "shifted_norms",
+    "rounded_columns",
+    "has_kv_scales",
+)
 SETTING_NAMES = tuple(
     field.name for field in fields(RunnerSettings) if field.name not in _OF_THE_CHECKPOINT
 )
@@ -248,9 +289,9 @@ def check_types_together(values: Mapping[str, Any]) -> None:
     read_scheme(values["quantization"], values["quantization_group_size"])
 
 
-def _read_dtype(name: str, value: Any) -> str:
+def _read_dtype(name: str, value: Any, kind: ValueType) -> str:
     """The full name of a type, which may be given as on the command line ("bf16")."""
     try:
-        return DTYPE.from_yaml(value)
+        return kind.from_yaml(value)
     except ValueError:
-        raise ConfigError(f"{name} must be {DTYPE.description}, got {value!r}.") from None
+        raise ConfigError(f"{name} must be {kind.description}, got {value!r}.") from None

@@ -24,6 +24,7 @@ from mindformers_glm.config.value_types import (
     GRAPH_LEVEL,
     INTEGER,
     JSON_OBJECT,
+    KV_CACHE_DTYPE,
     NUMBER,
     SIZE,
     TEXT,
@@ -274,6 +275,15 @@ _MEMORY = (
         "tokens of one KV-cache block",
         "LLM",
         minimum=1,
+    ),
+    Setting(
+        "kv_cache_dtype",
+        KV_CACHE_DTYPE,
+        "auto",
+        "type of cached keys and values: float16, float32, bfloat16, int8 (half of float16's "
+        "bytes), or auto: int8 where the checkpoint has scales for it, else float16, beside "
+        "float32 products float32",
+        "LLM",
     ),
     Setting(
         "enable_prefix_caching",

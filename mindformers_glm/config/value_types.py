@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindformers_glm.core.dtypes import DTYPE_BYTES
+from mindformers_glm.core.kv_cache import AUTO, INT8
 from mindformers_glm.system.files import parse_json
 
 # "GB" counts 2**30, as MindSpore's max_device_memory does.
@@ -98,6 +99,10 @@ def _dtype(value: Any) -> str:
     return _DTYPE_NAMES[value]
 
 
+def _kv_cache_dtype(value: Any) -> str:
+    return value if value in (AUTO, INT8) else _dtype(value)
+
+
 def _boolean_or(from_yaml: Callable[[Any], Any], from_text: Callable[[str], Any]) -> tuple:
     """Readers of a value that is True, False, or what the given readers take."""
 
@@ -157,6 +162,9 @@ BOOLEAN = ValueType("True or False", _exactly(bool), _boolean_from_text)
 INTEGER = ValueType("a whole number", _exactly(int), int)
 NUMBER = ValueType("a number", _number_from_yaml, lambda text: _number_from_yaml(float(text)))
 DTYPE = ValueType("float32, bfloat16 or float16", _dtype, _dtype)
+KV_CACHE_DTYPE = ValueType(
+    "auto, float16, float32, bfloat16 or int8", _kv_cache_dtype, _kv_cache_dtype
+)
 SIZE = ValueType('a size such as "59GB"', parse_size, parse_size)
 TRUE_FALSE_AUTO = ValueType("True, False or auto", *_boolean_or(_auto, _auto))
 CACHE_MODE = ValueType("on, off, auto or verify", _cache_mode, _cache_mode)

@@ -239,6 +239,11 @@ class CheckpointFormat(Protocol):
         """
         ...
 
+    @property
+    def has_kv_scales(self) -> bool:
+        """Whether there are scales and offsets of an int8 KV cache, for each channel."""
+        ...
+
     def surplus(self) -> Mapping[str, str]:
         """Tensors that a run does not need: name -> what it is."""
         ...

@@ -28,6 +28,7 @@ OTHER_NAMES_OF_LLM = {
     "device": "device_target",
     "device_map": "device_target",
     "max_seq_len": "max_model_len",
+    "cache_dtype": "kv_cache_dtype",
     "max_batch_size": "max_num_seqs",
     "load_in_4bit": "quantization",
     "load_in_8bit": "quantization",

@@ -79,6 +79,9 @@ class LLM:
             "w8a8_dynamic", "w4a16" or "w4a8_dynamic"; None: they stay float.
         quantization_group_size: columns that share a scale of int4 weights (32, 64, 128);
             None: 128.
+        kv_cache_dtype: type of cached keys and values: "float16", "float32", "bfloat16", "int8",
+            which takes half of float16's bytes, or "auto": int8 where the checkpoint has scales for
+            it, else float16, beside float32 products float32.
         max_model_len: most tokens of prompt and answer together; None: the checkpoint's limit, but
             at most 8192.
         max_num_seqs: most requests that run together; None: 32.
@@ -129,6 +132,7 @@ class LLM:
         rotary_dtype: str | None = None,
         quantization: str | None = None,
         quantization_group_size: int | None = None,
+        kv_cache_dtype: str = "auto",
         max_model_len: int | None = None,
         max_num_seqs: int | None = None,
         max_num_batched_tokens: int | None = None,

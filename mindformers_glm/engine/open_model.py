@@ -86,6 +86,7 @@ def open_model(
             stored.kept,
             stored.shifted_norms,
             stored.rounded_columns,
+            stored.has_kv_scales,
             model_parallel=tensor_parallel.size,
             model_parallel_rank=tensor_parallel.rank,
             **given,

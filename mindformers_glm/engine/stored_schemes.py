@@ -21,11 +21,13 @@ class StoredSchemes:
     tool: which tool has quantized them, and in which format; None: the checkpoint is float.
     stored: of each matrix that a layer stacks; None: it is float.
     shifted_norms: the layers whose norm has a bias.
+    has_kv_scales: whether there are scales of an int8 KV cache.
     """
 
     tool: str | None
     stored: Mapping[str, Sequence[StoredScheme | None]]
     shifted_norms: tuple[str, ...] = ()
+    has_kv_scales: bool = False
 
     @classmethod
     def of(cls, rules: Sequence[WeightRule], checkpoint: Checkpoint) -> "StoredSchemes":
@@ -33,7 +35,8 @@ class StoredSchemes:
         if checkpoint.quantized is None:
             return cls(None, {})
         schemes, norms = list_schemes(rules), list_shifted_norms(rules)
-        return cls(checkpoint.quantized.tool, schemes, norms)
+        form = checkpoint.quantized
+        return cls(form.tool, schemes, norms, form.has_kv_scales)
 
     @property
     def kept(self) -> dict[str, QuantizationScheme | None] | None:

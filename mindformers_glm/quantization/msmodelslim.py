@@ -31,6 +31,7 @@ from mindformers_glm.core.quantized_linear import (
     TensorSpec,
 )
 from mindformers_glm.quantization import checks, packing
+from mindformers_glm.quantization.kv_scales import list_kv_scales
 from mindformers_glm.quantization.shifted_norms import (
     find_norm_bias,
     list_norm_biases,
@@ -48,7 +49,7 @@ _KEYS = {  # of a description, besides tensors
     *("model_quant_type", "version", "group_size", "kv_cache_type", "kv_quant_type"),
     *("fa_quant_type", "reduce_quant_type", "metadata", "optional"),
 }
-_KV_SCALE = re.compile(r".+\.kv_cache_(scale|offset)")
+_C8 = "C8"
 _PEEKED_ROWS = 16
 _FLOAT_TYPES = ("float32", "float16", "bfloat16")
 
@@ -88,6 +89,7 @@ class ModelSlimFormat:
     group_size: int | None
     is_packed: bool
     source: StoredTensors
+    kv_cache_type: str | None = None
 
     @property
     def tool(self) -> str:
@@ -128,10 +130,13 @@ class ModelSlimFormat:
 
     def surplus(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
-        scales = {
-            name: "scales of an int8 KV cache" for name in self.types if _KV_SCALE.fullmatch(name)
-        }
+        scales = list_kv_scales(self.types)
         return scales | list_norm_copies(self.types, self.source) | list_unused(self.types)
+
+    @property
+    def has_kv_scales(self) -> bool:
+        """See CheckpointFormat; the old layout's description does not say it by itself."""
+        return self.kv_cache_type == _C8 or bool(list_kv_scales(self.types))
 
     def zeros(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
@@ -365,8 +370,19 @@ def open_format(file: Path, quantize: Any, source: StoredTensors) -> ModelSlimFo
         )
     _compare_names(file, types, source.entries)
     is_packed = raw.get("version") is not None
+    kv_cache_type = raw.get("kv_cache_type")
+    if kv_cache_type not in (None, _C8):
+        raise UnsupportedError(
+            f"{file} has kv_cache_type {kv_cache_type!r:.40}, and this version reads {_C8}: "
+            "quantize the model again with that, or without a quantized KV cache."
+        )
     return ModelSlimFormat(
-        file, types, _read_group_size(file, raw, source.entries), is_packed, source
+        file,
+        types,
+        _read_group_size(file, raw, source.entries),
+        is_packed,
+        source,
+        kv_cache_type,
     )
 
 

@@ -25,6 +25,7 @@ from mindformers_glm.core.quantized_linear import (
     TensorSpec,
 )
 from mindformers_glm.quantization import checks
+from mindformers_glm.quantization.kv_scales import list_kv_scales
 from mindformers_glm.quantization.plain_format import PlainFormat
 from mindformers_glm.quantization.shifted_norms import (
     find_norm_bias,
@@ -66,9 +67,12 @@ class NumpySetFormat(PlainFormat):
     def surplus(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
         names = self.source.entries
-        scales = (".kv_cache_scale", ".kv_cache_offset")
-        found = {name: "scales of an int8 KV cache" for name in names if name.endswith(scales)}
-        return found | list_norm_copies(names, self.source)
+        return list_kv_scales(names) | list_norm_copies(names, self.source)
+
+    @property
+    def has_kv_scales(self) -> bool:
+        """See CheckpointFormat."""
+        return bool(list_kv_scales(self.source.entries))
 
     def zeros(self) -> Mapping[str, str]:
         """See CheckpointFormat."""

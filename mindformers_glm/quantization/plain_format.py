@@ -6,6 +6,11 @@ from collections.abc import Mapping
 class PlainFormat:
     """Base of formats: what they say of float tensors, unless they know more."""
 
+    @property
+    def has_kv_scales(self) -> bool:
+        """See CheckpointFormat."""
+        return False
+
     def surplus(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
         return {}

@@ -40,6 +40,7 @@ from mindformers_glm.weights.rules import (
     check_rules,
     find_surplus,
     resolve_attention_bias,
+    without_kv_scales,
 )
 from mindformers_glm.weights.surplus import check_repeats, describe_surplus
 
@@ -130,6 +131,7 @@ def _describe(
         stored.kept,
         stored.shifted_norms,
         stored.rounded_columns,
+        stored.has_kv_scales,
         **given,
     )
     fit = Fit.find(
@@ -204,13 +206,16 @@ def _describe_weights(
     settings: RunnerSettings,
 ) -> _Section:
     # Constants that some exporters save are no parameters.
-    used = {source.name: source.shape for rule in rules for source in rule.sources}
+    weights = without_kv_scales(rules)
+    used = {source.name: source.shape for rule in weights for source in rule.sources}
     num_parameters = sum(math.prod(shape) for shape in used.values())
     by_dtype = ", ".join(
         f"{dtype} {format_bytes(num_bytes)}"
         for dtype, num_bytes in checkpoint.num_bytes_by_dtype.items()
     )
-    kv_bytes = config.kv_bytes_per_token(settings.kv_cache_dtype)
+    kv_heads = 2 * config.num_hidden_layers * config.num_key_value_heads
+    kv_bytes = kv_heads * settings.kv_head_bytes(config.head_dim)
+    of_checkpoint = " with the checkpoint's scales" if settings.uses_kv_scales else ""
     num_files = len(checkpoint.files)
     kept_float = ", ".join(map(str, config.float_layers_id))
     as_stored = RunnerSettings.for_config(config, checkpoint.dtype).params_dtype
@@ -226,7 +231,7 @@ def _describe_weights(
         *([("never quantized", f"layers {kept_float}")] if kept_float else []),
         (
             "KV cache",
-            f"{format_bytes(kv_bytes)} a token in {settings.kv_cache_dtype}, "
+            f"{format_bytes(kv_bytes)} a token in {settings.kv_dtype}{of_checkpoint}, "
             f"{format_bytes(kv_bytes * config.max_position_embeddings)} for the whole context",
         ),
         (

@@ -81,7 +81,7 @@ def count_memory(backend: Backend, config: GlmConfig, settings: RunnerSettings) 
         ranks,
         by_type | by_scheme,
         [need(size).kv_block_bytes // settings.block_size for size in ranks],
-        settings.kv_cache_dtype,
+        settings.kv_dtype,
     )
 
 

@@ -30,6 +30,7 @@ from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
 from mindformers_glm.weights.shards import list_names
 from mindformers_glm.weights.tensor_names import (
+    KV_SCALES,
     LINEARS,
     QKV,
     SHIFTED_NORMS,
@@ -143,6 +144,8 @@ def build_rules(
         return quantized.repeats(prefix + tensors[0][0]) if quantized is not None else ()
 
     layer_rules = (*names.layer, names.attention_bias) if config.attention_bias else names.layer
+    if quantized is not None and quantized.has_kv_scales:
+        layer_rules = (*layer_rules, *names.kv_scales)
     rules = [WeightRule("embedding.word_embeddings.weight", (source(names.embedding),))]
     rules += [
         WeightRule(
@@ -165,6 +168,11 @@ def build_rules(
     output_source = source(output, is_linear=not is_tied)
     rules.append(WeightRule("output_layer.weight", (output_source,), repeats))
     return tuple(rules)
+
+
+def without_kv_scales(rules: Sequence[WeightRule]) -> tuple[WeightRule, ...]:
+    """The rules of a network that takes no scales of an int8 KV cache from the checkpoint."""
+    return tuple(rule for rule in rules if KV_SCALES not in rule.parameter)
 
 
 def resolve_attention_bias(config: GlmConfig, checkpoint: Checkpoint) -> GlmConfig:

@@ -24,6 +24,21 @@ FC1_NORM = "mlp.linear_fc1.layer_norm_weight"
 FC1, FC2 = "mlp.linear_fc1.weight", "mlp.linear_fc2.weight"
 # The norms in front of a linear layer, which a quantizing tool may give a bias: a second row then.
 SHIFTED_NORMS = (QKV_NORM, FC1_NORM)
+# What an int8 cache's integers of a channel stand for, and where msModelSlim keeps it.
+KV_SCALES = "self_attention.core_attention.kv_scales."
+
+
+def _kv_scales(module: str) -> tuple[LayerRule, ...]:
+    return tuple(
+        (
+            f"{KV_SCALES}{name}_{what}",
+            ((f"{module}{name[0]}_proj.kv_cache_{what}", (_KEY_VALUE,)),),
+        )
+        for name in ("key", "value")
+        for what in ("scale", "offset")
+    )
+
+
 # The matrices of a layer, which quantizing tools make something else of.
 LINEARS = (QKV, PROJ, FC1, FC2)
 
@@ -35,6 +50,7 @@ class TensorNames:
     layers: what comes before a layer's number.
     layer: (parameter within decoder.layers.{i}, its tensors within `layers`{i}).
     attention_bias: the same of the q, k and v biases, which some checkpoints lack.
+    kv_scales: the same of the scales of an int8 KV cache, which few have.
     output_repeats: other names under which tools export the output layer once more.
     """
 
@@ -44,6 +60,7 @@ class TensorNames:
     layers: str
     layer: tuple[LayerRule, ...]
     attention_bias: LayerRule
+    kv_scales: tuple[LayerRule, ...]
     output_repeats: tuple[str, ...] = ()
 
 
@@ -76,6 +93,7 @@ _GLM = TensorNames(
             ("self_attn.v_proj.bias", (_KEY_VALUE,)),
         ),
     ),
+    kv_scales=_kv_scales("self_attn."),
 )
 _GLM4 = replace(
     _GLM,
@@ -99,6 +117,7 @@ _CHATGLM = TensorNames(
         (FC2, (("mlp.dense_4h_to_h.weight", (_HIDDEN, _FFN)),)),
     ),
     attention_bias=(QKV_BIAS, (("self_attention.query_key_value.bias", (_FUSED_QKV,)),)),
+    kv_scales=_kv_scales("self_attention.query_key_value."),
     output_repeats=("lm_head.weight",),
 )
 

@@ -18,6 +18,8 @@ MAX_FLOAT16 = np.float32(65504)
 ACTIVATION_GROUP = 128
 LARGEST_ACTIVATION = {8: 127, 16: 32639}
 LEAST_ACTIVATION = np.float32(2.0**-100)
+# Cached tokens whose probabilities share a scale, beside an int8 cache.
+PROBABILITY_CHUNK = 64
 LEAST_WEIGHT_SCALE = np.float32(2.0**-23)
 
 
@@ -445,17 +447,45 @@ def attention(
     Returns:
         [M, num_heads * head_dim].
     """
-    _, num_kv_heads, block_size, head_dim = key_cache.shape
-    num_rows = len(rows.positions)
-    heads = qkv[:num_rows].reshape(num_rows, -1, head_dim)
-    q, k, v = np.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
-    row_cos_sin = cos_sin[rows.positions]
-    q, k = rotate(q, row_cos_sin), rotate(k, row_cos_sin)
+    _, num_kv_heads, block_size, _ = key_cache.shape
+    q, k, v = _rotated_heads(qkv, cos_sin, rows, num_heads, num_kv_heads)
     blocks, offsets = np.divmod(rows.slot_mapping, block_size)
     key_cache[blocks, :, offsets] = round_to(k, cache_dtype, saturate=True)
     value_cache[blocks, :, offsets] = round_to(v, cache_dtype, saturate=True)
+    return _attend(q, key_cache, value_cache, rows, len(qkv))
 
-    out = np.zeros((len(qkv), num_heads * head_dim), np.float32)
+
+def _rotated_heads(
+    qkv: np.ndarray, cos_sin: np.ndarray, rows: Rows, num_heads: int, num_kv_heads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries and keys, rotated, and values: [num_rows, heads, head_dim]."""
+    num_rows = len(rows.positions)
+    heads = qkv[:num_rows].reshape(num_rows, num_heads + 2 * num_kv_heads, -1)
+    q, k, v = np.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
+    row_cos_sin = cos_sin[rows.positions]
+    return rotate(q, row_cos_sin), rotate(k, row_cos_sin), v
+
+
+def _attend(
+    q: np.ndarray,
+    key_cache: np.ndarray,
+    value_cache: np.ndarray,
+    rows: Rows,
+    num_out_rows: int,
+    value_scales: np.ndarray | None = None,
+    is_renormalized: bool = False,
+) -> np.ndarray:
+    """Causal attention of every row over its sequence's cached tokens.
+
+    Args:
+        q: [num_rows, num_heads, head_dim].
+        value_scales: [num_blocks, num_kv_heads, block_size] by which probabilities are multiplied
+            before they are rounded (`round_probabilities`); None: they are not rounded.
+        is_renormalized: rounded ones are divided by their sum.
+    """
+    _, num_kv_heads, block_size, head_dim = key_cache.shape
+    num_heads = q.shape[1]
+    out = np.zeros((num_out_rows, num_heads * head_dim), np.float32)
     for seq, table in enumerate(rows.block_tables):
         for row in range(rows.query_start[seq], rows.query_start[seq + 1]):
             blocks, offsets = np.divmod(np.arange(rows.positions[row] + 1), block_size)
@@ -467,7 +497,107 @@ def attention(
             scores = np.einsum("hd,thd->ht", q[row], keys) * head_dim**-0.5
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             weights /= weights.sum(axis=-1, keepdims=True)
+            if value_scales is not None:
+                scales = value_scales[table[blocks], :, offsets].T
+                weights = round_probabilities(
+                    weights, np.repeat(scales, num_heads // num_kv_heads, axis=0)
+                )
+                if is_renormalized:
+                    weights /= weights.sum(axis=-1, keepdims=True)
             out[row] = np.einsum("ht,thd->hd", weights, values).ravel()
+    return out
+
+
+@dataclass(frozen=True)
+class Int8Cache:
+    """Keys or values as integers from -128 to 127.
+
+    Attributes:
+        integers: [num_blocks, num_kv_heads, block_size, head_dim].
+        scales: float32 [num_blocks, num_kv_heads, block_size], of each head of each token.
+        channels: scale and offset [num_kv_heads, head_dim], which are given; None: `scales` are.
+    """
+
+    integers: np.ndarray
+    scales: np.ndarray
+    channels: tuple[np.ndarray, np.ndarray] | None = None
+
+    def store(self, blocks: np.ndarray, offsets: np.ndarray, x: np.ndarray) -> None:
+        """Round heads [tokens, num_kv_heads, head_dim] and keep them.
+
+        With scales of their own: rint(x * (127 / absmax)), in float32, as activations are rounded.
+        With channels: clip(rint(x / scale + offset)), as msModelSlim's C8 has it.
+        """
+        if self.channels is None:
+            x_rows = x.reshape(-1, x.shape[-1])
+            q, scales = quantize_activation(x_rows, 8, x.shape[-1])
+            self.integers[blocks, :, offsets] = q.reshape(x.shape)
+            self.scales[blocks, :, offsets] = scales.reshape(x.shape[:2])
+        else:
+            scale, offset = self.channels
+            q = np.clip(np.rint(x / scale + offset), -128, 127)
+            self.integers[blocks, :, offsets] = q
+
+    def dequantized(self) -> np.ndarray:
+        """float64 [num_blocks, num_kv_heads, block_size, head_dim]."""
+        if self.channels is None:
+            return self.integers * self.scales[..., None].astype(np.float64)
+        scale, offset = (part[None, :, None].astype(np.float64) for part in self.channels)
+        return (self.integers - offset) * scale
+
+
+def attention_int8(
+    qkv: np.ndarray,
+    cos_sin: np.ndarray,
+    keys: Int8Cache,
+    values: Int8Cache,
+    rows: Rows,
+    num_heads: int,
+    *,
+    is_exact: bool = False,
+) -> np.ndarray:
+    """The same on caches of integers.
+
+    A query, times the scales of the keys' channels, is rounded to 16 bits, by its largest element;
+    probabilities as `round_probabilities` says. Where values have channels, those that were rounded
+    are divided by their sum.
+
+    Args:
+        is_exact: queries and probabilities are not rounded.
+    """
+    num_kv_heads, block_size = keys.integers.shape[1:3]
+    q, k, v = _rotated_heads(qkv, cos_sin, rows, num_heads, num_kv_heads)
+    blocks, offsets = np.divmod(rows.slot_mapping, block_size)
+    keys.store(blocks, offsets, k)
+    values.store(blocks, offsets, v)
+    if is_exact:
+        return _attend(q, keys.dequantized(), values.dequantized(), rows, len(qkv))
+    scale = np.ones(q.shape[1:])
+    if keys.channels is not None:
+        scale = np.repeat(keys.channels[0], num_heads // num_kv_heads, axis=0)
+    flat = (q * scale * np.float32(q.shape[-1] ** -0.5)).astype(np.float32).reshape(-1, q.shape[-1])
+    q16, q_scales = quantize_activation(flat, 16, q.shape[-1])
+    rounded = (q16 * q_scales.astype(np.float64)).reshape(q.shape) / scale * q.shape[-1] ** 0.5
+    has_channels = values.channels is not None
+    value_scales = np.ones_like(values.scales) if has_channels else values.scales
+    both = keys.dequantized(), values.dequantized()
+    return _attend(rounded, *both, rows, len(qkv), value_scales, has_channels)
+
+
+def round_probabilities(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Each query's, of each PROBABILITY_CHUNK tokens, times its value's scale: to 0 .. 255.
+
+    Args:
+        weights, scales: [num_heads, num_tokens]; the result is without the scales again.
+    """
+    out = np.zeros_like(weights)
+    for begin in range(0, weights.shape[1], PROBABILITY_CHUNK):
+        part = np.s_[:, begin : begin + PROBABILITY_CHUNK]
+        scaled = weights[part] * scales[part]
+        step = scaled.max(axis=1, keepdims=True) / 255
+        safe = np.where(step > 0, step, 1)
+        of_scale = np.where(scales[part] > 0, scales[part], 1)
+        out[part] = np.rint(scaled / safe) * step / of_scale
     return out
 
 

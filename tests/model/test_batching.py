@@ -39,6 +39,7 @@ def _generate(
     num_blocks: int = 64,
     max_num_batched_tokens: int = 128,
     max_num_seqs: int = 4,
+    kv_cache_dtype: str = "auto",
 ) -> tuple[list[list[int]], LLMEngine]:
     checkpoint = Checkpoint.open(folder)
     config = GlmConfig.from_hf(folder)
@@ -48,7 +49,9 @@ def _generate(
         "max_model_len": 128,
         "block_size": _BLOCK_SIZE,
     }
-    settings = RunnerSettings.with_defaults("float32", config.max_position_embeddings, **sizes)
+    settings = RunnerSettings.with_defaults(
+        "float32", config.max_position_embeddings, kv_cache_dtype=kv_cache_dtype, **sizes
+    )
     backend = select_backend("CPU")
     backend.connect(settings.tensor_parallel, DeviceSettings())
     runner = backend.create_runner(config, checkpoint, settings)
@@ -97,3 +100,17 @@ def test_preempted_sequences_equal_those_that_were_not(
     found, engine = _generate(tiny, prompts, num_blocks=7)
     assert found == expected
     assert engine.scheduler.num_preemptions > 0
+
+
+def test_preemption_and_chunks_change_no_token_of_an_int8_cache(
+    tiny: Path, prompts: list[list[int]]
+) -> None:
+    alone = [
+        _generate(tiny, [prompt], max_num_seqs=1, kv_cache_dtype="int8")[0][0] for prompt in prompts
+    ]
+    found, engine = _generate(tiny, prompts, num_blocks=7, kv_cache_dtype="int8")
+    assert found == alone
+    assert engine.scheduler.num_preemptions > 0
+    for budget in (5, 17):
+        chunks, _ = _generate(tiny, prompts, max_num_batched_tokens=budget, kv_cache_dtype="int8")
+        assert chunks == alone

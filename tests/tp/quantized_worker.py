@@ -3,6 +3,7 @@
 quantized_worker.py SIZE FOLDER=FORMAT[,FORMAT...]...: writes FORMAT-SIZE-R.npz into the working
 folder. With SIZE 1 it is the single process that the ranks are compared with. FORMAT "stored" means
 that the folder is quantized already; the files have its name then, up to a "@".
+kv-int8 is a KV cache of int8.
 """
 
 import sys
@@ -15,6 +16,7 @@ from mindformers_glm.backends.cpu.footprint import count_weight_bytes
 from mindformers_glm.config.environment import launched_rank
 
 PROMPT, NUM_TOKENS = list(range(5, 42)), 8
+KV_INT8 = "kv-int8"
 _GREEDY = SamplingParams(do_sample=False, max_new_tokens=NUM_TOKENS, ignore_eos=True)
 
 
@@ -27,7 +29,8 @@ def run(folder: Path, size: int, quantization: str) -> dict[str, np.ndarray]:
         device_target="CPU",
         params_dtype="float32",
         compute_dtype="float32",
-        quantization=None if is_stored else quantization,
+        quantization=None if is_stored or quantization == KV_INT8 else quantization,
+        kv_cache_dtype="int8" if quantization == KV_INT8 else "auto",
         max_num_seqs=1,
         max_num_batched_tokens=8,
         max_model_len=64,

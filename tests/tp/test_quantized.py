@@ -133,6 +133,34 @@ def _write_stored(folder: Path, size: int) -> tuple[dict[str, Path], dict[str, P
     return stored, cut
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_share_an_int8_kv_cache(
+    launch: Launcher, work: Path, tmp_path: Path, size: int
+) -> None:
+    """Two KV heads: one for each rank, or each on two; with scales of tokens, and of channels."""
+    from tests import quantized_folders
+    from tests.model.hf_oracle import save_random_checkpoint
+
+    sizes = CHANGES | {"intermediate_size": 320, "tie_word_embeddings": False}
+    whole = save_random_checkpoint(tmp_path / "whole", **sizes)
+    quantized_folders.write_kv_scales(whole, tmp_path / "c8", is_symmetric=False)
+    shutil.copy(WORKER, work)
+    environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}
+    wanted = [f"{whole}=kv-int8", f"{tmp_path / 'c8'}=c8"]
+    subprocess.run(
+        [sys.executable, WORKER.name, "1", *wanted], cwd=work, env=environment, check=True
+    )
+    command = f"{WORKER.name} {size} {' '.join(wanted)}"
+    ended = launch(command, str(size), GLOG_v="3").wait(timeout_s=300)
+    assert ended.exit_code == 0, ended.stderr
+    for name in ("kv-int8", "c8"):
+        expected = np.load(work / f"{name}-1-0.npz")
+        for rank in range(size):
+            found = np.load(work / f"{name}-{size}-{rank}.npz")
+            assert relative_error(found["logits"], expected["logits"]) < 1e-2, name
+            _assert_equal_or_close(found["tokens"], expected, 1e-2)
+
+
 def _assert_equal_or_close(
     tokens: np.ndarray, expected: np.lib.npyio.NpzFile, bound: float
 ) -> None:

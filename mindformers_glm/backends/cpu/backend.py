@@ -16,6 +16,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.finding import Finding
+from mindformers_glm.core.kv_cache import INT8
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.system.host import Host
@@ -24,6 +25,7 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
 
 _GRAPH_MODE = 0
+LARGEST_INT8_HEAD = 512  # kMaxInt8HeadDim of csrc/kernel_table.h
 
 
 class CpuBackend:
@@ -77,7 +79,13 @@ class CpuBackend:
         return _share_host_once(group).available_memory(own_bytes)
 
     def check_supported(self, config: GlmConfig, settings: RunnerSettings) -> None:
-        """See Backend; it runs whatever the config and the settings can say."""
+        """See Backend; of what the config and the settings can say, all but one thing runs."""
+        if settings.kv_dtype == INT8 and config.head_dim > LARGEST_INT8_HEAD:
+            raise UnsupportedError(
+                f"kv_cache_dtype int8 takes heads of at most {LARGEST_INT8_HEAD} columns, and "
+                f"{config.in_file_keys('head_dim')} is {config.head_dim}: set kv_cache_dtype to "
+                "float16."
+            )
 
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""

@@ -41,7 +41,8 @@ def count_weight_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     )
     num_norms = 4 if config.has_sandwich_norms else 2
     bias_size = config.attention_bias * sizes.qkv_size_per_partition
-    per_layer = num_norms * config.hidden_size + bias_size
+    kv_scales = 4 * settings.uses_kv_scales * sizes.kv_size_per_partition
+    per_layer = num_norms * config.hidden_size + bias_size + kv_scales
     num_vectors = 1 + len(settings.shifted_norms)  # the final norm, biases of others
     vectors = config.num_hidden_layers * per_layer + num_vectors * config.hidden_size
     embedding_bytes = embedding * DTYPE_BYTES[settings.params_dtype]
@@ -79,9 +80,9 @@ def _count_linear_bytes(
 
 def count_kv_block_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     """Bytes of one KV-cache block in all layers: the key-value heads of one rank."""
-    kv_size = partition(config, settings.tensor_parallel).kv_size_per_partition
-    per_token = 2 * config.num_hidden_layers * kv_size * DTYPE_BYTES[settings.kv_cache_dtype]
-    return settings.block_size * per_token
+    num_heads = partition(config, settings.tensor_parallel).num_key_value_heads_per_partition
+    per_layer = 2 * num_heads * settings.kv_head_bytes(config.head_dim)
+    return settings.block_size * config.num_hidden_layers * per_layer
 
 
 def count_workspace_bytes(config: GlmConfig, settings: RunnerSettings) -> int:

@@ -16,7 +16,7 @@ from mindformers_glm.system.interrupts import restore_interrupt_handler
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
 from mindformers_glm.weights.packed_cache import PackedCache, PackedCacheSettings
-from mindformers_glm.weights.rules import build_rules
+from mindformers_glm.weights.rules import build_rules, without_kv_scales
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def load_network(
         cache = PackedCache(packed_cache, checkpoint, weight_format, arrays, file_mapper())
     cuts = checkpoint.cuts(config, settings.tensor_parallel)
     rules = build_rules(config, cuts, checkpoint.quantized)
+    if not settings.uses_kv_scales:
+        rules = without_kv_scales(rules)
     targets: dict[str, LoadInto] = {
         f"{module_name}.{name}": target
         for module_name, module in modules.items()
@@ -73,11 +75,7 @@ def weight_arrays(model: GPTModel) -> dict[str, np.ndarray]:
 def kv_cache_arrays(model: GPTModel) -> list[np.ndarray]:
     """The memory of every layer's keys and values; no bytes before `allocate_kv_cache`."""
     attention = [layer.self_attention.core_attention for layer in model.decoder.layers]
-    return [
-        parameter.asnumpy()
-        for module in attention
-        for parameter in module.parameters_dict().values()
-    ]
+    return [cache.asnumpy() for module in attention for cache in module.caches]
 
 
 def weight_layout() -> str:

@@ -158,3 +158,39 @@ def test_a_quantized_checkpoint_is_not_quantized_again() -> None:
 def test_stored_schemes_are_no_setting_of_a_run() -> None:
     with pytest.raises(ConfigError, match="'stored_schemes' is not a setting"):
         RunnerSettings.with_defaults("float32", 64, stored_schemes=())
+
+
+@pytest.mark.parametrize(
+    ("given", "compute", "has_scales", "found"),
+    [
+        (None, "bfloat16", False, "float16"),
+        ("auto", "float32", False, "float32"),
+        ("auto", "float32", True, "int8"),
+        ("fp16", "float32", True, "float16"),
+        ("bf16", "float16", False, "bfloat16"),
+        ("int8", "float32", False, "int8"),
+    ],
+)
+def test_the_cache_has_the_type_that_is_asked_for_or_fits(
+    given: str | None, compute: str, has_scales: bool, found: str
+) -> None:
+    settings = RunnerSettings.for_config(
+        GLM_9B, compute, has_kv_scales=has_scales, params_dtype=compute, kv_cache_dtype=given
+    )
+    assert settings.kv_dtype == found
+    assert settings.uses_kv_scales == (has_scales and found == "int8")
+
+
+def test_weights_depend_on_the_cache_where_it_has_the_checkpoints_scales_alone() -> None:
+    plain = RunnerSettings.for_config(GLM_9B, "bfloat16")
+    int8 = replace(plain, kv_cache_dtype="int8")
+    assert plain.weight_format == int8.weight_format
+    scaled = replace(plain, has_kv_scales=True)
+    assert scaled.weight_format != plain.weight_format
+    assert replace(scaled, kv_cache_dtype="float16").weight_format == plain.weight_format
+
+
+@pytest.mark.parametrize("value", ["fp8", 8, "INT8"])
+def test_a_cache_type_that_there_is_not_is_one_sentence(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"kv_cache_dtype must be auto, float16, .* or int8, got"):
+        RunnerSettings.with_defaults("bfloat16", 64, kv_cache_dtype=value)

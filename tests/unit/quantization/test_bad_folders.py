@@ -513,3 +513,44 @@ def test_what_a_card_compressed_is_refused_by_name(is_described: bool, tmp_path:
     (folder / "part0-of-2").mkdir()
     with pytest.raises(UnsupportedError, match="take the W8A8S folder"):
         read_all(folder)
+
+
+def _change_description(**changes: Any) -> Change:
+    def run(folder: Path) -> None:
+        description = json.loads((folder / _DESCRIPTION).read_text())
+        (folder / _DESCRIPTION).write_text(json.dumps(description | changes))
+
+    return run
+
+
+_KEY_SCALE = "model.layers.1.self_attn.k_proj.kv_cache_scale"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_change_description(kv_cache_type="C4"), "has kv_cache_type 'C4', and this version reads"),
+        (change_tensor(_KEY_SCALE, lambda _: None), f"names '{_KEY_SCALE}', which is not in"),
+        (
+            change_tensor(_KEY_SCALE, lambda x: x[1:]),
+            f"{_KEY_SCALE} is \\[31\\], expected \\[32\\]",
+        ),
+        (change_tensor(_KEY_SCALE, lambda x: x.astype(np.int8)), f"{_KEY_SCALE} is int8"),
+    ],
+    ids=["type", "missing", "shape", "dtype"],
+)
+def test_scales_of_a_kv_cache_that_cannot_be_meant(
+    source: Path, tmp_path: Path, change: Change, words: str
+) -> None:
+    folder = folders.write_kv_scales(source, tmp_path / "c8")
+    change(folder)
+    with pytest.raises(GlmError, match=words) as caught:
+        read_all(folder)
+    assert str(caught.value).count(". ") == 0
+
+
+def test_a_description_of_c8_without_scales(source: Path, tmp_path: Path) -> None:
+    folders.write(source, tmp_path / "c8", folders.WEIGHT_ONLY["slim-w8a16"])
+    _change_description(kv_cache_type="C8")(tmp_path / "c8")
+    with pytest.raises(CheckpointError, match=r"missing: .*kv_cache_scale"):
+        read_all(tmp_path / "c8")

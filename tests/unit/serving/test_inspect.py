@@ -194,7 +194,7 @@ def test_the_types_are_those_of_a_run(tiny_folder: Path, dtype: str | None):
     with LLM(tiny_folder, **run.llm) as llm:
         assert llm.settings.params_dtype == facts["params_dtype"]
         assert llm.settings.compute_dtype == facts["compute_dtype"]
-        assert llm.settings.kv_cache_dtype == facts["memory"]["kv_cache_dtype"]
+        assert llm.settings.kv_dtype == facts["memory"]["kv_cache_dtype"]
         assert llm.settings.max_model_len == facts["max_model_len"]
     with LLM(tiny_folder) as llm:
         assert llm.settings.params_dtype == facts["params_dtype_of_llm"]

@@ -74,14 +74,53 @@ AttnMetadata ParseMetadata(const Tensor& tensor, int64_t max_rows, int64_t num_p
   return m;
 }
 
+// The scales of an int8 cache, by the number of operands: for each token, or for each channel.
+constexpr int kParamsOfFloats = 6, kParamsOfTokens = 8, kParamsOfChannels = 10;
+
+CacheChannels GetChannels(const AotCall& call, int index, const AttentionArgs& args) {
+  CacheChannels channels{};
+  for (const bool is_scale : {true, false}) {
+    const char* name = is_scale ? "a channel's scale" : "a channel's offset";
+    const Tensor tensor = call.Get(is_scale ? index : index + 1, name, 1, {DType::kF32});
+    ExpectSize(tensor, 0, args.num_kv_heads * args.head_dim);
+    (is_scale ? channels.scale : channels.offset) = tensor.As<float>();
+  }
+  return channels;
+}
+
+void ReadScales(const AotCall& call, int64_t num_blocks, AttentionArgs& args) {
+  const bool has_scales = call.num_params() != kParamsOfFloats;
+  Expect(has_scales == (args.cache_dtype == DType::kU8),
+         "scales belong to a cache of int8, which has some");
+  if (!has_scales) return;
+  Expect(args.head_dim <= kMaxInt8HeadDim, [&] {
+    return "an int8 cache takes heads of at most " + std::to_string(kMaxInt8HeadDim) +
+           " elements, got " + std::to_string(args.head_dim);
+  });
+  if (call.num_params() == kParamsOfChannels) {
+    args.key_channels = GetChannels(call, 5, args);
+    args.value_channels = GetChannels(call, 7, args);
+    return;
+  }
+  Expect(call.num_params() == kParamsOfTokens, "scales are two operands or four");
+  for (const bool is_key : {true, false}) {
+    const char* name = is_key ? "key_scales" : "value_scales";
+    const Tensor scales = call.Get(is_key ? 5 : 6, name, 3, {DType::kF32});
+    ExpectSize(scales, 0, num_blocks);
+    ExpectSize(scales, 1, args.num_kv_heads);
+    ExpectSize(scales, 2, args.block_size);
+    (is_key ? args.key_scales : args.value_scales) = scales.As<float>();
+  }
+}
+
 // Everything but the output, checked.
 AttentionArgs ReadOperands(const AotCall& call) {
-  call.ExpectParams(6, 6);
-  const std::initializer_list<DType> floats = {DType::kF32, DType::kBF16, DType::kF16};
+  call.ExpectParams(kParamsOfFloats, kParamsOfChannels);
+  const std::initializer_list<DType> types = {DType::kF32, DType::kBF16, DType::kF16, DType::kU8};
   const Tensor qkv = call.Get(0, "qkv", 2, {DType::kF32});
   const Tensor cos_sin = call.Get(1, "cos_sin", 2, {DType::kF32});
-  const Tensor key_cache = call.Get(2, "key_cache", 4, floats);
-  const Tensor value_cache = call.Get(3, "value_cache", 4, floats);
+  const Tensor key_cache = call.Get(2, "key_cache", 4, types);
+  const Tensor value_cache = call.Get(3, "value_cache", 4, types);
   const Tensor metadata = call.Get(4, "attn_metadata", 1, {DType::kI32});
 
   const int64_t num_blocks = key_cache.shape[0];
@@ -109,6 +148,7 @@ AttentionArgs ReadOperands(const AotCall& call) {
   Expect(args.rotary_dim % 2 == 0 && args.rotary_dim <= args.head_dim, [&] {
     return "rotary_dim " + std::to_string(args.rotary_dim) + " must be even and at most head_dim";
   });
+  ReadScales(call, num_blocks, args);
   args.metadata =
       ParseMetadata(metadata, qkv.shape[0], cos_sin.shape[0], num_blocks, args.block_size);
   return args;
@@ -116,6 +156,8 @@ AttentionArgs ReadOperands(const AotCall& call) {
 
 // qkv f32[M, (Q + 2 KV) D], cos_sin f32[P, rotary_dim], key_cache, value_cache
 // [num_blocks, KV, block_size, D] (written), attn_metadata i32[...] -> f32[M, Q D]
+// Where the caches are u8 (int8), further: key_scales, value_scales f32[num_blocks, KV, block_size]
+// (written); or scale and offset of keys, scale and offset of values, all f32[KV D].
 void Attention(const AotCall& call) {
   AttentionArgs args = ReadOperands(call);
   const Tensor y = call.Get(-1, "output", 2, {DType::kF32});

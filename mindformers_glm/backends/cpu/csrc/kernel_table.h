@@ -107,13 +107,29 @@ struct AttnMetadata {
   const int32_t* block_tables;
 };
 
+// A cache of int8 keeps a byte b for the integer b - kCacheZero.
+constexpr int32_t kCacheZero = 128;
+// Elements of a head of such a cache: sums of products with 16-bit integers stay below 2^31.
+constexpr int64_t kMaxInt8HeadDim = 512;
+
+// What an int8 cache's integers of one channel of a KV head stand for: (integer - offset) * scale.
+// [num_kv_heads * head_dim], or nullptr.
+struct CacheChannels {
+  const float* scale;
+  const float* offset;
+};
+
 struct AttentionArgs {
   const float* qkv;      // [num_rows, (num_heads + 2 * num_kv_heads) * head_dim]
   const float* cos_sin;  // [num_positions, rotary_dim]
   int64_t rotary_dim;
   void* key_cache;  // [num_blocks, num_kv_heads, block_size, head_dim]
   void* value_cache;
-  DType cache_dtype;
+  DType cache_dtype;  // kU8: int8, with scales for each token or for each channel
+  float* key_scales;  // [num_blocks, num_kv_heads, block_size], written; or nullptr
+  float* value_scales;
+  CacheChannels key_channels;
+  CacheChannels value_channels;
   int64_t num_heads;
   int64_t num_kv_heads;
   int64_t head_dim;

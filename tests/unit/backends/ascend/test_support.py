@@ -151,3 +151,19 @@ def test_integers_take_a_byte_each_and_their_scales() -> None:
     assert saved(_W8A8, "float16") == rows * (columns - 8 - 4)
     assert saved(_W8A16, "float16") == rows * (columns - 2)
     assert saved(replace(_W8A16, has_zeros=True), "bfloat16") == rows * (columns - 2 - 2)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32", "bfloat16"])
+def test_a_cache_of_another_type_than_the_products_is_refused_by_name(dtype: str) -> None:
+    settings = RunnerSettings.with_defaults("float16", 8192, kv_cache_dtype=dtype)
+    words = f"cannot take kv_cache_dtype {dtype} with compute_dtype float16: leave it out"
+    with pytest.raises(UnsupportedError, match=words):
+        check_supported(GLM_9B, settings, "")
+    check_supported(GLM_9B, replace(settings, kv_cache_dtype="float16"), "")
+
+
+def test_scales_of_an_int8_cache_are_refused_unless_they_are_left_out() -> None:
+    settings = RunnerSettings.with_defaults("float16", 8192)
+    with pytest.raises(UnsupportedError, match="kv_cache_dtype int8"):
+        check_supported(GLM_9B, replace(settings, has_kv_scales=True), "")
+    check_supported(GLM_9B, replace(settings, has_kv_scales=True, kv_cache_dtype="float16"), "")

@@ -33,6 +33,19 @@ def test_float_weights_take_what_their_type_takes() -> None:
     assert _count(params_dtype="float32") == 4 * (EMBEDDING + LINEARS + VECTORS)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "of_checkpoint", "head_bytes"),
+    [("float16", False, 256), ("float32", False, 512), ("int8", False, 132), ("int8", True, 128)],
+)
+def test_a_block_takes_what_its_heads_take(
+    dtype: str, of_checkpoint: bool, head_bytes: int
+) -> None:
+    settings = RunnerSettings.with_defaults("bfloat16", 8192, kv_cache_dtype=dtype)
+    settings = replace(settings, has_kv_scales=of_checkpoint)
+    # Keys and values of 40 layers, 2 heads of 128 and 32 tokens; a scale has 4 bytes.
+    assert count_kv_block_bytes(GLM_9B, settings) == 2 * 40 * 2 * 32 * head_bytes
+
+
 @pytest.mark.parametrize("name", ["w8a16", "w8a8_dynamic"])
 def test_int8_takes_a_byte_and_a_scale_a_row(name: str) -> None:
     assert _count(quantization=name) == 2 * EMBEDDING + LINEARS + 4 * OUTPUTS + 4 * VECTORS

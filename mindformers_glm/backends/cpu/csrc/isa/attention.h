@@ -10,6 +10,7 @@
 
 #include "../kernel_table.h"
 #include "../scratch.h"
+#include "attention_int8.h"
 #include "attention_pass.h"
 #include "attention_vector.h"
 #include "attention_work.h"
@@ -80,7 +81,9 @@ inline void AttentionWith(const AttentionArgs& args) {
 
 template <template <typename> class Products>
 inline void AttentionOn(const AttentionArgs& args) {
-  if (args.cache_dtype == DType::kF32) {
+  if (args.cache_dtype == DType::kU8) {
+    AttentionWith<uint8_t, IntProducts>(args);
+  } else if (args.cache_dtype == DType::kF32) {
     AttentionWith<float, Products>(args);
   } else if (args.cache_dtype == DType::kBF16) {
     AttentionWith<bf16_t, Products>(args);

@@ -6,22 +6,29 @@
 namespace glm::GLM_ISA {
 
 constexpr int kMaxQueries = 64;  // queries that share one pass over K and V
-constexpr int kChunk = 32;       // cached tokens per step of the softmax
+// Cached tokens per step of the softmax. With more, integers are scaled less often.
+template <typename T>
+constexpr int kChunk = 32;
+template <>
+constexpr int kChunk<uint8_t> = 64;
 
 // Queries that read one KV head; a lane each.
 struct QueryLanes {
   const float* q;  // [padded_dim, num_lanes], scaled; zero where there is no element or query
+  const float* const* rows;  // [num_queries], the same of each: [padded_dim]
   int num_queries;
   int64_t num_lanes;  // num_queries rounded up to whole vectors
 };
 
 // Where the keys and values of `count` consecutive tokens lie. The others point to the last of
 // these, so that whole blocks can be computed without reading what nobody wrote.
+// places: of a token among all [num_blocks, num_kv_heads, block_size].
 template <typename T>
 struct Chunk {
   int64_t count;
-  const T* keys[kChunk];
-  const T* values[kChunk];
+  int64_t places[kChunk<T>];
+  const T* keys[kChunk<T>];
+  const T* values[kChunk<T>];
 };
 
 // Asks for `count` rows of keys or values.

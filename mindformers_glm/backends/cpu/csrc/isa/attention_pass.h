@@ -15,14 +15,14 @@
 
 namespace glm::GLM_ISA {
 
-// `Products` computes K . q and probabilities . V (attention_vector.h). Buffers are one thread's
-// own.
+// `Products` computes K . q and probabilities . V (attention_vector.h, attention_int8.h). Buffers
+// are one thread's own.
 template <typename T, template <typename> class Products>
 class AttentionPass {
  public:
   // Floats a thread needs; `padded_dim` is head_dim rounded up to whole vectors.
   static int64_t BufferSize(int64_t padded_dim) {
-    return (3 * padded_dim + kChunk) * kMaxQueries + Products<T>::BufferSize(padded_dim);
+    return (3 * padded_dim + kChunk<T>) * kMaxQueries + Products<T>::BufferSize(padded_dim);
   }
 
   AttentionPass(const AttentionArgs& args, const float* q, const PartialStates& partials,
@@ -35,7 +35,7 @@ class AttentionPass {
         sums_(lanes_ + padded_dim_ * kMaxQueries),
         merged_sums_(sums_ + padded_dim_ * kMaxQueries),
         scores_(merged_sums_ + padded_dim_ * kMaxQueries),
-        products_(args.head_dim, padded_dim_, scores_ + kChunk * kMaxQueries) {}
+        products_(args, padded_dim_, scores_ + kChunk<T> * kMaxQueries) {}
 
   void Run(const WorkItem& item) {
     CollectQueries(item);
@@ -65,9 +65,10 @@ class AttentionPass {
         positions_[count] = static_cast<float>(position);
       }
     }
-    queries_ = {lanes_, count, CeilDiv(count, kLanes) * kLanes};
+    queries_ = {lanes_, rows_, count, CeilDiv(count, kLanes) * kLanes};
     for (int64_t lane = count; lane < queries_.num_lanes; ++lane) positions_[lane] = 0.0f;
     for (int64_t lane = 0; lane < queries_.num_lanes; lane += kLanes) TransposeQueries(lane);
+    products_.Take(queries_);
   }
 
   void TransposeQueries(int64_t lane) {
@@ -90,35 +91,36 @@ class AttentionPass {
       total_[lane] = 0.0f;
     }
     std::memset(sums_, 0, queries_.num_queries * padded_dim_ * sizeof(float));
-    FindTokens(item, split_begin, &next_);
-    products_.Start(queries_, next_);
+    FindTokens(item, split_begin, next_);
+    products_.Start(queries_, *next_);
     for (int64_t begin = split_begin; begin <= last_position_ && begin < split_begin + kSplit;
-         begin += kChunk) {
-      chunk_ = next_;
-      FindTokens(item, begin + kChunk, &next_);
-      products_.Score(queries_, chunk_, next_, scores_);
+         begin += kChunk<T>) {
+      std::swap(chunk_, next_);
+      FindTokens(item, begin + kChunk<T>, next_);
+      products_.Score(queries_, *chunk_, *next_, scores_);
       for (int64_t lane = 0; lane < queries_.num_lanes; lane += kLanes) {
-        if (begin + chunk_.count > first_position_ + 1) HideLaterTokens(lane, begin);
+        if (begin + chunk_->count > first_position_ + 1) HideLaterTokens(lane, begin);
         UpdateSoftmax(lane);
       }
-      products_.AddValues(queries_, chunk_, next_, scores_, sums_);
+      products_.AddValues(queries_, *chunk_, *next_, scores_, sums_, total_);
     }
   }
 
   // The chunk of tokens from `begin` on that any query may see; past all of them, the last one.
   void FindTokens(const WorkItem& item, int64_t begin, Chunk<T>* chunk) const {
     const int64_t left = last_position_ + 1 - begin;
-    chunk->count = left < kChunk ? left : kChunk;
+    chunk->count = left < kChunk<T> ? left : kChunk<T>;
     const int64_t block_size = args_.block_size, head_dim = args_.head_dim;
     const int32_t* blocks =
         args_.metadata.block_tables + item.seq * args_.metadata.max_blocks_per_seq;
     const int64_t first = left > 0 ? begin : last_position_;
     int64_t index = first / block_size, slot = first % block_size;
-    for (int64_t t = 0; t < kChunk; ++t) {
-      const int64_t offset =
-          ((blocks[index] * args_.num_kv_heads + item.kv_head) * block_size + slot) * head_dim;
-      chunk->keys[t] = static_cast<const T*>(args_.key_cache) + offset;
-      chunk->values[t] = static_cast<const T*>(args_.value_cache) + offset;
+    for (int64_t t = 0; t < kChunk<T>; ++t) {
+      const int64_t place =
+          (blocks[index] * args_.num_kv_heads + item.kv_head) * block_size + slot;
+      chunk->places[t] = place;
+      chunk->keys[t] = static_cast<const T*>(args_.key_cache) + place * head_dim;
+      chunk->values[t] = static_cast<const T*>(args_.value_cache) + place * head_dim;
       if (t + 1 < chunk->count && ++slot == block_size) {
         slot = 0;
         ++index;
@@ -131,7 +133,7 @@ class AttentionPass {
   void HideLaterTokens(int64_t lane, int64_t begin) {
     const Vec last = Load(positions_ + lane);
     const Vec hidden = Set1(-std::numeric_limits<float>::infinity());
-    for (int64_t t = 0; t < chunk_.count; ++t) {
+    for (int64_t t = 0; t < chunk_->count; ++t) {
       float* scores = scores_ + t * queries_.num_lanes + lane;
       const Vec position = Set1(static_cast<float>(begin + t));
       Store(scores, SelectLessEqual(position, last, Load(scores), hidden));
@@ -140,7 +142,7 @@ class AttentionPass {
 
   // Turns the scores of a vector of queries into probabilities relative to the largest so far.
   void UpdateSoftmax(int64_t lane) {
-    const int64_t stride = queries_.num_lanes, count = chunk_.count;
+    const int64_t stride = queries_.num_lanes, count = chunk_->count;
     float* scores = scores_ + lane;
     const Vec old_max = Load(max_ + lane);
     Vec max = old_max;
@@ -210,10 +212,12 @@ class AttentionPass {
   float* lanes_;        // [padded_dim, num_lanes], q of the queries
   float* sums_;         // [kMaxQueries, padded_dim], of one split
   float* merged_sums_;  // [kMaxQueries, padded_dim], of all splits so far
-  float* scores_;       // [kChunk, num_lanes], then the probabilities
+  float* scores_;       // [kChunk<T>, num_lanes], then the probabilities
   Products<T> products_;
   QueryLanes queries_;
-  Chunk<T> chunk_, next_;
+  Chunk<T> chunks_[2];
+  Chunk<T>* chunk_ = &chunks_[0];
+  Chunk<T>* next_ = &chunks_[1];
   int64_t first_position_, last_position_;  // of the queries
   const float* rows_[kMaxQueries];
   float positions_[kMaxQueries];

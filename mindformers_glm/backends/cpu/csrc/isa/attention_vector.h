@@ -12,7 +12,6 @@
 namespace glm::GLM_ISA {
 
 constexpr int kFewQueries = 8;  // up to here the lanes of K . q are tokens instead of queries
-static_assert(kChunk % kScoreKeys == 0 && kChunk % kLanes == 0, "a chunk is whole blocks of keys");
 
 // acc[r][v] = sum over d < depth of a[r * a_row + d * a_step] * b[d * b_step + v * kLanes], lane by
 // lane of b. Always inlined: acc stays in registers only where the compiler sees its caller.
@@ -35,14 +34,20 @@ template <int R, int V>
 
 template <typename T>
 class VectorProducts {
+  static_assert(kChunk<T> % kScoreKeys == 0 && kChunk<T> % kLanes == 0,
+                "a chunk is whole blocks of keys");
+
  public:
   // Floats that a thread needs.
   static int64_t BufferSize(int64_t padded_dim) {
     return padded_dim * (kLanes > 2 * kScoreKeys ? kLanes : 2 * kScoreKeys);
   }
 
-  VectorProducts(int64_t head_dim, int64_t padded_dim, float* buffer)
-      : head_dim_(head_dim), padded_dim_(padded_dim), buffer_(buffer) {}
+  VectorProducts(const AttentionArgs& args, int64_t padded_dim, float* buffer)
+      : head_dim_(args.head_dim), padded_dim_(padded_dim), buffer_(buffer) {}
+
+  // Called once for queries; there is nothing to prepare.
+  void Take(const QueryLanes&) {}
 
   // Makes ready for Score of `chunk` and those that follow it.
   void Start(const QueryLanes& queries, const Chunk<T>& chunk) {
@@ -52,7 +57,7 @@ class VectorProducts {
     for (int64_t d = 0; d < padded_dim_; d += kLanes) WidenKeys(chunk.keys, d, next_keys_);
   }
 
-  // scores [kChunk, num_lanes] = K . q for the tokens of the chunk, which Start or the call before
+  // scores [kChunk<T>, num_lanes] = K . q for the tokens of the chunk, which Start or the call before
   // had as `next`; further rows may be written.
   // Beside the products of some keys, the following ones are widened, and those of the next chunk
   // are fetched: the processor does not guess where its blocks lie.
@@ -96,7 +101,7 @@ class VectorProducts {
   // sums [num_queries, padded_dim] += probabilities [count, num_lanes]^T . V, while the values of
   // the next chunk are fetched.
   void AddValues(const QueryLanes& queries, const Chunk<T>& chunk, const Chunk<T>& next,
-                 const float* probabilities, float* sums) const {
+                 const float* probabilities, float* sums, float* /*totals*/) const {
     int query = 0;
     for (; query + kManyQueries <= queries.num_queries; query += kManyQueries) {
       AddValuesTo<kManyQueries, 1>(queries, query, chunk, next, probabilities, sums);

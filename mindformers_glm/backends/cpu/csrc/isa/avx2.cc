@@ -24,9 +24,9 @@
 #define GLM_ISA avx2
 #include "vec_avx2.h"
 // (the order matters: the files below are written in terms of the vector above)
+#include "dot_int_avx2.h"
 #include "attention.h"
 #include "convert.h"
-#include "dot_int_avx2.h"
 #include "linear.h"
 #include "linear_int.h"
 #include "linear_int_row.h"

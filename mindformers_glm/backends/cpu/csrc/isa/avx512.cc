@@ -27,10 +27,10 @@
 #define GLM_ISA avx512
 #include "vec_avx512.h"
 // (the order matters: the files below are written in terms of the vector above)
+#include "dot_int_avx512.h"
 #include "attention.h"
 #include "convert.h"
 #include "dot_bf16.h"
-#include "dot_int_avx512.h"
 #include "linear.h"
 #include "linear_int.h"
 #include "linear_int_many.h"

@@ -99,12 +99,34 @@ inline IntVec DotHigh(const IntVec& sum, const Nibbles& w, const Quad& x) {
   return {DotHigh8(sum.low, w.low, x), DotHigh8(sum.high, w.high, x)};
 }
 
+template <int64_t kCount = kActivationGroup>
 inline void StoreActivations(const int32_t* values, IntElement* out, int /*num_planes*/,
                              int64_t /*plane_stride*/) {
-  for (int i = 0; i < kActivationGroup; i += 4) {
+  for (int i = 0; i < kCount; i += 4) {
     for (int c = 0; c < 4; ++c) {
       out[i + c] = static_cast<IntElement>(values[i + c % 2 * 2 + c / 2]);
     }
+  }
+}
+
+inline IntVec DotUnsigned(const IntVec& sum, const Bytes& w, const Quad& x) {
+  return DotBytes(sum, w, x);
+}
+constexpr int32_t kUnsignedByteZero = 128;
+
+constexpr int64_t kInterleaved = 16;
+inline void InterleaveRows(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d,
+                           uint8_t* lines, int64_t /*line_stride*/) {
+  const auto load = [](const uint8_t* row) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row));
+  };
+  const __m128i ra = load(a), rb = load(b), rc = load(c), rd = load(d);
+  const __m128i ab[2] = {_mm_unpacklo_epi8(ra, rb), _mm_unpackhi_epi8(ra, rb)};
+  const __m128i cd[2] = {_mm_unpacklo_epi8(rc, rd), _mm_unpackhi_epi8(rc, rd)};
+  __m128i* out = reinterpret_cast<__m128i*>(lines);
+  for (int i = 0; i < 2; ++i) {
+    _mm_storeu_si128(out + 2 * i, _mm_unpacklo_epi16(ab[i], cd[i]));
+    _mm_storeu_si128(out + 2 * i + 1, _mm_unpackhi_epi16(ab[i], cd[i]));
   }
 }
 

@@ -62,9 +62,10 @@ inline IntVec DotBytes(IntVec sum, Bytes w, Quad x) {
 inline IntVec DotLow(IntVec sum, Nibbles w, Quad x) { return DotBytes(sum, w.low, x); }
 inline IntVec DotHigh(IntVec sum, Nibbles w, Quad x) { return DotBytes(sum, w.high, x); }
 
+template <int64_t kCount = kActivationGroup>
 inline void StoreActivations(const int32_t* values, IntElement* out, int num_planes,
                              int64_t plane_stride) {
-  for (int i = 0; i < kActivationGroup; ++i) {
+  for (int i = 0; i < kCount; ++i) {
     const int8_t low = static_cast<int8_t>(values[i]);
     if (num_planes == 1) {
       out[i] = low;
@@ -73,6 +74,38 @@ inline void StoreActivations(const int32_t* values, IntElement* out, int num_pla
       out[plane_stride + i] = low;
     }
   }
+}
+
+// vpdpbusd wants one side to be signed: here the weights, by InterleaveRows.
+inline IntVec DotUnsigned(IntVec sum, Bytes w, Quad x) {
+  asm("vpdpbusd %1, %2, %0" : "+v"(sum) : "v"(w), "v"(x));
+  return sum;
+}
+constexpr int32_t kUnsignedByteZero = 0;
+
+constexpr int64_t kInterleaved = 64;
+inline void InterleaveRows(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d,
+                           uint8_t* lines, int64_t line_stride) {
+  const __m512i sign = _mm512_set1_epi8(-128);
+  const __m512i ra = _mm512_xor_si512(_mm512_loadu_si512(a), sign);
+  const __m512i rb = _mm512_xor_si512(_mm512_loadu_si512(b), sign);
+  const __m512i rc = _mm512_xor_si512(_mm512_loadu_si512(c), sign);
+  const __m512i rd = _mm512_xor_si512(_mm512_loadu_si512(d), sign);
+  const __m512i ab_low = _mm512_unpacklo_epi8(ra, rb), ab_high = _mm512_unpackhi_epi8(ra, rb);
+  const __m512i cd_low = _mm512_unpacklo_epi8(rc, rd), cd_high = _mm512_unpackhi_epi8(rc, rd);
+  // Quarter l of the i-th has columns 16 l + 4 i .. 16 l + 4 i + 3.
+  const __m512i t0 = _mm512_unpacklo_epi16(ab_low, cd_low);
+  const __m512i t1 = _mm512_unpackhi_epi16(ab_low, cd_low);
+  const __m512i t2 = _mm512_unpacklo_epi16(ab_high, cd_high);
+  const __m512i t3 = _mm512_unpackhi_epi16(ab_high, cd_high);
+  const __m512i even01 = _mm512_shuffle_i64x2(t0, t1, 0x88);
+  const __m512i odd01 = _mm512_shuffle_i64x2(t0, t1, 0xdd);
+  const __m512i even23 = _mm512_shuffle_i64x2(t2, t3, 0x88);
+  const __m512i odd23 = _mm512_shuffle_i64x2(t2, t3, 0xdd);
+  _mm512_storeu_si512(lines, _mm512_shuffle_i64x2(even01, even23, 0x88));
+  _mm512_storeu_si512(lines + line_stride, _mm512_shuffle_i64x2(odd01, odd23, 0x88));
+  _mm512_storeu_si512(lines + 2 * line_stride, _mm512_shuffle_i64x2(even01, even23, 0xdd));
+  _mm512_storeu_si512(lines + 3 * line_stride, _mm512_shuffle_i64x2(odd01, odd23, 0xdd));
 }
 
 }  // namespace glm::GLM_ISA

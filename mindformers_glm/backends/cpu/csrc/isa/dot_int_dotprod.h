@@ -54,9 +54,10 @@ inline IntVec DotHigh(const IntVec& sum, const Nibbles& w, Quad x) {
   return DotSmall(sum, w.high, x);
 }
 
+template <int64_t kCount = kActivationGroup>
 inline void StoreActivations(const int32_t* values, IntElement* out, int num_planes,
                              int64_t plane_stride) {
-  for (int i = 0; i < kActivationGroup; ++i) {
+  for (int i = 0; i < kCount; ++i) {
     const int8_t low = static_cast<int8_t>(values[i]);
     if (num_planes == 1) {
       out[i] = low;
@@ -66,5 +67,14 @@ inline void StoreActivations(const int32_t* values, IntElement* out, int num_pla
     }
   }
 }
+
+inline IntVec DotUnsigned(const IntVec& sum, const Bytes& w, Quad x) {
+  const uint8x16_t u = vreinterpretq_u8_s8(x);
+  const auto dot = [u](int32x4_t part, uint8x16_t bytes) {
+    return vreinterpretq_s32_u32(vdotq_u32(vreinterpretq_u32_s32(part), bytes, u));
+  };
+  return {dot(sum.q0, w.q0), dot(sum.q1, w.q1), dot(sum.q2, w.q2), dot(sum.q3, w.q3)};
+}
+constexpr int32_t kUnsignedByteZero = 128;
 
 }  // namespace glm::GLM_ISA

@@ -56,9 +56,15 @@ inline IntVec DotHigh(const IntVec& sum, const Nibbles& w, Quad x) {
   return DotBytes(sum, w.high, x);
 }
 
+template <int64_t kCount = kActivationGroup>
 inline void StoreActivations(const int32_t* values, IntElement* out, int /*num_planes*/,
                              int64_t /*plane_stride*/) {
-  for (int i = 0; i < kActivationGroup; ++i) out[i] = static_cast<IntElement>(values[i]);
+  for (int i = 0; i < kCount; ++i) out[i] = static_cast<IntElement>(values[i]);
 }
+
+inline IntVec DotUnsigned(const IntVec& sum, const Bytes& w, const Quad& x) {
+  return DotBytes(sum, w, x);
+}
+constexpr int32_t kUnsignedByteZero = 128;
 
 }  // namespace glm::GLM_ISA

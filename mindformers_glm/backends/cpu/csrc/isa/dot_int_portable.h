@@ -119,10 +119,31 @@ inline IntVec LoadInts(const int32_t* src) {
   return out;
 }
 
-// Writes 128 quantized activations; `plane_stride` leads from a plane to the next.
+// Writes quantized activations; `plane_stride` leads from a plane to the next.
+template <int64_t kCount = kActivationGroup>
 inline void StoreActivations(const int32_t* values, IntElement* out, int /*num_planes*/,
                              int64_t /*plane_stride*/) {
-  for (int i = 0; i < kActivationGroup; ++i) out[i] = static_cast<IntElement>(values[i]);
+  for (int i = 0; i < kCount; ++i) out[i] = static_cast<IntElement>(values[i]);
+}
+
+// The same as DotBytes for activations that are unsigned bytes, and weights of InterleaveRows.
+inline IntVec DotUnsigned(const IntVec& sum, const Bytes& w, const Quad& x) {
+  return DotBytes(sum, w, x);
+}
+// What stands for zero in the bytes of weights, as DotUnsigned takes them.
+constexpr int32_t kUnsignedByteZero = 128;
+
+// The bytes of four rows as lines of 16 columns with four rows each, kInterleaved columns at once;
+// `line_stride` leads from a line to the next.
+constexpr int64_t kInterleaved = 16;
+inline void InterleaveRows(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d,
+                           uint8_t* lines, int64_t /*line_stride*/) {
+  for (int i = 0; i < 16; ++i) {
+    lines[4 * i] = a[i];
+    lines[4 * i + 1] = b[i];
+    lines[4 * i + 2] = c[i];
+    lines[4 * i + 3] = d[i];
+  }
 }
 
 }  // namespace glm::GLM_ISA

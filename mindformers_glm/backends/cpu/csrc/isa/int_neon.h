@@ -46,4 +46,10 @@ inline IntVec RoundToInt(const Vec& a) {
 inline void StoreInts(int32_t* dst, const IntVec& a) { std::memcpy(dst, &a, sizeof(a)); }
 inline IntVec LoadInts(const int32_t* src) { return LoadRegister<IntVec>(src); }
 
+constexpr int64_t kInterleaved = 16;
+inline void InterleaveRows(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d,
+                           uint8_t* lines, int64_t /*line_stride*/) {
+  vst4q_u8(lines, {{vld1q_u8(a), vld1q_u8(b), vld1q_u8(c), vld1q_u8(d)}});
+}
+
 }  // namespace glm::GLM_ISA

@@ -5,9 +5,9 @@
 #define GLM_ISA neon
 #include "vec_neon.h"
 // (the order matters: the files below are written in terms of the vector above)
+#include "dot_int_neon.h"
 #include "attention.h"
 #include "convert.h"
-#include "dot_int_neon.h"
 #include "linear.h"
 #include "linear_int.h"
 #include "linear_int_row.h"

@@ -61,7 +61,7 @@ const KernelTable kNeonBf16Table = {
     neon_bf16::Linear,
     neon_bf16::LinearIntOrRow<neon_bf16::LinearInt>,
     kNeonTable.rms_norm,
-    kNeonTable.attention,
+    kNeonDotprodTable.attention,
     kNeonTable.convert,
     kNeonTable.pack_rows,
     kNeonTable.quantize_row,

@@ -2,9 +2,9 @@
 #define GLM_ISA portable
 #include "vec_portable.h"
 // (the order matters: the files below are written in terms of the vector above)
+#include "dot_int_portable.h"
 #include "attention.h"
 #include "convert.h"
-#include "dot_int_portable.h"
 #include "linear.h"
 #include "linear_int.h"
 #include "linear_int_row.h"

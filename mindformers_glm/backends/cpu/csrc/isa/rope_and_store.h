@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "../kernel_table.h"
+#include "cache_int8.h"
 
 namespace glm::GLM_ISA {
 
@@ -37,7 +39,24 @@ inline void WriteQueries(const AttentionArgs& args, int64_t row, int64_t padded_
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   for (int64_t head = 0; head < args.num_heads; ++head, in += head_dim, q += padded_dim) {
     RotateHead(in, cos_sin, args.rotary_dim, head_dim, scale, q);
+    if (args.key_channels.scale != nullptr) {
+      // Scales of channels enter here. Their offsets would add the same to all scores of a query,
+      // which softmax does not see.
+      const int64_t kv_head = head / (args.num_heads / args.num_kv_heads);
+      const float* channels = args.key_channels.scale + kv_head * head_dim;
+      for (int64_t d = 0; d < head_dim; ++d) q[d] *= channels[d];
+    }
     for (int64_t d = head_dim; d < padded_dim; ++d) q[d] = 0.0f;
+  }
+}
+
+// A head of one token to the cache, rounded to its type.
+template <typename T>
+inline void StoreRounded(const float* x, int64_t head_dim, T* out) {
+  for (int64_t d = 0; d < head_dim; d += kLanes) {
+    const int64_t count = head_dim - d < kLanes ? head_dim - d : kLanes;
+    const T* rounding = nullptr;
+    StorePartial(out + d, Round(LoadPartial(x + d, count), rounding), count);
   }
 }
 
@@ -51,16 +70,16 @@ inline void WriteKeyAndValue(const AttentionArgs& args, int64_t row, float* key)
   const int64_t block = slot / args.block_size, offset = slot % args.block_size;
   const float* values = in + args.num_kv_heads * head_dim;
   for (int64_t head = 0; head < args.num_kv_heads; ++head, in += head_dim, values += head_dim) {
-    const int64_t place =
-        ((block * args.num_kv_heads + head) * args.block_size + offset) * head_dim;
-    T* key_out = static_cast<T*>(args.key_cache) + place;
-    T* value_out = static_cast<T*>(args.value_cache) + place;
+    const int64_t place = (block * args.num_kv_heads + head) * args.block_size + offset;
+    T* key_out = static_cast<T*>(args.key_cache) + place * head_dim;
+    T* value_out = static_cast<T*>(args.value_cache) + place * head_dim;
     RotateHead(in, cos_sin, args.rotary_dim, head_dim, 1.0f, key);
-    for (int64_t d = 0; d < head_dim; d += kLanes) {
-      const int64_t count = head_dim - d < kLanes ? head_dim - d : kLanes;
-      const T* rounding = nullptr;
-      StorePartial(key_out + d, Round(LoadPartial(key + d, count), rounding), count);
-      StorePartial(value_out + d, Round(LoadPartial(values + d, count), rounding), count);
+    if constexpr (std::is_same_v<T, uint8_t>) {
+      StoreInt8(args.key_channels, args.key_scales, place, head, head_dim, key, key_out);
+      StoreInt8(args.value_channels, args.value_scales, place, head, head_dim, values, value_out);
+    } else {
+      StoreRounded(key, head_dim, key_out);
+      StoreRounded(values, head_dim, value_out);
     }
   }
 }

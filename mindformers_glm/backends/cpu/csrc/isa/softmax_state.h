@@ -59,14 +59,25 @@ struct PartialStates {
   }
 };
 
+// What integers of `count` channels from `begin` on stand for, or means of these.
+inline Vec FromChannels(const CacheChannels& channels, int64_t begin, int64_t count,
+                        const Vec& integers) {
+  const Vec offset = Mul(LoadPartial(channels.offset + begin, count), Set1(-1.0f));
+  return Mul(Add(integers, offset), LoadPartial(channels.scale + begin, count));
+}
+
 // y of one query, `row` and `head`.
 inline void WriteOutput(const AttentionArgs& args, int64_t row, int64_t head,
                         const SoftmaxState& state) {
   float* y = args.y + (row * args.num_heads + head) * args.head_dim;
   const Vec inverse = Set1(1.0f / state.total);
+  const bool has_channels = args.value_channels.scale != nullptr;
+  const int64_t kv_head = head / (args.num_heads / args.num_kv_heads);
   for (int64_t d = 0; d < args.head_dim; d += kLanes) {
-    const int64_t left = args.head_dim - d;
-    StorePartial(y + d, Mul(Load(state.sums + d), inverse), left < kLanes ? left : kLanes);
+    const int64_t left = args.head_dim - d, count = left < kLanes ? left : kLanes;
+    Vec out = Mul(Load(state.sums + d), inverse);
+    if (has_channels) out = FromChannels(args.value_channels, kv_head * args.head_dim + d, count, out);
+    StorePartial(y + d, out, count);
   }
 }
 
