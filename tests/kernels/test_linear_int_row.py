@@ -39,7 +39,8 @@ class Layer:
         )
         tiles, scales = packed_ints(self.q, self.scales, 8, 0, is_gated)
         _, deq_scale = packed_ints(self.q, self.static.deq_scale[:, None], 8, 0, is_gated)
-        _, bias = packed_ints(self.q, self.static.quant_bias[:, None], 8, 0, is_gated)
+        numbers = self.static.quant_bias[:, None].astype(np.float32)  # exact: they are small
+        _, bias = packed_ints(self.q, numbers, 8, 0, is_gated)
         with np.errstate(invalid="ignore"):
             quant_bias = np.ascontiguousarray(bias[:, 0].astype(np.int32))
         numbers = np.float32([self.static.input_scale, self.static.input_offset])
