@@ -59,6 +59,15 @@ inline IntVec LoadInts(const int32_t* src) {
   return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
 }
 
+template <int kShift, int32_t kMask>
+inline Vec WidenBits(const uint8_t* line) {
+  const __m256i* halves = reinterpret_cast<const __m256i*>(line);
+  const __m256i mask = _mm256_set1_epi32(kMask);
+  const __m256i low = _mm256_srli_epi32(_mm256_loadu_si256(halves), kShift);
+  const __m256i high = _mm256_srli_epi32(_mm256_loadu_si256(halves + 1), kShift);
+  return {_mm256_cvtepi32_ps(_mm256_and_si256(low, mask)),
+          _mm256_cvtepi32_ps(_mm256_and_si256(high, mask))};
+}
 inline Bytes LoadBytes(const uint8_t* src) {
   const __m256i* halves = reinterpret_cast<const __m256i*>(src);
   return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};

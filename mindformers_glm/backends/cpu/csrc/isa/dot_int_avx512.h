@@ -44,6 +44,11 @@ inline IntVec RoundToInt(Vec a) { return _mm512_cvtps_epi32(a); }
 inline void StoreInts(int32_t* dst, IntVec a) { _mm512_storeu_si512(dst, a); }
 inline IntVec LoadInts(const int32_t* src) { return _mm512_loadu_si512(src); }
 
+template <int kShift, int32_t kMask>
+inline Vec WidenBits(const uint8_t* line) {
+  const __m512i shifted = _mm512_srli_epi32(_mm512_loadu_si512(line), kShift);
+  return _mm512_cvtepi32_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(kMask)));
+}
 inline Bytes LoadBytes(const uint8_t* src) { return _mm512_loadu_si512(src); }
 inline Quad LoadQuad(const IntElement* src) {
   int32_t bits;

@@ -77,6 +77,18 @@ inline Quad LoadQuad(const IntElement* src) {
   return out;
 }
 
+// kMask of the bits from kShift on of each 4 bytes of a line, as floats.
+template <int kShift, int32_t kMask>
+inline Vec WidenBits(const uint8_t* line) {
+  uint32_t words[16];
+  float values[16];
+  std::memcpy(words, line, sizeof(words));
+  for (int n = 0; n < 16; ++n) {
+    values[n] = static_cast<float>(static_cast<int32_t>(words[n] >> kShift) & kMask);
+  }
+  return Load(values);
+}
+
 // sum[n] += w[n][0] x[0] + ... + w[n][3] x[3] for unsigned w.
 inline IntVec DotBytes(const IntVec& sum, const Bytes& w, const Quad& x) {
   IntVec out = sum;

@@ -20,6 +20,15 @@ inline IntVec AddInt(const IntVec& a, const IntVec& b) {
   return {vaddq_s32(a.q0, b.q0), vaddq_s32(a.q1, b.q1), vaddq_s32(a.q2, b.q2),
           vaddq_s32(a.q3, b.q3)};
 }
+template <int kShift, int32_t kMask>
+inline Vec WidenBits(const uint8_t* line) {
+  const auto widen = [&](int quarter) {
+    uint32x4_t words = vreinterpretq_u32_u8(vld1q_u8(line + 16 * quarter));
+    if constexpr (kShift > 0) words = vshrq_n_u32(words, kShift);
+    return vcvtq_f32_u32(vandq_u32(words, vdupq_n_u32(kMask)));
+  };
+  return {widen(0), widen(1), widen(2), widen(3)};
+}
 inline IntVec LoadZeros(const uint8_t* zeros) {
   const uint8x16_t bytes = vld1q_u8(zeros);
   const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_high_u8(bytes);

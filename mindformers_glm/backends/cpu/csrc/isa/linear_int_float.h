@@ -21,34 +21,24 @@ constexpr int64_t kWideningAhead = 4096;
 
 // What the codes of 16 weight rows mean in one group of columns.
 struct Meaning {
-  float zeros[kTileN];
-  float scales[kTileN];
+  Vec negative_zeros, scales;
+  Vec Of(const Vec& codes) const { return Mul(Add(codes, negative_zeros), scales); }
 };
 
-// Four columns of 16 rows, from bits kShift on of each byte of a line.
-template <int kShift, uint32_t kMask>
-inline void WidenColumns(const uint32_t* words, const Meaning& meaning, float* out) {
-  for (int column = 0; column < 4; ++column) {
-    for (int64_t n = 0; n < kTileN; ++n) {
-      const uint32_t code = words[n] >> (8 * column + kShift) & kMask;
-      const float from_zero = static_cast<float>(static_cast<int32_t>(code)) - meaning.zeros[n];
-      out[column * kTileN + n] = from_zero * meaning.scales[n];
-    }
+// Calls use(column, 16 weights) for the columns of a line of a tile in their order.
+template <int kBits, typename Use>
+inline void ForColumns(const uint8_t* line, const Meaning& meaning, const Use& use) {
+  constexpr int32_t kMask = kBits == 8 ? 255 : 15;
+  use(0, meaning.Of(WidenBits<0, kMask>(line)));
+  use(1, meaning.Of(WidenBits<8, kMask>(line)));
+  use(2, meaning.Of(WidenBits<16, kMask>(line)));
+  use(3, meaning.Of(WidenBits<24, kMask>(line)));
+  if constexpr (kBits == 4) {
+    use(4, meaning.Of(WidenBits<4, kMask>(line)));
+    use(5, meaning.Of(WidenBits<12, kMask>(line)));
+    use(6, meaning.Of(WidenBits<20, kMask>(line)));
+    use(7, meaning.Of(WidenBits<28, kMask>(line)));
   }
-}
-
-// A line of a tile as columns of 16 floats; returns where the next one goes.
-template <int kBits>
-inline float* WidenLine(const uint8_t* line, const Meaning& meaning, float* out) {
-  uint32_t words[kTileN];
-  std::memcpy(words, line, sizeof(words));
-  if (kBits == 8) {
-    WidenColumns<0, 255>(words, meaning, out);
-    return out + 4 * kTileN;
-  }
-  WidenColumns<0, 15>(words, meaning, out);
-  WidenColumns<4, 15>(words, meaning, out + 4 * kTileN);
-  return out + 8 * kTileN;
 }
 
 // Where codes, zero points and scales of a matrix lie.
@@ -73,13 +63,9 @@ class StoredRows {
   int64_t GroupEnd(int64_t column) const { return (column / group_size_ + 1) * group_size_; }
   Meaning MeaningOf(int64_t tile_row, int64_t column) const {
     const int64_t place = (tile_row * num_groups_ + column / group_size_) * kTileN;
-    Meaning meaning;
-    for (int64_t n = 0; n < kTileN; ++n) {
-      const int zero = args_.zeros != nullptr ? args_.zeros[place + n] : kBits == 8 ? 128 : 8;
-      meaning.zeros[n] = static_cast<float>(zero);
-      meaning.scales[n] = args_.scales[place + n];
-    }
-    return meaning;
+    const Vec zeros = args_.zeros != nullptr ? ToFloats(LoadZeros(args_.zeros + place))
+                                             : Set1(kBits == 8 ? 128.0f : 8.0f);
+    return {Mul(zeros, Set1(-1.0f)), Load(args_.scales + place)};
   }
 
  private:
@@ -94,8 +80,10 @@ inline void WidenTileRow(const StoredRows<kBits>& stored, int64_t tile_row, int6
   while (begin < end) {
     const Meaning meaning = stored.MeaningOf(tile_row, begin);
     const int64_t group_end = std::min(stored.GroupEnd(begin), end);
-    for (; begin < group_end; begin += stored.kLineK) {
-      out = WidenLine<kBits>(stored.Line(tile_row, begin), meaning, out);
+    for (; begin < group_end; begin += stored.kLineK, out += stored.kLineK * kTileN) {
+      ForColumns<kBits>(stored.Line(tile_row, begin), meaning, [&](int column, const Vec& weights) {
+        Store(out + column * kTileN, weights);
+      });
     }
   }
 }
@@ -115,20 +103,13 @@ inline void MultiplyWhileWidening(const StoredRows<kBits>& stored, int64_t tile_
     for (int r = 0; r < R; ++r) lines[r] = stored.Line(tile_row + r, begin);
     const int64_t group_end = std::min(stored.GroupEnd(begin), end);
     for (; begin < group_end; begin += stored.kLineK, x += stored.kLineK) {
-      alignas(64) float columns[R][stored.kLineK * kTileN];
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        WidenLine<kBits>(lines[r], meanings[r], columns[r]);
+        ForColumns<kBits>(lines[r], meanings[r], [&](int column, const Vec& weights) {
+          acc[r] = MulAdd(weights, Set1(x[column]), acc[r]);
+        });
         Prefetch<kIntLineBytes>(lines[r] + kWideningAhead);
         lines[r] += kIntLineBytes;
-      }
-#pragma GCC unroll 8
-      for (int64_t column = 0; column < stored.kLineK; ++column) {
-        const Vec value = Set1(x[column]);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) {
-          acc[r] = MulAdd(Load(columns[r] + column * kTileN), value, acc[r]);
-        }
       }
     }
   }
