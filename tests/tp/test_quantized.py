@@ -137,20 +137,25 @@ def _write_stored(folder: Path, size: int) -> tuple[dict[str, Path], dict[str, P
 def test_ranks_share_an_int8_kv_cache(
     launch: Launcher, work: Path, tmp_path: Path, size: int
 ) -> None:
-    """Two KV heads: one for each rank, or each on two; with scales of tokens, and of channels."""
+    """Two KV heads: one for each rank, or each on two; with scales of tokens, and of channels.
+
+    Two ranks have the folder's scales cut beforehand.
+    """
     from tests import quantized_folders
     from tests.model.hf_oracle import save_random_checkpoint
 
     sizes = CHANGES | {"intermediate_size": 320, "tie_word_embeddings": False}
     whole = save_random_checkpoint(tmp_path / "whole", **sizes)
-    quantized_folders.write_kv_scales(whole, tmp_path / "c8", is_symmetric=False)
+    scaled = quantized_folders.write_kv_scales(whole, tmp_path / "c8", is_symmetric=False)
+    cut = tmp_path / "c8@cut"
+    write_shares(scaled, cut, size, find_format, ShareEncoder())
     shutil.copy(WORKER, work)
     environment = os.environ | {"PYTHONPATH": str(REPO), "GLOG_v": "3"}
-    wanted = [f"{whole}=kv-int8", f"{tmp_path / 'c8'}=c8"]
-    subprocess.run(
-        [sys.executable, WORKER.name, "1", *wanted], cwd=work, env=environment, check=True
-    )
-    command = f"{WORKER.name} {size} {' '.join(wanted)}"
+    alone = [f"{whole}=kv-int8", f"{scaled}=stored"]
+    command = [sys.executable, WORKER.name, "1", *alone]
+    subprocess.run(command, cwd=work, env=environment, check=True)
+    together = f"{whole}=kv-int8 {cut if size == 2 else scaled}=stored"
+    command = f"{WORKER.name} {size} {together}"
     ended = launch(command, str(size), GLOG_v="3").wait(timeout_s=300)
     assert ended.exit_code == 0, ended.stderr
     for name in ("kv-int8", "c8"):
