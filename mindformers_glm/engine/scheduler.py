@@ -264,6 +264,8 @@ class Scheduler:
                 sequence.max_tokens - chunk.end - 1,  # one token comes without a guess
             )
             draft = sequence.lookup.propose(sequence.token_ids, limit)
+            if sequence.constraint is not None:
+                draft = draft[: sequence.constraint.count_allowed(draft)]
             if draft:
                 self._allocate(sequence, num_ahead=len(draft))
                 schedule.chunks[index] = replace(chunk, draft=tuple(draft))
