@@ -503,7 +503,7 @@ class LLM:
         asked = token_ids if is_list(token_ids) else [token_ids]
         # The entry tells it from a prompt: ranks that call generate() compute other batches.
         under_way = self.engine.num_tokens_under_way | {"logits": len(asked)}
-        check_requests_are_shared(self._group, [(asked, SamplingParams())], under_way)
+        check_requests_are_shared(self._group, [(asked, (SamplingParams(), None))], under_way)
 
     def _collect(self, request_ids: Items[str]) -> Iterator[list[RequestOutput]]:
         """Step until these requests are done, yield their outputs; others' are kept for them."""
