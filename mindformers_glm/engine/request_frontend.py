@@ -192,7 +192,10 @@ class RequestFrontend:
             start is not None and tools and demand.may_call and self._reply_parsers.knows_calls
         ):
             calls = self._reply_parsers.rules_of_calls(
-                self._tokenizer, tools, name=demand.name, is_parallel=is_parallel
+                self._tokenizer,
+                tools,
+                name=demand.name,
+                is_parallel=is_parallel and demand.name is None,
             )
         if start is None:
             start = start_of_text(form, self._tokenizer.vocabulary.has_dummy_prefix)

@@ -36,13 +36,13 @@ _SILENT = frozenset(
 _TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
 # Any value; numbers have no exponent that leaves float64, which no JSON could then express.
 _ANY = r"""
-{p}_any: {p}_STRING | {p}_NUMBER | "True" | "False" | "None" | {p}_list | {p}_dict
+{p}_any: {P}_STRING | {P}_NUMBER | "True" | "False" | "None" | {p}_list | {p}_dict
 {p}_list: "[" ({p}_any (", " {p}_any)*)? "]"
 {p}_dict: "{{" ({p}_item (", " {p}_item)*)? "}}"
-{p}_item: {p}_STRING ": " {p}_any
-{p}_STRING: /'([^'\\\x00-\x1f\x7f]|\\[nrt'"\\])*'/ | /"([^"\\\x00-\x1f\x7f]|\\[nrt'"\\])*"/
-{p}_NUMBER: /-?(0|[1-9][0-9]{{0,30}})(\.[0-9]{{1,30}})?([eE][-+]?[0-9]{{1,2}})?/
-{p}_INTEGER: /-?(0|[1-9][0-9]{{0,30}})/
+{p}_item: {P}_STRING ": " {p}_any
+{P}_STRING: /'([^'\\\x00-\x1f\x7f]|\\[nrt'"\\])*'/ | /"([^"\\\x00-\x1f\x7f]|\\[nrt'"\\])*"/
+{P}_NUMBER: /-?(0|[1-9][0-9]{{0,30}})(\.[0-9]{{1,30}})?([eE][-+]?[0-9]{{1,2}})?/
+{P}_INTEGER: /-?(0|[1-9][0-9]{{0,30}})/
 """
 
 
@@ -88,7 +88,7 @@ class _Writer:
                 self._refuse(f"{name!r} cannot be the name of an argument in Python")
         body = self._write_members(root, "#", lambda name: f"{name}=")
         rules = f"{self._prefix}_arguments: {body}\n" + "".join(self._rules)
-        rules += _ANY.lstrip().format(p=self._prefix)
+        rules += _ANY.lstrip().format(p=self._prefix, P=self._prefix.upper())
         return PythonArguments(f"{self._prefix}_arguments", rules, self._schemas)
 
     def _refuse(self, problem: str) -> None:
@@ -151,7 +151,7 @@ class _Writer:
             self._refuse(f"{named} at {place} cannot be kept beside {keywords[0]}")
 
     def _write_type(self, kind: str, schema: Mapping[str, Any], place: str) -> str:
-        prefix = self._prefix
+        terminal = self._prefix.upper()
         extra = schema.keys() - _SILENT - _KNOWN
         if kind in ("string", "integer", "number") and extra:
             # Bounds, patterns and formats: JSON's way to write such a value is also Python's.
@@ -165,9 +165,9 @@ class _Writer:
         if kind == "object":
             return self._write_object(schema, place)
         plain = {
-            "string": f"{prefix}_STRING",
-            "integer": f"{prefix}_INTEGER",
-            "number": f"{prefix}_NUMBER",
+            "string": f"{terminal}_STRING",
+            "integer": f"{terminal}_INTEGER",
+            "number": f"{terminal}_NUMBER",
             "boolean": '("True" | "False")',
             "null": '"None"',
         }
@@ -188,7 +188,7 @@ class _Writer:
             value = schema.get("additionalProperties", True)
             if value is False:
                 return '"{}"'
-            item = f'{self._prefix}_STRING ": " {self._write_value(value, place)}'
+            item = f'{self._prefix.upper()}_STRING ": " {self._write_value(value, place)}'
             return f'("{{}}" | "{{" {item} (", " {item})* "}}")'
         return f'"{{" {self._write_members(schema, place, lambda name: f"{name!r}: ")} "}}"'
 
