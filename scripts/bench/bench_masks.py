@@ -4,9 +4,10 @@
 
 Two kinds of answers by random schemas and by the forms below: texts as the tokenizer writes them,
 which is what a trained model answers, and tokens drawn at random from the masks, which visits every
-corner of a grammar. Times are of one row on the thread that computes masks: finding the mask,
-making an array of it, and taking the token. "applied" is what the engine's own thread then does to
-the logits of the row. Without a folder: glm4-mini, and the fixtures' tokenizers where they are.
+corner of a grammar. Times are the processor's (what else runs does not count) of one row on the
+thread that computes masks: finding the mask, making an array of it, taking the token. "applied" is
+what the engine's own thread then does to the logits of the row. Without a folder: glm4-mini, and
+the fixtures' tokenizers where they are.
 """
 
 import argparse
@@ -56,7 +57,7 @@ _PERSON = {
 }
 _ANSWER = {
     "name": "张三",
-    "summary": 'He said: "it\'s fine"\nand left. 他住在北京市朝阳区，是一名软件工程师，喜欢爬山和摄影。',
+    "summary": 'He said: "it\'s fine"\nand left. 他住在北京市，是一名软件工程师，喜欢爬山和摄影。',
     "age": 41,
     "score": -1.25e-3,
     "tags": ["engineer", "爬山", "photography (film)", "a, b; c"],
@@ -104,19 +105,19 @@ def walk(
     constraint = compiler.start(grammar, frozenset())
     logits = rng.standard_normal(compiler._vocab_size, np.float32)
     for place in range(_MAX_TOKENS if token_ids is None else len(token_ids)):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         (mask,) = constraint.compute_masks([])
-        computed_s = time.perf_counter() - begin
-        begin = time.perf_counter()
+        computed_s = time.thread_time() - begin
+        begin = time.thread_time()
         scores = np.where(mask.allowed, logits, np.float32(-np.inf))
-        applied.values.append((time.perf_counter() - begin) * 1e3)
+        applied.values.append((time.thread_time() - begin) * 1e3)
         if mask.is_end or constraint.error is not None:
             break
         rng.shuffle(logits)
         token_id = int(np.argmax(scores)) if token_ids is None else token_ids[place]
-        begin = time.perf_counter()
+        begin = time.thread_time()
         constraint.accept(token_id)
-        times.values.append((computed_s + time.perf_counter() - begin) * 1e3)
+        times.values.append((computed_s + time.thread_time() - begin) * 1e3)
         assert constraint.error is None, constraint.error
         if constraint.is_complete:
             break

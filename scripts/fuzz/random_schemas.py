@@ -183,7 +183,7 @@ def _check_any(value: Any, wanted: Any, schema: Any, root: Any) -> str | None:
 
 def _check_reference(value: Any, wanted: str, schema: Any, root: Any) -> str | None:
     found = root
-    for step in wanted.removeprefix("#/").split("/"):
+    for step in wanted.split("/")[1:]:
         found = found[step]
     return find_fault(value, found, root)
 
