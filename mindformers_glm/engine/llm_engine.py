@@ -98,7 +98,8 @@ class LLMEngine:
             self.length_advice += f" or raise max_model_len (up to {max_position_embeddings})"
         # Of the step under way, or one that was interrupted.
         self._outputs: list[RequestOutput] = []
-        self.num_drafted = 0  # tokens guessed by prompt lookup
+        # Tokens guessed by prompt lookup, and those that a form leaves no choice about.
+        self.num_drafted = 0
         self.num_accepted = 0  # those of them that were right
         self.times = StepTimes()
         keep_freed_memory()
@@ -283,8 +284,9 @@ class LLMEngine:
         self.num_accepted += num_accepted
         if output is not None:
             return output
-        if chunk.draft:
+        if chunk.draft and not chunk.is_forced:
             chunk.sequence.lookup.learn(len(chunk.draft), num_accepted)
+        if chunk.draft:
             self.scheduler.settle_draft(chunk, num_accepted)
         return self._make_output(sample)
 

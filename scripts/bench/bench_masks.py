@@ -133,11 +133,14 @@ def measure(folder: Path, count: int) -> None:
     print(f"{folder.name}: {vocab_size} tokens, opened in {time.perf_counter() - begin:.2f} s")
     rng = np.random.default_rng(0)
     applied, compiled = Times("applied to the logits"), Times("compiling a grammar")
-    first, later = Times("an answer, new grammar"), Times("an answer, known grammar")
+    first, later = Times("JSON, new grammar"), Times("JSON, known grammar")
+    others = Times("regex and choice")
     for form, token_ids in list_answers(tokenizer):
         grammar = write_answer_grammar(form)
+        is_json = form.json is not None or form.json_object
         for repetition in range(6):
-            walk(compiler, grammar, token_ids, later if repetition else first, applied, rng)
+            times = (later if repetition else first) if is_json else others
+            walk(compiler, grammar, token_ids, times, applied, rng)
     randomly = Times(f"random tokens, {count} schemas")
     for number in range(count):
         schema = make_schema(random.Random(f"schema {number}"))
@@ -146,7 +149,7 @@ def measure(folder: Path, count: int) -> None:
         compiler.check(grammar)
         compiled.values.append((time.perf_counter() - begin) * 1e3)
         walk(compiler, grammar, None, randomly, applied, rng)
-    for times in (first, later, randomly, applied, compiled):
+    for times in (first, later, others, randomly, applied, compiled):
         times.print()
 
 

@@ -132,6 +132,17 @@ def test_guesses_are_taken_within_a_form(open_llm: Callable[..., LLM]) -> None:
         assert llm.engine.num_accepted > 60
 
 
+def test_what_there_is_no_choice_about_takes_one_step(open_llm: Callable[..., LLM]) -> None:
+    form = {"regex": "[ab]xyz, and so on[cd]"}
+    steps = []
+    for count in (0, 40):
+        with open_llm(prompt_lookup_num_tokens=count) as llm:
+            (output,) = llm.generate([ids_of("q", llm)], _params(form))
+            assert re.fullmatch(form["regex"], output.text)
+            steps.append(llm.times.num_steps)
+    assert steps == [16, 2]
+
+
 def test_samples_of_a_request_have_the_form_each(open_llm: Callable[..., LLM]) -> None:
     with open_llm() as llm:
         params = _params(_FORMS[0], n=5, seed=1, temperature=1.0, top_k=0)
