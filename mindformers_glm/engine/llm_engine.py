@@ -304,7 +304,9 @@ class LLMEngine:
         except NonFiniteLogitsError:
             return self._fail_for_numbers(sample)
         except NoTokenLeftError:
-            return self._fail_for_form(sample, "bad_words or min_new_tokens forbid all it allows")
+            return self._fail_for_form(
+                sample, "bad_words, stop tokens or min_new_tokens leave none"
+            )
         sample.append(token_id, logits)
         if token_id in sequence.stop_token_ids:
             is_end_of_text = not sequence.settings.ignore_eos and token_id in self._eos_token_ids

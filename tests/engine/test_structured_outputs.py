@@ -201,7 +201,7 @@ def test_settings_that_leave_no_token_end_the_answer_and_not_the_engine(
         params = [_params({"choice": ["abc"]}, bad_words=["b"]), _params({"choice": ["xyz"]})]
         one, other = llm.generate(["x", "y"], params)
         assert one.finish_reason == "error"
-        assert "bad_words or min_new_tokens forbid all it allows" in str(one.error)
+        assert "bad_words, stop tokens or min_new_tokens leave none" in str(one.error)
         assert other.text == "xyz"
         assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
 

@@ -31,6 +31,7 @@ _FORMED = SamplingParams(
     n=2,
     do_sample=True,
     max_tokens=50,
+    ignore_eos=True,
 )
 _TOLD = SamplingParams(
     do_sample=True,
