@@ -78,7 +78,7 @@ class ConstraintCompiler:
 
     def __init__(self, vocabulary: Vocabulary, vocab_size: int) -> None:
         self._vocabulary = vocabulary
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         # A grammar may take a second to compile; looking one up waits for nobody.
         self._lock, self._compiling = threading.Lock(), threading.Lock()
         self._tokenizer: LLTokenizer | None = None
@@ -103,7 +103,7 @@ class ConstraintCompiler:
         """
         matcher = self._find(grammar)
         with self._lock:
-            return Constraint(matcher.deep_copy(), self._vocab_size, stop_token_ids)
+            return Constraint(matcher.deep_copy(), self.vocab_size, stop_token_ids)
 
     def _find(self, grammar: AnswerGrammar) -> "LLMatcher":
         matcher = self._look_up(grammar)
@@ -149,7 +149,7 @@ class ConstraintCompiler:
     def _new_matcher(self, text: str) -> "LLMatcher":
         library = import_llguidance()
         if self._tokenizer is None:
-            self._tokenizer = _open_vocabulary(self._vocabulary, self._vocab_size)
+            self._tokenizer = _open_vocabulary(self._vocabulary, self.vocab_size)
         limits = library.LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
         return library.LLMatcher(self._tokenizer, text, log_level=0, limits=limits)
 
@@ -166,7 +166,7 @@ class Constraint:
         self, matcher: "LLMatcher", vocab_size: int, stop_token_ids: frozenset[int]
     ) -> None:
         self._matcher = matcher
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._stop_token_ids = [*stop_token_ids]
         self.is_complete = False
         self.error: str | None = None
@@ -176,7 +176,7 @@ class Constraint:
 
         It ends behind the first token of the draft that the grammar does not allow.
         """
-        num_words = -(-(self._vocab_size + 1) // 32)
+        num_words = -(-(self.vocab_size + 1) // 32)
         masks: list[RowMask] = []
         num_consumed = 0
         for guess in [*draft, None]:
@@ -209,8 +209,8 @@ class Constraint:
 
     def _read_mask(self, bits: np.ndarray) -> RowMask:
         allowed = np.unpackbits(bits.view(np.uint8), bitorder="little").view(np.bool_)
-        may_end = bool(allowed[self._vocab_size])
-        allowed = allowed[: self._vocab_size]
+        may_end = bool(allowed[self.vocab_size])
+        allowed = allowed[: self.vocab_size]
         is_end = may_end and not allowed.any()
         # As text such a token would end an answer that is not complete.
         allowed[self._stop_token_ids] = may_end

@@ -201,7 +201,7 @@ class LLMEngine:
             MemoryBudgetError: no request can run while logits are read that hold too many blocks.
         """
         self.times.begin_step()
-        self._masks.take()  # of a step that was interrupted: its thread may still be at work
+        self._masks.drop()  # of a step that was interrupted
         schedule = self.scheduler.schedule()
         self._outputs += [self._fail_for_blocks(sequence) for sequence in schedule.unschedulable]
         if schedule.chunks:
