@@ -5,7 +5,7 @@ alone, so every rank of a split model finds the same; no limit here is one of ti
 """
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _Value = TypeVar("_Value")
-_MAX_KEPT = 64  # grammars that stay compiled; one has some hundred kB
+_MAX_KEPT = 256  # compiled grammars that no request has taken yet, and texts of right ones
 # Of a grammar, 1 to 2 kB each; llguidance's own limit would let one request take 500 MB.
 _MAX_LEXER_STATES = 50_000
 # llguidance follows chains of rules and of $ref by recursion, which kills the process where the
@@ -69,7 +69,10 @@ class RowMask(NamedTuple):
 
 
 class ConstraintCompiler:
-    """Compiles grammars for one vocabulary, and keeps the latest; any thread may ask.
+    """Compiles grammars for one vocabulary; any thread may ask.
+
+    Every request has a matcher of its own: copies of one share what it has worked out so far and
+    its limits, so requests of the same grammar would use them up for each other.
 
     Args:
         vocabulary: of the tokenizer.
@@ -79,55 +82,47 @@ class ConstraintCompiler:
     def __init__(self, vocabulary: Vocabulary, vocab_size: int) -> None:
         self._vocabulary = vocabulary
         self.vocab_size = vocab_size
-        # A grammar may take a second to compile; looking one up waits for nobody.
+        # A grammar may take a second to compile; taking a compiled one waits for nobody.
         self._lock, self._compiling = threading.Lock(), threading.Lock()
         self._tokenizer: LLTokenizer | None = None
-        self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
+        self._checked: OrderedDict[str, None] = OrderedDict()  # whose parts are right
+        self._ready: deque[tuple[str, LLMatcher]] = deque(maxlen=_MAX_KEPT)
 
     def check(self, grammar: AnswerGrammar) -> None:
-        """Compile a grammar, so that `start` takes no time.
+        """Compile a grammar, so that the next `start` of it takes no time.
 
         Raises:
             PromptError: it is wrong, cannot be followed, or is too large; naming the part.
             UnsupportedError: llguidance is not installed.
         """
-        self._find(grammar)
+        matcher = self._compile(grammar)
+        with self._lock:
+            self._ready.append((grammar.text, matcher))
 
-    def start(self, grammar: AnswerGrammar, stop_token_ids: frozenset[int]) -> "Constraint":
-        """Return where a new answer stands.
+    def start(
+        self, grammar: AnswerGrammar, stop_token_ids: frozenset[int], count: int = 1
+    ) -> "list[Constraint]":
+        """Return where the new answers of one request stand.
 
         Args:
-            stop_token_ids: tokens that end the answer, which they may where it is complete.
+            stop_token_ids: tokens that end an answer, which they may where it is complete.
         Raises:
             PromptError, UnsupportedError: as `check`.
         """
-        matcher = self._find(grammar)
         with self._lock:
-            return Constraint(matcher.deep_copy(), self.vocab_size, stop_token_ids)
-
-    def _find(self, grammar: AnswerGrammar) -> "LLMatcher":
-        matcher = self._look_up(grammar)
-        if matcher is not None:
-            return matcher
-        with self._compiling:
-            matcher = self._look_up(grammar)  # another thread may have compiled it meanwhile
-            if matcher is None:
-                matcher = _run_on_large_stack(lambda: self._compile(grammar))
-                with self._lock:
-                    self._compiled[grammar.text] = matcher
-                    if len(self._compiled) > _MAX_KEPT:
-                        self._compiled.popitem(last=False)
-            return matcher
-
-    def _look_up(self, grammar: AnswerGrammar) -> "LLMatcher | None":
-        with self._lock:
-            matcher = self._compiled.get(grammar.text)
-            if matcher is not None:
-                self._compiled.move_to_end(grammar.text)
-            return matcher
+            ready = next((pair for pair in self._ready if pair[0] == grammar.text), None)
+            if ready is not None:
+                self._ready.remove(ready)
+        matcher = self._compile(grammar) if ready is None else ready[1]
+        matchers = [matcher, *(matcher.deep_copy() for _ in range(count - 1))]
+        return [Constraint(each, self.vocab_size, stop_token_ids) for each in matchers]
 
     def _compile(self, grammar: AnswerGrammar) -> "LLMatcher":
-        for part in grammar.parts:
+        with self._compiling:
+            return _run_on_large_stack(lambda: self._compile_parts(grammar))
+
+    def _compile_parts(self, grammar: AnswerGrammar) -> "LLMatcher":
+        for part in () if grammar.text in self._checked else grammar.parts:
             problem = self._try(part.grammar).get_error()
             if "NoExtension" in problem:
                 raise PromptError(f"{part.label}: no answer can have this form.")
@@ -137,6 +132,9 @@ class ConstraintCompiler:
         if matcher.is_error():
             labels = " and ".join(part.label for part in grammar.parts)
             raise PromptError(f"{labels}: {explain_problem(matcher.get_error(), None)}.")
+        self._checked[grammar.text] = None
+        if len(self._checked) > _MAX_KEPT:
+            self._checked.popitem(last=False)
         return matcher
 
     def _try(self, text: str) -> "LLMatcher":

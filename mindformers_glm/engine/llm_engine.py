@@ -148,6 +148,7 @@ class LLMEngine:
         stop_token_ids = {i for i in stop_token_ids if i < self.runner.vocab_size}
         if grammar is None and settings.structured_outputs is not None:
             grammar = write_answer_grammar(settings.structured_outputs)
+        constraints = self._start_constraints(grammar, stop_token_ids, settings.n)
         bad_words = [ids for word in settings.bad_words for ids in self.tokenizer.spell_word(word)]
         shared_token_ids = np.array(prompt_token_ids, np.int32).tolist()
         samples = [
@@ -162,7 +163,7 @@ class LLMEngine:
                     max_draft_len=self.config.prompt_lookup_num_tokens,
                     sample_index=sample_index,
                     bad_words=bad_words,
-                    constraint=self._start_constraint(grammar, stop_token_ids),
+                    constraint=constraints[sample_index],
                 ),
                 shared_token_ids,
                 self.tokenizer.new_detokenizer(skip_special_tokens=settings.skip_special_tokens),
@@ -174,14 +175,14 @@ class LLMEngine:
         for sample in samples:
             self.scheduler.add(sample.sequence)
 
-    def _start_constraint(
-        self, grammar: AnswerGrammar | None, stop_token_ids: set[int]
-    ) -> Constraint | None:
+    def _start_constraints(
+        self, grammar: AnswerGrammar | None, stop_token_ids: set[int], count: int
+    ) -> Items[Constraint | None]:
         if grammar is None:
-            return None
+            return [None] * count
         if self._constraints is None:
             raise PromptError("structured_outputs need a tokenizer, and this engine has none.")
-        return self._constraints.start(grammar, frozenset(stop_token_ids))
+        return self._constraints.start(grammar, frozenset(stop_token_ids), count)
 
     def _seed_of(
         self, settings: SamplingSettings, request_index: int, sample_index: int

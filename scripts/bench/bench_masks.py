@@ -103,7 +103,7 @@ def walk(
     rng: np.random.Generator,
 ) -> None:
     """Go through one answer, or through random tokens, and take the times."""
-    constraint = compiler.start(grammar, frozenset())
+    constraint = compiler.start(grammar, frozenset())[0]
     logits = rng.standard_normal(compiler.vocab_size, np.float32)
     for place in range(_MAX_TOKENS if token_ids is None else len(token_ids)):
         begin = time.thread_time()

@@ -51,7 +51,7 @@ def _draw_answers(
     rng = np.random.default_rng(0)
     answers = []
     for _ in range(_NUM_ANSWERS):
-        constraint = compiler.start(grammar, frozenset([stop]))
+        constraint = compiler.start(grammar, frozenset([stop]))[0]
         token_ids: list[int] = []
         while not constraint.is_complete and len(token_ids) < 300:
             (mask,) = constraint.compute_masks([])

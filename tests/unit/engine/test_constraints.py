@@ -38,7 +38,7 @@ def _grammar(**form: Any) -> AnswerGrammar:
 
 
 def _start(compiler: ConstraintCompiler, stop: int = 0, **form: Any) -> Constraint:
-    return compiler.start(_grammar(**form), frozenset([stop]))
+    return compiler.start(_grammar(**form), frozenset([stop]))[0]
 
 
 def test_a_mask_allows_just_what_can_be_completed(
@@ -232,7 +232,7 @@ defs = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(2_700
 schema = {"$ref": "#/$defs/d0", "$defs": defs | {"d2700": {"type": "boolean"}}}
 compiler = ConstraintCompiler(tokenizer.vocabulary, tokenizer.num_token_ids)
 grammar = write_answer_grammar(StructuredOutputsParams(json=schema))
-print(compiler.start(grammar, frozenset()).compute_masks([])[0].allowed.sum())
+print(compiler.start(grammar, frozenset())[0].compute_masks([])[0].allowed.sum())
 """
 
 
@@ -245,7 +245,7 @@ def test_a_long_chain_of_references_does_not_end_the_process() -> None:
     assert int(done.stdout) > 0
 
 
-def test_equal_grammars_are_compiled_once_whatever_thread_asks(
+def test_a_checked_grammar_is_compiled_once_for_each_request(
     compiler: ConstraintCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     num_compiled = 0
@@ -263,7 +263,27 @@ def test_equal_grammars_are_compiled_once_whatever_thread_asks(
         thread.start()
     for thread in threads:
         thread.join()
-    assert num_compiled == 1
+    for _ in range(8):
+        assert len(compiler.start(grammar, frozenset(), 2)) == 2
+    assert num_compiled == 8
+
+
+def test_a_request_that_uses_up_a_limit_leaves_the_next_of_its_grammar_its_own(
+    mini: GlmTokenizer, compiler: ConstraintCompiler
+) -> None:
+    lengths = []
+    for _ in range(2):
+        constraint = _start(compiler, regex=r"[\s\S]*a[\s\S]{400}b")
+        rng = np.random.default_rng(0)
+        length = 0
+        while constraint.error is None and length < 600:
+            (mask,) = constraint.compute_masks([])
+            if constraint.error is None:
+                constraint.accept(int(rng.choice(np.flatnonzero(mask.allowed))))
+            length += 1
+        assert constraint.error is not None
+        lengths.append(length)
+    assert lengths[0] == lengths[1] > 5
 
 
 def test_answers_of_one_grammar_do_not_move_each_other(
