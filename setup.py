@@ -145,6 +145,7 @@ setup(
         # The hubs' own clients, for `mindformers-glm download`. modelscope-hub is what modelscope
         # (1.38 and later) itself downloads with; modelscope would bring much that is not needed.
         "download": ["huggingface_hub>=0.30,<1", "modelscope-hub>=0.5,<1"],
+        "serve": ["llguidance>=1.9.1,<2"],  # masks of tokens for answers in a form
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2",
