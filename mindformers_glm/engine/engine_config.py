@@ -8,7 +8,12 @@ from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError
 
 # The last is a switch: False is 0.
-_MAY_BE_ZERO = ("seed", "prompt_lookup_num_tokens", "enable_prefix_caching")
+_MAY_BE_ZERO = (
+    "seed",
+    "prompt_lookup_num_tokens",
+    "prefill_tokens_beside_decode",
+    "enable_prefix_caching",
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class EngineConfig:
     num_blocks: KV-cache blocks of `block_size` tokens each.
     seed: draws of requests without their own seed follow from it.
     prompt_lookup_num_tokens: most tokens that a step guesses ahead; 0: none.
+    prefill_tokens_beside_decode: most rows of prompts in a step that goes on with fewer answers
+        than that; 0: prompts fill every step, first come, first served.
     enable_prefix_caching: sequences that begin alike share the KV-cache blocks of the beginning.
     """
 
@@ -31,6 +38,7 @@ class EngineConfig:
     num_blocks: int
     seed: int
     prompt_lookup_num_tokens: int = 0
+    prefill_tokens_beside_decode: int = 0
     enable_prefix_caching: bool = True
 
     @classmethod
