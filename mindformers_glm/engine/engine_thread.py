@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 from queue import SimpleQueue
 from typing import TypeAlias
 
@@ -27,6 +28,7 @@ class Milestone(Enum):
 
     ACCEPTED = "accepted"  # the engine has queued it
     STARTED = "started"  # it has KV-cache blocks
+    FIRST_TOKEN = "first token"  # told in place of its outputs where only the last is wanted
 
 
 # (request id, what came of it); an output before ACCEPTED is a refusal, the only one.
@@ -96,7 +98,7 @@ class EngineThread:
         self._is_open = threading.Event()
         self._llm: LLM | None = None
         self._never_run: set[str] = set()
-        self._whole_only: set[str] = set()
+        self._whole_only: dict[str, bool] = {}  # whether the first token was told
         self.problem: BaseException | None = None
         self.state = EngineState()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -172,7 +174,7 @@ class EngineThread:
             outputs = engine.step()
             self.state = EngineState.of(engine)
             events = self._find_started(engine)
-            events += [(output.request_id, output) for output in outputs if self._is_wanted(output)]
+            events += chain.from_iterable(map(self._events_of, outputs))
             if events:
                 self._deliver(events)
 
@@ -202,14 +204,14 @@ class EngineThread:
             return
         self._never_run.add(request.request_id)
         if whole_only:
-            self._whole_only.add(request.request_id)
+            self._whole_only[request.request_id] = False
         events.append((request.request_id, Milestone.ACCEPTED))
 
     def _abort(self, request_id: str, events: list[Event]) -> None:
         assert self._llm is not None
         self._llm.engine.abort(request_id)
         self._never_run.discard(request_id)
-        self._whole_only.discard(request_id)
+        self._whole_only.pop(request_id, None)
         events[:] = [event for event in events if event[0] != request_id]
 
     def _find_started(self, engine: LLMEngine) -> list[Event]:
@@ -220,7 +222,14 @@ class EngineThread:
         self._never_run &= waiting
         return [(request_id, Milestone.STARTED) for request_id in started]
 
-    def _is_wanted(self, output: RequestOutput) -> bool:
+    def _events_of(self, output: RequestOutput) -> list[Event]:
+        request_id = output.request_id
+        was_told = self._whole_only.get(request_id)
+        if was_told is None:
+            return [(request_id, output)]
+        events: list[Event] = [] if was_told else [(request_id, Milestone.FIRST_TOKEN)]
+        self._whole_only[request_id] = True
         if output.finished:
-            self._whole_only.discard(output.request_id)
-        return output.request_id not in self._whole_only
+            del self._whole_only[request_id]
+            events.append((request_id, output))
+        return events
