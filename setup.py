@@ -146,8 +146,8 @@ setup(
         # (1.38 and later) itself downloads with; modelscope would bring much that is not needed.
         "download": ["huggingface_hub>=0.30,<1", "modelscope-hub>=0.5,<1"],
         "serve": [
-            "starlette>=0.40",  # routes and CORS; the fields of requests are checked by our own tables
-            "uvicorn[standard]>=0.30",  # the HTTP server: httptools parses, uvloop is the event loop
+            "starlette>=0.40",  # routes and CORS; fields of requests have tables of our own
+            "uvicorn[standard]>=0.30",  # the HTTP server, with httptools and uvloop
             "prometheus-client>=0.20",  # the text of /metrics
         ],
         "dev": [

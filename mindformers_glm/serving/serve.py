@@ -176,8 +176,8 @@ def _tell_ready(
     num_tokens = engine.num_blocks * engine.block_size
     note(
         f"serving {', '.join(names)} at {scheme}://{host}:{address[1]}/v1, "
-        f"{'with' if has_key else 'without'} API key; {engine.max_num_seqs} answers together, up to "
-        f"{engine.max_model_len} tokens each, {num_tokens} in the KV cache; weights "
+        f"{'with' if has_key else 'without'} API key; {engine.max_num_seqs} answers together, up "
+        f"to {engine.max_model_len} tokens each, {num_tokens} in the KV cache; weights "
         f"{llm.weights_bytes / 2**30:.2f} GiB {llm.settings.params_dtype}, KV cache "
         f"{llm.kv_cache_bytes / 2**30:.2f} GiB"
     )

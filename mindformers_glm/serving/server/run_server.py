@@ -21,7 +21,6 @@ from mindformers_glm.system.log import note, write_line
 _BACKLOG = 2048
 _MAX_HEADER_BYTES = 64 * 1024
 _DEAD_PAUSE_S = 1.0  # in which clients read that the engine is dead
-_ENGINE_STOP_S = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -138,7 +137,7 @@ class _Server(uvicorn.Server):
         _BoundedHttpProtocol.head_timeout_s = self._settings.client_timeout_s
         loop = asyncio.get_running_loop()
         self._link.attach(loop)
-        self._link.on_death = lambda: loop.call_later(_DEAD_PAUSE_S, self._end, 1)
+        self._link.on_death = self._take_death
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._take_signal)
         try:
@@ -166,6 +165,9 @@ class _Server(uvicorn.Server):
             )
         self._end(0)
         asyncio.get_running_loop().call_later(self._settings.drain_timeout_s, self._give_up)
+
+    def _take_death(self) -> None:
+        asyncio.get_running_loop().call_later(_DEAD_PAUSE_S, self._end, 1)
 
     def _end(self, exit_code: int) -> None:
         self.exit_code = max(self.exit_code, exit_code)
@@ -244,6 +246,3 @@ def _silence_uvicorn() -> None:
 
 def _refuse_password() -> str:
     raise ValueError("the key is locked with a password, which cannot be given")
-
-
-__all__ = ["ListenSettings", "check_tls", "open_socket", "run_server"]
