@@ -27,7 +27,7 @@ class Milestone(Enum):
     """What happens to a request before its first token."""
 
     ACCEPTED = "accepted"  # the engine has queued it
-    STARTED = "started"  # it has KV-cache blocks
+    STARTED = "started"  # it has KV-cache blocks, since the beginning of the last step
     FIRST_TOKEN = "first token"  # told in place of its outputs where only the last is wanted
 
 
@@ -43,7 +43,7 @@ class EngineState:
     Attributes:
         num_running, num_waiting: sequences with and without KV-cache blocks.
         num_free_blocks, num_blocks: of the KV cache; what only the prefix cache holds is free.
-        step_s: when the last step ended, by time.monotonic.
+        begin_s, step_s: when the last step began and ended, by time.monotonic.
     """
 
     num_running: int = 0
@@ -56,10 +56,11 @@ class EngineState:
     num_preemptions: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
+    begin_s: float = 0.0
     step_s: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, engine: LLMEngine) -> "EngineState":
+    def of(cls, engine: LLMEngine, begin_s: float = 0.0) -> "EngineState":
         """The counts of an engine as it is."""
         return cls(
             engine.scheduler.num_running,
@@ -72,6 +73,7 @@ class EngineState:
             engine.scheduler.num_preemptions,
             engine.num_drafted,
             engine.num_accepted,
+            begin_s,
         )
 
 
@@ -171,8 +173,9 @@ class EngineThread:
             if not engine.has_unfinished():
                 self.state = EngineState.of(engine)
                 continue
+            begin_s = time.monotonic()
             outputs = engine.step()
-            self.state = EngineState.of(engine)
+            self.state = EngineState.of(engine, begin_s)
             events = self._find_started(engine)
             events += chain.from_iterable(map(self._events_of, outputs))
             if events:

@@ -57,7 +57,7 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
     from mindformers_glm.serving.server.app import create_app
     from mindformers_glm.serving.server.engine_link import EngineLink, Limits
     from mindformers_glm.serving.server.metrics import Metrics
-    from mindformers_glm.serving.server.run_server import check_tls, open_socket, run_server
+    from mindformers_glm.serving.server.run_server import HttpServer, check_tls, open_socket
     from mindformers_glm.serving.server.service import Service, ServiceSettings
 
     server = config.server
@@ -102,7 +102,7 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
     def tell_ready() -> None:
         _tell_ready(config, llm, names, address, has_key=bool(keys))
 
-    exit_code = run_server(app, link, listener, listen, tell_ready)
+    exit_code = HttpServer(app, link, listen, tell_ready).run_on(listener)
     return _end(link, exit_code)
 
 

@@ -269,7 +269,7 @@ class Answers:
         if event is Milestone.ACCEPTED:
             self._num_accepted += 1
         elif event is Milestone.STARTED:
-            self._times.start()
+            self._times.start(self._link.state.begin_s)
         elif event is Milestone.FIRST_TOKEN:
             self._times.take_first()
         elif isinstance(event, RequestOutput):

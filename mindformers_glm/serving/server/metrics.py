@@ -122,10 +122,10 @@ class RequestTimes:
         self._seen: set[str] = set()
         self._reasons: list[str] = []
 
-    def start(self) -> None:
-        """It has blocks, and will be in the next steps."""
+    def start(self, begin_s: float) -> None:
+        """It has blocks since a step that began then."""
         if not self._started_s:
-            self._started_s = time.monotonic()
+            self._started_s = max(begin_s, self.arrival_s)
             self._metrics.observe("request_queue_time_seconds", self._started_s - self.arrival_s)
 
     def take_first(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import signal
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from mindformers_glm.system.log import note, write_line
 
 _BACKLOG = 2048
 _MAX_HEADER_BYTES = 64 * 1024
+_KEPT_CONNECTION_S = 75  # between two requests
 _DEAD_PAUSE_S = 1.0  # in which clients read that the engine is dead
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -87,63 +89,67 @@ def check_tls(settings: ListenSettings) -> None:
         ) from None
 
 
-def run_server(
-    app: ASGIApp,
-    link: EngineLink,
-    listener: socket.socket,
-    settings: ListenSettings,
-    on_ready: Callable[[], None],
-) -> int:
-    """Answer requests until a signal comes or the engine dies; return the exit code."""
-    _silence_uvicorn()
-    config = uvicorn.Config(
-        app,
-        http=_BoundedHttpProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=_BACKLOG,
-        ssl_certfile=settings.ssl_certfile,
-        ssl_keyfile=settings.ssl_keyfile,
-        timeout_graceful_shutdown=None,
-        timeout_keep_alive=75,
-    )
-    server = _Server(config, link, settings, on_ready)
-    server.run(sockets=[listener])
-    return server.exit_code
+class HttpServer(uvicorn.Server):
+    """uvicorn's server with our own signals: drain, then 0; a dead engine: 1.
 
-
-class _Server(uvicorn.Server):
-    """uvicorn's server with our own signals: drain, then 0; a dead engine: 1."""
+    Args:
+        app: answers the requests, by the engine that `link` leads to.
+        on_ready: called when the first request can come.
+    """
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        app: ASGIApp,
         link: EngineLink,
         settings: ListenSettings,
         on_ready: Callable[[], None],
     ) -> None:
+        _silence_uvicorn()
+        config = uvicorn.Config(
+            app,
+            http=_BoundedHttpProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            ssl_certfile=settings.ssl_certfile,
+            ssl_keyfile=settings.ssl_keyfile,
+            timeout_keep_alive=_KEPT_CONNECTION_S,
+        )
         super().__init__(config)
         self._link = link
         self._settings = settings
         self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.exit_code = 0
+
+    def run_on(self, listener: socket.socket) -> int:
+        """Answer requests until a signal comes or the engine dies; return the exit code."""
+        self.run(sockets=[listener])
+        return self.exit_code
+
+    def ask_to_end(self) -> None:
+        """What a signal does, from any thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._take_signal)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the end; signals only ask for it."""
         _BoundedHttpProtocol.head_timeout_s = self._settings.client_timeout_s
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._link.attach(loop)
         self._link.on_death = self._take_death
-        for number in _SIGNALS:
+        # Others leave the signals of a process alone.
+        numbers = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        for number in numbers:
             loop.add_signal_handler(number, self._take_signal)
         try:
             await self._serve(sockets)
         finally:
-            for number in _SIGNALS:
+            for number in numbers:
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)  # what is left takes no time
 
