@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser, command: str = "predict") -> No
     parser.add_argument(
         "--options", nargs="+", action="extend", metavar="KEY=VALUE", help="several settings"
     )
-    parser.set_defaults(given=(), reject=partial(_reject, command))
+    parser.set_defaults(given=(), command=command, reject=partial(_reject, command))
     for setting in SETTINGS:
         if command in setting.commands:
             _add_option(parser, setting, has_switches=command == "serve")
@@ -78,7 +78,12 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Given]:
     singles: dict[str, Given] = {}
     for name, texts in arguments.given:
         _enter(singles, name, texts)
-    return settings | singles
+    settings |= singles
+    for path in settings:
+        setting = SETTINGS.find(path)
+        if setting is not None and arguments.command not in setting.commands:
+            raise _of_another_command(setting, arguments.command)
+    return settings
 
 
 def _enter(settings: dict[str, Given], name: str, texts: list[str]) -> None:
@@ -104,13 +109,16 @@ def _reject(command: str, words: Sequence[str]) -> NoReturn:
     name = words[0][2:].partition("=")[0].replace("-", "_")
     refuse_if_listed(name, COMMAND_LINE)
     refuse_if_block(name, COMMAND_LINE)
-    setting = SETTINGS.find(name, on_command_line=True)
-    if setting is not None:
-        raise CommandLineError(
-            f"--{name} {COMMAND_LINE} is a setting of {' and '.join(setting.commands)}, not of "
-            f"{command}: leave it out."
-        )
+    if (setting := SETTINGS.find(name)) is not None:
+        raise _of_another_command(setting, command)
     raise unknown_name(name, COMMAND_LINE)
+
+
+def _of_another_command(setting: Setting, command: str) -> CommandLineError:
+    return CommandLineError(
+        f"{setting.path} {COMMAND_LINE} is a setting of {' and '.join(setting.commands)}, not of "
+        f"{command}: leave it out."
+    )
 
 
 class _StoreAs(argparse.Action):

@@ -108,8 +108,6 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
 
 def _end(link: Any, exit_code: int) -> int:
     if link.problem is not None:
-        problem = link.problem
-        write_line(f"error: the engine has failed, {type(problem).__name__}: {problem}")
         leave_at_once(1)  # what it holds may never be given back
     try:
         link.stop(_ENGINE_STOP_S)

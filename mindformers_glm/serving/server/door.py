@@ -13,12 +13,12 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mindformers_glm.core.errors import GlmError, first_words
-from mindformers_glm.serving.server.errors import RequestError
+from mindformers_glm.core.errors import GlmError
+from mindformers_glm.serving.server.errors import DEFECT, RequestError, tell_defect
 from mindformers_glm.serving.server.event_stream import SlowClientError
 from mindformers_glm.serving.server.metrics import Metrics
 from mindformers_glm.serving.server.service import ClientGoneError, json_response
-from mindformers_glm.system.log import is_verbose, write_line
+from mindformers_glm.system.log import write_line
 
 # Paths that need no key: a balancer asks them.
 _OPEN_PATHS = ("/health", "/ping")
@@ -61,18 +61,10 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except (ClientGoneError, ClientDisconnect):
-            pass
         except SlowClientError:
             _abort(state)
         except Exception as problem:
-            _tell_defect(problem, request_id)
-            if status == _CLIENT_GONE:
-                error = RequestError(500, "The server has a defect: see its log.")
-                response = json_response(error.body(scope["path"]), status=500)
-                await response(scope, receive, send_with_id)
-            else:
-                _abort(state)
+            tell_defect(problem)  # the connection is closed
         finally:
             self._metrics.answers.labels(str(status)).inc()
             if self._is_on:
@@ -113,13 +105,22 @@ async def handle_errors(http: HttpRequest, work: Awaitable[ASGIApp]) -> ASGIApp:
     """Turn an error of a route into its answer."""
     try:
         return await work
+    except (ClientGoneError, ClientDisconnect):
+        return _say_nothing
     except RequestError as problem:
         error = problem
     except GlmError as problem:
         error = RequestError.of(problem)
+    except Exception as problem:
+        tell_defect(problem)
+        error = RequestError(500, DEFECT)
     if error.status >= 500:
         write_line(f"error: {_UNSAFE.sub('?', http.scope['path'])[:_MAX_PATH]}: {error.message}")
     return json_response(error.body(http.scope["path"]), status=error.status, headers=error.headers)
+
+
+async def _say_nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """The response to nobody."""
 
 
 def _digest(key: bytes) -> bytes:
@@ -148,12 +149,3 @@ def _describe(scope: Scope, status: int, taken_s: float, request_id: str) -> str
     when = time.strftime("%Y-%m-%d %H:%M:%S")
     method = _UNSAFE.sub("?", scope["method"])[:10]
     return f'{when} {client[0]} "{method} {path}" {status} {taken_s:.3f}s{tokens} id={request_id}'
-
-
-def _tell_defect(problem: Exception, request_id: str) -> None:
-    kind = type(problem).__name__
-    write_line(f"error: internal error, {kind}: {first_words(problem)!r:.300} id={request_id}")
-    if is_verbose():
-        import traceback
-
-        traceback.print_exception(problem)

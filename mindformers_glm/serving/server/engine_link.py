@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +10,14 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
-from mindformers_glm.core.errors import GlmError
+from mindformers_glm.core.errors import GlmError, first_words
 from mindformers_glm.engine.engine_thread import EngineState, EngineThread, Event, Milestone
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.request_frontend import Request
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.serving.server.metrics import Metrics
+from mindformers_glm.system.log import is_verbose, write_line
 
 T = TypeVar("T")
 _MAX_RETRY_S = 60
@@ -173,6 +175,13 @@ class EngineLink:
             self._loop.call_soon_threadsafe(self._die)
 
     def _die(self) -> None:
+        problem = self.problem
+        assert problem is not None
+        write_line(
+            f"error: the engine has failed, {type(problem).__name__}: {first_words(problem)}"
+        )
+        if is_verbose():
+            traceback.print_exception(problem)
         self.fail_all(RequestError(503, "The engine has failed: the answer is lost."))
         self.on_death()
 

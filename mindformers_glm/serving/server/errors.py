@@ -1,9 +1,14 @@
 """Errors as the answer to a request, in the form that its route's clients read."""
 
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from mindformers_glm.core.errors import CheckpointError, GlmError
+from mindformers_glm.core.errors import CheckpointError, GlmError, first_words
+from mindformers_glm.system.log import is_verbose, write_line
+
+# What a client is told of a defect of this program.
+DEFECT = "The server has a defect: see its log."
 
 # Status -> OpenAI's type, Anthropic's type, TGI's error_type.
 _TYPES = {
@@ -68,3 +73,10 @@ class RequestError(Exception):
             return {"error": self.message, "error_type": tgi}
         error = {"message": self.message, "type": openai, "param": self.param, "code": self.code}
         return {"error": error}
+
+
+def tell_defect(problem: Exception) -> None:
+    """Tell the server's log of a defect of this program."""
+    write_line(f"error: internal error, {type(problem).__name__}: {first_words(problem)!r:.300}")
+    if is_verbose():
+        traceback.print_exception(problem)

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
-from mindformers_glm.serving.server.errors import RequestError
+from mindformers_glm.serving.server.errors import DEFECT, RequestError
 
 # (name of the event or "", its data); None: nothing to say yet.
 SseEvent: TypeAlias = "tuple[str, dict[str, Any] | str] | None"
@@ -88,6 +88,9 @@ class EventStream:
                     await self._send(send, content)
         except RequestError as problem:
             await self._send(send, write_event(self._error_event(problem)))
+        except Exception:
+            await self._send(send, write_event(self._error_event(RequestError(500, DEFECT))))
+            raise
         await self._send(send, b"", more_body=False)
 
     async def _send(self, send: Send, content: bytes, *, more_body: bool = True) -> None:

@@ -11,6 +11,7 @@ from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.tokenizer.tool_call import read_json
 
 MAX_DEPTH = 64  # schemas and tools nest; nothing sensible goes deeper
+_PATIENCE = 16  # bodies so many times too large are read to their end
 _LARGE = 64 * 1024  # bytes from which reading is done beside the event loop
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKET = re.compile(rb"[\[{\]}]")
@@ -68,21 +69,23 @@ def _check_type(given: str | None) -> None:
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
-    length = request.headers.get("content-length", "")
-    too_large = RequestError(
-        413,
-        f"The request's body has more than {max_bytes} bytes: send less, or raise max_body_size.",
-        headers={"connection": "close"},
-    )
-    if length.isdecimal() and int(length) > max_bytes:
-        raise too_large
     parts: list[bytes] = []
     num_bytes = 0
     async for part in request.stream():
         num_bytes += len(part)
-        if num_bytes > max_bytes:
-            raise too_large
-        parts.append(part)
+        if num_bytes <= max_bytes:
+            parts.append(part)
+        else:
+            parts.clear()  # read and dropped: many clients hear nothing until they have sent all
+            if num_bytes > max_bytes * _PATIENCE:
+                break
+    if num_bytes > max_bytes:
+        raise RequestError(
+            413,
+            f"The request's body has more than {max_bytes} bytes: send less, or raise "
+            "max_body_size.",
+            headers={"connection": "close"},
+        )
     return b"".join(parts)
 
 

@@ -45,7 +45,8 @@ class ScriptedRunner(FakeRunner):
 
     def _hash(self, history: np.ndarray) -> np.ndarray:
         logits = np.zeros(self.vocab_size)
-        for length in {len(prompt) for prompt in self.scripts}:
+        lengths = {len(prompt) for prompt in self.scripts}
+        for length in (length for length in lengths if length <= len(history)):
             answer = self.scripts.get(tuple(history[:length].tolist()))
             if answer is not None:
                 place = len(history) - length
