@@ -77,7 +77,7 @@ class RequestFrontend:
         chat_options: ChatOptions = NO_OPTIONS,
     ) -> None:
         self._tokenizer = tokenizer
-        self._reply_parsers = reply_parsers
+        self.reply_parsers = reply_parsers
         self._chat_options = chat_options
         self._is_length_noted = self._is_plain_text_noted = False
         if apply_chat_template == "auto":
@@ -122,7 +122,7 @@ class RequestFrontend:
             return Request(request_id, token_ids, params)
         is_continued = chat_options.over(self._chat_options).continue_final_message
         readers = tuple(
-            self._reply_parsers.new_reader(
+            self.reply_parsers.new_reader(
                 self._tokenizer,
                 token_ids,
                 prompt,

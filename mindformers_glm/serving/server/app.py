@@ -11,8 +11,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from mindformers_glm.serving.server import chat_completions, completions, tokens
+from mindformers_glm.serving.server import (
+    anthropic_messages,
+    chat_completions,
+    completions,
+    responses,
+    tgi,
+    tokens,
+)
 from mindformers_glm.serving.server.asked import Asked
+from mindformers_glm.serving.server.chat_fields import read_options, read_tools
 from mindformers_glm.serving.server.door import AccessLog, KeyGuard, handle_errors
 from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.serving.server.fields import Fields
@@ -27,6 +35,10 @@ Reader = Callable[[Fields, Service], Asked]
 _ANSWERING: dict[str, Reader] = {
     chat_completions.PATH: chat_completions.read_chat,
     completions.PATH: completions.read_completion,
+    responses.PATH: responses.read_response,
+    anthropic_messages.PATH: anthropic_messages.read_message,
+    tgi.PATH: tgi.read_generate,
+    tgi.STREAM_PATH: tgi.read_generate_stream,
 }
 
 
@@ -66,6 +78,21 @@ async def _metrics(http: HttpRequest, service: Service) -> Response:
     return PlainTextResponse(service.link.metrics.expose(), headers={"content-type": CONTENT_TYPE})
 
 
+async def _no_response(http: HttpRequest, service: Service) -> Response:
+    raise responses.not_stored(http.path_params["id"])
+
+
+async def _count_tokens(http: HttpRequest, service: Service) -> Response:
+    fields = await service.read_fields(http)
+    service.read_model(fields)
+    chat, messages = anthropic_messages.read_conversation(fields)
+    tools, options = read_tools(chat)[0], read_options(chat, service)
+    token_ids, _ = await service.link.run_beside(
+        lambda: service.frontend.encode(messages, tools, options)
+    )
+    return json_response({"input_tokens": len(token_ids)})
+
+
 _PLAIN: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/health", _health),
     ("GET", "/ping", _health),
@@ -76,6 +103,11 @@ _PLAIN: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/detokenize", tokens.detokenize),
     ("GET", "/tokenizer_info", tokens.tokenizer_info),
+    ("POST", anthropic_messages.COUNT_PATH, _count_tokens),
+    ("GET", f"{responses.PATH}/{{id}}", _no_response),
+    ("DELETE", f"{responses.PATH}/{{id}}", _no_response),
+    ("POST", f"{responses.PATH}/{{id}}/cancel", _no_response),
+    ("GET", f"{responses.PATH}/{{id}}/input_items", _no_response),
 )
 
 

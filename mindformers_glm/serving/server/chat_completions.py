@@ -51,7 +51,7 @@ def read_chat(fields: Fields, service: Service) -> Asked:
         is_stream,
         tools,
         tool_choice,
-        read_options(fields),
+        read_options(fields, service),
         one_call,
         fields.ignored(),
     )

@@ -7,6 +7,7 @@ from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.llm_arguments import ToolChoice
 from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.serving.server.fields import Fields
+from mindformers_glm.serving.server.service import Service
 from mindformers_glm.tokenizer.chat import ChatOptions
 
 _NO_FILES = "a request may not bring a template: start the server with --chat_template"
@@ -30,7 +31,7 @@ STRUCTURED = (
 )
 
 
-def read_options(fields: Fields) -> ChatOptions:
+def read_options(fields: Fields, service: Service) -> ChatOptions:
     """Read how the conversation is written.
 
     Raises:
@@ -39,7 +40,8 @@ def read_options(fields: Fields) -> ChatOptions:
     fields.refuse(UNSUPPORTED)
     kwargs = dict(fields.take("chat_template_kwargs", dict, {}))
     enable_thinking = fields.take("enable_thinking", bool)
-    if enable_thinking is not None:
+    # A model that does not think need not be told to leave it.
+    if enable_thinking or (enable_thinking is not None and service.can_think):
         kwargs.setdefault("enable_thinking", enable_thinking)
     try:
         return ChatOptions.given(

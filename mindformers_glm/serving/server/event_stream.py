@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from starlette.types import Receive, Scope, Send
@@ -112,14 +112,21 @@ class ErrorEvent:
     Args:
         name: of the event.
         path: of the route.
+        shape: what makes the event's data of the answer's body.
     """
 
-    def __init__(self, path: str, name: str = "") -> None:
+    def __init__(
+        self,
+        path: str,
+        name: str = "",
+        shape: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body,
+    ) -> None:
         self._path = path
         self._name = name
+        self._shape = shape
 
     def __call__(self, problem: RequestError) -> SseEvent:
-        return self._name, problem.body(self._path)
+        return self._name, self._shape(problem.body(self._path))
 
 
 async def wait_until_gone(receive: Receive) -> None:

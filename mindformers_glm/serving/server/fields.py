@@ -49,9 +49,16 @@ class Fields:
 
     def without(self, name: str) -> "Fields":
         """The same object with a member taken as read."""
-        rest = Fields({key: value for key, value in self._body.items() if key != name})
-        rest._prefix, rest._known = self._prefix, self._known
-        return rest
+        return self._with({key: value for key, value in self._body.items() if key != name})
+
+    def with_members(self, members: Mapping[str, Any]) -> "Fields":
+        """The same object with some members in another form."""
+        return self._with({**self._body, **members})
+
+    def _with(self, body: Mapping[str, Any]) -> "Fields":
+        other = Fields(body)
+        other._prefix, other._known = self._prefix, self._known
+        return other
 
     def wrong(self, name: str, expected: str, value: Any) -> RequestError:
         """The error for a value that cannot be taken."""

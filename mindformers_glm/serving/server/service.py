@@ -64,6 +64,7 @@ class Service:
         self.frontend = llm.frontend
         self.max_model_len = llm.settings.max_model_len
         self.created_s = int(time.time())
+        self.can_think = llm.frontend.reply_parsers.reasoning != "none"
         self._has_length_limit = llm.engine.defaults.has_length_limit
 
     @property

@@ -24,7 +24,7 @@ async def tokenize(http: HttpRequest, service: Service) -> Response:
         )
         token_ids = await service.link.run_beside(lambda: encode(prompt))
     else:
-        messages, options = read_messages_field(fields), read_options(fields)
+        messages, options = read_messages_field(fields), read_options(fields, service)
         tools = read_tools(fields)[0]
         token_ids, _ = await service.link.run_beside(
             lambda: service.frontend.encode(messages, tools, options)
