@@ -159,6 +159,8 @@ setup(
             "types-PyYAML",
             "pre-commit>=3",
             "torch==2.13.0",  # Hugging Face on torch is the oracle of the tests
+            "openai>=2",  # asks the server as its users do, like the next one
+            "anthropic>=0.50",
         ],
     },
 )
