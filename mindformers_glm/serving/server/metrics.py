@@ -23,11 +23,11 @@ _BETWEEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, *_SECONDS
 _SHORT_REQUEST_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60)
 _REQUEST_S = (*_SHORT_REQUEST_S, 120, 240, 480, 960, 1920, 7680)
 _TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
+_BETWEEN, _OLDER_BETWEEN = "inter_token_latency_seconds", "vllm:time_per_output_token_seconds"
 # vLLM's name -> (what it says, buckets).
 _HISTOGRAMS = {
     "time_to_first_token_seconds": ("time to the first token", _FIRST_S),
-    "inter_token_latency_seconds": ("time between two outputs of an answer", _BETWEEN_S),
-    "time_per_output_token_seconds": ("the same, by its older name", _BETWEEN_S),
+    _BETWEEN: ("time between two outputs of an answer", _BETWEEN_S),
     "request_time_per_output_token_seconds": ("mean time of a token of a request", _BETWEEN_S),
     "e2e_request_latency_seconds": ("time of a request", _REQUEST_S),
     "request_queue_time_seconds": ("time until a request runs", _REQUEST_S),
@@ -54,11 +54,13 @@ class Metrics:
     def __init__(self, model_name: str) -> None:
         self._registry = CollectorRegistry()
         self._values = (model_name, "0")
-        self._histograms = {
-            name: Histogram(
-                f"vllm:{name}", text, _LABELS, buckets=buckets, registry=self._registry
-            ).labels(*self._values)
+        histograms = {
+            name: Histogram(f"vllm:{name}", text, _LABELS, buckets=buckets, registry=self._registry)
             for name, (text, buckets) in _HISTOGRAMS.items()
+        }
+        self._between = histograms[_BETWEEN]
+        self._histograms = {
+            name: histogram.labels(*self._values) for name, histogram in histograms.items()
         }
         self._success = Counter(
             "vllm:request_success",
@@ -76,6 +78,7 @@ class Metrics:
 
     def watch(self, read_state: Callable[[], EngineState], num_open: Callable[[], int]) -> None:
         """Tell the engine's own counts too."""
+        self._registry.register(_OlderName(self._between))
         self._registry.register(_EngineCollector(read_state, num_open, self._values))
 
     def new_request(self) -> "RequestTimes":
@@ -139,8 +142,7 @@ class RequestTimes:
         if not self._first_s:
             self.take_first()
         elif self._last_s:
-            for name in ("inter_token_latency_seconds", "time_per_output_token_seconds"):
-                self._metrics.observe(name, now_s - self._last_s)
+            self._metrics.observe(_BETWEEN, now_s - self._last_s)
         if output.request_id not in self._seen:
             self._seen.add(output.request_id)
             self._metrics.count_first(output)
@@ -172,6 +174,23 @@ class RequestTimes:
             times["request_time_per_output_token_seconds"] = mean_s
         for name, value in times.items():
             self._metrics.observe(name, value)
+
+
+class _OlderName(Collector):
+    """Tells the time between tokens by the name that older dashboards look for, too."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def collect(self) -> Iterator[Metric]:
+        """The same values."""
+        for metric in self._histogram.collect():
+            older = Metric(_OLDER_BETWEEN, metric.documentation, metric.type)
+            older.samples = [
+                sample._replace(name=sample.name.replace(metric.name, _OLDER_BETWEEN))
+                for sample in metric.samples
+            ]
+            yield older
 
 
 class _EngineCollector(Collector):

@@ -121,6 +121,7 @@ def test_metrics_have_vllms_names(server: ServedModel) -> None:
     for name in (
         *("vllm:prompt_tokens_total", "vllm:generation_tokens_total"),
         *("vllm:time_to_first_token_seconds_count", "vllm:e2e_request_latency_seconds_count"),
+        *("vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count"),
         *("vllm:request_queue_time_seconds_count", "vllm:request_generation_tokens_sum"),
     ):
         assert values[f"{name}{labels}"] > 0, name
