@@ -57,7 +57,12 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
     from mindformers_glm.serving.server.app import create_app
     from mindformers_glm.serving.server.engine_link import EngineLink, Limits
     from mindformers_glm.serving.server.metrics import Metrics
-    from mindformers_glm.serving.server.run_server import HttpServer, check_tls, open_socket
+    from mindformers_glm.serving.server.run_server import (
+        HttpServer,
+        allow_many_connections,
+        check_tls,
+        open_socket,
+    )
     from mindformers_glm.serving.server.service import Service, ServiceSettings
 
     server = config.server
@@ -71,6 +76,7 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
     check_tls(listen)
     check_folder(config)
     names = _model_names(config, typed_folder)
+    allow_many_connections()
     listener = open_socket(listen.host, listen.port)
     prepare_environment(config)
     tell_level(config)

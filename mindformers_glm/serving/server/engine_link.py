@@ -133,7 +133,13 @@ class EngineLink:
             raise RequestError.of(problem) from None
 
     def submit(self, answers: "Answers", request: Request, *, whole_only: bool) -> None:
-        """Give a request to the engine, whose events go to `answers`."""
+        """Give a request to the engine, whose events go to `answers`.
+
+        Raises:
+            RequestError: the engine has failed meanwhile, and would never answer.
+        """
+        if self._thread.problem is not None:
+            raise RequestError(503, "The engine has failed: the server is ending.")
         self._open[request.request_id] = answers
         self._thread.add(request, whole_only=whole_only)
 

@@ -42,6 +42,7 @@ class EventStream:
         error_event: how the route tells an error in its stream.
         headers: besides those of an event stream.
         client_timeout_s: longest time in which the client takes nothing.
+        close: called at the end, also where no event was ever asked for.
     """
 
     def __init__(
@@ -50,14 +51,22 @@ class EventStream:
         error_event: "ErrorEvent",
         headers: Mapping[str, str],
         client_timeout_s: float,
+        close: Callable[[], None],
     ) -> None:
         self._events = events
         self._error_event = error_event
         self._headers = headers
         self._client_timeout_s = client_timeout_s
+        self._close = close
         self._is_slow = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._respond(receive, send)
+        finally:
+            self._close()  # a generator that has not begun does nothing when it is closed
+
+    async def _respond(self, receive: Receive, send: Send) -> None:
         headers = {
             "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-cache",

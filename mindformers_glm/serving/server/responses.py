@@ -25,7 +25,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "truncation": (("disabled",), "shorten the input"),
     "top_logprobs": ((0,), "use /v1/chat/completions"),
     "max_tool_calls": ((), "set parallel_tool_calls false"),
-    "reasoning": (({},), "use chat_template_kwargs where the model's template reads one"),
     "n": ((1,), "send several requests"),
 }
 # Members of a Response that repeat the request, with their defaults.
@@ -51,6 +50,12 @@ def read_response(fields: Fields, service: Service) -> Asked:
         RequestError: it is wrong.
     """
     fields.refuse(UNSUPPORTED)
+    if any(value is not None for value in fields.take("reasoning", dict, {}).values()):
+        raise RequestError(
+            400,
+            "reasoning is not supported: use chat_template_kwargs where the template reads one.",
+            param="reasoning",
+        )
     repeated = {name: fields.raw(name, default) for name, default in _REPEATED.items()}
     messages = _read_input(fields)
     if instructions := fields.take("instructions", str):

@@ -3,11 +3,13 @@
 import asyncio
 import errno
 import logging
+import resource
 import signal
 import socket
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import uvicorn
@@ -64,6 +66,14 @@ def open_socket(host: str, port: int) -> socket.socket:
             f"Cannot listen on {host} port {port}: {reason}. Choose others with --host and --port."
         ) from None
     return listener
+
+
+def allow_many_connections() -> None:
+    """Let this process have as many open sockets as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def check_tls(settings: ListenSettings) -> None:

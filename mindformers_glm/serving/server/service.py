@@ -117,9 +117,8 @@ class Service:
             headers = warning_headers(asked.ignored)
             if asked.is_stream:
                 events = self._stream(http, answers, reader, asked)
-                return EventStream(
-                    events, asked.error_event, headers, self.settings.client_timeout_s
-                )
+                timeout_s = self.settings.client_timeout_s
+                return EventStream(events, asked.error_event, headers, timeout_s, answers.close)
             parts = await until_gone(http, _collect(answers, reader))
             whole = join_parts(parts, len(asked.prompts) * asked.params.n)
             note_usage(http, reader)

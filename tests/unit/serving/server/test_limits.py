@@ -1,14 +1,17 @@
 """Clients that go away, too many, too slow, too long; and how the server ends."""
 
+import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
+from mindformers_glm.serving.server.event_stream import ErrorEvent, EventStream, SseEvent
 from tests.engine.fake_runner import FakeRunner
 from tests.unit.serving.server.conftest import StartServer
 from tests.unit.serving.server.served_model import ScriptedRunner, ServedModel, read_events
@@ -267,3 +270,21 @@ def test_an_answer_that_fails_ends_alone(
 def test_comments_and_events_are_read_apart() -> None:
     content = b': x\n\nevent: a\ndata: {"b":1}\n\ndata: [DONE]\n\n'
     assert list(read_events(content)) == [("a", {"b": 1}), ("", "[DONE]")]
+
+
+def test_a_stream_nobody_has_begun_to_read_is_closed() -> None:
+    closed: list[bool] = []
+
+    async def events() -> AsyncGenerator[list[SseEvent], None]:
+        yield [("", "x")]
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def fail(message: Message) -> None:
+        raise OSError
+
+    stream = EventStream(events(), ErrorEvent("/"), {}, 1.0, lambda: closed.append(True))
+    with pytest.raises(OSError):  # noqa: PT011  the one above
+        asyncio.run(stream({}, gone, fail))
+    assert closed == [True]
