@@ -2,11 +2,12 @@
 
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mindformers_glm.engine.logprobs import TokenLogprobs
 from mindformers_glm.engine.request_frontend import Request
 from mindformers_glm.engine.request_output import RequestOutput
+from mindformers_glm.tokenizer.replies import ToolCall
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class _Answer:
     num_calls: int = 0
     is_done: bool = False
 
+    def number_call(self, call: ToolCall) -> CallPart:
+        """The part for a call, or for what the last one grows by."""
+        if not call.name:
+            return CallPart(self.num_calls - 1, call.arguments)
+        self.num_calls += 1
+        return CallPart(self.num_calls - 1, call.arguments, call.name, _new_call_id())
+
 
 @dataclass
 class PartReader:
@@ -119,13 +127,10 @@ class PartReader:
         token_ids = sample.token_ids if self.is_whole else sample.delta_token_ids
         logprobs = sample.logprobs if self.is_whole else sample.delta_logprobs
         calls = reply.tool_calls if reply is not None else ()
-        is_cut = self.one_call and bool(calls)
-        calls = calls[:1] if is_cut else calls
-        parts = tuple(
-            CallPart(answer.num_calls + place, call.arguments, call.name, _new_call_id())
-            for place, call in enumerate(calls)
-        )
-        answer.num_calls += len(calls)
+        ends = [place for place, call in enumerate(calls, 1) if not call.is_open]
+        is_cut = self.one_call and bool(ends)
+        calls = calls[: ends[0]] if is_cut else calls
+        parts = tuple(map(answer.number_call, calls))
         answer.is_done = sample.finished or is_cut
         self.usage.num_new += len(token_ids)
         reason: str | None = "stop" if is_cut else sample.finish_reason
@@ -163,7 +168,7 @@ def _join(index: int, parts: list[Part]) -> Part:
         "".join(part.text for part in parts),
         "".join(part.content for part in parts),
         "".join(part.reasoning for part in parts),
-        tuple(call for part in parts for call in part.calls),
+        _join_calls(parts),
         tuple(token_id for part in parts for token_id in part.token_ids),
         tuple(entry for part in parts for entry in part.logprobs or ()) if has_logprobs else None,
         last.finish_reason,
@@ -172,6 +177,16 @@ def _join(index: int, parts: list[Part]) -> Part:
         last.prompt_token_ids,
         last.prompt_logprobs,
     )
+
+
+def _join_calls(parts: list[Part]) -> tuple[CallPart, ...]:
+    calls: list[CallPart] = []
+    for piece in (call for part in parts for call in part.calls):
+        if piece.id:
+            calls.append(piece)
+        else:
+            calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + piece.arguments)
+    return tuple(calls)
 
 
 def _new_call_id() -> str:

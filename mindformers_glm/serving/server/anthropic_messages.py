@@ -209,7 +209,10 @@ def _block(block: Block) -> dict[str, Any]:
         return {"type": "thinking", "thinking": block.text, "signature": ""}
     if block.call is None:
         return {"type": "text", "text": block.text}
-    arguments = json.loads(block.text or "{}")
+    try:
+        arguments = json.loads(block.text or "{}")
+    except ValueError:  # cut off in the middle, or broken: the text itself is all there is
+        arguments = block.text
     given = arguments if isinstance(arguments, dict) else {"input": arguments}
     return {"type": "tool_use", "id": block.call.id, "name": block.call.name, "input": given}
 

@@ -219,6 +219,8 @@ def _logprob(item: Logprob) -> dict[str, Any]:
 
 
 def _call(call: CallPart) -> dict[str, Any]:
+    if not call.id:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
     return {
         "index": call.index,
         "id": call.id,

@@ -87,6 +87,34 @@ def test_one_call_ends_the_answer_where_calls_may_not_be_parallel(
     assert is_parallel or whole["usage"]["completion_tokens"] < len(text) / 2
 
 
+def test_the_arguments_of_a_long_call_come_piece_by_piece(server: ServedModel) -> None:
+    arguments = '{"text": "' + "long " * 100 + '"}'
+    server.script(HELLO, f"get_weather\n{arguments}", tools=[WEATHER])
+    body = {"messages": HELLO, "tools": [WEATHER]}
+    events = server.events(PATH, **body)
+    calls = [c for e in events[:-1] for c in e["choices"][0]["delta"].get("tool_calls", ())]
+    assert len(calls) > 15  # prompt lookup guesses several tokens of each
+    assert calls[0]["function"]["name"] == "get_weather"
+    assert all(call.keys() == {"index", "function"} for call in calls[1:])
+    assert join_chat(events)["tool_calls"] == [{"name": "get_weather", "arguments": arguments}]
+    cut = body | {"max_tokens": 300}
+    message = join_chat(server.events(PATH, **cut))
+    assert message == plain_message(server.post(PATH, **cut)["choices"][0])
+    assert message["finish_reason"] == "length"
+    assert arguments.startswith(message["tool_calls"][0]["arguments"])
+
+
+def test_one_long_call_ends_the_answer_where_calls_may_not_be_parallel(
+    server: ServedModel,
+) -> None:
+    call = 'get_weather\n{"text": "' + "long " * 100 + '"}'
+    server.script(HELLO, f"{call}\n{call}", tools=[WEATHER])
+    body = {"messages": HELLO, "tools": [WEATHER], "parallel_tool_calls": False}
+    message = join_chat(server.events(PATH, **body))
+    assert [c["arguments"] for c in message["tool_calls"]] == [call.partition("\n")[2]]
+    assert message == plain_message(server.post(PATH, **body)["choices"][0])
+
+
 def test_a_call_can_be_sent_back_with_its_result(server: ServedModel) -> None:
     text = 'get_weather\n{"city": "Rome"}'
     server.script(HELLO, text, tools=[WEATHER])

@@ -127,6 +127,23 @@ def test_a_message_that_cannot_be_is_refused_in_anthropics_form(
     assert error["error"]["type"] == "invalid_request_error"
 
 
+def test_a_call_that_is_cut_off_is_told_by_all(server: ServedModel) -> None:
+    text = 'get_weather\n{"text": "' + "long " * 100 + '"}'
+    server.script(HELLO, text, tools=TOOLS)
+    asked = _MESSAGE | {"thinking": None, "max_tokens": 300}
+    whole = server.post("/v1/messages", **asked)
+    assert whole["stop_reason"] == "max_tokens"
+    events = _stream(server, "/v1/messages", asked)
+    pieces = [d["delta"]["partial_json"] for n, d in events if n == "content_block_delta"]
+    assert whole["content"][0]["input"] == {"input": "".join(pieces)}
+    assert len(pieces) > 3
+    response = server.post(
+        "/v1/responses", **_RESPONSE | {"chat_template_kwargs": {}, "max_output_tokens": 300}
+    )
+    assert response["output"][0]["arguments"] == "".join(pieces)
+    assert response["output"][0]["status"] == "incomplete"
+
+
 def test_tgi_tells_tokens_and_at_last_the_text(server: ServedModel) -> None:
     server.runner.scripts[tuple(server.llm.tokenizer.encode("say:"))] = server.llm.tokenizer.encode(
         "a né"
