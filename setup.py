@@ -149,6 +149,7 @@ setup(
             "starlette>=0.40",  # routes and CORS; fields of requests have tables of our own
             "uvicorn[standard]>=0.30",  # the HTTP server, with httptools and uvloop
             "prometheus-client>=0.20",  # the text of /metrics
+            "llguidance>=1.9.1,<2",  # masks of tokens for answers in a form
         ],
         "dev": [
             "pytest>=8",

@@ -16,7 +16,6 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
-from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.tokenizer import tokenizer_digest
 from mindformers_glm.version import __version__
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -60,13 +59,13 @@ def check_model_is_shared(
 
 def check_requests_are_shared(
     group: ProcessGroup,
-    requests: Iterable[tuple[Items[object], SamplingParams]],
+    requests: Iterable[tuple[Items[object], object]],
     num_tokens_under_way: Mapping[str, int],
 ) -> None:
     """Check that all ranks were asked the same in this call.
 
     Args:
-        requests: token ids and sampling settings of each.
+        requests: token ids of each, and what else answers depend on: sampling settings, the form.
         num_tokens_under_way: of earlier requests that are not finished, by their ids: a rank that
             left a `stream` early computes other batches than the rest.
     Raises:

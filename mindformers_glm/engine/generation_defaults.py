@@ -127,6 +127,7 @@ class GenerationDefaults:
             logprobs=asked.logprobs,
             prompt_logprobs=asked.prompt_logprobs,
             skip_special_tokens=asked.skip_special_tokens,
+            structured_outputs=asked.structured_outputs,  # type: ignore[arg-type]
         )
 
 

@@ -22,6 +22,7 @@ from mindformers_glm.engine.argument_names import (
     OTHER_NAMES_OF_METHODS,
     refuse_unknown_arguments,
 )
+from mindformers_glm.engine.constraints import ConstraintCompiler
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
 from mindformers_glm.engine.generation_bar import GenerationBar
 from mindformers_glm.engine.llm_arguments import (
@@ -182,7 +183,10 @@ class LLM:
         self.config, self.settings = model.config, model.settings
         self.tokenizer: GlmTokenizer = model.tokenizer
         reply_parsers = wanted_parsers.resolve(model.reply_parsers)
-        self.frontend = RequestFrontend(self.tokenizer, reply_parsers, apply_chat_template, options)
+        constraints = ConstraintCompiler(self.tokenizer.vocabulary, model.runner.vocab_size)
+        self.frontend = RequestFrontend(
+            self.tokenizer, reply_parsers, apply_chat_template, options, constraints
+        )
         self._num_requests = 0
         self._one_thread = OneThread()
         self._group = model.group
@@ -200,6 +204,7 @@ class LLM:
             defaults=model.defaults,
             special_token_names=self.tokenizer.special_token_names,
             max_position_embeddings=self.config.max_position_embeddings,
+            constraints=constraints,
         )
 
     def generate(
@@ -264,8 +269,9 @@ class LLM:
         `delta_text` is what is new; it can be empty while a character or a stop string is
         incomplete. Leaving the loop early ends the request. `tools` are descriptions of functions
         that the model may call; they need a prompt that the chat template writes, and with
-        `tool_choice` "none" the model is not told of them. For such a prompt `reply` is the answer
-        told apart (thoughts, content, tool calls), `delta_reply` its growth.
+        `tool_choice` "none" the model is not told of them (`chat` says what else it may be). For
+        such a prompt `reply` is the answer told apart (thoughts, content, tool calls),
+        `delta_reply` its growth.
         The last four are those of `LLM` itself, for this prompt.
 
         Raises:
@@ -331,7 +337,9 @@ class LLM:
                 or a list of such conversations.
             sampling_params: as for `generate`.
             tools: descriptions of functions that the model may call, in each conversation.
-            tool_choice: "auto" lets the model decide; "none": it is not told of the tools.
+            tool_choice: "auto" lets the model decide; "none": it is not told of the tools;
+                "required": it calls one or several; {"type": "function", "function": {"name":
+                ...}}: it calls this one, once.
             chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message:
                 those of `LLM` itself, for these conversations.
         Returns:
@@ -493,14 +501,15 @@ class LLM:
         earlier = self.engine.num_tokens_under_way
         for request_id in request_ids:
             earlier.pop(request_id, None)
-        asked = [(self._requests[i].token_ids, self._requests[i].params) for i in request_ids]
+        requests = [self._requests[i] for i in request_ids]
+        asked = [(each.token_ids, (each.params, each.grammar)) for each in requests]
         check_requests_are_shared(self._group, asked, earlier)
 
     def _check_logits_agree(self, token_ids: Items[int]) -> None:
         asked = token_ids if is_list(token_ids) else [token_ids]
         # The entry tells it from a prompt: ranks that call generate() compute other batches.
         under_way = self.engine.num_tokens_under_way | {"logits": len(asked)}
-        check_requests_are_shared(self._group, [(asked, SamplingParams())], under_way)
+        check_requests_are_shared(self._group, [(asked, (SamplingParams(), None))], under_way)
 
     def _collect(self, request_ids: Items[str]) -> Iterator[list[RequestOutput]]:
         """Step until these requests are done, yield their outputs; others' are kept for them."""

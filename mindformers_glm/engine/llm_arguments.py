@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mindformers_glm.config.value_types import parse_size
-from mindformers_glm.core.errors import ConfigError, PromptError, UnsupportedError
+from mindformers_glm.core.errors import ConfigError, PromptError
 from mindformers_glm.engine.sampling_params import SamplingParams
 
 # Twelve rows in a step take 1.1 to 1.7 times as long as one, less with AMX; guesses get that long
@@ -17,25 +18,52 @@ DEFAULT_PROMPT_LOOKUP_NUM_TOKENS = 11
 Conversation = Items[Mapping[str, Any]]
 # A text, token ids, or a conversation.
 Prompt = str | Items[int] | Conversation
-# "auto" or "none"; None is "auto". OpenAI has more, which are refused by name.
+# "auto", "none", "required", or {"type": "function", "function": {"name": ...}}; None is "auto".
 ToolChoice = str | Mapping[str, Any] | None
 
 
-def may_call_tools(tool_choice: ToolChoice) -> bool:
-    """Whether the model may call tools.
+@dataclass(frozen=True)
+class ToolDemand:
+    """What a `tool_choice` asks for.
+
+    may_call: the model is told of the tools and may call them.
+    must_call: it must call one.
+    name: the only tool that it may call; None: any.
+    """
+
+    may_call: bool = True
+    must_call: bool = False
+    name: str | None = None
+
+
+_DEMANDS = {
+    None: ToolDemand(),
+    "auto": ToolDemand(),
+    "none": ToolDemand(may_call=False),
+    "required": ToolDemand(must_call=True),
+}
+
+
+def read_tool_choice(tool_choice: ToolChoice) -> ToolDemand:
+    """Return what the model may and must do with tools.
+
+    A named tool is {"type": "function", "function": {"name": ...}}, or without the inner object as
+    in OpenAI's Responses API.
 
     Raises:
-        UnsupportedError: it must call one.
-        ConfigError: it is no choice at all.
+        ConfigError: it is no choice.
     """
-    if tool_choice == "required" or isinstance(tool_choice, Mapping):
-        raise UnsupportedError(
-            f"tool_choice={tool_choice!r} would make the model call a tool, which this version "
-            'cannot: use "auto" or "none".'
-        )
-    if tool_choice not in ("auto", "none", None):
-        raise ConfigError(f'tool_choice must be "auto" or "none", got {tool_choice!r}.')
-    return tool_choice != "none"
+    if isinstance(tool_choice, Mapping) and tool_choice.get("type", "function") == "function":
+        function = tool_choice.get("function", tool_choice)
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str):
+            return ToolDemand(must_call=True, name=name)
+    elif tool_choice is None or (isinstance(tool_choice, str) and tool_choice in _DEMANDS):
+        return _DEMANDS[tool_choice]
+    raise ConfigError(
+        'tool_choice must be "auto", "none", "required" or {"type": "function", "function": '
+        f'{{"name": ...}}}}, got {tool_choice!r:.80}.'
+    )
 
 
 def is_single_prompt(prompts: Prompt | Items[Prompt]) -> bool:

@@ -8,8 +8,15 @@ import numpy as np
 
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.core.errors import MemoryBudgetError, PromptError
+from mindformers_glm.engine.answer_grammar import write_answer_grammar
 from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.block_pool import BlockPool
+from mindformers_glm.engine.constraints import (
+    AnswerGrammar,
+    Constraint,
+    ConstraintCompiler,
+    RowMask,
+)
 from mindformers_glm.engine.engine_config import EngineConfig
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.llm_arguments import is_list
@@ -17,6 +24,7 @@ from mindformers_glm.engine.request_output import FinishReason, RequestOutput
 from mindformers_glm.engine.running_request import RunningRequest, RunningSample
 from mindformers_glm.engine.sampler import (
     NonFiniteLogitsError,
+    NoTokenLeftError,
     check_finite,
     keep_freed_memory,
     sample_token,
@@ -25,6 +33,7 @@ from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSetti
 from mindformers_glm.engine.scheduler import Chunk, Schedule, Scheduler
 from mindformers_glm.engine.sequence import Sequence
 from mindformers_glm.engine.step_times import StepTimes
+from mindformers_glm.engine.token_masks import TokenMasks
 from mindformers_glm.system.interrupts import delay_interrupts
 from mindformers_glm.tokenizer.vocabulary import Detokenizer
 
@@ -56,6 +65,7 @@ class LLMEngine:
         defaults: what requests get that leave a setting open.
         special_token_names: of the tokens without text; where they stand in an answer is kept.
         max_position_embeddings: up to where `max_model_len` could be raised; None: not at all.
+        constraints: compiles the forms that answers must have; None: they can have none.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class LLMEngine:
         defaults: GenerationDefaults | None = None,
         special_token_names: Mapping[int, str] | None = None,
         max_position_embeddings: int | None = None,
+        constraints: ConstraintCompiler | None = None,
     ) -> None:
         self.config = config
         self.runner = runner
@@ -76,6 +87,8 @@ class LLMEngine:
         self.tokenizer = tokenizer
         self._eos_token_ids = frozenset(eos_token_ids)
         self._special_token_names = special_token_names or {}
+        self._constraints = constraints
+        self._masks = TokenMasks()
         self._requests: dict[str, RunningRequest] = {}
         self.measured: list[Sequence] = []  # texts whose logits somebody reads (row_logits.py)
         self._num_requests_seen = 0
@@ -85,7 +98,8 @@ class LLMEngine:
             self.length_advice += f" or raise max_model_len (up to {max_position_embeddings})"
         # Of the step under way, or one that was interrupted.
         self._outputs: list[RequestOutput] = []
-        self.num_drafted = 0  # tokens guessed by prompt lookup
+        # Tokens guessed by prompt lookup, and those that a form leaves no choice about.
+        self.num_drafted = 0
         self.num_accepted = 0  # those of them that were right
         self.times = StepTimes()
         keep_freed_memory()
@@ -105,12 +119,20 @@ class LLMEngine:
         }
 
     def add_request(
-        self, request_id: str, prompt_token_ids: Items[int], params: SamplingParams | None = None
+        self,
+        request_id: str,
+        prompt_token_ids: Items[int],
+        params: SamplingParams | None = None,
+        grammar: AnswerGrammar | None = None,
     ) -> None:
         """Queue a request.
 
+        Args:
+            grammar: what the answer must look like; None: what `structured_outputs` of the params
+                says, from the first token on.
         Raises:
             PromptError: this prompt cannot be run; the engine and all other requests are as before.
+            UnsupportedError: the answer must have a form, and llguidance is not installed.
             ValueError: the id belongs to an unfinished request.
         """
         if request_id in self._requests:
@@ -123,6 +145,9 @@ class LLMEngine:
         stop_token_ids = set(settings.stop_token_ids)
         if not settings.ignore_eos:
             stop_token_ids |= self._eos_token_ids
+        stop_token_ids = {i for i in stop_token_ids if i < self.runner.vocab_size}
+        if grammar is None and settings.structured_outputs is not None:
+            grammar = write_answer_grammar(settings.structured_outputs)
         bad_words = [ids for word in settings.bad_words for ids in self.tokenizer.spell_word(word)]
         shared_token_ids = np.array(prompt_token_ids, np.int32).tolist()
         samples = [
@@ -132,13 +157,12 @@ class LLMEngine:
                     prompt_token_ids,
                     settings,
                     max_tokens=self._limit_tokens(len(prompt_token_ids), settings),
-                    stop_token_ids=frozenset(
-                        i for i in stop_token_ids if i < self.runner.vocab_size
-                    ),
+                    stop_token_ids=frozenset(stop_token_ids),
                     rng=np.random.default_rng(self._seed_of(settings, index, sample_index)),
                     max_draft_len=self.config.prompt_lookup_num_tokens,
                     sample_index=sample_index,
                     bad_words=bad_words,
+                    constraint=self._start_constraint(grammar, stop_token_ids),
                 ),
                 shared_token_ids,
                 self.tokenizer.new_detokenizer(skip_special_tokens=settings.skip_special_tokens),
@@ -149,6 +173,15 @@ class LLMEngine:
         self._requests[request_id] = RunningRequest(samples)
         for sample in samples:
             self.scheduler.add(sample.sequence)
+
+    def _start_constraint(
+        self, grammar: AnswerGrammar | None, stop_token_ids: set[int]
+    ) -> Constraint | None:
+        if grammar is None:
+            return None
+        if self._constraints is None:
+            raise PromptError("structured_outputs need a tokenizer, and this engine has none.")
+        return self._constraints.start(grammar, frozenset(stop_token_ids))
 
     def _seed_of(
         self, settings: SamplingSettings, request_index: int, sample_index: int
@@ -168,9 +201,11 @@ class LLMEngine:
             MemoryBudgetError: no request can run while logits are read that hold too many blocks.
         """
         self.times.begin_step()
+        self._masks.take()  # of a step that was interrupted: its thread may still be at work
         schedule = self.scheduler.schedule()
         self._outputs += [self._fail_for_blocks(sequence) for sequence in schedule.unschedulable]
         if schedule.chunks:
+            self._masks.begin(schedule.chunks)
             logits = self.runner.execute(build_batch(schedule.chunks, self.config.block_size))
             # Ctrl-C in the middle would lose tokens of requests that others wait for.
             with delay_interrupts():
@@ -189,12 +224,13 @@ class LLMEngine:
     def _take_step(self, schedule: Schedule, logits: np.ndarray) -> None:
         self.scheduler.complete(schedule)
         row = 0
-        for chunk in schedule.chunks:
+        masks = self._masks.take()
+        for place, chunk in enumerate(schedule.chunks):
             rows = logits[row : row + chunk.num_samples]
             row += chunk.num_samples
             output = self._read_prompt_rows(chunk, rows[: chunk.num_prompt_rows])
             if output is None and chunk.is_sampled:
-                output = self._advance(chunk, rows[chunk.num_prompt_rows :])
+                output = self._advance(chunk, rows[chunk.num_prompt_rows :], masks.get(place))
             if output is not None:
                 self._outputs.append(output)
         self.times.end_step(schedule.chunks)
@@ -222,36 +258,55 @@ class LLMEngine:
         sample.read_prompt_rows(logits)
         return None
 
-    def _advance(self, chunk: Chunk, logits: np.ndarray) -> RequestOutput:
+    def _advance(
+        self, chunk: Chunk, logits: np.ndarray, masks: list[RowMask] | None
+    ) -> RequestOutput:
         """Sample one token, and another for each token of the draft that proves right.
 
         A row's logits are those of normal decoding as long as all drafted tokens before it are the
         sampled ones; at the first that is not, the rest is dropped.
+
+        Args:
+            masks: of the rows, if the answer has a form; those behind a guess that it does not
+                allow are missing, as no such guess is sampled.
         """
         sample = self._sample_of(chunk.sequence)
-        output = self._take_token(sample, logits[0])
+        output = self._take_token(sample, logits[0], None if masks is None else masks[0])
         num_accepted = 0
-        for guess, row in zip(chunk.draft, logits[1:], strict=True):
+        for place, guess in enumerate(chunk.draft, 1):
             if output is not None or chunk.sequence.token_ids[-1] != guess:
                 break
             num_accepted += 1
-            output = self._take_token(sample, row)
+            output = self._take_token(
+                sample, logits[place], None if masks is None else masks[place]
+            )
         self.num_drafted += len(chunk.draft)
         self.num_accepted += num_accepted
         if output is not None:
             return output
-        if chunk.draft:
+        if chunk.draft and not chunk.is_forced:
             chunk.sequence.lookup.learn(len(chunk.draft), num_accepted)
+        if chunk.draft:
             self.scheduler.settle_draft(chunk, num_accepted)
         return self._make_output(sample)
 
-    def _take_token(self, sample: RunningSample, logits: np.ndarray) -> RequestOutput | None:
+    def _take_token(
+        self, sample: RunningSample, logits: np.ndarray, mask: RowMask | None
+    ) -> RequestOutput | None:
         """Sample, and return the last output if that was the sample's last token."""
-        sequence = sample.sequence
+        sequence, constraint = sample.sequence, sample.sequence.constraint
+        if constraint is not None and constraint.error is not None:
+            return self._fail_for_form(sample, constraint.error)
+        if mask is not None and mask.is_end:
+            return self._finish(sample, "stop")
         try:
-            token_id = sample_token(logits, sequence)
+            token_id = sample_token(logits, sequence, mask and mask.allowed)
         except NonFiniteLogitsError:
             return self._fail_for_numbers(sample)
+        except NoTokenLeftError:
+            return self._fail_for_form(
+                sample, "bad_words, stop tokens or min_new_tokens leave none"
+            )
         sample.append(token_id, logits)
         if token_id in sequence.stop_token_ids:
             is_end_of_text = not sequence.settings.ignore_eos and token_id in self._eos_token_ids
@@ -259,6 +314,12 @@ class LLMEngine:
         sample.add_text(token_id, self._special_token_names.get(token_id))
         if sample.matcher.is_stopped:
             return self._finish(sample, "stop")
+        if constraint is not None:
+            constraint.accept(token_id)
+            if constraint.error is not None:
+                return self._fail_for_form(sample, constraint.error)
+            if constraint.is_complete:
+                return self._finish(sample, "stop")
         if sequence.num_tokens >= sequence.max_tokens:
             return self._finish(sample, "length")
         return None
@@ -302,6 +363,14 @@ class LLMEngine:
             f"The network's output for token {sample.sequence.num_tokens} of this request is not "
             "a number: use params_dtype bfloat16 or float32 if it is float16, else check the "
             "checkpoint's files.",
+        )
+
+    def _fail_for_form(self, sample: RunningSample, problem: str) -> RequestOutput:
+        return self._finish(
+            sample,
+            "error",
+            f"No token {sample.sequence.num_tokens} of this request can follow in the form that "
+            f"the answer must have ({problem}): make the schema or grammar simpler.",
         )
 
     def _fail_for_blocks(self, sequence: Sequence) -> RequestOutput:

@@ -1,6 +1,7 @@
 """What a request's settings make of the network's logits before a token is chosen.
 
-The order is vLLM's (0.10, `v1/sample/sampler.py`): forbidden tokens, bias, then the penalties:
+First of all goes what the answer's form does not allow. The order of the rest is vLLM's (0.10,
+`v1/sample/sampler.py`): forbidden tokens, bias, then the penalties:
 repetition, frequency, presence. Each acts as in vLLM; repetition as in Hugging Face too.
 """
 
@@ -9,14 +10,17 @@ import numpy as np
 from mindformers_glm.engine.sequence import Sequence
 
 
-def change_logits(logits: np.ndarray, sequence: Sequence) -> np.ndarray:
+def change_logits(
+    logits: np.ndarray, sequence: Sequence, allowed: np.ndarray | None = None
+) -> np.ndarray:
     """Return the scores to choose from: `logits` itself where nothing changes them, else a copy.
 
     Args:
         logits: float32 [vocab_size] of the sequence's last token; not changed.
+        allowed: bool [vocab_size], the tokens that the answer's form allows; None: all.
     """
     settings = sequence.settings
-    scores = logits
+    scores = logits if allowed is None else np.where(allowed, logits, np.float32(-np.inf))
     forbidden = _list_forbidden(sequence)
     if forbidden:
         scores = scores.copy()

@@ -6,15 +6,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mindformers_glm.engine.answer import ListView
+from mindformers_glm.engine.answer_grammar import AnswerStart, start_with_thoughts
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.chat import offered_tools
 from mindformers_glm.tokenizer.replies import (
+    ASSISTANT_TOKEN,
     CLOSE_TAG,
     OPEN_TAG,
+    TOOL_CALL_PARSERS,
+    CallRules,
     ParsedReply,
     ReplyParser,
     check_parser_names,
+    write_call_rules,
 )
 
 _AUTO = "auto"
@@ -75,6 +80,51 @@ class ReplyParsers:
                 special_tokens=frozenset(tokenizer.special_token_names.values()),
             )
         )
+
+    def start_of_answer(
+        self, tokenizer: GlmTokenizer, prompt_token_ids: Items[int], *, is_continued: bool = False
+    ) -> AnswerStart:
+        """Return what comes before the content of an answer to a conversation."""
+        ids = tokenizer.vocabulary.special_tokens.ids
+        syntax = TOOL_CALL_PARSERS[self.tool_calls]
+        lead = ""
+        if is_continued:
+            pass
+        elif syntax.drops_blanks:
+            lead = r"(/ ?\n ?| /)?"
+        elif tokenizer.vocabulary.has_dummy_prefix:
+            lead = '" "?'
+        elif syntax.has_role_line and prompt_token_ids[-1] == ids.get(ASSISTANT_TOKEN):
+            lead = '"\\n"'
+        is_thinking = _ends_in_thoughts(tokenizer, prompt_token_ids, is_continued)
+        if self.reasoning == "none" or (is_continued and not is_thinking):
+            return AnswerStart(lead)
+        return start_with_thoughts(
+            lead,
+            is_thinking=is_thinking,
+            opening_id=ids.get(OPEN_TAG),
+            closing_id=ids.get(CLOSE_TAG),
+        )
+
+    def rules_of_calls(
+        self,
+        tokenizer: GlmTokenizer,
+        tools: Items[Mapping[str, Any]],
+        *,
+        name: str | None = None,
+        is_parallel: bool = True,
+    ) -> CallRules:
+        """Return how the model calls these tools: see `write_call_rules`."""
+        assistant_id = tokenizer.vocabulary.special_tokens.ids.get(ASSISTANT_TOKEN)
+        separator = '"\\n"' if assistant_id is None else f"<[{assistant_id}]>"
+        return write_call_rules(
+            self.tool_calls, tools, name=name, is_parallel=is_parallel, separator=separator
+        )
+
+    @property
+    def knows_calls(self) -> bool:
+        """Whether the model was trained to call tools in a form that is known."""
+        return TOOL_CALL_PARSERS[self.tool_calls].candidate is not None
 
 
 class ReplyReader:

@@ -10,22 +10,30 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mindformers_glm.core.errors import PromptError
+from mindformers_glm.engine.answer_grammar import (
+    AnswerStart,
+    start_of_text,
+    write_answer_grammar,
+)
+from mindformers_glm.engine.constraints import AnswerGrammar, ConstraintCompiler
 from mindformers_glm.engine.generation_defaults import DEFAULT_MAX_NEW_TOKENS
 from mindformers_glm.engine.llm_arguments import (
     Prompt,
     ToolChoice,
+    ToolDemand,
     check_params,
     check_tools,
     is_list,
-    may_call_tools,
+    read_tool_choice,
 )
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.engine.structured_outputs import StructuredOutputsParams
 from mindformers_glm.system.log import note
 from mindformers_glm.tokenizer import GlmTokenizer, TokenIdsOnly
-from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
+from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions, offered_tools
 
 Tools = Items[Mapping[str, Any]]
 
@@ -39,6 +47,7 @@ class Request:
         token_ids: the prompt as the network will see it; empty where there is an `error`.
         error: one sentence that says what is wrong with the prompt.
         reply_readers: read the answers to a conversation, one each; none for any other prompt.
+        grammar: what the answer must look like from its first token on; None: like anything.
     """
 
     request_id: str
@@ -46,6 +55,7 @@ class Request:
     params: SamplingParams
     error: str | None = None
     reply_readers: tuple[ReplyReader, ...] = ()
+    grammar: AnswerGrammar | None = None
 
     def read(self, output: RequestOutput) -> RequestOutput:
         """Return one of the request's outputs with its `reply`, in the order they came."""
@@ -67,6 +77,8 @@ class RequestFrontend:
         apply_chat_template: whether a text is a user's message; "auto": where there is a template
             or a chat format, unless the model is a base model.
         chat_options: how conversations are written where a request does not say it.
+        constraints: compiles the forms that answers must have, and should be the engine's; None:
+            they are compiled when the engine gets them.
     """
 
     def __init__(
@@ -75,10 +87,12 @@ class RequestFrontend:
         reply_parsers: ReplyParsers,
         apply_chat_template: bool | Literal["auto"] = "auto",
         chat_options: ChatOptions = NO_OPTIONS,
+        constraints: ConstraintCompiler | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self.reply_parsers = reply_parsers
         self._chat_options = chat_options
+        self._constraints = constraints
         self._is_length_noted = self._is_plain_text_noted = False
         if apply_chat_template == "auto":
             has_template = tokenizer.has_chat_template and not tokenizer.is_base_model
@@ -95,44 +109,100 @@ class RequestFrontend:
         tools: Tools | None = None,
         tool_choice: ToolChoice = "auto",
         chat_options: ChatOptions = NO_OPTIONS,
+        *,
+        parallel_tool_calls: bool = True,
     ) -> Request:
         """Encode a prompt; what is wrong with it becomes the request's `error`.
 
         Args:
             params: None: as the checkpoint says.
             tools: descriptions of functions that the model may call.
-            tool_choice: "none": the model is not told of them, and nothing is taken for a call.
+            tool_choice: "none": the model is not told of them, and nothing is taken for a call;
+                "required" or a tool's name: the answer is calls, whatever form it should have.
             chat_options: how a conversation is written.
+            parallel_tool_calls: whether it may be several calls where it must be calls.
         Raises:
             ConfigError: `params`, `tools` or `tool_choice` is another thing, the checkpoint has no
                 chat template, or the template does not read an option.
-            UnsupportedError: `tool_choice` asks for a call.
+            UnsupportedError: the answer must have a form, and llguidance is not installed.
             CheckpointError: its chat template is broken.
         """
         check_params(params)
         check_tools(tools)
-        calls_tools = may_call_tools(tool_choice)
-        tools = tools if calls_tools else None
+        demand = read_tool_choice(tool_choice)
+        tools = tools if demand.may_call else None
         params = params or SamplingParams()
         try:
             token_ids, is_chat = self.encode(prompt, tools, chat_options)
+            is_continued = bool(chat_options.over(self._chat_options).continue_final_message)
+            grammar = None
+            if params.structured_outputs is not None or demand.must_call:
+                start = None
+                if is_chat:
+                    start = self.reply_parsers.start_of_answer(
+                        self._tokenizer, token_ids, is_continued=is_continued
+                    )
+                messages: Items[Any] = [] if isinstance(prompt, str) else prompt
+                offered = offered_tools(messages, tools)
+                grammar = self._write_grammar(
+                    params, start, offered, demand, is_continued, parallel_tool_calls
+                )
         except PromptError as problem:
             return Request(request_id, [], params, str(problem))
         if not is_chat:
-            return Request(request_id, token_ids, params)
-        is_continued = chat_options.over(self._chat_options).continue_final_message
+            return Request(request_id, token_ids, params, grammar=grammar)
         readers = tuple(
             self.reply_parsers.new_reader(
                 self._tokenizer,
                 token_ids,
                 prompt,
                 tools,
-                calls_tools=calls_tools,
-                is_continued=bool(is_continued),
+                calls_tools=demand.may_call,
+                is_continued=is_continued,
             )
             for _ in range(params.n)
         )
-        return Request(request_id, token_ids, params, reply_readers=readers)
+        return Request(request_id, token_ids, params, reply_readers=readers, grammar=grammar)
+
+    def _write_grammar(
+        self,
+        params: SamplingParams,
+        start: AnswerStart | None,
+        tools: Items[Mapping[str, Any]],
+        demand: ToolDemand,
+        is_continued: bool,
+        is_parallel: bool,
+    ) -> AnswerGrammar:
+        """Return what an answer must look like, compiled already.
+
+        Args:
+            start: what comes before its content; None: the prompt is no conversation.
+        """
+        if isinstance(self._tokenizer, TokenIdsOnly):
+            raise PromptError(f"structured_outputs are of text: {self._tokenizer.refusal}")
+        form = params.structured_outputs
+        assert form is None or isinstance(form, StructuredOutputsParams), "the params are checked"
+        calls = None
+        if demand.must_call and (start is None or is_continued):
+            raise PromptError(
+                "tool_choice demands a call, which only an answer to a conversation can be, and "
+                "none that goes on with a message."
+            )
+        if demand.must_call or (
+            start is not None and tools and demand.may_call and self.reply_parsers.knows_calls
+        ):
+            calls = self.reply_parsers.rules_of_calls(
+                self._tokenizer,
+                tools,
+                name=demand.name,
+                is_parallel=is_parallel and demand.name is None,
+            )
+        if start is None:
+            start = start_of_text(form, self._tokenizer.vocabulary.has_dummy_prefix)
+        grammar = write_answer_grammar(None if demand.must_call else form, start, calls)
+        if self._constraints is not None:
+            self._constraints.check(grammar)
+        return grammar
 
     def submit(self, request: Request, engine: LLMEngine) -> RequestOutput | None:
         """Queue a request; return its only output where it cannot run.
@@ -154,7 +224,9 @@ class RequestFrontend:
             engine.count_request()
         else:
             try:
-                engine.add_request(request.request_id, request.token_ids, request.params)
+                engine.add_request(
+                    request.request_id, request.token_ids, request.params, request.grammar
+                )
             except PromptError as problem:
                 error = str(problem)
         if error is not None:

@@ -45,6 +45,10 @@ class NonFiniteLogitsError(ValueError):
     """The network gave NaN or infinity: no token can be chosen."""
 
 
+class NoTokenLeftError(ValueError):
+    """The answer's form and the request's other settings together forbid every token."""
+
+
 def keep_freed_memory() -> None:
     """Let the arrays of a sampled row use memory that the arrays of the row before gave back.
 
@@ -55,17 +59,21 @@ def keep_freed_memory() -> None:
     np.empty(_KEPT_BYTES, np.uint8)
 
 
-def sample_token(logits: np.ndarray, sequence: Sequence) -> int:
+def sample_token(logits: np.ndarray, sequence: Sequence, allowed: np.ndarray | None = None) -> int:
     """Choose the next token of a sequence.
 
     Args:
         logits: float32 [vocab_size] of the sequence's last token; not changed.
+        allowed: bool [vocab_size], the tokens that the answer's form allows; None: all.
     Raises:
         NonFiniteLogitsError: a logit is NaN or infinite.
+        NoTokenLeftError: no token is left of those that are allowed.
     """
     settings = sequence.settings
     check_finite(logits)
-    scores = change_logits(logits, sequence)
+    scores = change_logits(logits, sequence, allowed)
+    if allowed is not None and scores.max() == -np.inf:
+        raise NoTokenLeftError
     if settings.is_greedy:
         return int(np.argmax(scores))  # the first one of equals, as torch.argmax
     candidates = weigh_candidates(scores, settings)

@@ -11,6 +11,10 @@ from mindformers_glm.engine.argument_names import (
     OTHER_NAMES_OF_SAMPLING_PARAMS,
     refuse_unknown_arguments,
 )
+from mindformers_glm.engine.structured_outputs import (
+    StructuredOutputsParams,
+    read_structured_outputs,
+)
 
 _MAX_SAMPLES = 16_384  # as vLLM
 _MAX_BIAS = 100.0  # as OpenAI and vLLM: what is beyond counts as this much
@@ -51,6 +55,8 @@ class SamplingParams:
         logprobs: tell the log-probability of each token of the answer and of so many likeliest
             ones; -1: of all. They are the network's own, before any of these settings.
         prompt_logprobs: the same for the tokens of the prompt; all of it is computed then.
+        structured_outputs: the form that the answer must have, a JSON schema, say; or an object
+            with the same names.
         skip_special_tokens: False: the text shows special tokens by their names, and a stop text
             may be one; not the one that ended the answer.
         max_tokens, min_tokens: vLLM's names of max_new_tokens and min_new_tokens.
@@ -79,6 +85,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
     max_tokens: InitVar[int | None] = None
     min_tokens: InitVar[int | None] = None
 
@@ -90,6 +97,7 @@ class SamplingParams:
             self._set(name, _read_texts(name, (texts,) if isinstance(texts, str) else texts))
         self._set("stop_token_ids", _read_token_ids("stop_token_ids", self.stop_token_ids))
         self._set("logit_bias", _read_bias(self.logit_bias))
+        self._set("structured_outputs", read_structured_outputs(self.structured_outputs))
         _check_bool("do_sample", self.do_sample)
         _check_bool("ignore_eos", self.ignore_eos)
         _check_bool("skip_special_tokens", self.skip_special_tokens)
@@ -159,6 +167,7 @@ class SamplingSettings:
     logprobs: int | None
     prompt_logprobs: int | None
     skip_special_tokens: bool
+    structured_outputs: StructuredOutputsParams | None = None
 
 
 def check_settings(settings: SamplingSettings, vocab_size: int) -> None:

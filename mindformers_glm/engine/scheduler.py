@@ -5,7 +5,8 @@ first, so that a long prompt does not hold up the answers under way, and fills t
 token budget with prompts in the order they came. The ideas are those of Orca (Yu et al. 2022),
 vLLM (Kwon et al. 2023, arXiv:2309.06180: recomputation of the preempted) and Sarathi-Serve
 (Agrawal et al. 2024, arXiv:2403.02310: chunked prefill). What is left of budget and blocks goes to
-drafts of what decoding sequences will say next (prompt_lookup.py).
+drafts of what decoding sequences will say next: what the form of the answer leaves no choice about,
+or guesses (prompt_lookup.py).
 
 With prefix caching, a sequence that begins like another one holds the same KV-cache blocks for the
 beginning, so a shared prompt is computed once.
@@ -27,6 +28,7 @@ class Chunk:
     is_sampled: the last row's logits are wanted; only the last chunk of what is pending tells the
         next token.
     draft: guessed tokens of positions end, end + 1, ...; their logits are wanted too.
+    is_forced: the draft is no guess: the answer's form leaves no choice.
     num_prompt_rows: rows of the prompt whose logits are wanted besides, the last ones before these.
     """
 
@@ -36,6 +38,7 @@ class Chunk:
     is_sampled: bool
     draft: tuple[int, ...] = ()
     num_prompt_rows: int = 0
+    is_forced: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -303,10 +306,17 @@ class Scheduler:
                 num_blocks * self._config.block_size - chunk.end,
                 sequence.max_tokens - chunk.end - 1,  # one token comes without a guess
             )
-            draft = sequence.lookup.propose(sequence.token_ids, limit)
+            if limit < 1:
+                continue
+            constraint = sequence.constraint
+            draft = [] if constraint is None else constraint.list_forced()[:limit]
+            is_forced = bool(draft)
+            if not is_forced:
+                draft = sequence.lookup.propose(sequence.token_ids, limit)
+                draft = draft if constraint is None else draft[: constraint.count_allowed(draft)]
             if draft:
                 self._allocate(sequence, num_ahead=len(draft))
-                schedule.chunks[index] = replace(chunk, draft=tuple(draft))
+                schedule.chunks[index] = replace(chunk, draft=tuple(draft), is_forced=is_forced)
                 schedule.num_tokens += len(draft)
 
     def _num_missing_blocks(self, sequence: Sequence, num_ahead: int = 0) -> int:

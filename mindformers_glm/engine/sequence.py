@@ -4,6 +4,7 @@ from collections.abc import Sequence as Items
 
 import numpy as np
 
+from mindformers_glm.engine.constraints import Constraint
 from mindformers_glm.engine.prompt_lookup import PromptLookup
 from mindformers_glm.engine.sampling_params import SamplingSettings
 
@@ -26,6 +27,8 @@ class Sequence:
         lookup: guesses the next tokens, at most `max_draft_len` of them.
         sample_index: which of the request's answers it is (SamplingParams.n).
         bad_words: token sequences that the answer may not hold.
+        constraint: where the answer stands in the form that it must have; None: it has none. It
+            follows the tokens, so a preemption leaves it as it is.
         num_prompt_rows_read: leading tokens of the prompt whose logits are no longer wanted:
             prompt_logprobs reads those of all but the last, which tells the first new token.
     """
@@ -42,6 +45,7 @@ class Sequence:
         max_draft_len: int = 0,
         sample_index: int = 0,
         bad_words: Items[Items[int]] = (),
+        constraint: Constraint | None = None,
     ) -> None:
         self.request_id = request_id
         self.settings = settings
@@ -51,6 +55,7 @@ class Sequence:
         self.lookup = PromptLookup(max_draft_len)
         self.sample_index = sample_index
         self.bad_words = bad_words
+        self.constraint = constraint
         self.num_prompt_tokens = len(prompt_token_ids)
         reads_prompt = settings.prompt_logprobs is not None and sample_index == 0
         self.num_prompt_rows_read = 0 if reads_prompt else len(prompt_token_ids) - 1

@@ -42,6 +42,7 @@ class SentencePieceVocabulary(Vocabulary):
     """
 
     source = "tokenizer.model (sentencepiece)"
+    has_dummy_prefix = True
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class SentencePieceVocabulary(Vocabulary):
         require_unicode(text)
         return self._added.encode_around(text, self._processor.encode)
 
-    def _encode_within(self, text: str) -> list[int]:
+    def encode_within(self, text: str) -> list[int]:
         """Tokenize text without the blank that is put before a whole one."""
         before = self.encode_text("\n")  # a byte, which joins nothing behind it
         # An added token may take the newline away, and begins no text.
@@ -98,6 +99,9 @@ class SentencePieceVocabulary(Vocabulary):
         if self._processor.is_byte(token_id):  # <0x0A>
             return bytes([int(piece[3:5], 16)])
         return piece.replace("▁", " ").encode()
+
+    def _is_second_choice(self, token_id: int) -> bool:
+        return self.is_byte(token_id)
 
     def is_byte(self, token_id: int) -> bool:
         """Whether the token stands for one byte of a character that is not a piece."""

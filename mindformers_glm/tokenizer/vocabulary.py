@@ -102,6 +102,8 @@ class Vocabulary(ABC):
     """
 
     source: ClassVar[str]  # the kind of file it comes from
+    # Whether a blank stands before every text that is tokenized, and is not shown again.
+    has_dummy_prefix: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -152,15 +154,35 @@ class Vocabulary(ABC):
             PromptError: as `encode`.
         """
         word = word.lstrip() or word
-        plain, behind_blank = map(self._encode_within, (word, f" {word}"))
+        plain, behind_blank = map(self.encode_within, (word, f" {word}"))
         # Where the blank is a token of its own, the word behind it is found without it.
         if not plain:  # the tokenizer drops all of it: no answer can hold it
             return []
         return [plain] if behind_blank[-len(plain) :] == plain else [plain, behind_blank]
 
-    def _encode_within(self, text: str) -> list[int]:
+    def encode_within(self, text: str) -> list[int]:
         """Tokenize what stands within a longer text."""
         return self.encode_segments(self.special_tokens.split(text))
+
+    def list_token_bytes(self, count: int) -> list[bytes]:
+        """Return the bytes of the first `count` ids; none for special and unknown ones.
+
+        Where several tokens have the same bytes, only the one has them that `encode_text` writes.
+        """
+        found: dict[bytes, int] = {}
+        for token_id in range(min(count, self.num_token_ids)):
+            token_bytes = self._look_up_bytes(token_id)
+            before = found.get(token_bytes)
+            if token_bytes and (before is None or self._is_second_choice(before)):
+                found[token_bytes] = token_id
+        listed = [b""] * count
+        for token_bytes, token_id in found.items():
+            listed[token_id] = token_bytes
+        return listed
+
+    def _is_second_choice(self, token_id: int) -> bool:
+        """Whether a later token with the same bytes is the one that is written."""
+        return False
 
     def new_detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """Return a detokenizer for one answer; special tokens have no text, or their names."""

@@ -282,7 +282,7 @@ def test_an_interrupt_while_tokens_are_sampled_loses_none(
     engine.step()
     num_calls = 0
 
-    def interrupted_once(logits: np.ndarray, sequence: Sequence) -> int:
+    def interrupted_once(logits: np.ndarray, sequence: Sequence, allowed: None) -> int:
         nonlocal num_calls
         num_calls += 1
         if num_calls == at_call:

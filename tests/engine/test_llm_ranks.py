@@ -121,3 +121,14 @@ def test_a_rank_that_asks_for_logits_differs_from_one_that_asks_for_an_answer(
     llm.logits([5, 6])
     assert other_rank.last[:2] == answer[:2]  # prompts and sampling settings
     assert other_rank.last != answer
+
+
+def test_ranks_compare_the_form_of_answers(checkpoint: Path, other_rank: _OtherRank) -> None:
+    pytest.importorskip("llguidance")
+    llm = LLM(checkpoint)
+    said = []
+    for form in (None, {"choice": ["a"]}, {"choice": ["b"]}, {"choice": ["b"]}):
+        llm.generate("abc", SamplingParams(structured_outputs=form, max_tokens=2))
+        said.append(tuple(other_rank.last))
+    assert len({*said[:3]}) == 3
+    assert said[2] == said[3]

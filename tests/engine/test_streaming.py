@@ -18,7 +18,7 @@ _NUM_BYTES = 30  # the folder's context has room for prompt and answer of 64 tok
 _NUM_PROMPTS = 500
 
 
-def _echo(logits: np.ndarray, sequence: Sequence) -> int:
+def _echo(logits: np.ndarray, sequence: Sequence, allowed: None) -> int:
     """The answer is the prompt."""
     place = sequence.num_generated
     is_over = place == sequence.num_prompt_tokens

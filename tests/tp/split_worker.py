@@ -6,6 +6,7 @@ With SIZE 1 it is the single process that the ranks are compared with.
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,19 @@ PROMPTS = ["hello", "a longer prompt than the others", "请介绍一下北京", 
 _GREEDY = SamplingParams(do_sample=False, max_new_tokens=12, ignore_eos=True)
 _SAMPLED = SamplingParams(
     do_sample=True, temperature=0.9, top_k=0, top_p=0.9, max_new_tokens=12, ignore_eos=True
+)
+_FORMED = SamplingParams(
+    structured_outputs={
+        "json": {
+            "type": "object",
+            "properties": {"ok": {"type": "boolean"}, "n": {"type": "integer", "maximum": 999}},
+            "required": ["ok", "n"],
+        }
+    },
+    n=2,
+    do_sample=True,
+    max_tokens=50,
+    ignore_eos=True,
 )
 _TOLD = SamplingParams(
     do_sample=True,
@@ -46,6 +60,15 @@ def tell_samples(llm: LLM) -> list[list[list[int]]]:
         [completion.token_ids for output in outputs for completion in output.outputs],
         [list(entry) for entry in entries],
     ]
+
+
+def tell_formed(llm: LLM) -> list[list[int]]:
+    """Tokens of answers that must be JSON, guessed ahead and in batches."""
+    if find_spec("llguidance") is None:
+        return []
+    outputs = llm.generate(PROMPTS, _FORMED)
+    assert not any(output.error for output in outputs), outputs[0].error
+    return [completion.token_ids for output in outputs for completion in output.outputs]
 
 
 def tell_differences(llm: LLM, folder: Path, size: int, rank: int) -> list[str]:
@@ -83,6 +106,7 @@ def run(folder: Path, size: int, rank: int) -> tuple[dict[str, object], np.ndarr
             "batch": [output.token_ids for output in llm.generate(PROMPTS, _GREEDY)],
             "sampled": [output.token_ids for output in llm.generate(PROMPTS, _SAMPLED)],
             "samples": tell_samples(llm),
+            "formed": tell_formed(llm),
         }
         runner = llm.engine.runner
         told = tell_differences(llm, folder, size, rank) if size > 1 else []

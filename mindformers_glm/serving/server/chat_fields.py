@@ -5,6 +5,10 @@ from typing import Any
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.llm_arguments import ToolChoice
+from mindformers_glm.engine.structured_outputs import (
+    STRUCTURED_OUTPUT_FIELDS,
+    structured_outputs_of,
+)
 from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.serving.server.fields import Fields
 from mindformers_glm.serving.server.service import Service
@@ -25,10 +29,9 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "mm_processor_kwargs": ((), "the model reads text"),
     "echo": ((False,), "use /v1/completions"),
 }
-STRUCTURED = (
-    *("response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
-    *("structured_outputs", "guided_decoding_backend", "guided_whitespace_pattern"),
-)
+_UNSUPPORTED_FORMS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "guided_whitespace_pattern": ((), "use structured_outputs with disable_any_whitespace"),
+}
 
 
 def read_options(fields: Fields, service: Service) -> ChatOptions:
@@ -57,8 +60,6 @@ def read_options(fields: Fields, service: Service) -> ChatOptions:
 def read_tools(fields: Fields) -> tuple[Sequence[Any] | None, ToolChoice, bool]:
     """Read the tools: their descriptions, which may be called, and whether one call ends all.
 
-    A tool that must be called is refused further on (`may_call_tools`).
-
     Raises:
         RequestError: they are of another form, or a choice is made among none.
     """
@@ -77,17 +78,16 @@ def read_tools(fields: Fields) -> tuple[Sequence[Any] | None, ToolChoice, bool]:
 def read_structure(fields: Fields) -> dict[str, Any]:
     """Read what form the answer must have, as fields of SamplingParams.
 
+    What the form cannot be is found further on, where it is compiled.
+
     Raises:
-        RequestError: it must have one: this version cannot force it.
+        RequestError: a field is wrong, or two of them give a form.
     """
-    kind = fields.take("response_format", dict, {}).get("type", "text")
-    for name in STRUCTURED:
-        if fields.raw(name) is None or (name == "response_format" and kind == "text"):
-            continue
-        raise RequestError(
-            400,
-            f"{name} is not supported by this server: describe the form in a message.",
-            param=name,
-            code="unsupported_parameter",
-        )
-    return {}
+    fields.refuse(_UNSUPPORTED_FORMS)
+    given = {name: fields.raw(name) for name in STRUCTURED_OUTPUT_FIELDS}
+    try:
+        form = structured_outputs_of(given)
+    except ConfigError as problem:
+        named = [name for name, value in given.items() if value is not None]
+        raise RequestError(400, str(problem), param=named[0]) from None
+    return {} if form is None else {"structured_outputs": form}

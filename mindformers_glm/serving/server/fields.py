@@ -9,8 +9,12 @@ from mindformers_glm.serving.server.errors import RequestError
 
 # What clients send that cannot change an answer: who asks, bookkeeping, hints for caches.
 _HARMLESS = frozenset(
-    ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
-) | {"prompt_cache_retention", "prediction", "priority", "request_id", "cache_salt", "moderation"}
+    (
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+        *("prompt_cache_retention", "prediction", "priority", "request_id", "cache_salt"),
+        *("moderation", "guided_decoding_backend"),
+    )
+)
 _NEAR = 0.8  # of difflib: a name that near was meant, and its value would be missing
 _SHOWN_NAME = re.compile(r"[\w.-]{1,40}", re.ASCII)
 _MAX_SHOWN = 20

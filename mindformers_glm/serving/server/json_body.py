@@ -10,7 +10,7 @@ from starlette.requests import Request
 from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.tokenizer.tool_call import read_json
 
-MAX_DEPTH = 64  # schemas and tools nest; nothing sensible goes deeper
+MAX_DEPTH = 128  # schemas and tools nest; nothing sensible goes deeper
 _PATIENCE = 16  # bodies so many times too large are read to their end
 _LARGE = 64 * 1024  # bytes from which reading is done beside the event loop
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)

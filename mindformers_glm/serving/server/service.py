@@ -145,7 +145,13 @@ class Service:
         if isinstance(prompt, str):  # to be gone on with, whatever the model makes of texts
             prompt = self.tokenizer.encode(prompt)
         return self.frontend.new_request(
-            self.link.new_id(), prompt, params, asked.tools, asked.tool_choice, asked.options
+            self.link.new_id(),
+            prompt,
+            params,
+            asked.tools,
+            asked.tool_choice,
+            asked.options,
+            parallel_tool_calls=not asked.one_call,
         )
 
     async def _stream(

@@ -5,6 +5,7 @@ from typing import Any
 
 from mindformers_glm.serving.server.answer_parts import Part, Usage
 from mindformers_glm.serving.server.asked import Asked
+from mindformers_glm.serving.server.chat_fields import read_structure
 from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.serving.server.event_stream import ErrorEvent, SseEvent
 from mindformers_glm.serving.server.fields import Fields
@@ -17,7 +18,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "truncate": ((), "shorten inputs"),
     "typical_p": ((1, 1.0), "use top_p"),
     "watermark": ((False,), "leave it out"),
-    "grammar": ((), "leave it out"),
     "adapter_id": ((), "leave it out"),
     "decoder_input_details": ((False,), "use /v1/completions with echo and logprobs"),
     "top_n_tokens": ((0,), "use /v1/completions with logprobs"),
@@ -47,6 +47,11 @@ def _read(fields: Fields, service: Service, *, is_stream: bool) -> Asked:
     given = Fields(fields.take("parameters", dict, {}), "parameters")
     given.refuse(UNSUPPORTED)
     extra: dict[str, Any] = {"logprobs": 0}
+    if (grammar := given.take("grammar", dict)) is not None:
+        kind = grammar.get("type")
+        if kind not in ("json", "regex"):
+            raise given.wrong("grammar", "of type json or regex", grammar)
+        extra |= read_structure(Fields({f"guided_{kind}": grammar.get("value")}))
     if all(given.raw(name) is None for name in _WISHES):
         extra["do_sample"] = False
     if given.raw("max_new_tokens") is None:

@@ -1,5 +1,6 @@
 """What a model answers, told apart: thoughts, text and tool calls."""
 
+from mindformers_glm.tokenizer.replies.call_rules import CallRules, write_call_rules
 from mindformers_glm.tokenizer.replies.detection import detect_parsers
 from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
 from mindformers_glm.tokenizer.replies.reasoning import CLOSE_TAG, OPEN_TAG
@@ -19,10 +20,12 @@ __all__ = [
     "OPEN_TAG",
     "REASONING_PARSERS",
     "TOOL_CALL_PARSERS",
+    "CallRules",
     "ParsedReply",
     "ReplyParser",
     "ToolCall",
     "check_parser_names",
     "detect_parsers",
     "parse_reply",
+    "write_call_rules",
 ]
