@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,15 @@ def make_batch(parts: list[Part], tables: dict[int, np.ndarray], token_ids: np.n
         np.arange(end_row - num_samples, end_row, dtype=np.int32)
         for (*_, num_samples), end_row in zip(parts, query_start[1:], strict=True)
     ]
-    return find_batch_class()(
+    made = find_batch_class()
+    # A sequence's one row, and rows that are all sampled, are tokens of an answer.
+    is_prompt = [
+        np.full(end - start, not start or samples < min(end - start, 2), np.int32)
+        for _, start, end, samples in parts
+    ]
+    # Commits before W8A8_MIX have no such field.
+    known = {"is_prompt": np.concatenate(is_prompt)} if "is_prompt" in _names(made) else {}
+    return made(
         token_ids=token_ids[: query_start[-1]],
         positions=np.concatenate(positions),
         slot_mapping=np.concatenate(slots).astype(np.int32),
@@ -132,7 +141,12 @@ def make_batch(parts: list[Part], tables: dict[int, np.ndarray], token_ids: np.n
             tables[number][: -(-end // BLOCK_SIZE)].tolist() for number, _, end, _ in parts
         ],
         sample_rows=np.concatenate(samples),
+        **known,
     )
+
+
+def _names(dataclass: Any) -> set[str]:
+    return {field.name for field in fields(dataclass)}
 
 
 def run_steps(runner: Any, steps: dict[str, list[Part]]) -> dict[str, np.ndarray]:

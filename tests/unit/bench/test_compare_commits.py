@@ -47,6 +47,8 @@ def test_a_step_is_what_an_engine_may_ask_of_a_runner(name: str) -> None:
     ]
     np.testing.assert_array_equal(batch.slot_mapping, np.concatenate(slots))
     assert len(batch.sample_rows) == sum(samples for *_, samples in parts)
+    assert len(batch.is_prompt) == len(batch.token_ids)
+    assert set(batch.is_prompt) <= {0, 1}
 
 
 def test_no_step_reads_a_position_that_none_has_written() -> None:
