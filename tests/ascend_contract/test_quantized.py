@@ -20,7 +20,7 @@ from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from tests import quantized_folders as folders
 from tests.ascend_contract.steps import KnownSequences, open_runner
 from tests.conftest import relative_error
-from tests.model import hf_oracle
+from tests.model import hf_oracle, stored_oracle
 from tests.model.chatglm_layout import to_chatglm
 from tests.model.test_quantized_fixtures import lay_out, tool_logits
 
@@ -291,3 +291,17 @@ def test_zero_points_behind_the_first_rows_are_found(calls: Counter[str], tmp_pa
     change_tensors(folder, change)
     with pytest.raises(CheckpointError, match="zero points in some rows and none in the first"):
         open_runner(folder, "float32")
+
+
+def test_a_folder_with_scales_of_an_int8_cache_runs_with_a_float_cache_alone(
+    with_ascend: Counter[str], tmp_path: Path
+) -> None:
+    source = hf_oracle.save_random_checkpoint(tmp_path / "hf")
+    folder = folders.write_kv_scales(source, tmp_path / "quantized")
+    with pytest.raises(UnsupportedError, match=r"int8 KV cache .*set kv_cache_dtype to float32"):
+        LLM(folder, **ASCEND, **FLOAT32)
+    prompt, model = list(range(3, 20)), hf_oracle.load(source)
+    stored_oracle.put_into(model, folder)
+    expected = hf_oracle.logits_of(model, prompt)
+    with LLM(folder, **ASCEND, **FLOAT32, kv_cache_dtype="float32", max_model_len=64) as llm:
+        assert relative_error(llm.logits(prompt), expected) < EXACT

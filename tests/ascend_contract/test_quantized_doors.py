@@ -114,6 +114,22 @@ def _by_from_pretrained(folder: Path) -> Any:
     return Glm4ForCausalLM.from_pretrained(str(folder), **ON_ASCEND)
 
 
+def test_scales_of_an_int8_cache_are_refused_unless_they_are_left_out(
+    card: None, tmp_path: Path
+) -> None:
+    source = hf_oracle.save_random_checkpoint(tmp_path / "hf", vocab_size=256)
+    folder = quantized_folders.write_kv_scales(source, tmp_path / "quantized")
+    with pytest.raises(UnsupportedError, match="int8 KV cache"):
+        _by_from_pretrained(folder)
+    model = hf_oracle.load(source)
+    stored_oracle.put_into(model, folder)
+    network = Glm4ForCausalLM.from_pretrained(str(folder), **ON_ASCEND, kv_cache_dtype="float32")
+    found = network.generate(PROMPTS[1], do_sample=False, max_new_tokens=NUM_TOKENS)
+    assert found[0].tolist() == PROMPTS[1] + hf_oracle.greedy_tokens_of(
+        model, PROMPTS[1], NUM_TOKENS
+    )
+
+
 @pytest.mark.parametrize("dialect", ["glm", "chatglm"])
 def test_vllms_calls_have_its_logits(dialect: str, card: None, tmp_path: Path) -> None:
     made = Made(tmp_path, "slim-w8a8", dialect)
