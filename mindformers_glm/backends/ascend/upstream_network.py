@@ -22,25 +22,22 @@ from mindformers.tools.register import MindFormerConfig
 
 from mindformers_glm.backends.ascend.context import processor_name
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
-from mindformers_glm.backends.ascend.parameters import fill_network
+from mindformers_glm.backends.ascend.parameters import fill_network, list_rules
 from mindformers_glm.backends.ascend.quantization import StoredQuantization, read_quantization
-from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.support import check_supported
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
-from mindformers_glm.core.quantization_scheme import keep_integers
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.system.files import read_json_if_present
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import (
     WeightRule,
-    build_rules,
     check_rules,
-    list_schemes,
-    list_shifted_norms,
+    find_stored_schemes,
     resolve_attention_bias,
 )
 from mindformers_glm.weights.shards import WEIGHT_FORMATS
@@ -167,14 +164,12 @@ def _read_run(
         "model_parallel_rank": rank.rank,
     }
     rules: tuple[WeightRule, ...] = ()
-    kept = None
+    stored = StoredSchemes()
     if weights is not None and weights.quantized is not None:
-        cuts = weights.cuts(config, upstream_part(rank))
-        rules = build_rules(config, cuts, weights.quantized)
+        rules = list_rules(config, rank, weights)
         check_rules(rules, weights)
-        kept = {name: keep_integers(stored) for name, stored in list_schemes(rules).items()}
-    shifted = list_shifted_norms(rules)
-    settings = RunnerSettings.for_config(config, "bfloat16", kept, shifted, **run)
+        stored = find_stored_schemes(rules, weights)
+    settings = RunnerSettings.for_config(config, "bfloat16", stored, **run)
     check_supported(config, settings, processor_name())
     if weights is None:
         return settings, None
