@@ -62,11 +62,11 @@ CASES = {
 }
 DIALECT_CASES = ("slim-w8a8", "slim-w8a8-dynamic", "slim-w8a16-asymmetric")
 REFUSED = {
-    "slim-w8a8-mix": "w8a8_mixed",
-    "slim-w4a8-dynamic": "w4a8_token",
-    "ct-w8a16-groups": "w8a16",
-    "slim-w4a16-groups": "w4a16",
-    "gptq-v1-reordered": "w4a16",
+    "slim-w8a8-mix": "in W8A8_MIX",
+    "slim-w4a8-dynamic": "in W4A8_DYNAMIC, groups of",
+    "ct-w8a16-groups": "in W8A16, groups of",
+    "slim-w4a16-groups": "in W4A16, groups of",
+    "gptq-v1-reordered": "in W4A16, groups of .*, columns reordered",
     "gptq-int2": "W2A16",
     "ct-fp8": "FP8",
 }

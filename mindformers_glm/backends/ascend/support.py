@@ -109,10 +109,10 @@ def runs_integers(scheme: QuantizationScheme) -> bool:
 def _scheme_problems(settings: RunnerSettings) -> dict[str, bool]:
     """Of layers that are quantized in the checkpoint; of several with one scheme the first."""
     stored = reversed(settings.stored_schemes or ())
-    names = {s.name: layer for layer, s in stored if s is not None and not runs_integers(s)}
+    labels = {s.label: layer for layer, s in stored if s is not None and not runs_integers(s)}
     return {
-        f"a checkpoint quantized in {name} ({layer}; it takes {RUNNING_SCHEMES})": True
-        for name, layer in names.items()
+        f"a checkpoint quantized in {label} ({layer}; it takes {RUNNING_SCHEMES})": True
+        for label, layer in labels.items()
     }
 
 
