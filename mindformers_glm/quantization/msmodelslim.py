@@ -309,7 +309,14 @@ class ModelSlimLinear:
         found = _TYPES[self.kind]
         if not found.has_weight_scales:
             return None
-        name = f"{self.layer}.weight_offset" + ("_second" if found.has_second_scales else "")
+        name = f"{self.layer}.weight_offset"
+        if found.has_second_scales:
+            if stored[name][lines].any():
+                raise UnsupportedError(
+                    f"{name} is not zero beside weight_scale_second, which this version does not "
+                    "read: quantize the model again with symmetric weights."
+                )
+            name += "_second"
         return checks.as_zeros(stored[name][lines, taken], name)
 
     def _read_deq_scale(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -192,6 +192,11 @@ BAD: dict[str, tuple[str, Change, str]] = {
     "infinite scale": ("awq", change_tensor("scales", set_first(np.inf)), "not a positive number"),
     "zero input scale": ("slim-w8a8", change_tensor("input_scale", set_first(0)), "not a positive"),
     "NaN offset": ("slim-w8a16", change_tensor("weight_offset", set_first(np.nan)), "zero points"),
+    "zero points of both scales": (
+        "slim-w4a8-dynamic",
+        change_tensor("weight_offset", set_first(3)),
+        "down_proj.weight_offset is not zero beside weight_scale_second",
+    ),
     "int4 out of range": (
         "slim-old-w4a16",
         change_tensor("weight", set_first(9)),
