@@ -111,12 +111,24 @@ def group_of_columns(columns: range, group_size: int | None) -> tuple[slice, np.
     return slice(first, last), groups
 
 
-def name_order(order: np.ndarray | None, group_size: int) -> str:
-    """What StoredScheme calls the order of columns of which `order` names the groups.
+def read_order(order: np.ndarray | None, group_size: int | None) -> tuple[bool, str]:
+    """What StoredScheme says of an order of columns: `is_reordered` and `column_order`.
 
-    Empty where there is none, or groups have not `group_size` columns each.
+    Args:
+        order: int [columns], the group of each; None: there is no such tensor.
+        group_size: None: all columns are one group.
     """
-    if order is None or order.size == 0 or order.min() < 0 or order.max() >= order.size:
+    if order is None:
+        return False, ""
+    in_order = np.arange(order.size) // (group_size or max(order.size, 1))
+    if np.array_equal(order, in_order):
+        return False, ""
+    return True, _name_order(order, group_size) if group_size else ""
+
+
+def _name_order(order: np.ndarray, group_size: int) -> str:
+    """A name of the order; empty where groups have not `group_size` columns each."""
+    if order.size == 0 or order.min() < 0 or order.max() >= order.size:
         return ""
     if (np.bincount(order) != group_size).any():
         return ""

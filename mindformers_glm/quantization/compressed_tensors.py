@@ -112,14 +112,13 @@ class CompressedLinear:
         """See QuantizedLinear."""
         settings, size = self.settings, self.settings.group_size
         order = checks.peek(self.source, f"{self.layer}.weight_g_idx", self.tensors)
-        in_order = np.arange(self.shape[1]) // (size or self.shape[1])
-        is_reordered = order is not None and not np.array_equal(order, in_order)
+        is_reordered, column_order = checks.read_order(order, size)
         return StoredScheme(
             settings.bits,
             size,
             settings.is_symmetric,
             is_reordered=is_reordered,
-            column_order=checks.name_order(order, size) if is_reordered and size else "",
+            column_order=column_order,
             has_float_codes=settings.is_float,
             activation=settings.activation,
             static_input=self._peek_static_input() if settings.activation == STATIC else None,

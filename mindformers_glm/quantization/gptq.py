@@ -120,9 +120,7 @@ class WordLinear:
         is_symmetric = zeros is not None and bool(
             (self._read_zeros(zeros[:1], range(self.shape[0])) == 2 ** (settings.bits - 1)).all()
         )
-        in_order = np.arange(self.shape[1]) // (size or self.shape[1])
-        is_reordered = order is not None and not np.array_equal(order, in_order)
-        column_order = checks.name_order(order, size) if is_reordered and size else ""
+        is_reordered, column_order = checks.read_order(order, size)
         return StoredScheme(
             settings.bits, size, is_symmetric, is_reordered=is_reordered, column_order=column_order
         )

@@ -213,15 +213,17 @@ def _describe_weights(
     kept_float = ", ".join(map(str, config.float_layers_id))
     as_stored = RunnerSettings.for_config(config, checkpoint.dtype).params_dtype
     by_llm = "" if as_stored == settings.params_dtype else f", {as_stored} by LLM(DIR)"
+    is_float = settings.stored_schemes is None
+    unless = "params_dtype or quantization says" if is_float else "params_dtype says"
     lines = [
         ("parameters", f"{num_parameters:,}"),
         ("stored as", by_dtype),
         (
             "runs as",
-            f"{settings.params_dtype} by predict{by_llm}, unless params_dtype or quantization says "
-            "otherwise",
+            f"{'' if is_float else 'the integers that it has, else '}{settings.params_dtype} by "
+            f"predict{by_llm}, unless {unless} otherwise",
         ),
-        *([("never quantized", f"layers {kept_float}")] if kept_float else []),
+        *([("never quantized", f"layers {kept_float}")] if kept_float and is_float else []),
         (
             "KV cache",
             f"{format_bytes(kv_bytes)} a token in {settings.kv_dtype}{of_checkpoint}, "

@@ -258,8 +258,7 @@ def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
         _list_names(
             f"{len(wrong_dtypes)} not bfloat16, float16 or float32",
             wrong_dtypes,
-            "convert float64 to float32; weights that are quantized already are not supported by "
-            "this version",
+            "convert float64 to float32; nothing in the folder says how integers are quantized",
         ),
         _list_names(f"{len(wrong_types)} of another type", wrong_types, ""),
         _list_names(f"{len(unknown)} unknown", unknown, _unknown_hint(unknown, sources)),
