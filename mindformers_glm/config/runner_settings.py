@@ -135,15 +135,18 @@ class RunnerSettings:
         settings = cls.with_defaults(
             config.torch_dtype or stored_dtype, config.max_position_embeddings, **given
         )
-        found = stored or StoredSchemes()
-        kept = found.kept
+        settings = replace(settings, float_layers=config.float_layers_id)
+        return settings.with_stored(stored or StoredSchemes())
+
+    def with_stored(self, stored: StoredSchemes) -> "RunnerSettings":
+        """The same run of a checkpoint whose weights are quantized so, or are not."""
+        kept = stored.kept
         return replace(
-            settings,
-            float_layers=config.float_layers_id,
+            self,
             stored_schemes=None if kept is None else tuple(kept.items()),
-            shifted_norms=found.shifted_norms,
-            rounded_columns=found.rounded_columns,
-            has_kv_scales=found.has_kv_scales,
+            shifted_norms=stored.shifted_norms,
+            rounded_columns=stored.rounded_columns,
+            has_kv_scales=stored.has_kv_scales,
         )
 
     @classmethod

@@ -101,6 +101,18 @@ def test_upstreams_generate_has_them(made: Made, card: None) -> None:
             assert found[0].tolist() == prompt + expected
 
 
+def test_weights_that_the_environment_asks_for_are_for_the_engine_alone(
+    made: Made, card: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENABLE_QUANT", "1")
+    monkeypatch.setenv("QUANT_WEIGHT_PATH", str(made.folder))
+    with LLM(made.source, **ON_ASCEND, max_model_len=64) as llm:
+        outputs = llm.generate(PROMPTS, GREEDY)
+        assert [list(output.token_ids) for output in outputs] == made.answers()
+    with pytest.raises(UnsupportedError, match="unset ENABLE_QUANT and ENABLE_SPARSE"):
+        _by_config(made.source)
+
+
 def _by_config(folder: Path) -> Any:
     config = AutoConfig.from_pretrained(str(folder))
     for key, value in (ON_ASCEND | {"pretrained_model_dir": str(folder)}).items():

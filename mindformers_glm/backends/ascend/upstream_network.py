@@ -25,6 +25,7 @@ from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_u
 from mindformers_glm.backends.ascend.parameters import fill_network, list_rules
 from mindformers_glm.backends.ascend.quantization import StoredQuantization, read_quantization
 from mindformers_glm.backends.ascend.support import check_supported
+from mindformers_glm.config.environment import refuse_quantized_folder
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
@@ -103,11 +104,14 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
                 "load_weights takes the path of a Hugging Face folder, where all tensors can be "
                 "checked before one is read; it does not take `weights`."
             )
-        if isinstance(weights_path, Checkpoint):  # opened by who knows nothing of quantized layers
-            weights_path = weights_path.folder
-        folder = locate_folder(weights_path)
-        with Checkpoint.open(folder, _find_rank(), find_format) as opened:
-            fill_network(self, self.glm_config, _find_rank(), opened)
+        with ExitStack() as stack:
+            if not isinstance(weights_path, Checkpoint):
+                refuse_quantized_folder()
+                folder = locate_folder(weights_path)
+                weights_path = stack.enter_context(
+                    Checkpoint.open(folder, _find_rank(), find_format)
+                )
+            fill_network(self, self.glm_config, _find_rank(), weights_path)
 
     def _incremental_infer_mcore(self, *args: Any, **kwargs: Any) -> Any:
         """A step of upstream's `generate`, whose flags are set once: graphs are compiled with them.
