@@ -145,7 +145,12 @@ setup(
         # The hubs' own clients, for `mindformers-glm download`. modelscope-hub is what modelscope
         # (1.38 and later) itself downloads with; modelscope would bring much that is not needed.
         "download": ["huggingface_hub>=0.30,<1", "modelscope-hub>=0.5,<1"],
-        "serve": ["llguidance>=1.9.1,<2"],  # masks of tokens for answers in a form
+        "serve": [
+            "starlette>=0.40",  # routes and CORS; fields of requests have tables of our own
+            "uvicorn[standard]>=0.30",  # the HTTP server, with httptools and uvloop
+            "prometheus-client>=0.20",  # the text of /metrics
+            "llguidance>=1.9.1,<2",  # masks of tokens for answers in a form
+        ],
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2",
@@ -155,6 +160,8 @@ setup(
             "types-PyYAML",
             "pre-commit>=3",
             "torch==2.13.0",  # Hugging Face on torch is the oracle of the tests
+            "openai>=2",  # asks the server as its users do, like the next one
+            "anthropic>=0.50",
         ],
     },
 )

@@ -1,4 +1,4 @@
-"""The command line of `predict`: upstream's options, and every run setting as `--path value`.
+"""The command lines of `predict` and `serve`: every run setting as `--path value`, and --config.
 
 Upstream's run_mindformer.py (mindformers 1.7.0) takes named options, `--options a.b=v` and any
 `--a.b v` or `--a.b=v`. Here all of them are names of one table, `settings_table.SETTINGS`.
@@ -7,9 +7,11 @@ Upstream's run_mindformer.py (mindformers 1.7.0) takes named options, `--options
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 from mindformers_glm.config.sentence_parser import CommandLineError
+from mindformers_glm.config.serve_settings import OTHER_NAMES, SWITCHES, WITHOUT_EFFECT
 from mindformers_glm.config.setting import Setting
 from mindformers_glm.config.settings_reader import (
     COMMAND_LINE,
@@ -27,8 +29,8 @@ from mindformers_glm.core.errors import ConfigError
 _METAVARS = {BOOLEAN: "True|False", INTEGER: "N", NUMBER: "X", CACHE_MODE: "on|off|auto|verify"}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add all options of `predict`."""
+def add_options(parser: argparse.ArgumentParser, command: str = "predict") -> None:
+    """Add all options of a command."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "Any key of the YAML file is an option too, e.g. --context.save_graphs 1, and\n"
@@ -38,9 +40,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--options", nargs="+", action="extend", metavar="KEY=VALUE", help="several settings"
     )
-    parser.set_defaults(given=(), reject=_reject)
+    parser.set_defaults(given=(), command=command, reject=partial(_reject, command))
     for setting in SETTINGS:
-        _add_option(parser, setting)
+        if command in setting.commands:
+            _add_option(parser, setting, has_switches=command == "serve")
+
+
+def add_other_names(parser: argparse.ArgumentParser) -> None:
+    """Add the spellings of other servers to the command line of `serve`."""
+    for name, path in OTHER_NAMES.items():
+        parser.add_argument(
+            f"--{name}", action=_StoreAs, const=(path, None), help=argparse.SUPPRESS
+        )
+    for name, (path, text) in SWITCHES.items():
+        parser.add_argument(
+            f"--{name}", action=_StoreAs, const=(path, text), nargs=0, help=argparse.SUPPRESS
+        )
+    for name in WITHOUT_EFFECT:
+        parser.add_argument(f"--{name}", nargs="?", const="", help=argparse.SUPPRESS)
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, Given]:
@@ -61,7 +78,12 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Given]:
     singles: dict[str, Given] = {}
     for name, texts in arguments.given:
         _enter(singles, name, texts)
-    return settings | singles
+    settings |= singles
+    for path in settings:
+        setting = SETTINGS.find(path)
+        if setting is not None and arguments.command not in setting.commands:
+            raise _of_another_command(setting, arguments.command)
+    return settings
 
 
 def _enter(settings: dict[str, Given], name: str, texts: list[str]) -> None:
@@ -78,7 +100,7 @@ def _enter(settings: dict[str, Given], name: str, texts: list[str]) -> None:
     settings[setting.path] = given
 
 
-def _reject(words: Sequence[str]) -> NoReturn:
+def _reject(command: str, words: Sequence[str]) -> NoReturn:
     """Say why the first argument that no option takes is wrong."""
     if not words[0].startswith("--") or words[0] == "--":
         raise CommandLineError(
@@ -87,7 +109,30 @@ def _reject(words: Sequence[str]) -> NoReturn:
     name = words[0][2:].partition("=")[0].replace("-", "_")
     refuse_if_listed(name, COMMAND_LINE)
     refuse_if_block(name, COMMAND_LINE)
+    if (setting := SETTINGS.find(name)) is not None:
+        raise _of_another_command(setting, command)
     raise unknown_name(name, COMMAND_LINE)
+
+
+def _of_another_command(setting: Setting, command: str) -> CommandLineError:
+    return CommandLineError(
+        f"{setting.path} {COMMAND_LINE} is a setting of {' and '.join(setting.commands)}, not of "
+        f"{command}: leave it out."
+    )
+
+
+class _StoreAs(argparse.Action):
+    """Collects a setting given by another name: `const` is its own, and its text for a switch."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        path, text = self.const
+        namespace.given = (*namespace.given, (path, [values if text is None else text]))
 
 
 class _StoreGiven(argparse.Action):
@@ -105,11 +150,14 @@ class _StoreGiven(argparse.Action):
         namespace.given = (*namespace.given, (option_string.removeprefix("--"), texts))
 
 
-def _add_option(parser: argparse.ArgumentParser, setting: Setting) -> None:
+def _add_option(
+    parser: argparse.ArgumentParser, setting: Setting, *, has_switches: bool = False
+) -> None:
     names = [*setting.options, setting.path, *setting.aliases]
     nargs: str | None = "+" if setting.type.takes_many else None
     const = None
-    if setting.path == "verbose":  # the one setting that is also a plain switch
+    # Of predict's settings one is also a plain switch, of serve's all, as vLLM's are.
+    if setting.path == "verbose" or (has_switches and setting.type is BOOLEAN):
         nargs, const = "?", "True"
     # --help shows one name; the others work all the same.
     shown = names[:1] if setting.help else []

@@ -4,7 +4,7 @@ run_config.py and launch_config.py read it too; so does backends/cpu/library.py,
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mindformers_glm.config import launched
@@ -48,6 +48,32 @@ def refuse_quantized_folder() -> None:
             f"the environment asks for the quantized weights of {place}, which run by LLM and "
             "run_mindformer.py only: unset ENABLE_QUANT and ENABLE_SPARSE."
         )
+
+
+def api_keys(
+    given: Sequence[str], file: str | None, environ: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """The keys of a server: given, one a line of a file, and what MINDFORMERS_GLM_API_KEY holds.
+
+    Raises:
+        ConfigError: the file cannot be read or holds none, or a key cannot stand in a header.
+    """
+    keys = list(given)
+    if file is not None:
+        try:
+            lines = Path(os.path.expanduser(file)).read_text(encoding="ascii").split()
+        except OSError as problem:
+            raise ConfigError(f"Cannot read api_key_file {file}: {problem.strerror}.") from None
+        except UnicodeDecodeError:
+            lines = []
+        if not lines:
+            raise ConfigError(f"api_key_file {file} must hold a key of ASCII characters a line.")
+        keys += lines
+    if from_variable := (os.environ if environ is None else environ).get("MINDFORMERS_GLM_API_KEY"):
+        keys.append(from_variable)
+    if not all(key.isascii() and key.isprintable() and " " not in key and key for key in keys):
+        raise ConfigError("An API key must be ASCII characters without blanks.")
+    return tuple(dict.fromkeys(keys))
 
 
 def launched_rank(model_parallel: object) -> int:

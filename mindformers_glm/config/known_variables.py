@@ -261,6 +261,9 @@ KNOWN_VARIABLES = (
         "instruction set of the operators, instead of the best",
         ON_CPU,
     ),
+    KnownVariable(
+        "MINDFORMERS_GLM_API_KEY", "this project", "a key that `serve` asks requests for", BOTH
+    ),
     KnownVariable("MINDFORMERS_GLM_CACHE", "this project", "folder of the packed caches", ON_CPU),
     KnownVariable(
         "MASTER_PORT", "scripts/msrun_launcher.sh", "port at which processes meet", BOTH, ("A29",)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from mindformers_glm.config.command_line import given_settings
 from mindformers_glm.config.launched import check_parallel
+from mindformers_glm.config.mindie_config import read_mindie_config
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import check_types_together
 from mindformers_glm.config.settings_reader import Given, read_yaml_settings, settings_from_tree
@@ -46,6 +47,8 @@ class RunConfig:
     save_graphs: MindSpore's level, 0: not saved.
     model_levels: by device_target, what model_levels.py calls the model; none where none is given.
     llm, sampling: keyword arguments of `LLM` and fields of `SamplingParams`, as the table says.
+    server: what `serve` takes for itself, by the names of the block `serve`.
+    server_llm: keyword arguments that it gives `LLM` over those of `llm`.
     """
 
     pretrained_model_dir: Path
@@ -63,6 +66,8 @@ class RunConfig:
     model_levels: Mapping[str, str]
     llm: Mapping[str, Any]
     sampling: Mapping[str, Any]
+    server: Mapping[str, Any]
+    server_llm: Mapping[str, Any]
 
 
 def load_run_config(
@@ -88,7 +93,7 @@ def load_run_config(
     if arguments.config is None:
         settings = settings_from_tree(PREDICT_GLM4, "in the default settings")
     else:
-        settings = read_yaml_settings(_find_config(arguments.config, script_folder))
+        settings = _read_config(_find_config(arguments.config, script_folder))
     folder = from_command_line.get("pretrained_model_dir")
     if folder is not None and not folder.value:  # "$DIR" that is not set; upstream's YAML has ''
         raise ConfigError("--pretrained_model_dir is empty: give a folder, or leave it out.")
@@ -187,6 +192,13 @@ def _find_config(name: str, script_folder: Path | None) -> Path:
     raise ConfigError(f"The config file {name} does not exist (looked for {looked}).")
 
 
+def _read_config(path: Path) -> dict[str, Given]:
+    if path.suffix != ".json":
+        return read_yaml_settings(path)
+    # As if its keys stood in a YAML file, one by one.
+    return settings_from_tree(read_mindie_config(path), f"in {path}")
+
+
 def _tell_what_has_no_effect(settings: Mapping[str, Given], device_target: str) -> None:
     for setting in SETTINGS:
         given = settings.get(setting.path)
@@ -233,7 +245,13 @@ def _run_config(values: Mapping[str, Any], rank: int, is_batch_size_given: bool)
         ),
         llm=MappingProxyType(llm),
         sampling=MappingProxyType(sampling),
+        server=_values_for("server", values),
+        server_llm=_values_for("server LLM", values),
     )
+
+
+def _values_for(use: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType({row.name: values[row.path] for row in SETTINGS if row.use == use})
 
 
 def _checkpoint_folder(pretrained_model_dir: str, load_checkpoint: str) -> tuple[Path, bool]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mindformers_glm.config.value_types import ValueType
 
+SERVER_BLOCK = "serve"
 _LEAST_LIKENESS = 0.75  # of a name that is suggested
 
 
@@ -19,7 +20,9 @@ class Setting:
     default: the value where neither YAML nor command line gives one.
     help: for --help and docs/configuration.md; settings without it are accepted, not advertised.
     use: who takes the value: `LLM` as a keyword argument, `SamplingParams` as a field, `LLM` in its
-        `device_options` ("device"), predict itself ("command") or nobody.
+        `device_options` ("device"), the command itself ("command") or nobody; "server" and
+        "server LLM": `serve` itself, and `LLM` when `serve` makes it.
+    commands: the command lines that have it; a YAML file may hold it for any command.
     name: of that argument or field; the last part of `path` unless given.
     unset: what a default stands for, where the value itself does not say so.
     only, because: the accepted values, and why others are refused (completes "...: ").
@@ -36,7 +39,7 @@ class Setting:
     type: ValueType
     default: Any = None
     help: str = ""
-    use: Literal["LLM", "sampling", "device", "command", ""] = ""
+    use: Literal["LLM", "sampling", "device", "command", "server", "server LLM", ""] = ""
     name: str = ""
     unset: str = ""
     only: tuple[Any, ...] = ()
@@ -47,6 +50,7 @@ class Setting:
     backend: Literal["CPU", "Ascend", ""] = ""
     aliases: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ("predict", "serve")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.path.rpartition(".")[2])
@@ -103,9 +107,13 @@ class SettingsTable:
         """
         block, _, key = name.rpartition(".")
         known = [*self._by_name, *self._blocks, *extra]
+        if block != SERVER_BLOCK:  # whoever runs predict does not look for those
+            known = [other for other in known if not other.startswith(f"{SERVER_BLOCK}.")]
         if not any(other.rpartition(".")[2] == key for other in known) and self.is_block(block):
             known = self.block_keys(block)
-        arguments = {row.name: row.path for row in self._rows if row.use}
+        arguments = {
+            row.name: row.path for row in self._rows if row.use and "predict" in row.commands
+        }
         if name in arguments:  # what Python calls it
             return arguments[name]
         scored = [(self._likeness(name, other), other) for other in known]

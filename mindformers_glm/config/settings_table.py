@@ -15,6 +15,7 @@ from typing import Any
 from mindformers_glm.config.model_levels import MODEL_LEVELS
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.refused_settings import DENSE, NO_CKPT, NO_PROFILE, TRAINING
+from mindformers_glm.config.serve_settings import SERVER
 from mindformers_glm.config.setting import Setting, SettingsTable
 from mindformers_glm.config.value_types import (
     BOOLEAN,
@@ -74,6 +75,7 @@ _RUN = (
         "one or more prompts, a file of them (.txt, .jsonl, .json), or - for stdin",
         "command",
         aliases=("input_data",),
+        commands=("predict",),
     ),
     Setting(
         "predict_batch_size",
@@ -83,6 +85,7 @@ _RUN = (
         "LLM",
         "max_num_seqs",
         minimum=1,
+        commands=("predict",),
     ),
     Setting(
         "save_file",
@@ -90,6 +93,7 @@ _RUN = (
         "text_generation_result.txt",
         "where the answers go as they are finished; .json and .jsonl say more of each",
         "command",
+        commands=("predict",),
     ),
     Setting(
         "stream",
@@ -97,6 +101,7 @@ _RUN = (
         "auto",
         "write answers to stderr as they are generated; auto: one answer, on a terminal",
         "command",
+        commands=("predict",),
     ),
     Setting(
         "output_dir",
@@ -532,5 +537,6 @@ SETTINGS = SettingsTable(
         "Device and graph": _DEVICE,
         "Several processes": _PROCESSES,
         "Checkpoint and labels": _CHECKPOINT,
+        "Server": SERVER,
     }
 )

@@ -9,7 +9,7 @@ from mindformers_glm.core.errors import ConfigError
 
 # The last are switches: False is 0.
 _MAY_BE_ZERO = (
-    *("seed", "prompt_lookup_num_tokens"),
+    *("seed", "prompt_lookup_num_tokens", "prefill_tokens_beside_decode"),
     *("enable_prefix_caching", "tells_prompts_apart"),
 )
 
@@ -24,6 +24,8 @@ class EngineConfig:
     num_blocks: KV-cache blocks of `block_size` tokens each.
     seed: draws of requests without their own seed follow from it.
     prompt_lookup_num_tokens: most tokens that a step guesses ahead; 0: none.
+    prefill_tokens_beside_decode: most rows of prompts in a step that goes on with fewer answers
+        than that; 0: prompts fill every step, first come, first served.
     enable_prefix_caching: sequences that begin alike share the KV-cache blocks of the beginning.
     tells_prompts_apart: a generated token's K and V are not those of the same token in a prompt.
     """
@@ -35,6 +37,7 @@ class EngineConfig:
     num_blocks: int
     seed: int
     prompt_lookup_num_tokens: int = 0
+    prefill_tokens_beside_decode: int = 0
     enable_prefix_caching: bool = True
     tells_prompts_apart: bool = False
 

@@ -29,6 +29,7 @@ from mindformers_glm.engine.llm_arguments import (
     Conversation,
     Prompt,
     ToolChoice,
+    check_count,
     check_single_prompt,
     check_types,
     is_list,
@@ -96,6 +97,9 @@ class LLM:
         seed: draws of requests without their own seed follow from it and from the request's number.
         prompt_lookup_num_tokens: most tokens that a step guesses ahead from what prompt and answer
             hold already; 0: none; None: 11. Answers are the same, repetitive ones come faster.
+        prefill_tokens_beside_decode: most tokens of prompts in a step that goes on with answers of
+            others, so that a long prompt does not hold these up; as many as there are answers, if
+            that is more. 0: prompts fill every step, which is best where nobody watches.
         enable_prefix_caching: requests that begin alike compute the beginning once, also one after
             the other; answers are the same.
         num_threads: threads of the operators, for all models of this process; None: OMP_NUM_THREADS
@@ -142,6 +146,7 @@ class LLM:
         model_parallel: int = 1,
         seed: int = 0,
         prompt_lookup_num_tokens: int | None = None,
+        prefill_tokens_beside_decode: int = 0,
         enable_prefix_caching: bool = True,
         num_threads: int | None = None,
         device_target: str | None = None,
@@ -157,6 +162,7 @@ class LLM:
     ) -> None:
         given = dict(locals())  # the arguments by name; nothing else is named yet
         check_types(seed, apply_chat_template, enable_prefix_caching)
+        check_count("prefill_tokens_beside_decode", prefill_tokens_beside_decode)
         check_num_threads(num_threads)
         wanted_parsers = ReplyParsers(tool_call_parser, reasoning_parser)
         options = ChatOptions.given(

@@ -146,11 +146,14 @@ def read_draft_len(given: int | None) -> int:
     """How many tokens to guess ahead; None: the default."""
     if given is None:
         return DEFAULT_PROMPT_LOOKUP_NUM_TOKENS
-    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
-        raise ConfigError(
-            f"prompt_lookup_num_tokens must be a whole number of at least 0, got {given!r}."
-        )
+    check_count("prompt_lookup_num_tokens", given)
     return given
+
+
+def check_count(name: str, given: Any) -> None:
+    """Refuse what is no whole number of at least 0."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise ConfigError(f"{name} must be a whole number of at least 0, got {given!r}.")
 
 
 def check_types(seed: Any, apply_chat_template: Any, enable_prefix_caching: Any) -> None:

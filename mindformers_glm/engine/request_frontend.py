@@ -90,7 +90,7 @@ class RequestFrontend:
         constraints: ConstraintCompiler | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._reply_parsers = reply_parsers
+        self.reply_parsers = reply_parsers
         self._chat_options = chat_options
         self._constraints = constraints
         self._is_length_noted = self._is_plain_text_noted = False
@@ -139,7 +139,7 @@ class RequestFrontend:
             if params.structured_outputs is not None or demand.must_call:
                 start = None
                 if is_chat:
-                    start = self._reply_parsers.start_of_answer(
+                    start = self.reply_parsers.start_of_answer(
                         self._tokenizer, token_ids, is_continued=is_continued
                     )
                 messages: Items[Any] = [] if isinstance(prompt, str) else prompt
@@ -152,7 +152,7 @@ class RequestFrontend:
         if not is_chat:
             return Request(request_id, token_ids, params, grammar=grammar)
         readers = tuple(
-            self._reply_parsers.new_reader(
+            self.reply_parsers.new_reader(
                 self._tokenizer,
                 token_ids,
                 prompt,
@@ -189,9 +189,9 @@ class RequestFrontend:
                 "none that goes on with a message."
             )
         if demand.must_call or (
-            start is not None and tools and demand.may_call and self._reply_parsers.knows_calls
+            start is not None and tools and demand.may_call and self.reply_parsers.knows_calls
         ):
-            calls = self._reply_parsers.rules_of_calls(
+            calls = self.reply_parsers.rules_of_calls(
                 self._tokenizer,
                 tools,
                 name=demand.name,

@@ -84,6 +84,23 @@ class Scheduler:
         self._unfilled: set[int] = set()  # registered blocks that the step under way fills
         self.num_preemptions = 0
 
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold KV-cache blocks."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that hold none."""
+        return len(self._waiting)
+
+    @property
+    def never_run(self) -> set[str]:
+        """Ids of the requests with a sequence that has never held a block."""
+        return {
+            sequence.request_id for sequence in self._waiting if sequence.num_cached_tokens is None
+        }
+
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
         self._waiting.append(sequence)
@@ -106,8 +123,12 @@ class Scheduler:
             sequence.num_computed = min(sequence.num_computed, sequence.num_tokens - 1)
         schedule = Schedule()
         self._schedule_decodes(schedule)
-        self._schedule_running_prefills(schedule)
-        self._admit_waiting(schedule)
+        budget = self._config.max_num_batched_tokens
+        if self._config.prefill_tokens_beside_decode:
+            self._share_among_prompts(schedule, budget)
+        else:
+            self._schedule_running_prefills(schedule)
+            self._admit_waiting(schedule, budget)
         self._add_drafts(schedule)
         return schedule
 
@@ -139,7 +160,7 @@ class Scheduler:
             if sequence not in self._running or sequence.num_pending != 1:
                 continue
             if self._make_room(sequence, schedule):
-                self._append_chunk(schedule, sequence)
+                self._append_chunk(schedule, sequence, self._config.max_num_batched_tokens)
 
     def _make_room(self, sequence: Sequence, schedule: Schedule) -> bool:
         """Allocate the block for one more token; False if `sequence` itself had to go."""
@@ -158,10 +179,29 @@ class Scheduler:
     def _schedule_running_prefills(self, schedule: Schedule) -> None:
         for sequence in self._running:
             if sequence.num_pending > 1:
-                self._append_chunk(schedule, sequence)
+                self._append_chunk(schedule, sequence, self._config.max_num_batched_tokens)
 
-    def _admit_waiting(self, schedule: Schedule) -> None:
-        budget = self._config.max_num_batched_tokens
+    def _share_among_prompts(self, schedule: Schedule, budget: int) -> None:
+        """Fill the step for people who wait: neither answers nor short prompts stand still.
+
+        Beside answers under way, prompts get as many rows as these, or the configured number where
+        that is more. Prompts that are being read get equal shares, what a short one does not need
+        goes to the longer ones, and half is open to those that wait to begin.
+        """
+        num_decodes = schedule.num_tokens
+        if num_decodes:
+            room = max(self._config.prefill_tokens_beside_decode, num_decodes)
+            budget = min(budget, num_decodes + room)
+        begun = [sequence for sequence in self._running if sequence.num_pending > 1]
+        room = budget - schedule.num_tokens
+        self._admit_waiting(schedule, budget - room // 2 if begun else budget)
+        begun.sort(key=lambda sequence: sequence.num_pending)  # stable: the older one first
+        for num_left, sequence in zip(range(len(begun), 0, -1), begun, strict=True):
+            # Rounded up, or the last rows would be nobody's.
+            share = -((schedule.num_tokens - budget) // num_left)
+            self._append_chunk(schedule, sequence, schedule.num_tokens + share)
+
+    def _admit_waiting(self, schedule: Schedule, budget: int) -> None:
         while self._waiting and schedule.num_tokens < budget:
             if len(self._running) == self._config.max_num_seqs:
                 return
@@ -172,7 +212,7 @@ class Scheduler:
             if not self._give_first_blocks(sequence):
                 return
             self._running.append(self._waiting.popleft())
-            self._append_chunk(schedule, sequence)
+            self._append_chunk(schedule, sequence, budget)
 
     def _give_first_blocks(self, sequence: Sequence) -> bool:
         """Give a waiting sequence the blocks that hold its beginning, and free ones for the rest.
@@ -194,9 +234,9 @@ class Scheduler:
             sequence.num_cached_tokens = sequence.num_computed
         return True
 
-    def _append_chunk(self, schedule: Schedule, sequence: Sequence) -> None:
-        budget = self._config.max_num_batched_tokens - schedule.num_tokens
-        end = min(sequence.num_tokens, sequence.num_computed + budget)
+    def _append_chunk(self, schedule: Schedule, sequence: Sequence, budget: int) -> None:
+        """Let the step compute what is pending of a sequence, up to `budget` rows of all."""
+        end = min(sequence.num_tokens, sequence.num_computed + budget - schedule.num_tokens)
         if end > sequence.num_computed:
             is_sampled = end == sequence.num_tokens
             # All rows of a prompt are read before a token is generated: none lies behind these.

@@ -29,6 +29,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # `run(arguments)`, which returns the exit code; it is imported when its command is called.
 COMMANDS = {
     "predict": ("serving.predict", "answer prompts with a GLM model"),
+    "serve": ("serving.serve", "answer OpenAI's requests over HTTP"),
     "inspect": ("serving.inspect", "describe and check a checkpoint folder without loading it"),
     "cache": ("serving.cache", "list, verify or clear packed caches of loaded weights"),
     "download": ("serving.download", "download a published checkpoint, ready to run"),

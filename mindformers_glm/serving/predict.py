@@ -86,7 +86,7 @@ def create_llm(config: RunConfig) -> TextGenerator:
     return llm
 
 
-def _tell_level(config: RunConfig) -> None:
+def tell_level(config: RunConfig) -> None:
     """Say how far the model of the settings was tested on the device that will be chosen."""
     device_target = config.llm["device_target"] or default_target()
     level = config.model_levels.get(device_target)
@@ -109,11 +109,11 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
     if is_writer:
         check_place(config.save_file)
     _check_prompts_are_kept(config)
-    _check_folder(config)
+    check_folder(config)
     if len(prompts) > 1 and not config.is_batch_size_given:
         note(f"{len(prompts)} prompts run one by one; --predict_batch_size N runs N together")
     prepare_environment(config)
-    _tell_level(config)
+    tell_level(config)
     llm = create(config)
     llm.warm_up()
     figures.end_loading(llm)
@@ -152,7 +152,7 @@ def _answer(
         text.end_line()
 
 
-def _check_folder(config: RunConfig) -> None:
+def check_folder(config: RunConfig) -> None:
     """Look for the checkpoint; without auto_trans_ckpt, ranks do not cut one."""
     folder = config.pretrained_model_dir
     if config.is_shipped_checkpoint:

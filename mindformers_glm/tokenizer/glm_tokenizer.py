@@ -43,6 +43,11 @@ class GlmTokenizer:
         """Whether it is known how the checkpoint writes a conversation."""
         return self._writer.knows_format
 
+    @property
+    def chat_template_text(self) -> str:
+        """The text of the checkpoint's own templates; empty: it has none."""
+        return self._writer.template_text(None)
+
     def parsers_for(self, chat_template: str | None) -> tuple[str, str]:
         """Return the names of the parsers where conversations are written by that template.
 

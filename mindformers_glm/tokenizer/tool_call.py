@@ -14,11 +14,13 @@ class ToolCall:
         arguments: JSON text, an object of the arguments by name; for a tool that takes plain text
             (glm-4-9b-chat's `python`, say) a JSON string.
         id: names the call in a conversation that came with one.
+        is_open: more of the arguments may come; in a whole answer: they were cut off.
     """
 
     name: str
     arguments: str
     id: str = ""
+    is_open: bool = False
 
     @property
     def text(self) -> str:

@@ -12,13 +12,14 @@ CONTEXT = 64
 _END = "<|endoftext|>"
 
 
-def write_checkpoint(folder: Path, **sizes: int) -> Path:
+def write_checkpoint(folder: Path, special_tokens: tuple[str, ...] = (), **sizes: int) -> Path:
     """Write a two-layer Glm4ForCausalLM in float32 as two shards with an index.
 
     Args:
+        special_tokens: besides the one that ends a text, which stays the last.
         sizes: other sizes than the small ones here, by their names in config.json.
     """
-    tokenizer = _byte_tokenizer()
+    tokenizer = _byte_tokenizer(special_tokens)
     tokenizer.save(str(folder / "tokenizer.json"))
     vocab_size = tokenizer.get_vocab_size()
     config = {
@@ -64,14 +65,14 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _byte_tokenizer() -> Tokenizer:
+def _byte_tokenizer(special_tokens: tuple[str, ...]) -> Tokenizer:
     """One token a byte, and one that ends a text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: number for number, character in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([_END])
+    tokenizer.add_special_tokens([*special_tokens, _END])
     return tokenizer
 
 

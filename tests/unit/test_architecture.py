@@ -26,8 +26,9 @@ MakeTree = Callable[..., SourceTree]
 _MAX_FUNCTION_LINES = 60
 # The house of issue 13 had 17,390; what real use found (issue 14) took about 6,500 more.
 # Of issue 15 (Ascend), `doctor` takes about 1,500, its self-test of the network 1,200, what runs
-# on a card 700 more. Readers of quantized checkpoints: about 1,900.
-_MAX_PACKAGE_LINES = 36_500
+# on a card 700 more. Quantized checkpoints: 1,900 lines of readers, 4,500 of what runs them. A
+# server: 4,200, forms of answers: 1,500.
+_MAX_PACKAGE_LINES = 42_000
 
 
 @pytest.fixture(scope="module")

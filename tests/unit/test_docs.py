@@ -184,7 +184,7 @@ def _defines(path: str, name: str) -> bool:
 def _defined_names(tree: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[str]:
     """Functions, classes and what is assigned, those of a class behind its name."""
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield prefix + node.name
         if isinstance(node, ast.ClassDef):
             yield from _defined_names(node, f"{prefix}{node.name}.")

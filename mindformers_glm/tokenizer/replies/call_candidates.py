@@ -6,10 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any, ClassVar, Literal
 
+from mindformers_glm.tokenizer.replies.json_writer import JsonWriter
 from mindformers_glm.tokenizer.replies.lenient_json import escape_raw_characters, to_strict_json
 from mindformers_glm.tokenizer.tool_call import ToolCall, read_json, write_json
 
 Verdict = Literal["open", "call", "text"]
+# Behind the name of an offered tool on a line of its own, so many characters of JSON are arguments:
+# they need not wait for their end. Shorter ones come when they are complete, and may still be text.
+_CERTAIN_AT = 200
 
 
 class CallCandidate(ABC):
@@ -33,6 +37,8 @@ class CallCandidate(ABC):
         self.text = ""
         self.call: ToolCall | None = None
         self.rest = ""
+        # The name, and the arguments so far, of what is certainly a call though it is still open.
+        self.begun: tuple[str, str] | None = None
         self._tool_names = tool_names
         self._text_tool_names = text_tool_names
         self._bare_names = bare_names
@@ -57,8 +63,8 @@ class CallCandidate(ABC):
     @abstractmethod
     def _judge(self, *, is_finished: bool) -> Verdict: ...
 
-    def _accept(self, name: str, arguments: str, end: int) -> Verdict:
-        self.call = ToolCall(name, arguments)
+    def _accept(self, name: str, arguments: str, end: int, *, is_open: bool = False) -> Verdict:
+        self.call = ToolCall(name, arguments, is_open=is_open)
         self.rest = self.text[end:]
         return "call"
 
@@ -97,12 +103,25 @@ class NamedJsonCall(_NamedCall):
     def __init__(self, *names: Collection[str]) -> None:
         super().__init__(*names)
         self._object = _ObjectEnd()
+        self._writer = JsonWriter()
+        self._num_read = 0  # characters of the text that the writer has
 
     def _judge_body(self, is_finished: bool) -> Verdict:
         if self._name in self._text_tool_names:
             body = self.text[self._body_start :] if is_finished else ""
             return self._accept(self._name, write_json(body), len(self.text)) if body else "open"
         end = self._object.find(self.text, self._body_start)
+        self._write(end if isinstance(end, int) else len(self.text))
+        is_long = len(self._writer.written) >= _CERTAIN_AT
+        if is_long:
+            # What cannot be read any more is told as it is: the call has begun.
+            arguments = self._writer.written + self._writer.unread
+            if isinstance(end, int):
+                return self._accept(self._name, arguments, end)
+            if is_finished:
+                return self._accept(self._name, arguments, len(self.text), is_open=True)
+            self.begun = (self._name, self._writer.written)
+            return "open"
         if not isinstance(end, int):
             return end
         try:
@@ -110,6 +129,16 @@ class NamedJsonCall(_NamedCall):
         except ValueError:
             return "text"
         return self._accept(self._name, arguments, end)
+
+    def _write(self, end: int) -> None:
+        """Read the arguments up to a place, without the blanks before them."""
+        start = max(self._num_read, self._body_start)
+        piece = self.text[start:end]
+        if not self._num_read:
+            piece = piece.lstrip()
+        if piece:
+            self._writer.feed(piece)
+            self._num_read = end
 
 
 class JsonObjectCall(CallCandidate):

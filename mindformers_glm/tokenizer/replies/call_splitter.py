@@ -1,6 +1,7 @@
 """Telling tool calls from what is said, while an answer is being written."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from mindformers_glm.tokenizer.replies.call_candidates import CallCandidate
@@ -54,6 +55,7 @@ class CallSplitter:
         self._content = ""  # of the piece under way
         self._calls: list[ToolCall] = []
         self._has_content = False
+        self._num_told = 0  # characters of arguments of a call that has begun
         self._begin_message(separator="")
         if is_continued:
             self._skips_role_line = self._is_line_start = self._is_message_start = False
@@ -109,6 +111,8 @@ class CallSplitter:
                 self._skips_blanks = not text
             elif self._candidate is not None:
                 verdict = self._candidate.feed(text)
+                if verdict == "open":
+                    self._tell_begun(self._candidate)
                 text = "" if verdict == "open" else self._settle(verdict == "call")
             elif self._is_line_start and self._new_candidate is not None:
                 place = CallPlace(
@@ -144,10 +148,24 @@ class CallSplitter:
             # Its first line is text; another call may begin on the next one.
             return self._say_line(candidate.text)
         assert candidate.call is not None
-        self._calls.append(candidate.call)
+        self._tell_call(candidate.call)
         self._is_line_start = self._skips_blanks = True
         self._is_message_start = False
         return candidate.rest
+
+    def _tell_begun(self, candidate: CallCandidate) -> None:
+        if candidate.begun is not None:
+            name, arguments = candidate.begun
+            if len(arguments) > self._num_told:
+                self._tell_call(ToolCall(name, arguments, is_open=True))
+                self._num_told = len(arguments)
+
+    def _tell_call(self, call: ToolCall) -> None:
+        """Tell a call, or what is new of one that was told to have begun."""
+        if self._num_told:
+            call = replace(call, name="", arguments=call.arguments[self._num_told :])
+        self._calls.append(call)
+        self._num_told = 0
 
     def _say_line(self, text: str) -> str:
         line, newline, rest = text.partition("\n")

@@ -60,6 +60,8 @@ NOON = _call("get_time", city="Rome", at=12)
 _BEIJING_3 = '```python\ntool_call(city="北京")\n```'
 _NESTED = 'get_weather\n{"a": {"b": ["}", "\\"]", {}]}, "c": "\\\\"}'
 
+_LONG = 'get_weather\n{"a": "' + "北 x" * 80
+
 CASES: list[tuple[Parsers, str, ParsedReply]] = [
     (GLM4, "", ParsedReply()),
     (GLM4, "你好", ParsedReply("你好")),
@@ -92,6 +94,33 @@ CASES: list[tuple[Parsers, str, ParsedReply]] = [
     (GLM4, f"\na{TURN}\nb", ParsedReply("a\nb")),
     (GLM4, _NESTED, ParsedReply(tool_calls=(ToolCall("get_weather", _NESTED[12:]),))),
     (GLM4, "get_weather\n{}", ParsedReply(tool_calls=(ToolCall("get_weather", "{}"),))),
+    # A long one begins before its end, and what has begun stays a call.
+    (GLM4, _LONG + '"}', ParsedReply(tool_calls=(ToolCall("get_weather", _LONG[12:] + '"}'),))),
+    (
+        GLM4,
+        _LONG + "\n\", 'b': [True,]}\nget_time\n{}",
+        ParsedReply(
+            tool_calls=(
+                ToolCall("get_weather", _LONG[12:] + '\\u000a", "b": [true]}'),
+                _call("get_time"),
+            )
+        ),
+    ),
+    (
+        GLM4,
+        _LONG + '", "b": NaN}\nx',
+        ParsedReply("x", tool_calls=(ToolCall("get_weather", _LONG[12:] + '", "b": NaN}'),)),
+    ),
+    (
+        GLM4,
+        f"{_LONG}{TURN}\nx",
+        ParsedReply("x", tool_calls=(ToolCall("get_weather", _LONG[12:], is_open=True),)),
+    ),
+    (
+        GLM4,
+        f'{_LONG}", "b',
+        ParsedReply(tool_calls=(ToolCall("get_weather", _LONG[12:] + '", "b', is_open=True),)),
+    ),
     # Not calls: everything stays.
     (GLM4, 'get_weather\n{"city": "北京"', ParsedReply('get_weather\n{"city": "北京"')),
     (GLM4, 'get_weather\n{"a": NaN}', ParsedReply('get_weather\n{"a": NaN}')),
@@ -503,3 +532,14 @@ def test_no_call_is_read_where_none_is_wanted() -> None:
         text = '{"name": "search", "arguments": {}}' if parsers is RUMINATION else "get_time\n{}"
         parser = ReplyParser(parsers[0], TOOLS, calls_tools=False)
         assert parse_reply(text, parser) == ParsedReply(text)
+
+
+def test_a_long_call_grows_piece_by_piece() -> None:
+    parser = _parser(GLM4)
+    pieces = [parser.feed(char).tool_calls for char in _LONG + '"}']
+    calls = [call for piece in pieces for call in piece]
+    assert (calls[0].name, calls[0].is_open) == ("get_weather", True)
+    assert len(calls[0].arguments) < 250
+    assert len(calls) > 40
+    assert {call.name for call in calls[1:]} == {""}
+    assert [call.is_open for call in calls[-2:]] == [True, False]

@@ -1,0 +1,1 @@
+"""The HTTP server of `mindformers-glm serve`: OpenAI's routes, and those of other servers."""
