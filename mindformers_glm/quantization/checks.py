@@ -49,13 +49,23 @@ def as_offset(values: np.ndarray, name: str) -> float:
     Raises:
         CheckpointError: it is not a whole number that int8 has.
     """
-    offset = float(values.reshape(-1)[0])
-    if not (-128 <= offset <= 127 and offset == int(offset)):
+    return float(as_offsets(values.reshape(-1)[:1], name)[0])
+
+
+def as_offsets(values: np.ndarray, name: str) -> np.ndarray:
+    """float32 of whole numbers that int8 has, as tools write the offsets of activations.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    offsets = values.astype(np.float32)
+    wrong = ~((offsets >= -128) & (offsets <= 127) & (offsets == np.rint(offsets)))
+    if wrong.any():
         raise CheckpointError(
-            f"{name} is {offset}, expected a whole number from -128 to 127: the file is damaged or "
-            "was written by a broken tool; quantize or download the model again."
+            f"{name} holds {offsets[wrong][0]}, expected a whole number from -128 to 127: the "
+            "file is damaged or was written by a broken tool; quantize or download the model again."
         )
-    return offset
+    return offsets
 
 
 def as_zeros(values: np.ndarray, name: str) -> np.ndarray | None:

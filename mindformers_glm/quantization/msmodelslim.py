@@ -300,7 +300,8 @@ class ModelSlimLinear:
         scales = checks.as_scales(whole if found.has_second_scales else whole[:, taken], name)
         if found.has_second_scales:
             name = f"{self.layer}.weight_scale_second"
-            scales = scales * checks.as_scales(stored[name][lines, taken], name)
+            second = checks.as_scales(stored[name][lines, taken], name)
+            scales = checks.as_scales(scales * second, f"{name} times {self.layer}.weight_scale")
         return scales
 
     def _read_zeros(
@@ -311,10 +312,10 @@ class ModelSlimLinear:
             return None
         name = f"{self.layer}.weight_offset"
         if found.has_second_scales:
-            if stored[name][lines].any():
-                raise UnsupportedError(
-                    f"{name} is not zero beside weight_scale_second, which this version does not "
-                    "read: quantize the model again with symmetric weights."
+            if checks.as_zeros(stored[name][lines], name) is not None:
+                raise CheckpointError(
+                    f"{name} is not zero, which W4A8 by two scales cannot be: quantize or download "
+                    "the model again."
                 )
             name += "_second"
         return checks.as_zeros(stored[name][lines, taken], name)

@@ -191,26 +191,33 @@ def test_heads_that_are_too_long_are_one_sentence(tmp_path: Path) -> None:
         LLM(source, kv_cache_dtype="int8")
 
 
-@pytest.mark.parametrize(
-    ("what", "value", "words"),
-    [
-        ("scale", 0.0, "holds a scale that is not"),
-        ("scale", np.nan, "holds a scale that is not"),
-        ("scale", -1.0, "holds a scale that is not"),
-        ("offset", np.nan, "holds zero points that are not numbers"),
-        ("offset", np.inf, "holds zero points that are not numbers"),
-    ],
-)
-def test_scales_and_offsets_that_cannot_be_meant_are_one_sentence(
-    tiny: Path, tmp_path: Path, what: str, value: float, words: str
+@pytest.mark.parametrize("value", [0.0, np.nan, -1.0])
+def test_scales_that_are_no_positive_numbers_are_one_sentence(
+    tiny: Path, tmp_path: Path, value: float
 ) -> None:
     folder = folders.write_kv_scales(tiny, tmp_path / "c8")
     (file,) = folder.glob("*.safetensors")
-    name = f"model.layers.1.self_attn.v_proj.kv_cache_{what}"
+    name = "model.layers.1.self_attn.v_proj.kv_cache_scale"
     tensors = load_file(file)
     tensors[name][3] = value
     save_file(tensors, file)
-    with pytest.raises(CheckpointError, match=f"{name} {words}") as told:
+    with pytest.raises(CheckpointError, match=f"{name} holds a scale that is not") as told:
+        LLM(folder)
+    assert str(told.value).count(". ") == 0
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, 128.0, np.inf])
+def test_offsets_that_are_no_int8_are_one_sentence(
+    tiny: Path, tmp_path: Path, value: float
+) -> None:
+    folder = folders.write_kv_scales(tiny, tmp_path / "c8")
+    (file,) = folder.glob("*.safetensors")
+    name = "model.layers.1.self_attn.k_proj.kv_cache_offset"
+    tensors = load_file(file)
+    tensors[name][3] = value
+    save_file(tensors, file)
+    words = f"{name} holds {value}, expected a whole number from -128 to 127"
+    with pytest.raises(CheckpointError, match=words) as told:
         LLM(folder)
     assert str(told.value).count(". ") == 0
 

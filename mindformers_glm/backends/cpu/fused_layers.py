@@ -18,7 +18,7 @@ from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter, repl
 from mindformers_glm.backends.cpu.trace import Module, Operator, Value, call
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.kv_cache import INT8, SCALE_DTYPE
-from mindformers_glm.quantization.checks import as_scales, as_zeros
+from mindformers_glm.quantization.checks import as_offsets, as_scales
 
 
 class WeightedModule(Module):
@@ -236,7 +236,7 @@ class KvScales(WeightedModule):
         super().__init__()
         for name in ("key", "value"):
             self._add_checked(f"{name}_scale", size, as_scales)
-            self._add_checked(f"{name}_offset", size, as_zeros)
+            self._add_checked(f"{name}_offset", size, as_offsets)
 
     @property
     def operands(self) -> tuple[Parameter, ...]:
@@ -244,7 +244,7 @@ class KvScales(WeightedModule):
         return self.key_scale, self.key_offset, self.value_scale, self.value_offset
 
     def _add_checked(
-        self, name: str, size: int, check: Callable[[np.ndarray, str], object]
+        self, name: str, size: int, check: Callable[[np.ndarray, str], np.ndarray]
     ) -> None:
         array = allocate((size,), "float32")
 
