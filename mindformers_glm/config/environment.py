@@ -10,7 +10,7 @@ from pathlib import Path
 from mindformers_glm.config import launched
 from mindformers_glm.config.guide_variables import find_quantized_folder
 from mindformers_glm.config.visible_devices import find_device
-from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.core.errors import ConfigError, UnsupportedError
 
 
 def packed_cache_folder(environ: Mapping[str, str] | None = None) -> Path | None:
@@ -35,6 +35,19 @@ def quantized_folder(environ: Mapping[str, str] | None = None) -> Path | None:
         ConfigError: the variables contradict each other (guide_variables.py).
     """
     return find_quantized_folder(os.environ if environ is None else environ)
+
+
+def refuse_quantized_folder() -> None:
+    """Refuse variables that ask for other weights, where a caller has named its own.
+
+    Raises:
+        UnsupportedError: they ask for quantized weights.
+    """
+    if (place := quantized_folder()) is not None:
+        raise UnsupportedError(
+            f"the environment asks for the quantized weights of {place}, which run by LLM and "
+            "run_mindformer.py only: unset ENABLE_QUANT and ENABLE_SPARSE."
+        )
 
 
 def api_keys(

@@ -18,6 +18,7 @@ from mindformers_glm.core.quantization_scheme import (
     read_scheme,
 )
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.core.stored_schemes import StoredSchemes
 
 # (params_dtype, compute_dtype), and how products are taken. Accumulation is always float32.
 PRECISIONS = (
@@ -122,29 +123,30 @@ class RunnerSettings:
         cls,
         config: GlmConfig,
         stored_dtype: str,
-        stored_schemes: Mapping[str, QuantizationScheme | None] | None = None,
-        shifted_norms: tuple[str, ...] | None = None,
-        rounded_columns: tuple[str, ...] | None = None,
-        has_kv_scales: bool | None = None,
+        stored: StoredSchemes | None = None,
         **given: Any,
     ) -> "RunnerSettings":
         """Settings for a network: `with_defaults`, and what the folder says of quantization.
 
         Args:
             stored_dtype: type of the weights where config.json names none.
-            stored_schemes, shifted_norms, rounded_columns, has_kv_scales: see the fields.
+            stored: how its weights are quantized; None: they are float.
         """
         settings = cls.with_defaults(
             config.torch_dtype or stored_dtype, config.max_position_embeddings, **given
         )
-        schemes = None if stored_schemes is None else tuple(stored_schemes.items())
+        settings = replace(settings, float_layers=config.float_layers_id)
+        return settings.with_stored(stored or StoredSchemes())
+
+    def with_stored(self, stored: StoredSchemes) -> "RunnerSettings":
+        """The same run of a checkpoint whose weights are quantized so, or are not."""
+        kept = stored.kept
         return replace(
-            settings,
-            float_layers=config.float_layers_id,
-            stored_schemes=schemes,
-            shifted_norms=shifted_norms or (),
-            rounded_columns=rounded_columns or (),
-            has_kv_scales=bool(has_kv_scales),
+            self,
+            stored_schemes=None if kept is None else tuple(kept.items()),
+            shifted_norms=stored.shifted_norms,
+            rounded_columns=stored.rounded_columns,
+            has_kv_scales=stored.has_kv_scales,
         )
 
     @classmethod

@@ -16,6 +16,7 @@ _BIAS_BYTES = 4  # int32
 
 # What of the activations has one scale.
 GROUP, TOKEN, STATIC, MIXED = "group", "token", "static", "mixed"
+_LABEL_ENDS = {GROUP: "_DYNAMIC", TOKEN: "_DYNAMIC", STATIC: "", MIXED: "_MIX"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class QuantizationScheme:
     checkpoints may have more.
 
     Attributes:
-        name: what `quantization` calls it.
+        name: what `quantization` calls it; of a checkpoint's, what its operators are called.
         group_size: columns of a weight row that share a scale; None: the whole row.
         has_zeros: weights have zero points, of the same groups.
         is_reordered: weights are kept with their columns sorted by group, and activations follow.
@@ -46,6 +47,19 @@ class QuantizationScheme:
     is_reordered: bool = False
     activation_scale: str = GROUP
     has_folded_bias: bool = False
+
+    @property
+    def label(self) -> str:
+        """As tools call it: "W8A8_MIX", "W4A16, groups of 128, asymmetric"."""
+        has_integers = self.activation_bits == 8
+        end = f"A8{_LABEL_ENDS[self.activation_scale]}" if has_integers else "A16"
+        details = [
+            f"W{self.weight_bits}{end}",
+            f"groups of {self.group_size}" if self.group_size else "",
+            "asymmetric" if self.has_zeros else "",
+            "columns reordered" if self.is_reordered else "",
+        ]
+        return ", ".join(filter(None, details))
 
     @property
     def has_given_scale(self) -> bool:

@@ -15,13 +15,17 @@ from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.memory_plan import check_memory_before_loading, plan_kv_blocks_of
-from mindformers_glm.engine.stored_schemes import StoredSchemes
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.system.log import note
 from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, open_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
-from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+from mindformers_glm.weights.rules import (
+    build_rules,
+    check_rules,
+    find_stored_schemes,
+    resolve_attention_bias,
+)
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,11 @@ def open_model(
         cuts = checkpoint.cuts(config, tensor_parallel)
         rules = build_rules(config, cuts, checkpoint.quantized)
         check_rules(rules, checkpoint)
-        stored = StoredSchemes.of(rules, checkpoint)
+        stored = find_stored_schemes(rules, checkpoint)
         settings = RunnerSettings.for_config(
             config,
             checkpoint.dtype,
-            stored.kept,
-            stored.shifted_norms,
-            stored.rounded_columns,
-            stored.has_kv_scales,
+            stored,
             model_parallel=tensor_parallel.size,
             model_parallel_rank=tensor_parallel.rank,
             **given,

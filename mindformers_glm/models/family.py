@@ -16,7 +16,7 @@ from mindspore.nn.utils import no_init_parameters
 
 from mindformers_glm.backends import Backend, select_backend
 from mindformers_glm.config.device_settings import DeviceSettings
-from mindformers_glm.config.environment import launched_rank, quantized_folder
+from mindformers_glm.config.environment import launched_rank, refuse_quantized_folder
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
@@ -28,8 +28,15 @@ from mindformers_glm.engine.llm_engine import LLMEngine, check_token_ids
 from mindformers_glm.engine.open_model import OpenRunner, open_runner
 from mindformers_glm.models.generate import create_engine, generate
 from mindformers_glm.models.step_inputs import read_step
+from mindformers_glm.quantization.stored_format import find_format
+from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import resolve_attention_bias
+from mindformers_glm.weights.rules import (
+    build_rules,
+    check_rules,
+    find_stored_schemes,
+    resolve_attention_bias,
+)
 
 _NO_WEIGHTS = (
     "The network has no weights yet: call load_weights(folder), or get it from "
@@ -128,8 +135,8 @@ class GlmFamilyPreTrainedModel(PreTrainedModel):
         size = kwargs.get("model_parallel", 1)
         rank = launched_rank(size)
         folder = locate_folder(pretrained_model_name_or_dir)
-        _refuse_quantized_weights()
-        with Checkpoint.open(folder, TensorParallel(size, rank)) as opened:
+        refuse_quantized_folder()
+        with Checkpoint.open(folder, TensorParallel(size, rank), find_format) as opened:
             config = resolve_attention_bias(GlmConfig.from_hf(folder), opened)
             settings = RunnerSettings.for_config(
                 config, opened.dtype, **(kwargs | {"model_parallel_rank": rank})
@@ -205,25 +212,51 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
         Raises:
             CheckpointError: a file is damaged, or tensors are missing, unknown or of wrong shape.
             MemoryBudgetError: weights, workspace and one sequence's KV cache do not fit.
-            ConfigError: ranks of a split model were given other checkpoints or settings.
+            ConfigError: ranks of a split model were given other checkpoints or settings, or
+                `quantization` is set for weights that are quantized already.
+            UnsupportedError: the network has weights that are quantized otherwise.
         """
-        rank, settings = self.settings.tensor_parallel, self.settings
+        rank = self.settings.tensor_parallel
         with ExitStack() as stack:
             if not isinstance(weights, Checkpoint):
-                _refuse_quantized_weights()
-                weights = stack.enter_context(Checkpoint.open(locate_folder(weights), rank))
+                refuse_quantized_folder()
+                folder = locate_folder(weights)
+                weights = stack.enter_context(Checkpoint.open(folder, rank, find_format))
             group = self.backend.connect(rank, self.device)
             if self.opened is None:
                 self.glm_config = resolve_attention_bias(self.glm_config, weights)
             config, defaults = self.glm_config, GenerationDefaults()
+            settings = self._settings_for(weights)
             check_model_is_shared(group, weights, config, defaults, settings, {})
             if self.opened is None:
                 self.opened = open_runner(
                     self.backend, group, config, weights, settings, self.device
                 )
-                self.network = self.opened.runner.network
+                self.network, self.settings = self.opened.runner.network, settings
             else:
                 self.opened.runner.load_weights(weights)
+
+    def _settings_for(self, weights: Checkpoint) -> RunnerSettings:
+        """The run's settings with what the checkpoint says of quantization.
+
+        Raises:
+            ConfigError: weights that are quantized already are to be quantized.
+            UnsupportedError: the network has weights that are quantized otherwise.
+        """
+        rank = self.settings.tensor_parallel
+        cuts = weights.cuts(self.glm_config, rank)
+        rules = build_rules(self.glm_config, cuts, weights.quantized)
+        check_rules(rules, weights)
+        stored = find_stored_schemes(rules, weights)
+        settings = self.settings.with_stored(stored)
+        if self.opened is not None and settings != self.settings:
+            raise UnsupportedError(
+                f"{weights.folder} is quantized otherwise than the weights that the network has: "
+                "load it into a network of its own."
+            )
+        if widened := stored.describe_float(rank.size):
+            note(widened)
+        return settings
 
     def num_weight_bytes(self) -> int:
         """Bytes of all weights in memory, or what they will be."""
@@ -295,11 +328,3 @@ class GlmInferenceModel(GlmFamilyPreTrainedModel):
             self.engine, input_ids, generation_config, seed, attention_mask, streamer, **kwargs
         )
         return GenerateOutput(sequences=sequences) if return_dict_in_generate else sequences
-
-
-def _refuse_quantized_weights() -> None:
-    if (place := quantized_folder()) is not None:
-        raise UnsupportedError(
-            f"the environment asks for the quantized weights of {place}, which run by LLM and "
-            "run_mindformer.py only: unset ENABLE_QUANT and ENABLE_SPARSE."
-        )

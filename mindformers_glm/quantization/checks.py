@@ -49,13 +49,23 @@ def as_offset(values: np.ndarray, name: str) -> float:
     Raises:
         CheckpointError: it is not a whole number that int8 has.
     """
-    offset = float(values.reshape(-1)[0])
-    if not (-128 <= offset <= 127 and offset == int(offset)):
+    return float(as_offsets(values.reshape(-1)[:1], name)[0])
+
+
+def as_offsets(values: np.ndarray, name: str) -> np.ndarray:
+    """float32 of whole numbers that int8 has, as tools write the offsets of activations.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    offsets = values.astype(np.float32)
+    wrong = ~((offsets >= -128) & (offsets <= 127) & (offsets == np.rint(offsets)))
+    if wrong.any():
         raise CheckpointError(
-            f"{name} is {offset}, expected a whole number from -128 to 127: the file is damaged or "
-            "was written by a broken tool; quantize or download the model again."
+            f"{name} holds {offsets[wrong][0]}, expected a whole number from -128 to 127: the "
+            "file is damaged or was written by a broken tool; quantize or download the model again."
         )
-    return offset
+    return offsets
 
 
 def as_zeros(values: np.ndarray, name: str) -> np.ndarray | None:
@@ -111,12 +121,24 @@ def group_of_columns(columns: range, group_size: int | None) -> tuple[slice, np.
     return slice(first, last), groups
 
 
-def name_order(order: np.ndarray | None, group_size: int) -> str:
-    """What StoredScheme calls the order of columns of which `order` names the groups.
+def read_order(order: np.ndarray | None, group_size: int | None) -> tuple[bool, str]:
+    """What StoredScheme says of an order of columns: `is_reordered` and `column_order`.
 
-    Empty where there is none, or groups have not `group_size` columns each.
+    Args:
+        order: int [columns], the group of each; None: there is no such tensor.
+        group_size: None: all columns are one group.
     """
-    if order is None or order.size == 0 or order.min() < 0 or order.max() >= order.size:
+    if order is None:
+        return False, ""
+    in_order = np.arange(order.size) // (group_size or max(order.size, 1))
+    if np.array_equal(order, in_order):
+        return False, ""
+    return True, _name_order(order, group_size) if group_size else ""
+
+
+def _name_order(order: np.ndarray, group_size: int) -> str:
+    """A name of the order; empty where groups have not `group_size` columns each."""
+    if order.size == 0 or order.min() < 0 or order.max() >= order.size:
         return ""
     if (np.bincount(order) != group_size).any():
         return ""

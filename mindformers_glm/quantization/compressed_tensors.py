@@ -42,6 +42,7 @@ class GroupSettings:
 
     strategy: "tensor", "channel" or "group".
     activation: FLOAT, STATIC or DYNAMIC.
+    has_input_zero: static activations have a zero point.
     has_order: each layer says which group a column is of (actorder "group").
     """
 
@@ -53,6 +54,7 @@ class GroupSettings:
     group_size: int | None
     is_symmetric: bool
     activation: str
+    has_input_zero: bool
     has_order: bool
 
 
@@ -112,14 +114,13 @@ class CompressedLinear:
         """See QuantizedLinear."""
         settings, size = self.settings, self.settings.group_size
         order = checks.peek(self.source, f"{self.layer}.weight_g_idx", self.tensors)
-        in_order = np.arange(self.shape[1]) // (size or self.shape[1])
-        is_reordered = order is not None and not np.array_equal(order, in_order)
+        is_reordered, column_order = checks.read_order(order, size)
         return StoredScheme(
             settings.bits,
             size,
             settings.is_symmetric,
             is_reordered=is_reordered,
-            column_order=checks.name_order(order, size) if is_reordered and size else "",
+            column_order=column_order,
             has_float_codes=settings.is_float,
             activation=settings.activation,
             static_input=self._peek_static_input() if settings.activation == STATIC else None,
@@ -146,7 +147,7 @@ class CompressedLinear:
             specs["weight_g_idx"] = TensorSpec((num_columns,), ("int32", "int64"))
         if settings.activation == STATIC or (settings.is_float and self._has("input_scale")):
             specs["input_scale"] = TensorSpec(self._one("input_scale"), _SCALE_TYPES)
-            if self._has("input_zero_point"):
+            if settings.has_input_zero or self._has("input_zero_point"):
                 one = self._one("input_zero_point")
                 specs["input_zero_point"] = TensorSpec(one, ("int8", "float8_e4m3"))
         return {f"{self.layer}.{name}": spec for name, spec in specs.items()}
@@ -332,6 +333,7 @@ def _read_group(group: Mapping[str, Any], whole_format: Any) -> GroupSettings:
         group_size=size if strategy == "group" else None,
         is_symmetric=bool(weights["symmetric"]),
         activation=activation,
+        has_input_zero=inputs is not None and activation == STATIC and not inputs["symmetric"],
         # "weight" and "static" leave columns in their order, with groups one behind the other.
         has_order=weights.get("actorder") in ("group", "dynamic", True),
     )

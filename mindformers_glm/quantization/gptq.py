@@ -45,12 +45,14 @@ class WordSettings:
     group_size: None: the whole row.
     is_awq: packed along the outputs, in AWQ_ORDER.
     zero_shift: what is added to stored zero points.
+    needs_order: columns were grouped by their activations (desc_act): only a g_idx tells how.
     """
 
     bits: int
     group_size: int | None
     is_awq: bool
     zero_shift: int
+    needs_order: bool
 
     @property
     def per_word(self) -> int:
@@ -87,7 +89,9 @@ class WordFormat(PlainFormat):
             if not pattern.startswith("-:") and re.match(pattern.removeprefix("+:"), layer):
                 bits = changes.get("bits", self.settings.bits)
                 size = changes.get("group_size", self.settings.group_size or -1)
-                return _make_settings(bits, size, self.settings.is_awq, self.settings.zero_shift)
+                has_order = changes.get("desc_act", self.settings.needs_order)
+                awq, shift = self.settings.is_awq, self.settings.zero_shift
+                return _make_settings(bits, size, awq, shift, has_order)
         return self.settings
 
     def zeros(self) -> Mapping[str, str]:
@@ -120,9 +124,7 @@ class WordLinear:
         is_symmetric = zeros is not None and bool(
             (self._read_zeros(zeros[:1], range(self.shape[0])) == 2 ** (settings.bits - 1)).all()
         )
-        in_order = np.arange(self.shape[1]) // (size or self.shape[1])
-        is_reordered = order is not None and not np.array_equal(order, in_order)
-        column_order = checks.name_order(order, size) if is_reordered and size else ""
+        is_reordered, column_order = checks.read_order(order, size)
         return StoredScheme(
             settings.bits, size, is_symmetric, is_reordered=is_reordered, column_order=column_order
         )
@@ -144,7 +146,7 @@ class WordLinear:
             "qzeros": TensorSpec((groups, num_rows // words), ("int32",)),
             "scales": TensorSpec((groups, num_rows), _SCALE_TYPES),
         }
-        if self.has_order:
+        if self.has_order or (self.settings.needs_order and self.settings.group_size):
             specs["g_idx"] = TensorSpec((num_columns,), ("int32", "int64"))
         return {f"{self.layer}.{name}": spec for name, spec in specs.items()}
 
@@ -231,8 +233,10 @@ def open_format(raw: Mapping[str, Any], where: str, source: StoredTensors) -> Wo
     bits = raw.get("bits", raw.get("w_bit"))
     size = raw.get("group_size", raw.get("q_group_size", -1))
     shift = 0 if is_awq or layout == "gptq_v2" else 1
+    # static_groups: groups of neighbours, whatever order the columns were rounded in.
+    has_order = raw.get("desc_act") if not is_awq and not raw.get("static_groups") else None
     try:
-        settings = _make_settings(bits, size, is_awq, shift)
+        settings = _make_settings(bits, size, is_awq, shift, has_order)
     except (CheckpointError, UnsupportedError) as problem:
         raise type(problem)(f"{where}: {problem}") from None
     dynamic = raw.get("dynamic") or {}
@@ -246,7 +250,7 @@ def open_format(raw: Mapping[str, Any], where: str, source: StoredTensors) -> Wo
     return WordFormat(settings, dynamic, source)
 
 
-def _make_settings(bits: Any, size: Any, is_awq: bool, shift: int) -> WordSettings:
+def _make_settings(bits: Any, size: Any, is_awq: bool, shift: int, has_order: Any) -> WordSettings:
     if type(bits) is not int or bits not in _BITS or (is_awq and bits != 4):
         raise UnsupportedError(
             f"bits are {bits!r:.40}, expected {'4' if is_awq else '2, 4 or 8'}: quantize the "
@@ -254,4 +258,6 @@ def _make_settings(bits: Any, size: Any, is_awq: bool, shift: int) -> WordSettin
         )
     if type(size) is not int or not (size == -1 or size > 0):
         raise CheckpointError(f"group_size is {size!r:.40}, expected -1 or a positive number.")
-    return WordSettings(bits, None if size == -1 else size, is_awq, shift)
+    if has_order not in (None, False, True):
+        raise CheckpointError(f"desc_act is {has_order!r:.40}, expected true or false.")
+    return WordSettings(bits, None if size == -1 else size, is_awq, shift, bool(has_order))

@@ -300,7 +300,8 @@ class ModelSlimLinear:
         scales = checks.as_scales(whole if found.has_second_scales else whole[:, taken], name)
         if found.has_second_scales:
             name = f"{self.layer}.weight_scale_second"
-            scales = scales * checks.as_scales(stored[name][lines, taken], name)
+            second = checks.as_scales(stored[name][lines, taken], name)
+            scales = checks.as_scales(scales * second, f"{name} times {self.layer}.weight_scale")
         return scales
 
     def _read_zeros(
@@ -309,7 +310,14 @@ class ModelSlimLinear:
         found = _TYPES[self.kind]
         if not found.has_weight_scales:
             return None
-        name = f"{self.layer}.weight_offset" + ("_second" if found.has_second_scales else "")
+        name = f"{self.layer}.weight_offset"
+        if found.has_second_scales:
+            if checks.as_zeros(stored[name][lines], name) is not None:
+                raise CheckpointError(
+                    f"{name} is not zero, which W4A8 by two scales cannot be: quantize or download "
+                    "the model again."
+                )
+            name += "_second"
         return checks.as_zeros(stored[name][lines, taken], name)
 
     def _read_deq_scale(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -24,12 +24,12 @@ from mindformers_glm.core.quantized_linear import (
     TensorSpec,
 )
 from mindformers_glm.quantization import checks, packing
+from mindformers_glm.quantization.kv_scales import list_kv_scales
 from mindformers_glm.quantization.plain_format import PlainFormat
 from mindformers_glm.quantization.shifted_norms import find_norm_bias
 from mindformers_glm.system.files import read_json_object
 
 DESCRIPTION_NAME = "model.shares.quantization.json"
-_KV_SCALES = (".kv_cache_scale", ".kv_cache_offset")  # under the tools' names, each rank's heads
 _AGAIN = "cut the original checkpoint anew with scripts/process_weights.py"
 _MAY_BE = {"group_size": int, "label": str, "static_input": StaticInput}  # besides None
 _CODES, _SCALES, _ZEROS, _GROUPS = "weight_codes", "weight_scale", "weight_offset", "weight_groups"
@@ -97,12 +97,8 @@ class ShareFormat(PlainFormat):
         return ShareLinear(layer, shape, self.schemes[layer], self.source)
 
     def surplus(self) -> Mapping[str, str]:
-        """See CheckpointFormat; what no run needs was left out."""
-        return {
-            name: "scales of an int8 KV cache"
-            for name in self.source.entries
-            if name.endswith(_KV_SCALES)
-        }
+        """See CheckpointFormat; what no run needs was left out. Scales are of a rank's heads."""
+        return list_kv_scales(self.source.entries)
 
     @property
     def has_kv_scales(self) -> bool:

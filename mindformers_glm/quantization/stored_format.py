@@ -25,6 +25,16 @@ _CONVERT = {
     "fp8": "use the bfloat16 checkpoint that it was made of",
     "mxfp4": "use the bfloat16 checkpoint that it was made of",
 }
+# What a folder must have besides where a tensor's name ends so.
+_SETTINGS = "config.json has no quantization_config"
+_WORDS = f"{_SETTINGS}, and there is no quantize_config.json or quant_config.json"
+_LOST = {
+    ".qweight": _WORDS,
+    ".weight_packed": _SETTINGS,
+    ".SCB": _SETTINGS,
+    ".weight_offset": "the folder has no quant_model_description*.json",
+    ".deq_scale": "the folder has no quant_model_description*.json",
+}
 _READ = "compressed-tensors, gptq, awq, bitsandbytes and msModelSlim's description are read"
 
 
@@ -60,7 +70,18 @@ def find_format(folder: Path, source: StoredTensors) -> CheckpointFormat | None:
     for name, method in _OLD_FILES.items():
         if config := read_json_if_present(folder / name, CheckpointError):
             return _by_method({"quant_method": method} | config, str(folder / name), source)
+    _refuse_lost_settings(folder, source)
     return None
+
+
+def _refuse_lost_settings(folder: Path, source: StoredTensors) -> None:
+    for end, what in _LOST.items():
+        name = next((name for name in source.entries if name.endswith(end)), None)
+        if name is not None:
+            raise CheckpointError(
+                f"{folder} holds quantized weights ({name}), but {what}: copy the file from where "
+                "the weights come from."
+            )
 
 
 def _by_method(config: Any, where: str, source: StoredTensors) -> CheckpointFormat:

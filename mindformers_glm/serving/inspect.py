@@ -19,9 +19,9 @@ from mindformers_glm.config.run_config import default_llm_arguments
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS, RunnerSettings
 from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError, GlmError, PromptError
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.engine.generation_defaults import GenerationDefaults, from_generation_config
 from mindformers_glm.engine.llm_arguments import read_size
-from mindformers_glm.engine.stored_schemes import StoredSchemes
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.serving.inspect_cards import count_cards
 from mindformers_glm.serving.inspect_memory import Fit, count_memory
@@ -38,6 +38,7 @@ from mindformers_glm.weights.rules import (
     WeightRule,
     build_rules,
     check_rules,
+    find_stored_schemes,
     find_surplus,
     resolve_attention_bias,
     without_kv_scales,
@@ -124,16 +125,8 @@ def _describe(
 ) -> Inspection:
     arguments = default_llm_arguments()
     given = {name: arguments[name] for name in GIVEN_SETTINGS if name in arguments}
-    stored = StoredSchemes.of(rules, checkpoint)
-    settings = RunnerSettings.for_config(
-        config,
-        checkpoint.dtype,
-        stored.kept,
-        stored.shifted_norms,
-        stored.rounded_columns,
-        stored.has_kv_scales,
-        **given,
-    )
+    stored = find_stored_schemes(rules, checkpoint)
+    settings = RunnerSettings.for_config(config, checkpoint.dtype, stored, **given)
     fit = Fit.find(
         config, settings, arguments["device_target"], read_size(arguments["max_device_memory"])
     )
@@ -220,15 +213,17 @@ def _describe_weights(
     kept_float = ", ".join(map(str, config.float_layers_id))
     as_stored = RunnerSettings.for_config(config, checkpoint.dtype).params_dtype
     by_llm = "" if as_stored == settings.params_dtype else f", {as_stored} by LLM(DIR)"
+    is_float = settings.stored_schemes is None
+    unless = "params_dtype or quantization says" if is_float else "params_dtype says"
     lines = [
         ("parameters", f"{num_parameters:,}"),
         ("stored as", by_dtype),
         (
             "runs as",
-            f"{settings.params_dtype} by predict{by_llm}, unless params_dtype or quantization says "
-            "otherwise",
+            f"{'' if is_float else 'the integers that it has, else '}{settings.params_dtype} by "
+            f"predict{by_llm}, unless {unless} otherwise",
         ),
-        *([("never quantized", f"layers {kept_float}")] if kept_float else []),
+        *([("never quantized", f"layers {kept_float}")] if kept_float and is_float else []),
         (
             "KV cache",
             f"{format_bytes(kv_bytes)} a token in {settings.kv_dtype}{of_checkpoint}, "

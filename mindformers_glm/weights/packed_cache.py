@@ -171,6 +171,9 @@ def list_caches(folder: Path) -> Iterator[tuple[Path, PackedHeader | PackedFileE
 def _identify(checkpoint: Checkpoint) -> str:
     digest = hashlib.sha256(checkpoint.identity.encode())
     digest.update((checkpoint.folder / "config.json").read_bytes())
+    if checkpoint.quantized is not None:
+        # As a file beside config.json may say it: GPTQ's two versions mean other zero points.
+        digest.update(checkpoint.quantized.tool.encode())
     return digest.hexdigest()
 
 

@@ -26,6 +26,7 @@ from mindformers_glm.core.sharding import (
     describe_axis,
     stored_shape,
 )
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
 from mindformers_glm.weights.shards import list_names
@@ -257,8 +258,7 @@ def check_rules(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
         _list_names(
             f"{len(wrong_dtypes)} not bfloat16, float16 or float32",
             wrong_dtypes,
-            "convert float64 to float32; weights that are quantized already are not supported by "
-            "this version",
+            "convert float64 to float32; nothing in the folder says how integers are quantized",
         ),
         _list_names(f"{len(wrong_types)} of another type", wrong_types, ""),
         _list_names(f"{len(unknown)} unknown", unknown, _unknown_hint(unknown, sources)),
@@ -300,13 +300,17 @@ def list_schemes(rules: Sequence[WeightRule]) -> dict[str, tuple[StoredScheme | 
     }
 
 
-def list_shifted_norms(rules: Sequence[WeightRule]) -> tuple[str, ...]:
-    """The linear layers, by their Megatron-Core names, whose norm has a bias in the checkpoint."""
-    return tuple(
+def find_stored_schemes(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> StoredSchemes:
+    """How a checkpoint that `check_rules` has passed is quantized, or that it is not."""
+    if checkpoint.quantized is None:
+        return StoredSchemes()
+    shifted_norms = tuple(
         rule.parameter.removesuffix(".layer_norm_weight")
         for rule in rules
         if rule.parameter.endswith(SHIFTED_NORMS) and len(rule.sources) > 1
     )
+    form = checkpoint.quantized
+    return StoredSchemes(form.tool, list_schemes(rules), shifted_norms, form.has_kv_scales)
 
 
 def count_bytes(source: SourceTensor, checkpoint: Checkpoint) -> int:

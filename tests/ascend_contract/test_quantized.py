@@ -20,7 +20,7 @@ from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from tests import quantized_folders as folders
 from tests.ascend_contract.steps import KnownSequences, open_runner
 from tests.conftest import relative_error
-from tests.model import hf_oracle
+from tests.model import hf_oracle, stored_oracle
 from tests.model.chatglm_layout import to_chatglm
 from tests.model.test_quantized_fixtures import lay_out, tool_logits
 
@@ -62,11 +62,11 @@ CASES = {
 }
 DIALECT_CASES = ("slim-w8a8", "slim-w8a8-dynamic", "slim-w8a16-asymmetric")
 REFUSED = {
-    "slim-w8a8-mix": "w8a8_mixed",
-    "slim-w4a8-dynamic": "w4a8_token",
-    "ct-w8a16-groups": "w8a16",
-    "slim-w4a16-groups": "w4a16",
-    "gptq-v1-reordered": "w4a16",
+    "slim-w8a8-mix": "in W8A8_MIX",
+    "slim-w4a8-dynamic": "in W4A8_DYNAMIC, groups of",
+    "ct-w8a16-groups": "in W8A16, groups of",
+    "slim-w4a16-groups": "in W4A16, groups of",
+    "gptq-v1-reordered": "in W4A16, groups of .*, columns reordered",
     "gptq-int2": "W2A16",
     "ct-fp8": "FP8",
 }
@@ -291,3 +291,17 @@ def test_zero_points_behind_the_first_rows_are_found(calls: Counter[str], tmp_pa
     change_tensors(folder, change)
     with pytest.raises(CheckpointError, match="zero points in some rows and none in the first"):
         open_runner(folder, "float32")
+
+
+def test_a_folder_with_scales_of_an_int8_cache_runs_with_a_float_cache_alone(
+    with_ascend: Counter[str], tmp_path: Path
+) -> None:
+    source = hf_oracle.save_random_checkpoint(tmp_path / "hf")
+    folder = folders.write_kv_scales(source, tmp_path / "quantized")
+    with pytest.raises(UnsupportedError, match=r"int8 KV cache .*set kv_cache_dtype to float32"):
+        LLM(folder, **ASCEND, **FLOAT32)
+    prompt, model = list(range(3, 20)), hf_oracle.load(source)
+    stored_oracle.put_into(model, folder)
+    expected = hf_oracle.logits_of(model, prompt)
+    with LLM(folder, **ASCEND, **FLOAT32, kv_cache_dtype="float32", max_model_len=64) as llm:
+        assert relative_error(llm.logits(prompt), expected) < EXACT

@@ -101,6 +101,18 @@ def test_upstreams_generate_has_them(made: Made, card: None) -> None:
             assert found[0].tolist() == prompt + expected
 
 
+def test_weights_that_the_environment_asks_for_are_for_the_engine_alone(
+    made: Made, card: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENABLE_QUANT", "1")
+    monkeypatch.setenv("QUANT_WEIGHT_PATH", str(made.folder))
+    with LLM(made.source, **ON_ASCEND, max_model_len=64) as llm:
+        outputs = llm.generate(PROMPTS, GREEDY)
+        assert [list(output.token_ids) for output in outputs] == made.answers()
+    with pytest.raises(UnsupportedError, match="unset ENABLE_QUANT and ENABLE_SPARSE"):
+        _by_config(made.source)
+
+
 def _by_config(folder: Path) -> Any:
     config = AutoConfig.from_pretrained(str(folder))
     for key, value in (ON_ASCEND | {"pretrained_model_dir": str(folder)}).items():
@@ -112,6 +124,22 @@ def _by_config(folder: Path) -> Any:
 
 def _by_from_pretrained(folder: Path) -> Any:
     return Glm4ForCausalLM.from_pretrained(str(folder), **ON_ASCEND)
+
+
+def test_scales_of_an_int8_cache_are_refused_unless_they_are_left_out(
+    card: None, tmp_path: Path
+) -> None:
+    source = hf_oracle.save_random_checkpoint(tmp_path / "hf", vocab_size=256)
+    folder = quantized_folders.write_kv_scales(source, tmp_path / "quantized")
+    with pytest.raises(UnsupportedError, match="int8 KV cache"):
+        _by_from_pretrained(folder)
+    model = hf_oracle.load(source)
+    stored_oracle.put_into(model, folder)
+    network = Glm4ForCausalLM.from_pretrained(str(folder), **ON_ASCEND, kv_cache_dtype="float32")
+    found = network.generate(PROMPTS[1], do_sample=False, max_new_tokens=NUM_TOKENS)
+    assert found[0].tolist() == PROMPTS[1] + hf_oracle.greedy_tokens_of(
+        model, PROMPTS[1], NUM_TOKENS
+    )
 
 
 @pytest.mark.parametrize("dialect", ["glm", "chatglm"])

@@ -206,6 +206,22 @@ def test_scales_that_are_no_positive_numbers_are_one_sentence(
     assert str(told.value).count(". ") == 0
 
 
+@pytest.mark.parametrize("value", [0.5, np.nan, 128.0, np.inf])
+def test_offsets_that_are_no_int8_are_one_sentence(
+    tiny: Path, tmp_path: Path, value: float
+) -> None:
+    folder = folders.write_kv_scales(tiny, tmp_path / "c8")
+    (file,) = folder.glob("*.safetensors")
+    name = "model.layers.1.self_attn.k_proj.kv_cache_offset"
+    tensors = load_file(file)
+    tensors[name][3] = value
+    save_file(tensors, file)
+    words = f"{name} holds {value}, expected a whole number from -128 to 127"
+    with pytest.raises(CheckpointError, match=words) as told:
+        LLM(folder)
+    assert str(told.value).count(". ") == 0
+
+
 @pytest.mark.weights
 def test_held_out_answers_are_those_of_a_float_cache(
     questions: list[dict[str, Any]], prompts: list[list[int]]

@@ -21,7 +21,7 @@ from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
 from mindformers_glm.weights.quantized_view import QuantizedView
-from mindformers_glm.weights.rules import WeightRule, build_rules
+from mindformers_glm.weights.rules import WeightRule, build_rules, without_kv_scales
 
 # Our norms are parts of the linear layers that follow them, as Transformer Engine has it.
 _UPSTREAM_NAMES = {
@@ -43,12 +43,19 @@ def fill_network(
         MemoryBudgetError: the device is full.
         UnsupportedError: the network was built for other layers to be quantized.
     """
-    cuts = checkpoint.cuts(config, upstream_part(rank))
-    rules = build_rules(config, cuts, checkpoint.quantized)
+    rules = list_rules(config, rank, checkpoint)
     with explain_full_memory("the weights"):
         read_bytes = load_weights(checkpoint, rules, find_targets(network, rules))
         nz_format.reformat_weights(network)
     return read_bytes
+
+
+def list_rules(
+    config: GlmConfig, rank: TensorParallel, checkpoint: Checkpoint
+) -> tuple[WeightRule, ...]:
+    """A rank's rules for upstream's network, whose KV cache takes no scales of a checkpoint."""
+    cuts = checkpoint.cuts(config, upstream_part(rank))
+    return without_kv_scales(build_rules(config, cuts, checkpoint.quantized))
 
 
 def find_targets(

@@ -19,9 +19,8 @@ from mindformers_glm.backends.ascend import nz_format
 from mindformers_glm.backends.ascend.footprint import MAX_SAMPLES, count_memory, kv_block_shape
 from mindformers_glm.backends.ascend.full_memory import explain_full_memory
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
-from mindformers_glm.backends.ascend.parameters import fill_network
+from mindformers_glm.backends.ascend.parameters import fill_network, list_rules
 from mindformers_glm.backends.ascend.quantization import read_quantization
-from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.step_inputs import UpstreamStep, make_upstream_step
 from mindformers_glm.backends.ascend.upstream_log import quieten_upstream_log
 from mindformers_glm.backends.forking import check_not_forked
@@ -30,7 +29,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.system.interrupts import delay_interrupts, interrupts_raise
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules
+from mindformers_glm.weights.rules import check_rules
 
 # Upstream's names of the network's two graphs. MindSpore looks no further than at such a phase once
 # its graph is compiled, so the inputs' sizes must be left open.
@@ -55,9 +54,8 @@ class AscendModelRunner:
     def __init__(self, config: GlmConfig, checkpoint: Checkpoint, settings: RunnerSettings) -> None:
         check_not_forked()
         quieten_upstream_log()
-        rank = upstream_part(settings.tensor_parallel)
         # What cannot be cut or multiplied so is told before anything is built.
-        rules = build_rules(config, checkpoint.cuts(config, rank), checkpoint.quantized)
+        rules = list_rules(config, settings.tensor_parallel, checkpoint)
         check_rules(rules, checkpoint)
         quantization = read_quantization(rules, checkpoint, settings.compute_dtype)
         with no_init_parameters():

@@ -4,7 +4,7 @@ from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
-from mindformers_glm.core.kv_cache import AUTO, INT8
+from mindformers_glm.core.kv_cache import AUTO
 from mindformers_glm.core.quantization_scheme import STATIC, TOKEN, QuantizationScheme
 
 # Of weights and products; the operators take no others.
@@ -64,7 +64,10 @@ def _type_problems(settings: RunnerSettings) -> dict[str, bool]:
             rotary_dtype != compute_dtype
         ),
         f"kv_cache_dtype {settings.kv_dtype} with compute_dtype {compute_dtype}": (
-            settings.kv_cache_dtype not in (AUTO, compute_dtype) or settings.kv_dtype == INT8
+            settings.kv_cache_dtype not in (AUTO, compute_dtype)
+        ),
+        f"scales of an int8 KV cache (set kv_cache_dtype to {compute_dtype} to leave them out)": (
+            settings.kv_cache_dtype == AUTO and settings.has_kv_scales
         ),
         f"params_dtype {params_dtype} with compute_dtype {compute_dtype}": (
             params_dtype != compute_dtype
@@ -106,10 +109,10 @@ def runs_integers(scheme: QuantizationScheme) -> bool:
 def _scheme_problems(settings: RunnerSettings) -> dict[str, bool]:
     """Of layers that are quantized in the checkpoint; of several with one scheme the first."""
     stored = reversed(settings.stored_schemes or ())
-    names = {s.name: layer for layer, s in stored if s is not None and not runs_integers(s)}
+    labels = {s.label: layer for layer, s in stored if s is not None and not runs_integers(s)}
     return {
-        f"a checkpoint quantized in {name} ({layer}; it takes {RUNNING_SCHEMES})": True
-        for name, layer in names.items()
+        f"a checkpoint quantized in {label} ({layer}; it takes {RUNNING_SCHEMES})": True
+        for label, layer in labels.items()
     }
 
 

@@ -22,25 +22,23 @@ from mindformers.tools.register import MindFormerConfig
 
 from mindformers_glm.backends.ascend.context import processor_name
 from mindformers_glm.backends.ascend.network import AscendGlmForCausalLM, make_upstream_config
-from mindformers_glm.backends.ascend.parameters import fill_network
+from mindformers_glm.backends.ascend.parameters import fill_network, list_rules
 from mindformers_glm.backends.ascend.quantization import StoredQuantization, read_quantization
-from mindformers_glm.backends.ascend.split import upstream_part
 from mindformers_glm.backends.ascend.support import check_supported
+from mindformers_glm.config.environment import refuse_quantized_folder
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import SETTING_NAMES, RunnerSettings
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
-from mindformers_glm.core.quantization_scheme import keep_integers
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.system.files import read_json_if_present
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import (
     WeightRule,
-    build_rules,
     check_rules,
-    list_schemes,
-    list_shifted_norms,
+    find_stored_schemes,
     resolve_attention_bias,
 )
 from mindformers_glm.weights.shards import WEIGHT_FORMATS
@@ -106,11 +104,14 @@ class UpstreamGlmForCausalLM(AscendGlmForCausalLM):
                 "load_weights takes the path of a Hugging Face folder, where all tensors can be "
                 "checked before one is read; it does not take `weights`."
             )
-        if isinstance(weights_path, Checkpoint):  # opened by who knows nothing of quantized layers
-            weights_path = weights_path.folder
-        folder = locate_folder(weights_path)
-        with Checkpoint.open(folder, _find_rank(), find_format) as opened:
-            fill_network(self, self.glm_config, _find_rank(), opened)
+        with ExitStack() as stack:
+            if not isinstance(weights_path, Checkpoint):
+                refuse_quantized_folder()
+                folder = locate_folder(weights_path)
+                weights_path = stack.enter_context(
+                    Checkpoint.open(folder, _find_rank(), find_format)
+                )
+            fill_network(self, self.glm_config, _find_rank(), weights_path)
 
     def _incremental_infer_mcore(self, *args: Any, **kwargs: Any) -> Any:
         """A step of upstream's `generate`, whose flags are set once: graphs are compiled with them.
@@ -167,14 +168,12 @@ def _read_run(
         "model_parallel_rank": rank.rank,
     }
     rules: tuple[WeightRule, ...] = ()
-    kept = None
+    stored = StoredSchemes()
     if weights is not None and weights.quantized is not None:
-        cuts = weights.cuts(config, upstream_part(rank))
-        rules = build_rules(config, cuts, weights.quantized)
+        rules = list_rules(config, rank, weights)
         check_rules(rules, weights)
-        kept = {name: keep_integers(stored) for name, stored in list_schemes(rules).items()}
-    shifted = list_shifted_norms(rules)
-    settings = RunnerSettings.for_config(config, "bfloat16", kept, shifted, **run)
+        stored = find_stored_schemes(rules, weights)
+    settings = RunnerSettings.for_config(config, "bfloat16", stored, **run)
     check_supported(config, settings, processor_name())
     if weights is None:
         return settings, None

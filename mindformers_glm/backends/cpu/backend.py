@@ -18,7 +18,7 @@ from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.kv_cache import INT8
 from mindformers_glm.core.process_group import ProcessGroup
-from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.core.sharding import ROW_PARALLEL, TensorParallel
 from mindformers_glm.system.host import Host
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -79,12 +79,17 @@ class CpuBackend:
         return _share_host_once(group).available_memory(own_bytes)
 
     def check_supported(self, config: GlmConfig, settings: RunnerSettings) -> None:
-        """See Backend; of what the config and the settings can say, all but one thing runs."""
+        """See Backend; of what the config and the checkpoint can say, all but two things run."""
         if settings.kv_dtype == INT8 and config.head_dim > LARGEST_INT8_HEAD:
             raise UnsupportedError(
                 f"kv_cache_dtype int8 takes heads of at most {LARGEST_INT8_HEAD} columns, and "
                 f"{config.in_file_keys('head_dim')} is {config.head_dim}: set kv_cache_dtype to "
                 "float16."
+            )
+        if others := [n for n in settings.rounded_columns if not n.endswith(ROW_PARALLEL)]:
+            raise UnsupportedError(
+                f"{others[0]} has scales of its inputs for each rank (tp_list), which only layers "
+                "can have whose columns are split: quantize the model again without tp_size."
             )
 
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:

@@ -8,6 +8,8 @@ import pytest
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantization_scheme import SCHEMES, QuantizationScheme
+from mindformers_glm.core.quantized_linear import StoredScheme
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from tests.unit.core.glm_9b import GLM_9B
 
 
@@ -140,8 +142,8 @@ def test_a_quantization_that_does_not_exist_is_refused(
 
 def test_a_quantized_checkpoint_says_each_layers_scheme() -> None:
     int8 = SCHEMES["w8a16"]
-    stored = {"output_layer": None, "decoder.layers.3.mlp.linear_fc2": int8}
-    settings = RunnerSettings.for_config(GLM_9B, "float32", stored)
+    layers = {"output_layer": [None], "decoder.layers.3.mlp.linear_fc2": [StoredScheme(8)]}
+    settings = RunnerSettings.for_config(GLM_9B, "float32", StoredSchemes("GPTQ", layers))
     assert settings.scheme_of("output_layer") is None
     assert settings.scheme_of("decoder.layers.3.mlp.linear_fc2") == int8
     key = json.loads(json.dumps(settings.weight_format))
@@ -152,7 +154,7 @@ def test_a_quantized_checkpoint_says_each_layers_scheme() -> None:
 
 def test_a_quantized_checkpoint_is_not_quantized_again() -> None:
     with pytest.raises(ConfigError, match="quantized already: leave it out"):
-        RunnerSettings.for_config(GLM_9B, "float32", {"output_layer": None}, quantization="w8a16")
+        RunnerSettings.for_config(GLM_9B, "float32", StoredSchemes("GPTQ"), quantization="w8a16")
 
 
 def test_stored_schemes_are_no_setting_of_a_run() -> None:
@@ -175,7 +177,11 @@ def test_the_cache_has_the_type_that_is_asked_for_or_fits(
     given: str | None, compute: str, has_scales: bool, found: str
 ) -> None:
     settings = RunnerSettings.for_config(
-        GLM_9B, compute, has_kv_scales=has_scales, params_dtype=compute, kv_cache_dtype=given
+        GLM_9B,
+        compute,
+        StoredSchemes(has_kv_scales=has_scales),
+        params_dtype=compute,
+        kv_cache_dtype=given,
     )
     assert settings.kv_dtype == found
     assert settings.uses_kv_scales == (has_scales and found == "int8")

@@ -150,10 +150,56 @@ BAD: dict[str, tuple[str, Change, str]] = {
         _remove_description,
         "has no quant_model_description*.json",
     ),
+    "GPTQ without its settings": (
+        "gptq-v1",
+        change_json("config.json", lambda raw: raw.pop("quantization_config")),
+        "has no quantization_config, and there is no quantize_config.json or quant_config.json",
+    ),
+    "compressed-tensors without its settings": (
+        "ct-w4a16",
+        change_json("config.json", lambda raw: raw.pop("quantization_config")),
+        "has no quantization_config",
+    ),
+    "bitsandbytes without its settings": (
+        "bnb-int8",
+        change_json("config.json", lambda raw: raw.pop("quantization_config")),
+        "has no quantization_config",
+    ),
+    "no description": (
+        "slim-w8a16",
+        _remove_description,
+        "has no quant_model_description*.json",
+    ),
     "missing scale": (
         "gptq-v1",
         change_tensor("scales", lambda _: None),
         "1 missing: model.layers.1.mlp",
+    ),
+    "an order that was lost": (
+        "gptq-v1-reordered",
+        change_tensor("g_idx", lambda _: None),
+        "1 missing: model.layers.1.mlp.down_proj.g_idx",
+    ),
+    "no order of GPTQ though there should be one": (
+        "gptq-v2-reordered-asymmetric",
+        change_tensor("g_idx", lambda _: None),
+        "1 missing: model.layers.1.mlp.down_proj.g_idx",
+    ),
+    "desc_act as text": ("gptq-v1", _quantization(desc_act="x"), "desc_act is 'x'"),
+    "no zero point of asymmetric inputs": (
+        "ct-w8a8-static",
+        change_tensor("input_zero_point", lambda _: None),
+        "1 missing: model.layers.1.mlp.down_proj.input_zero_point",
+    ),
+    "an offset before the second scales": (
+        "slim-w4a8-dynamic",
+        change_tensor("weight_offset", set_first(1)),
+        "down_proj.weight_offset is not zero",
+    ),
+    "a NaN offset before the second scales": (
+        "slim-w4a8-dynamic",
+        change_tensor("weight_offset", set_first(np.nan)),
+        "down_proj.weight_offset holds zero points that are not numbers",
     ),
     "group does not divide": ("gptq-v1", _quantization(group_size=40), "groups of 40 do not"),
     "group of slim does not divide": (

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.serving import cli
 from mindformers_glm.system import new_file as new_file_module
 from mindformers_glm.weights import packed_cache, packed_file, packed_header, packed_mapping
@@ -23,6 +24,8 @@ from mindformers_glm.weights.packed_cache import FOLDER_NAME, PackedCache, Packe
 from mindformers_glm.weights.packed_file import verify_file
 from mindformers_glm.weights.packed_header import PackedFileError
 from mindformers_glm.weights.packed_mapping import MapFile
+from tests import quantized_folders
+from tests.unit.quantization.float_folder import write_float_folder
 
 FORMAT = {"params_dtype": "bfloat16", "layout": "test"}
 
@@ -176,6 +179,19 @@ def test_a_changed_checkpoint_has_another_file(folder, change: Callable[[Path], 
     # The old one could never be used again.
     assert [path.name for path in (folder / FOLDER_NAME).iterdir()] == [cache.file.name]
     assert cache.file != old
+
+
+def test_integers_that_are_read_otherwise_have_another_file(tmp_path):
+    source = write_float_folder(tmp_path / "float", "glm4")
+    case = quantized_folders.WEIGHT_ONLY["gptq-v1-old-file"]
+    quantized_folders.write(source, tmp_path / "gptq", case)
+    settings = tmp_path / "gptq" / "quantize_config.json"
+    files = []
+    for version in ("gptq", "gptq_v2"):
+        settings.write_text(json.dumps(dict(case.keys) | {"checkpoint_format": version}))
+        checkpoint = Checkpoint.open(tmp_path / "gptq", find_format=find_format)
+        files.append(PackedCache(PackedCacheSettings(), checkpoint, FORMAT, {}).file)
+    assert files[0] != files[1]
 
 
 def test_ranks_with_shares_of_their_own_leave_each_other_their_files(folder):

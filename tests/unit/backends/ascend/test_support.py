@@ -23,6 +23,9 @@ GLM_32B = replace(
 )
 
 
+FLOAT16 = RunnerSettings.for_config(GLM_9B, "float16", params_dtype="float16")
+
+
 def check(config: GlmConfig, size: int, dtype: str, processor: str) -> None:
     settings = RunnerSettings.for_config(
         config, "bfloat16", params_dtype=dtype, compute_dtype=dtype, model_parallel=size
@@ -68,13 +71,11 @@ def test_what_cannot_run_is_refused_by_name(
 
 
 def check_stored(scheme: QuantizationScheme, processor: str = "ascend910b") -> None:
-    settings = RunnerSettings.for_config(
-        GLM_9B,
-        "float16",
-        {"decoder.layers.0.mlp.linear_fc1": None, "decoder.layers.1.mlp.linear_fc1": scheme},
-        params_dtype="float16",
+    schemes = (
+        ("decoder.layers.0.mlp.linear_fc1", None),
+        ("decoder.layers.1.mlp.linear_fc1", scheme),
     )
-    check_supported(GLM_9B, settings, processor)
+    check_supported(GLM_9B, replace(FLOAT16, stored_schemes=schemes), processor)
 
 
 _W8A8 = QuantizationScheme("W8A8", 8, 8, None, activation_scale=STATIC)
@@ -91,36 +92,37 @@ def test_int8_weights_with_static_scales_or_those_of_tokens_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "scheme",
+    ("label", "scheme"),
     [
-        replace(_W8A8, name="W8A8_MIX", activation_scale=MIXED),
-        replace(_W8A8, name="asymmetric", has_zeros=True),
-        replace(_W8A8, name="reordered", is_reordered=True),
-        replace(_W8A8, name="W4A8_DYNAMIC", weight_bits=4, activation_scale=TOKEN),
-        replace(_W8A8, name="grouped", group_size=128),
-        *(scheme for name, scheme in SCHEMES.items() if name != "w8a16"),
-        replace(SCHEMES["w8a16"], name="by groups", group_size=128),
+        ("W8A8_MIX", replace(_W8A8, activation_scale=MIXED)),
+        ("W8A8, asymmetric", replace(_W8A8, has_zeros=True)),
+        ("W8A8, columns reordered", replace(_W8A8, is_reordered=True)),
+        ("W4A8_DYNAMIC", replace(_W8A8, weight_bits=4, activation_scale=TOKEN)),
+        ("W8A8, groups of 128", replace(_W8A8, group_size=128)),
+        ("W4A16, groups of 128", SCHEMES["w4a16"]),
+        ("W8A8_DYNAMIC", SCHEMES["w8a8_dynamic"]),
+        ("W4A8_DYNAMIC, groups of 128", SCHEMES["w4a8_dynamic"]),
+        ("W8A16, groups of 128", replace(SCHEMES["w8a16"], group_size=128)),
     ],
-    ids=lambda scheme: scheme.name,
 )
-def test_other_schemes_are_refused_by_name_with_their_layer(scheme: QuantizationScheme) -> None:
-    words = rf"a checkpoint quantized in {scheme.name} \(decoder\.layers\.1\.mlp\.linear_fc1; it"
+def test_other_schemes_are_refused_by_name_with_their_layer(
+    label: str, scheme: QuantizationScheme
+) -> None:
+    words = rf"a checkpoint quantized in {label} \(decoder\.layers\.1\.mlp\.linear_fc1; it"
     with pytest.raises(UnsupportedError, match=words):
         check_stored(scheme)
 
 
 def test_a_norm_with_a_bias_is_refused() -> None:
     shifted = ("decoder.layers.0.self_attention.linear_qkv",)
-    settings = RunnerSettings.for_config(GLM_9B, "float16", {}, shifted, params_dtype="float16")
+    settings = replace(FLOAT16, shifted_norms=shifted)
     with pytest.raises(UnsupportedError, match="a bias of a norm, which anti-outlier has made"):
         check_supported(GLM_9B, settings, "ascend910b")
 
 
 def test_scales_for_each_rank_are_refused() -> None:
     columns = ("decoder.layers.0.mlp.linear_fc2",)
-    settings = RunnerSettings.for_config(
-        GLM_9B, "float16", {}, None, columns, params_dtype="float16"
-    )
+    settings = replace(FLOAT16, rounded_columns=columns)
     with pytest.raises(UnsupportedError, match=r"scales for each rank \(tp_list\)"):
         check_supported(GLM_9B, settings, "ascend910b")
 
@@ -137,11 +139,9 @@ def test_integers_take_a_byte_each_and_their_scales() -> None:
     rows, columns = 2 * GLM_9B.intermediate_size, GLM_9B.hidden_size
 
     def saved(scheme: QuantizationScheme, dtype: str) -> int:
+        settings = RunnerSettings.for_config(GLM_9B, dtype, params_dtype=dtype)
         float_bytes, own = (
-            count_memory(
-                GLM_9B,
-                RunnerSettings.for_config(GLM_9B, dtype, {name: s}, params_dtype=dtype),
-            ).weights_bytes
+            count_memory(GLM_9B, replace(settings, stored_schemes=((name, s),))).weights_bytes
             for s in (None, scheme)
         )
         return float_bytes - own
@@ -164,6 +164,6 @@ def test_a_cache_of_another_type_than_the_products_is_refused_by_name(dtype: str
 
 def test_scales_of_an_int8_cache_are_refused_unless_they_are_left_out() -> None:
     settings = RunnerSettings.with_defaults("float16", 8192)
-    with pytest.raises(UnsupportedError, match="kv_cache_dtype int8"):
+    with pytest.raises(UnsupportedError, match=r"int8 KV cache \(set kv_cache_dtype to float16"):
         check_supported(GLM_9B, replace(settings, has_kv_scales=True), "")
     check_supported(GLM_9B, replace(settings, has_kv_scales=True, kv_cache_dtype="float16"), "")

@@ -1,5 +1,6 @@
 """backends/cpu/backend.py: threads and memory of a rank, as the rest of the program asks."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 from mindformers_glm.backends.cpu import backend as backend_module
 from mindformers_glm.backends.cpu import host_share, library
 from mindformers_glm.backends.cpu.backend import CpuBackend
+from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from tests.unit.core.glm_9b import GLM_9B
 
 ALONE = ProcessGroup(TensorParallel())
 
@@ -54,6 +58,15 @@ def test_ranks_of_a_machine_share_its_cores_unless_somebody_chose(
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     CpuBackend().set_num_threads(_pair([]), None)
     assert set_counts == [expected]
+
+
+def test_parts_of_columns_are_for_layers_whose_columns_are_split() -> None:
+    settings = RunnerSettings.for_config(GLM_9B, "bfloat16")
+    known = ("decoder.layers.0.self_attention.linear_proj", "decoder.layers.0.mlp.linear_fc2")
+    CpuBackend().check_supported(GLM_9B, replace(settings, rounded_columns=known))
+    for name in ("decoder.layers.0.self_attention.linear_qkv", "output_layer"):
+        with pytest.raises(UnsupportedError, match=f"{name} has scales of its inputs for each"):
+            CpuBackend().check_supported(GLM_9B, replace(settings, rounded_columns=(name,)))
 
 
 def test_memory_that_a_rank_holds_counts_as_available_to_it(

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mindformers_glm.core.quantization_scheme import (
     QuantizationScheme,
@@ -10,13 +10,11 @@ from mindformers_glm.core.quantization_scheme import (
     on_ranks,
 )
 from mindformers_glm.core.quantized_linear import StoredScheme
-from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import WeightRule, list_schemes, list_shifted_norms
 
 
 @dataclass(frozen=True)
 class StoredSchemes:
-    """The schemes of all linear layers, by their Megatron-Core names.
+    """The schemes of all linear layers, by their Megatron-Core names (weights/rules.py finds them).
 
     tool: which tool has quantized them, and in which format; None: the checkpoint is float.
     stored: of each matrix that a layer stacks; None: it is float.
@@ -24,19 +22,10 @@ class StoredSchemes:
     has_kv_scales: whether there are scales of an int8 KV cache.
     """
 
-    tool: str | None
-    stored: Mapping[str, Sequence[StoredScheme | None]]
+    tool: str | None = None
+    stored: Mapping[str, Sequence[StoredScheme | None]] = field(default_factory=dict)
     shifted_norms: tuple[str, ...] = ()
     has_kv_scales: bool = False
-
-    @classmethod
-    def of(cls, rules: Sequence[WeightRule], checkpoint: Checkpoint) -> "StoredSchemes":
-        """The schemes of a checkpoint that `check_rules` has passed."""
-        if checkpoint.quantized is None:
-            return cls(None, {})
-        schemes, norms = list_schemes(rules), list_shifted_norms(rules)
-        form = checkpoint.quantized
-        return cls(form.tool, schemes, norms, form.has_kv_scales)
 
     @property
     def kept(self) -> dict[str, QuantizationScheme | None] | None:

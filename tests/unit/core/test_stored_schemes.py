@@ -1,7 +1,7 @@
 """What is told of a quantized checkpoint's layers that run as float."""
 
 from mindformers_glm.core.quantized_linear import StoredScheme
-from mindformers_glm.engine.stored_schemes import StoredSchemes
+from mindformers_glm.core.stored_schemes import StoredSchemes
 
 _ORDERED = StoredScheme(4, 64, is_reordered=True, column_order="a")
 _LAYER = "decoder.layers.0"
