@@ -215,3 +215,19 @@ def test_a_budget_of_thoughts_is_refused_where_it_is_none(
     body = {"messages": HELLO, "thinking_token_budget": 3}
     status, message = plain.refusal("/v1/chat/completions", **body)
     assert (status, "not known to have any" in message) == (400, True)
+
+
+def test_special_tokens_that_are_written_are_read_with_and_without_those_put_before(
+    thinker: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = thinker.llm.tokenizer.encode
+    text = "a<|assistant|>b"
+    for prefix in ([], [3, 4]):  # glm-4-9b-chat's tokenizer puts [gMASK] and <sop> before a text
+        monkeypatch.setattr(
+            thinker.llm.tokenizer, "encode", lambda text, head=prefix: head + encode(text)
+        )
+        whole = thinker.post("/tokenize", prompt=text)["tokens"]
+        bare = thinker.post("/tokenize", prompt=text, add_special_tokens=False)["tokens"]
+        assert whole == prefix + encode(text)
+        assert bare == encode(text)
+        assert len(bare) == 3
