@@ -1,6 +1,6 @@
 """How fast are the answers of a served checkpoint, with 1 to 64 clients at once?
 
-    python scripts/bench/bench_serving.py --checkpoint /tmp/slices/9b4 [--settings NAME=VALUE ...] \\
+    python scripts/bench/bench_serving.py --checkpoint /tmp/slices/9b4 [--settings NAME=VALUE] \\
         [--llama_cpp_server build/bin/llama-server --gguf 9b4-bf16.gguf] \\
         [--vllm_url http://127.0.0.1:8001/v1] [--clients 1,4,16,64] [--requests_per_client 2]
 
