@@ -60,6 +60,7 @@ def fake_server(**settings: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     bodies: list[dict[str, Any]] = []
     handler = type("Handler", (_Handler,), {"bodies": bodies, **settings})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client gives up
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
