@@ -128,6 +128,7 @@ class GenerationDefaults:
             prompt_logprobs=asked.prompt_logprobs,
             skip_special_tokens=asked.skip_special_tokens,
             structured_outputs=asked.structured_outputs,  # type: ignore[arg-type]
+            thinking_token_budget=asked.thinking_token_budget,
         )
 
 

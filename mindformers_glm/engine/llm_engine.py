@@ -33,6 +33,7 @@ from mindformers_glm.engine.sampling_params import SamplingParams, SamplingSetti
 from mindformers_glm.engine.scheduler import Chunk, Schedule, Scheduler
 from mindformers_glm.engine.sequence import Sequence
 from mindformers_glm.engine.step_times import StepTimes
+from mindformers_glm.engine.thinking_limit import ThinkingLimit, ThinkingMarks
 from mindformers_glm.engine.token_masks import TokenMasks
 from mindformers_glm.system.interrupts import delay_interrupts
 from mindformers_glm.tokenizer.vocabulary import Detokenizer
@@ -124,12 +125,14 @@ class LLMEngine:
         prompt_token_ids: Items[int],
         params: SamplingParams | None = None,
         grammar: AnswerGrammar | None = None,
+        thinking: ThinkingMarks | None = None,
     ) -> None:
         """Queue a request.
 
         Args:
             grammar: what the answer must look like; None: what `structured_outputs` of the params
                 says, from the first token on.
+            thinking: how its thoughts are marked, where the params limit them.
         Raises:
             PromptError: this prompt cannot be run; the engine and all other requests are as before.
             UnsupportedError: the answer must have a form, and llguidance is not installed.
@@ -148,6 +151,9 @@ class LLMEngine:
         stop_token_ids = {i for i in stop_token_ids if i < self.runner.vocab_size}
         if grammar is None and settings.structured_outputs is not None:
             grammar = write_answer_grammar(settings.structured_outputs)
+        budget = settings.thinking_token_budget
+        if budget is not None and thinking is None:
+            raise PromptError("thinking_token_budget needs to know how thoughts are marked.")
         constraints = self._start_constraints(grammar, stop_token_ids, settings.n)
         bad_words = [ids for word in settings.bad_words for ids in self.tokenizer.spell_word(word)]
         shared_token_ids = np.array(prompt_token_ids, np.int32).tolist()
@@ -168,6 +174,7 @@ class LLMEngine:
                 shared_token_ids,
                 self.tokenizer.new_detokenizer(skip_special_tokens=settings.skip_special_tokens),
                 self.tokenizer.decode_token,
+                None if budget is None or thinking is None else ThinkingLimit(thinking, budget),
             )
             for sample_index in range(settings.n)
         ]
@@ -301,7 +308,7 @@ class LLMEngine:
         if mask is not None and mask.is_end:
             return self._finish(sample, "stop")
         try:
-            token_id = sample_token(logits, sequence, mask and mask.allowed)
+            token_id = self._choose_token(sample, logits, mask and mask.allowed)
         except NonFiniteLogitsError:
             return self._fail_for_numbers(sample)
         except NoTokenLeftError:
@@ -324,6 +331,17 @@ class LLMEngine:
         if sequence.num_tokens >= sequence.max_tokens:
             return self._finish(sample, "length")
         return None
+
+    def _choose_token(
+        self, sample: RunningSample, logits: np.ndarray, allowed: np.ndarray | None
+    ) -> int:
+        """Return the token that must come next, else sample one; errors as `sample_token`."""
+        token_id = sample.next_token_id
+        # A grammar of bytes does not end thoughts in the middle of a character.
+        if token_id is None or (allowed is not None and not allowed[token_id]):
+            return sample_token(logits, sample.sequence, allowed)
+        check_finite(logits)
+        return token_id
 
     def _finish(
         self,

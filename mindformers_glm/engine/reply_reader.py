@@ -5,9 +5,11 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mindformers_glm.core.errors import PromptError
 from mindformers_glm.engine.answer import ListView
 from mindformers_glm.engine.answer_grammar import AnswerStart, start_with_thoughts
 from mindformers_glm.engine.request_output import RequestOutput
+from mindformers_glm.engine.thinking_limit import ThinkingMarks, mark_thoughts
 from mindformers_glm.tokenizer import GlmTokenizer
 from mindformers_glm.tokenizer.chat import offered_tools
 from mindformers_glm.tokenizer.replies import (
@@ -105,6 +107,24 @@ class ReplyParsers:
             opening_id=ids.get(OPEN_TAG),
             closing_id=ids.get(CLOSE_TAG),
         )
+
+    def marks_of_thoughts(
+        self, tokenizer: GlmTokenizer, prompt_token_ids: Items[int], *, is_continued: bool
+    ) -> ThinkingMarks:
+        """Return how the thoughts of an answer are marked.
+
+        Args:
+            is_continued: the prompt may have begun thoughts and gone on with them.
+        Raises:
+            PromptError: the model's thoughts are not known.
+        """
+        if self.reasoning == "none":
+            raise PromptError(
+                "thinking_token_budget limits thoughts, and this model is not known to have any: "
+                "leave it out, or set reasoning_parser."
+            )
+        starts_inside = _ends_in_thoughts(tokenizer, prompt_token_ids, is_continued)
+        return mark_thoughts(tokenizer, starts_inside=starts_inside)
 
     def rules_of_calls(
         self,

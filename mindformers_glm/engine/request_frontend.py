@@ -26,11 +26,12 @@ from mindformers_glm.engine.llm_arguments import (
     is_list,
     read_tool_choice,
 )
-from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.llm_engine import LLMEngine, check_token_ids
 from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.engine.structured_outputs import StructuredOutputsParams
+from mindformers_glm.engine.thinking_limit import ThinkingMarks
 from mindformers_glm.system.log import note
 from mindformers_glm.tokenizer import GlmTokenizer, TokenIdsOnly
 from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions, offered_tools
@@ -48,6 +49,7 @@ class Request:
         error: one sentence that says what is wrong with the prompt.
         reply_readers: read the answers to a conversation, one each; none for any other prompt.
         grammar: what the answer must look like from its first token on; None: like anything.
+        thinking: how its thoughts are marked, where the params limit them.
     """
 
     request_id: str
@@ -56,6 +58,7 @@ class Request:
     error: str | None = None
     reply_readers: tuple[ReplyReader, ...] = ()
     grammar: AnswerGrammar | None = None
+    thinking: ThinkingMarks | None = None
 
     def read(self, output: RequestOutput) -> RequestOutput:
         """Return one of the request's outputs with its `reply`, in the order they came."""
@@ -135,6 +138,9 @@ class RequestFrontend:
         try:
             token_ids, is_chat = self.encode(prompt, tools, chat_options)
             is_continued = bool(chat_options.over(self._chat_options).continue_final_message)
+            thinking = None
+            if params.thinking_token_budget is not None:
+                thinking = self._mark_thoughts(params, token_ids, is_chat, is_continued)
             grammar = None
             if params.structured_outputs is not None or demand.must_call:
                 start = None
@@ -150,7 +156,7 @@ class RequestFrontend:
         except PromptError as problem:
             return Request(request_id, [], params, str(problem))
         if not is_chat:
-            return Request(request_id, token_ids, params, grammar=grammar)
+            return Request(request_id, token_ids, params, grammar=grammar, thinking=thinking)
         readers = tuple(
             self.reply_parsers.new_reader(
                 self._tokenizer,
@@ -162,7 +168,22 @@ class RequestFrontend:
             )
             for _ in range(params.n)
         )
-        return Request(request_id, token_ids, params, reply_readers=readers, grammar=grammar)
+        return Request(request_id, token_ids, params, None, readers, grammar, thinking)
+
+    def _mark_thoughts(
+        self, params: SamplingParams, token_ids: Items[int], is_chat: bool, is_continued: bool
+    ) -> ThinkingMarks:
+        if isinstance(self._tokenizer, TokenIdsOnly):
+            raise PromptError(f"thinking_token_budget is of text: {self._tokenizer.refusal}")
+        check_token_ids(token_ids, self._tokenizer.num_token_ids)
+        if params.structured_outputs is not None and not is_chat:
+            raise PromptError(
+                "An answer to a prompt that is no conversation has its form from the first token "
+                "on, so it has no thoughts: leave out thinking_token_budget."
+            )
+        return self.reply_parsers.marks_of_thoughts(
+            self._tokenizer, token_ids, is_continued=is_continued or not is_chat
+        )
 
     def _write_grammar(
         self,
@@ -225,7 +246,11 @@ class RequestFrontend:
         else:
             try:
                 engine.add_request(
-                    request.request_id, request.token_ids, request.params, request.grammar
+                    request.request_id,
+                    request.token_ids,
+                    request.params,
+                    request.grammar,
+                    request.thinking,
                 )
             except PromptError as problem:
                 error = str(problem)

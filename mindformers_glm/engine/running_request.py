@@ -11,6 +11,7 @@ from mindformers_glm.engine.logprobs import TokenLogprobs, list_logprobs
 from mindformers_glm.engine.request_output import FinishReason, RequestOutput
 from mindformers_glm.engine.sequence import Sequence
 from mindformers_glm.engine.stop_strings import StopStringMatcher
+from mindformers_glm.engine.thinking_limit import ThinkingLimit
 from mindformers_glm.tokenizer.vocabulary import Detokenizer
 
 
@@ -20,6 +21,7 @@ class RunningSample:
     Args:
         prompt_token_ids: the sequence's; a list that all samples share.
         decode_token: text of a token by itself.
+        thinking: ends thoughts that are too long; None: they may take as long as they do.
     """
 
     def __init__(
@@ -28,11 +30,13 @@ class RunningSample:
         prompt_token_ids: list[int],
         detokenizer: Detokenizer,
         decode_token: Callable[[int], str],
+        thinking: ThinkingLimit | None = None,
     ) -> None:
         self.sequence = sequence
         self.matcher = StopStringMatcher(sequence.settings.stop)
         self.is_done = False
         self._decode_token = decode_token
+        self._thinking = thinking
         self._prompt_token_ids = prompt_token_ids
         self._detokenizer = detokenizer
         self._new_text = ""  # not in an output yet
@@ -53,6 +57,11 @@ class RunningSample:
             token_id = self._prompt_token_ids[self.sequence.num_prompt_rows_read]
             self._prompt_logprobs.append(list_logprobs(row, token_id, count, self._decode_token))
 
+    @property
+    def next_token_id(self) -> int | None:
+        """The token that must come next, whatever the logits say; None: choose one."""
+        return None if self._thinking is None else self._thinking.next_token_id
+
     def append(self, token_id: int, logits: np.ndarray) -> None:
         """Add a generated token that was chosen by these logits."""
         self.sequence.append(token_id)
@@ -64,10 +73,17 @@ class RunningSample:
         """Add what the token, which is special if it has a name, brings of text."""
         text = self._detokenizer.feed(token_id)
         self._num_fed += len(text)
+        length = 0
         if special_name is not None:
             is_shown = not self.sequence.settings.skip_special_tokens
             length = len(special_name) if is_shown else 0
             self._marks.append(SpecialMark(self._num_fed - length, special_name, length))
+        if self._thinking is not None:
+            shown = text[: len(text) - length]
+            is_cut = self._detokenizer.holds_bytes
+            self._thinking.take(token_id, shown, special_name, is_cut=is_cut)
+            if self._thinking.is_over:
+                self._thinking = None
         self._new_text += self.matcher.feed(text)
 
     def flush_text(self) -> None:

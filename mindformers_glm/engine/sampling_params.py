@@ -57,6 +57,8 @@ class SamplingParams:
         prompt_logprobs: the same for the tokens of the prompt; all of it is computed then.
         structured_outputs: the form that the answer must have, a JSON schema, say; or an object
             with the same names.
+        thinking_token_budget: most tokens of thoughts; the tag that ends them is written then, and
+            the answer begins. Only for models whose thoughts are known (reasoning_parser).
         skip_special_tokens: False: the text shows special tokens by their names, and a stop text
             may be one; not the one that ended the answer.
         max_tokens, min_tokens: vLLM's names of max_new_tokens and min_new_tokens.
@@ -86,6 +88,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
+    thinking_token_budget: int | None = None
     max_tokens: InitVar[int | None] = None
     min_tokens: InitVar[int | None] = None
 
@@ -116,6 +119,7 @@ class SamplingParams:
         _check_int("seed", self.seed, low=0)
         _check_int("logprobs", self.logprobs, low=-1)
         _check_int("prompt_logprobs", self.prompt_logprobs, low=-1)
+        _check_int("thinking_token_budget", self.thinking_token_budget, low=0)
         _check_int("n", self.n, low=1)
         if self.n is None or self.n > _MAX_SAMPLES:
             raise ConfigError(f"n must be a whole number from 1 to {_MAX_SAMPLES}, got {self.n}.")
@@ -168,6 +172,7 @@ class SamplingSettings:
     prompt_logprobs: int | None
     skip_special_tokens: bool
     structured_outputs: StructuredOutputsParams | None = None
+    thinking_token_budget: int | None = None
 
 
 def check_settings(settings: SamplingSettings, vocab_size: int) -> None:

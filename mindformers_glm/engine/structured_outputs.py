@@ -138,6 +138,8 @@ def _read_response_format(given: Any) -> StructuredOutputsParams | None:
     kind = given.get("type") if isinstance(given, Mapping) else None
     if kind == "text":
         return None
+    if kind == "json_object" and given.get("schema") is not None:  # as llama.cpp's clients write it
+        return StructuredOutputsParams(json=given["schema"])
     if kind == "json_object":
         return StructuredOutputsParams(json_object=True)
     if kind != "json_schema":

@@ -24,6 +24,11 @@ class IncrementalDetokenizer:
         """Return the text that this token completes, often all of its own, sometimes none."""
         return self._decoder.decode(self._token_bytes(token_id))
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether the text so far ends in the middle of a character."""
+        return self._decoder.getstate()[0] != b""
+
     def flush(self) -> str:
         """Return U+FFFD for an incomplete last character, else nothing."""
         return self._decoder.decode(b"", final=True)

@@ -145,6 +145,11 @@ class SentencePieceDetokenizer:
         self._is_at_start = False
         return self._decoder.decode(token_bytes)
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether the text so far ends in the middle of a character."""
+        return self._decoder.getstate()[0] != b""
+
     def flush(self) -> str:
         """Return U+FFFD for each byte of an incomplete last character, else nothing."""
         return self._restart()

@@ -25,6 +25,10 @@ class Detokenizer(Protocol):
     def flush(self) -> str:
         """Return what is left after the last token."""
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether the text so far ends in the middle of a character."""
+
 
 @dataclass(frozen=True)
 class SpecialTokens:

@@ -27,6 +27,8 @@ class LetterDetokenizer:
         name = self._shown_names.get(token_id)
         return letters([token_id]) if name is None else name
 
+    holds_bytes = False
+
     def flush(self) -> str:
         return ""
 

@@ -92,6 +92,8 @@ def _as_of_chat(fields: Fields) -> dict[str, Any]:
     thinking = fields.take("thinking", dict, {})
     if (kind := thinking.get("type")) in ("enabled", "disabled"):
         members["enable_thinking"] = kind == "enabled"
+    if kind == "enabled" and (budget := thinking.get("budget_tokens")) is not None:
+        members["thinking_token_budget"] = budget
     return members
 
 

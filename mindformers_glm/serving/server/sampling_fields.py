@@ -14,6 +14,8 @@ _SAME = (
     *("ignore_eos", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
     *("bad_words", "skip_special_tokens", "min_tokens"),
 )
+# vLLM's name, and that of Qwen's service.
+_BUDGETS = ("thinking_token_budget", "thinking_budget")
 _WISHES = ("temperature", "top_k", "top_p", "min_p")
 _MAX_N = 128  # as OpenAI
 # Of stop and bad_words: each is looked for in each step.
@@ -30,7 +32,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "include_stop_str_in_output": ((False,), "leave it out"),
     "truncate_prompt_tokens": ((), "shorten the prompt"),
     "logits_processors": ((), "leave it out"),
-    "thinking_token_budget": ((), "leave it out"),
     "lora_request": ((), "leave it out"),
 }
 
@@ -56,6 +57,9 @@ def read_sampling(
     seed = fields.take("seed", int)
     if seed is not None:
         asked["seed"] = seed % 2**64  # OpenAI's may be negative
+    budget = _read_length(fields, _BUDGETS, low=0)
+    if budget is not None:
+        asked["thinking_token_budget"] = budget
     length = _read_length(fields, length_fields)
     if length is not None:
         asked["max_new_tokens"] = length
@@ -83,11 +87,11 @@ def read_logprobs_count(fields: Fields, name: str) -> int | None:
     return count
 
 
-def _read_length(fields: Fields, names: tuple[str, ...]) -> int | None:
+def _read_length(fields: Fields, names: tuple[str, ...], low: int = 1) -> int | None:
     given = {name: value for name in names if (value := fields.take(name, int)) is not None}
     for name, value in given.items():
-        if value < 1:
-            raise fields.wrong(name, "a whole number of at least 1", value)
+        if value < low:
+            raise fields.wrong(name, f"a whole number of at least {low}", value)
     if len(set(given.values())) > 1:
         raise RequestError(400, f"{' and '.join(given)} are the same setting: give one of them.")
     return next(iter(given.values()), None)

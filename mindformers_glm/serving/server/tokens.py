@@ -19,10 +19,10 @@ async def tokenize(http: HttpRequest, service: Service) -> Response:
     prompt = fields.take("prompt", str)
     has_specials = fields.take("add_special_tokens", bool, True)
     if prompt is not None:
-        encode = (
-            service.tokenizer.encode if has_specials else service.tokenizer.vocabulary.encode_text
-        )
+        encode = service.tokenizer.encode
         token_ids = await service.link.run_beside(lambda: encode(prompt))
+        if not has_specials:  # those put before a text; the ones written in it stay
+            token_ids = token_ids[len(encode("")) :]
     else:
         messages, options = read_messages_field(fields), read_options(fields, service)
         tools = read_tools(fields)[0]

@@ -3,7 +3,11 @@
 from mindformers_glm.tokenizer.replies.call_rules import CallRules, write_call_rules
 from mindformers_glm.tokenizer.replies.detection import detect_parsers
 from mindformers_glm.tokenizer.replies.parsed_reply import ParsedReply
-from mindformers_glm.tokenizer.replies.reasoning import CLOSE_TAG, OPEN_TAG
+from mindformers_glm.tokenizer.replies.reasoning import (
+    CLOSE_TAG,
+    OPEN_TAG,
+    ReasoningSplitter,
+)
 from mindformers_glm.tokenizer.replies.reply_parser import (
     ASSISTANT_TOKEN,
     REASONING_PARSERS,
@@ -22,6 +26,7 @@ __all__ = [
     "TOOL_CALL_PARSERS",
     "CallRules",
     "ParsedReply",
+    "ReasoningSplitter",
     "ReplyParser",
     "ToolCall",
     "check_parser_names",

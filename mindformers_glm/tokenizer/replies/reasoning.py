@@ -47,7 +47,7 @@ class ReasoningSplitter:
         thoughts = ""
         if tag == OPEN_TAG and self._state == "start" and not self._held.strip():
             self._state, self._held = "opened", ""
-        elif tag == CLOSE_TAG and self._is_inside:
+        elif tag == CLOSE_TAG and self.is_inside:
             thoughts = self._held.rstrip()
             self._state, self._held = "closed", ""
         return thoughts, ""
@@ -55,16 +55,28 @@ class ReasoningSplitter:
     def flush(self) -> tuple[str, str]:
         """Return what is held back, as `feed`: no more text comes, or another message begins."""
         held, self._held = self._held, ""
-        is_reasoning = self._is_inside
+        is_reasoning = self.is_inside
         self._state = "answer"
         # Half a closing tag is part of the thoughts, blanks at their end are not.
         return (held.rstrip(), "") if is_reasoning else ("", held)
 
     @property
-    def _is_inside(self) -> bool:
+    def is_inside(self) -> bool:
+        """Whether what comes next belongs to the thoughts, or ends them."""
         return self._state in ("opened", "reasoning") or (
             self._state == "start" and self._starts_inside
         )
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the thoughts are over, or there are none."""
+        return self._state in ("closed", "answer")
+
+    @property
+    def num_closing_characters(self) -> int:
+        """How many characters the text so far has of a closing tag that it does not complete."""
+        lengths = range(len(self._close) - 1, 0, -1)
+        return next((n for n in lengths if self._held.endswith(self._close[:n])), 0)
 
     def _leave_start(self) -> None:
         text = self._held.lstrip()

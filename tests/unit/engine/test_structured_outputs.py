@@ -91,6 +91,10 @@ def test_a_schema_keeps_the_order_of_its_keys_as_object_and_as_text() -> None:
         ({"response_format": {"type": "text"}}, None),
         ({"response_format": {"type": "json_object"}}, {"json_object": True}),
         (
+            {"response_format": {"type": "json_object", "schema": {"type": "array"}}},
+            {"json": {"type": "array"}},
+        ),
+        (
             {
                 "response_format": {
                     "type": "json_schema",

@@ -187,3 +187,47 @@ def test_a_stream_that_breaks_ends_with_the_error_of_its_api(
         return
     found, data = list(read_events(content))[-1]
     assert (found, "0.05 s" in json.dumps(data)) == (name, True)
+
+
+@pytest.mark.parametrize("name", ["thinking_token_budget", "thinking_budget"])
+def test_thoughts_end_with_their_budget(thinker: ServedModel, name: str) -> None:
+    asked = {"enable_thinking": True, "messages": [{"role": "user", "content": "think long"}]}
+    thinker.script(asked["messages"], "one two three</think>four", enable_thinking=True)
+    whole = thinker.post("/v1/chat/completions", **asked, **{name: 7}, max_tokens=40)
+    message = whole["choices"][0]["message"]
+    assert message["reasoning_content"] == "one two"
+    events = thinker.events("/v1/chat/completions", **asked, **{name: 7}, max_tokens=40)
+    deltas = [event["choices"][0]["delta"] for event in events[:-1]]
+    assert "".join(d.get("reasoning_content") or "" for d in deltas) == "one two"
+    body = {"messages": asked["messages"], "max_tokens": 40}
+    thinking = {"type": "enabled", "budget_tokens": 7}
+    whole = thinker.post("/v1/messages", **body, thinking=thinking)
+    assert whole["content"][0]["thinking"] == "one two"
+
+
+def test_a_budget_of_thoughts_is_refused_where_it_is_none(
+    thinker: ServedModel, start_server: StartServer
+) -> None:
+    body = {"messages": HELLO, "thinking_token_budget": -1}
+    status, message = thinker.refusal("/v1/chat/completions", **body)
+    assert (status, "at least 0" in message) == (400, True)
+    plain = start_server(reasoning_parser="none")
+    body = {"messages": HELLO, "thinking_token_budget": 3}
+    status, message = plain.refusal("/v1/chat/completions", **body)
+    assert (status, "not known to have any" in message) == (400, True)
+
+
+def test_special_tokens_that_are_written_are_read_with_and_without_those_put_before(
+    thinker: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = thinker.llm.tokenizer.encode
+    text = "a<|assistant|>b"
+    for prefix in ([], [3, 4]):  # glm-4-9b-chat's tokenizer puts [gMASK] and <sop> before a text
+        monkeypatch.setattr(
+            thinker.llm.tokenizer, "encode", lambda text, head=prefix: head + encode(text)
+        )
+        whole = thinker.post("/tokenize", prompt=text)["tokens"]
+        bare = thinker.post("/tokenize", prompt=text, add_special_tokens=False)["tokens"]
+        assert whole == prefix + encode(text)
+        assert bare == encode(text)
+        assert len(bare) == 3
