@@ -12,16 +12,28 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-from mindformers_glm.config.environment import quantized_folder
-from mindformers_glm.config.model_names import locate_folder
-from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser
-from mindformers_glm.core.errors import ConfigError, GlmError
-from mindformers_glm.quantization.share_format import ShareEncoder
-from mindformers_glm.quantization.stored_format import find_format
-from mindformers_glm.system.log import note
-from mindformers_glm.system.sizes import format_bytes
-from mindformers_glm.weights.share_writer import write_shares
+
+def _exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """Answer Ctrl-C while the imports below run; `main` sets a handler that unwinds."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, _exit_at_once)
+
+from mindformers_glm.config.environment import quantized_folder  # noqa: E402
+from mindformers_glm.config.model_names import locate_folder  # noqa: E402
+from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser  # noqa: E402
+from mindformers_glm.core.errors import ConfigError, GlmError  # noqa: E402
+from mindformers_glm.quantization.share_format import ShareEncoder  # noqa: E402
+from mindformers_glm.quantization.stored_format import find_format  # noqa: E402
+from mindformers_glm.system.log import note  # noqa: E402
+from mindformers_glm.system.sizes import format_bytes  # noqa: E402
+from mindformers_glm.weights.share_writer import write_shares  # noqa: E402
 
 
 def main() -> int:
@@ -30,7 +42,8 @@ def main() -> int:
     parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face folder")
     parser.add_argument("--tp_size", type=int, required=True, help="number of ranks")
     parser.add_argument("--output", type=Path, help="new folder (default: DIR-tpN beside DIR)")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwinds, so nothing is left
+    for number in (signal.SIGINT, signal.SIGTERM):  # unwinds, so nothing is left
+        signal.signal(number, signal.default_int_handler)
     try:
         arguments = parser.read(sys.argv[1:])
         source = _as_absolute(Path(locate_folder(arguments.model_path)))

@@ -40,8 +40,8 @@ def find_quantized_folder(environ: Mapping[str, str]) -> Path | None:
         raise ConfigError(f"{_PATH} must name a folder, {folder} is none.")
     if switches[_SPARSE]:
         note(
-            f"{_COMPRESSED} is not read, the format of compressed weights is not public: the "
-            f"W8A8S weights of {_PATH} run, which they were made of"
+            f"{_COMPRESSED} is not read, the format of compressed weights is not public: what "
+            f"{_PATH} holds runs, which should be the W8A8S weights that they were made of"
         )
     return folder
 

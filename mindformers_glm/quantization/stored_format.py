@@ -79,8 +79,8 @@ def _refuse_lost_settings(folder: Path, source: StoredTensors) -> None:
         name = next((name for name in source.entries if name.endswith(end)), None)
         if name is not None:
             raise CheckpointError(
-                f"{folder} holds quantized weights ({name}), but {what}: copy the file from where "
-                "the weights come from."
+                f"{folder} holds quantized weights ({name}), but {what}: copy that from where the "
+                "weights come from, or write it as docs/quantization.md says."
             )
 
 

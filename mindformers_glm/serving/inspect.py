@@ -248,7 +248,10 @@ def _describe_quantization(stored: StoredSchemes) -> _Section:
     """Tool, schemes and float layers of a checkpoint that is quantized."""
     if stored.tool is None:
         return _Section([], {"quantization": None})
-    counts = [f"{count} matrices {name}" for name, count in stored.counts.items()]
+    counts = [
+        f"{count} {'matrix' if count == 1 else 'matrices'} {name}"
+        for name, count in stored.counts.items()
+    ]
     lines = [("quantized by", stored.tool), ("schemes", "; ".join(counts))]
     if stored.float_layers:
         lines.append(("float layers", ", ".join(_join_numbers(stored.float_layers))))

@@ -33,7 +33,9 @@ def test_sparse_weights_are_those_that_were_compressed(
         "COMPRESS_WEIGHT_PATH": "/nowhere",
     }
     assert quantized_folder(environ) == tmp_path
-    assert "COMPRESS_WEIGHT_PATH is not read" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "COMPRESS_WEIGHT_PATH is not read" in told
+    assert "what QUANT_WEIGHT_PATH holds runs, which should be the W8A8S weights" in told
 
 
 @pytest.mark.parametrize(

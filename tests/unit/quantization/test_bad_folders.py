@@ -403,6 +403,29 @@ def test_two_descriptions_are_refused(source: Path, tmp_path: Path) -> None:
         read_all(tmp_path / "q")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [_quantization(static_groups=True), _quantization(desc_act=False)],
+    ids=["groups of neighbours", "no desc_act"],
+)
+def test_groups_of_neighbours_need_no_order(change: Change, source: Path, tmp_path: Path) -> None:
+    folders.write(source, tmp_path / "q", _ALL["gptq-v1-reordered"])
+    change_tensor("g_idx", lambda _: None)(tmp_path / "q")
+    change(tmp_path / "q")
+    read_all(tmp_path / "q")
+
+
+def test_layers_that_an_override_orders_need_one(source: Path, tmp_path: Path) -> None:
+    folders.write(source, tmp_path / "q", _ALL["gptq-v1"])
+    change_tensor("g_idx", lambda _: None)(tmp_path / "q")
+    read_all(tmp_path / "q")
+    _quantization(dynamic={r"model\.layers\.1\.": {"desc_act": True}})(tmp_path / "q")
+    with pytest.raises(
+        CheckpointError, match=r"1 missing: model\.layers\.1\.mlp\.down_proj\.g_idx"
+    ):
+        read_all(tmp_path / "q")
+
+
 def test_an_unknown_quantized_tensor_is_named(source: Path, tmp_path: Path) -> None:
     folders.write(source, tmp_path / "q", _ALL["gptq-v1"])
     (file,) = (tmp_path / "q").glob("*.safetensors")

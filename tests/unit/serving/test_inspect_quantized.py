@@ -20,7 +20,7 @@ def test_tool_format_schemes_and_float_layers_are_named(tmp_path: Path) -> None:
     found = look_at(tmp_path, folders.WEIGHT_ONLY["gptq-v1"])
     lines = dict(found.lines)
     assert lines["quantized by"] == "GPTQ (version 1)"
-    assert lines["schemes"] == "12 matrices W4A16, groups of 32; 1 matrices float"
+    assert lines["schemes"] == "12 matrices W4A16, groups of 32; 1 matrix float"
     assert lines["float layers"] == "output_layer"
     assert "widened" not in lines
     assert found.facts["can_run"]

@@ -341,3 +341,19 @@ def test_the_script_writes_beside_the_checkpoint_and_says_what_is_wrong(whole_fo
         "error: The command line is wrong: argument --tp_size: invalid int value: 'two'.\n"
     )
     assert root.stderr.count("\n") == 1
+
+
+def test_ctrl_c_while_the_script_is_imported_is_one_word(tmp_path):
+    """numpy is one of the first imports; the one here presses Ctrl-C."""
+    (tmp_path / "numpy.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(REPO)])
+    result = subprocess.run(
+        [sys.executable, str(REPO / "scripts" / "process_weights.py"), "--help"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
