@@ -32,6 +32,21 @@ def as_scales(values: np.ndarray, name: str) -> np.ndarray:
     return scales
 
 
+def as_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """float32 of finite numbers.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    numbers = values.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise CheckpointError(
+            f"{name} holds a value that is not a number: the file is damaged or was written by a "
+            "broken tool; quantize or download the model again."
+        )
+    return numbers
+
+
 def as_deq_scales(values: np.ndarray, name: str) -> np.ndarray:
     """float32 [rows]; of int64, which float16 models have, the bits in the lower half.
 

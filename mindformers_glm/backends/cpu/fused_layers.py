@@ -4,7 +4,7 @@ tests/kernels/reference.py defines what they compute. Activations, the residual 
 are float32 [max_rows, width]; of the rows those are real that a Value's `num_rows` says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from mindformers_glm.backends.cpu.parameters import LoadInto, as_parameter, repl
 from mindformers_glm.backends.cpu.trace import Module, Operator, Value, call
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.kv_cache import INT8, SCALE_DTYPE
-from mindformers_glm.quantization.checks import as_scales
+from mindformers_glm.quantization.checks import as_numbers, as_scales
 
 
 class WeightedModule(Module):
@@ -235,20 +235,22 @@ class KvScales(WeightedModule):
     def __init__(self, size: int) -> None:
         super().__init__()
         for name in ("key", "value"):
-            self._add_scales(f"{name}_scale", size)
-            self._add_rows(f"{name}_offset", (size,), "float32")
+            self._add_checked(f"{name}_scale", size, as_scales)
+            self._add_checked(f"{name}_offset", size, as_numbers)
 
     @property
     def operands(self) -> tuple[Parameter, ...]:
         """As the operator takes them."""
         return self.key_scale, self.key_offset, self.value_scale, self.value_offset
 
-    def _add_scales(self, name: str, size: int) -> None:
+    def _add_checked(
+        self, name: str, size: int, check: Callable[[np.ndarray, str], np.ndarray]
+    ) -> None:
         array = allocate((size,), "float32")
 
         def load(views: Sequence[Any]) -> None:
             _convert_stacked(array, "float32", views)
-            as_scales(array, views[0].name)
+            check(array, views[0].name)
 
         setattr(self, name, as_parameter(array, "float32", name))
         self._targets[name] = LoadInto(load)
