@@ -587,7 +587,7 @@ def attention_int8(
 
 
 def round_probabilities(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Each query's, of each PROBABILITY_CHUNK tokens, times its value's scale, to integers from 0 on.
+    """Each query's, of PROBABILITY_CHUNK tokens each, times its value's scale, to integers.
 
     Chunks are fine that begin in the first FINE_TOKENS or in as many before the query, the last
     token.

@@ -16,7 +16,7 @@ from tests.kernels.test_refusals import refused
 
 # An element that lies between two integers may go either way, as its last bit in float32 says.
 TOLERANCE = 1e-3
-# Of queries and probabilities that are not rounded: those have 8 bits, at the ends of a context 16.
+# Of queries and probabilities that are not rounded: 8 bits, at the ends of a context 16.
 EXACT_TOLERANCE, FINE_TOLERANCE = 1e-2, 5e-4
 SCALES = ["tokens", "channels"]
 
@@ -163,8 +163,8 @@ def test_far_positions_equal_reference(isa: str, rng: np.random.Generator, scale
 
 
 def test_tokens_at_both_ends_of_a_context_count_finely(isa: str, rng: np.random.Generator) -> None:
-    # Values between are zeros, which are exact however coarse their probabilities are. Tokens lie in
-    # chunks of 64: of the last row fine ones begin at 1088, of the first at 1024.
+    # Values between are zeros, which are exact however coarse their probabilities are. Tokens lie
+    # in chunks of 64: of the last row fine ones begin at 1088, of the first at 1024.
     case = Case(rng, Shape(num_heads=6, head_dim=40, block_size=32), [1500], [70])
     ours = Int8Case(case, "tokens")
     middle = np.arange(512, 1088)

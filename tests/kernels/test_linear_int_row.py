@@ -276,7 +276,16 @@ def test_without_columns_the_bias_is_left(isa: str, m: int) -> None:
         out=output(m, 16),
     )
     x, numbers = np.zeros((m, 0), np.float32), np.float32([1, 5])
-    call("glm_linear_w8a8_static", x, tiles, scales, quant_bias, numbers, count(m), out=(y := output(m, 16)))
+    call(
+        "glm_linear_w8a8_static",
+        x,
+        tiles,
+        scales,
+        quant_bias,
+        numbers,
+        count(m),
+        out=(y := output(m, 16)),
+    )
     np.testing.assert_array_equal(y, np.repeat(quant_bias * np.float32(0.5), m, axis=0))
 
 
