@@ -18,8 +18,10 @@ MAX_FLOAT16 = np.float32(65504)
 ACTIVATION_GROUP = 128
 LARGEST_ACTIVATION = {8: 127, 16: 32639}
 LEAST_ACTIVATION = np.float32(2.0**-100)
-# Cached tokens whose probabilities share a scale, beside an int8 cache.
-PROBABILITY_CHUNK = 64
+# Beside an int8 cache: cached tokens whose probabilities share a scale; the tokens at the beginning
+# and at the end of a context whose probabilities are rounded finely; largest integers.
+PROBABILITY_CHUNK, FINE_TOKENS = 64, 512
+LARGEST_PROBABILITY, LARGEST_FINE_PROBABILITY = 255, 32639
 LEAST_WEIGHT_SCALE = np.float32(2.0**-23)
 
 
@@ -585,16 +587,22 @@ def attention_int8(
 
 
 def round_probabilities(weights: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Each query's, of each PROBABILITY_CHUNK tokens, times its value's scale: to 0 .. 255.
+    """Each query's, of PROBABILITY_CHUNK tokens each, times its value's scale, to integers.
+
+    Chunks are fine that begin in the first FINE_TOKENS or in as many before the query, the last
+    token.
 
     Args:
         weights, scales: [num_heads, num_tokens]; the result is without the scales again.
     """
     out = np.zeros_like(weights)
+    position = weights.shape[1] - 1
     for begin in range(0, weights.shape[1], PROBABILITY_CHUNK):
+        is_fine = begin < FINE_TOKENS or position - begin < FINE_TOKENS
+        largest = LARGEST_FINE_PROBABILITY if is_fine else LARGEST_PROBABILITY
         part = np.s_[:, begin : begin + PROBABILITY_CHUNK]
         scaled = weights[part] * scales[part]
-        step = scaled.max(axis=1, keepdims=True) / 255
+        step = scaled.max(axis=1, keepdims=True) / largest
         safe = np.where(step > 0, step, 1)
         of_scale = np.where(scales[part] > 0, scales[part], 1)
         out[part] = np.rint(scaled / safe) * step / of_scale

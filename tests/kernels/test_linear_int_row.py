@@ -264,6 +264,42 @@ def test_extreme_values_and_rows_of_zeros(isa: str, form: str, rng: np.random.Ge
         np.testing.assert_array_equal(y, layer.reference(x, 4, is_prompt))
 
 
+@pytest.mark.parametrize("m", [1, 3, 9, 20])
+def test_without_columns_the_bias_is_left(isa: str, m: int) -> None:
+    quant_bias = np.arange(16, dtype=np.int32)[None]
+    tiles, scales = np.zeros((1, 0, 16, 64), np.uint8), np.full((1, 1, 16), 0.5, np.float32)
+    call(  # leaves sums behind, which are not to be taken for these
+        "glm_linear_w8a8_token",
+        np.ones((m, 64), np.float32),
+        *packed_ints(np.ones((16, 64), np.int32), np.ones((16, 1), np.float32), 8, 0),
+        count(m),
+        out=output(m, 16),
+    )
+    x, numbers = np.zeros((m, 0), np.float32), np.float32([1, 5])
+    call(
+        "glm_linear_w8a8_static",
+        x,
+        tiles,
+        scales,
+        quant_bias,
+        numbers,
+        count(m),
+        out=(y := output(m, 16)),
+    )
+    np.testing.assert_array_equal(y, np.repeat(quant_bias * np.float32(0.5), m, axis=0))
+
+
+def test_sums_leave_32_bits_from_the_other_end(isa: str) -> None:
+    # What a card's 32-bit sums do where a bias is that large, too.
+    q, x = np.full((16, 64), 127, np.int32), np.full((3, 64), 127, np.float32)
+    tiles, deq_scale = packed_ints(q, np.ones((16, 1), np.float32), 8, 0)
+    quant_bias = np.full((1, 16), 2**31 - 1, np.int32)
+    operands = (tiles, deq_scale, quant_bias, np.float32([1, 0]), count(3))
+    y = call("glm_linear_w8a8_static", x, *operands, out=output(3, 16))
+    expected = np.float32(2**31 - 1 + 64 * 127 * 127 - 2**32)
+    np.testing.assert_array_equal(y, np.full((3, 16), expected))
+
+
 def test_wrong_shapes_are_refused(
     rng: np.random.Generator, capfd: pytest.CaptureFixture[str]
 ) -> None:

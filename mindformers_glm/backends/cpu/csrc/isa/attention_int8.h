@@ -3,9 +3,11 @@
 //
 // Queries become integers of 16 bits with a scale for each: what they lose is far below what keys
 // have lost. The probabilities of a query and a chunk, times the scales of the tokens' values, become
-// integers from 0 to 255 with a scale of their own. Products are those of the linear layers on
+// integers of 8 bits with a scale of their own; of 15 bits, in two planes, for the first tokens of a
+// context and the last ones before the query. Most of what counts lies there, and where there is
+// nothing else, few tokens' errors do not even out. Products are those of the linear layers on
 // integers (dot_int_portable.h), with cached tokens, or elements of a head, in the place of weight
-// rows. What a query gets depends on its own numbers and tokens alone.
+// rows. What a query gets depends on its own numbers, its position and its tokens alone.
 #pragma once
 
 #include "../kernel_table.h"
@@ -14,7 +16,10 @@
 
 namespace glm::GLM_ISA {
 
-constexpr float kMaxProbability = 255.0f;
+// The largest integers of probabilities: of most tokens, and of those at the ends of a query's
+// context.
+constexpr float kMaxProbability = 255.0f, kMaxFineProbability = kMaxActivation16;
+constexpr int64_t kFineTokens = 512;  // at either end; a multiple of a chunk
 
 template <typename T>
 class IntProducts {
@@ -25,6 +30,7 @@ class IntProducts {
   static constexpr int64_t kTokenTiles = kTokens / kTileN;
   static constexpr int64_t kValueLines = kTokens / kQuad;
   static_assert(kTokens % kTileN == 0 && kTokenTiles % kRows == 0, "a chunk is whole tile rows");
+  static_assert(kFineTokens % kTokens == 0);
 
  public:
   // Floats that a thread needs.
@@ -87,9 +93,10 @@ class IntProducts {
                  const float* probabilities, float* sums, float* totals) {
     for (int64_t lane = 0; lane < queries.num_lanes; lane += kLanes) {
       const int64_t left = queries.num_queries - lane;
-      TakeProbabilities(probabilities + lane, queries.num_lanes, chunk, lane,
-                        left < kLanes ? left : kLanes, totals);
+      TakeProbabilities(queries, chunk, probabilities + lane, lane, left < kLanes ? left : kLanes,
+                        totals);
     }
+    FindRuns(queries, chunk);
     PackValues(chunk);
     const int64_t num_tiles = padded_dim_ / kTileN;
     int64_t tile = 0;
@@ -97,9 +104,9 @@ class IntProducts {
       // A part at a time: requests that come too fast are lost.
       const int64_t first = tile * kTokens / num_tiles, end = (tile + kRows) * kTokens / num_tiles;
       PrefetchRows(next.values + first, end - first, head_dim_);
-      AddTiles<kRows>(queries.num_queries, tile, sums);
+      AddTiles<kRows>(tile, sums);
     }
-    for (; tile < num_tiles; ++tile) AddTiles<1>(queries.num_queries, tile, sums);
+    for (; tile < num_tiles; ++tile) AddTiles<1>(tile, sums);
   }
 
  private:
@@ -118,7 +125,7 @@ class IntProducts {
       // An odd number of cache lines: see quantize_activations.h.
       constexpr int64_t kLine = kIntLineBytes / sizeof(IntElement);
       query_stride = (CeilDiv(padded_dim, kLine) | 1) * kLine;
-      const int64_t elements = kMaxQueries * (kPlanes * query_stride + kTokens);
+      const int64_t elements = kMaxQueries * kPlanes * (query_stride + kTokens);
       bytes = key_bytes + value_bytes + elements * static_cast<int64_t>(sizeof(IntElement));
     }
   };
@@ -214,9 +221,29 @@ class IntProducts {
     for (int64_t t = 0; t < kTokens; t += kTileN) Prefetch<64>(scales + next.places[t]);
   }
 
-  // Rounds the probabilities of up to kLanes queries, times the scales of the tokens' values.
-  void TakeProbabilities(const float* probabilities, int64_t num_lanes, const Chunk<T>& chunk,
-                         int64_t first, int64_t count, float* totals) {
+  // Whether a query's probabilities of a chunk get all bits there are.
+  static bool IsFine(const QueryLanes& queries, const Chunk<T>& chunk, int64_t query) {
+    return chunk.begin < kFineTokens || queries.positions[query] < chunk.begin + kFineTokens;
+  }
+
+  // Queries side by side whose probabilities have the same bits.
+  void FindRuns(const QueryLanes& queries, const Chunk<T>& chunk) {
+    num_runs_ = 0;
+    for (int query = 0; query < queries.num_queries; ++query) {
+      // Where 16 bits are one plane, all are multiplied alike.
+      const bool is_fine = kPlanes == 2 && IsFine(queries, chunk, query);
+      if (num_runs_ == 0 || runs_[num_runs_ - 1].is_fine != is_fine) {
+        runs_[num_runs_++] = {query, 0, is_fine};
+      }
+      ++runs_[num_runs_ - 1].count;
+    }
+  }
+
+  // Rounds the probabilities of up to kLanes queries from `first` on, times the scales of the tokens'
+  // values.
+  void TakeProbabilities(const QueryLanes& queries, const Chunk<T>& chunk,
+                         const float* probabilities, int64_t first, int64_t count, float* totals) {
+    const int64_t num_lanes = queries.num_lanes;
     Vec weights[kTokens];
     Vec most = Zero(), sum = Zero(), not_finite = Zero();
     for (int64_t t = 0; t < chunk.count; ++t) {
@@ -229,7 +256,12 @@ class IntProducts {
       sum = Add(sum, weight);
       not_finite = MulAdd(weight, Zero(), not_finite);
     }
-    const Vec largest = Set1(kMaxProbability);
+    const float begin = static_cast<float>(chunk.begin);
+    const Vec fine = Set1(kMaxFineProbability), last_fine = Set1(begin + (kFineTokens - 1));
+    const Vec largest = chunk.begin < kFineTokens
+                            ? fine
+                            : SelectLessEqual(Load(queries.positions + first), last_fine, fine,
+                                              Set1(kMaxProbability));
     const Vec inverse = SelectLessEqual(most, Set1(kLeastActivation), Zero(), Div(largest, most));
     const Vec step = Add(Div(most, largest), not_finite);
     Vec rounded_sum = Zero();
@@ -239,8 +271,9 @@ class IntProducts {
     }
     for (int64_t t = chunk.count; t < kTokens; ++t) weights[t] = Zero();
     Store(probability_scales_ + first, step);
-    const Vec correction = Mul(rounded_sum, Set1(-static_cast<float>(kUnsignedByteZero)));
-    StoreInts(probability_corrections_ + first, RoundToInt(correction));
+    alignas(64) int32_t corrections[kLanes];
+    StoreInts(corrections,
+              RoundToInt(Mul(rounded_sum, Set1(-static_cast<float>(kUnsignedByteZero)))));
     if (args_.value_channels.scale != nullptr) {
       // Offsets are taken off behind the division by the total: of what was multiplied.
       const Vec lost = MulAdd(sum, Set1(-1.0f), Mul(rounded_sum, step));
@@ -254,19 +287,51 @@ class IntProducts {
       for (int64_t i = 0; i < count; ++i) StoreInts(integers[i] + t, RoundToInt(rows[i]));
     }
     for (int64_t i = 0; i < count; ++i) {
-      StoreActivations<kTokens>(integers[i], probabilities_ + (first + i) * kTokens, 1, 0);
+      const bool has_planes = kPlanes == 2 && IsFine(queries, chunk, first + i);
+      StoreProbabilities(integers[i], first + i, has_planes);
+      probability_corrections_[first + i] = corrections[i];
+      plane_corrections_[2 * (first + i)] = 0;
+      plane_corrections_[2 * (first + i) + 1] = corrections[i];
     }
+  }
+
+  // 256 * high + low, both without sign, or the integers as they are.
+  void StoreProbabilities(const int32_t* integers, int64_t query, bool has_planes) {
+    IntElement* out = probabilities_ + query * kPlanes * kTokens;
+    if (!has_planes) return StoreActivations<kTokens>(integers, out, 1, 0);
+    alignas(64) int32_t high[kTokens], low[kTokens];
+    for (int64_t t = 0; t < kTokens; ++t) high[t] = integers[t] >> 8;
+    for (int64_t t = 0; t < kTokens; ++t) low[t] = integers[t] & 255;
+    StoreActivations<kTokens>(high, out, 1, 0);
+    StoreActivations<kTokens>(low, out + kTokens, 1, 0);
   }
 
   // R tile rows of a head's elements times all queries.
   template <int R>
-  void AddTiles(int64_t num_queries, int64_t tile, float* sums) {
+  void AddTiles(int64_t tile, float* sums) {
+    for (int run = 0; run < num_runs_; ++run) {
+      const auto [first, count, is_fine] = runs_[run];
+      if constexpr (kPlanes == 2) {
+        if (is_fine) {
+          AddRun<UnsignedBytes<2>, R>(first, count, kTokens, plane_corrections_, tile, sums);
+          continue;
+        }
+      }
+      AddRun<UnsignedBytes<1>, R>(first, count, kPlanes * kTokens, probability_corrections_, tile,
+                                  sums);
+    }
+  }
+
+  template <class Operand, int R>
+  void AddRun(int64_t first, int64_t count, int64_t x_stride, const int32_t* corrections,
+              int64_t tile, float* sums) {
     constexpr int64_t kStride = kValueLines * kIntLineBytes;
-    const Lines lines = {value_lines_ + tile * kStride, kStride, kValueLines, probabilities_,
-                         kTokens,                       probability_corrections_};
-    ForQueries<UnsignedBytes, R>(lines, num_queries, [&](int64_t query, int r, const IntVec& sum) {
-      float* out = sums + query * padded_dim_ + (tile + r) * kTileN;
-      Store(out, MulAdd(ToFloats(sum), Set1(probability_scales_[query]), Load(out)));
+    const Lines lines = {value_lines_ + tile * kStride, kStride, kValueLines,
+                         probabilities_ + first * kPlanes * kTokens, x_stride,
+                         corrections + first * Operand::kOperandPlanes};
+    ForQueries<Operand, R>(lines, count, [&](int64_t query, int r, const IntVec& sum) {
+      float* out = sums + (first + query) * padded_dim_ + (tile + r) * kTileN;
+      Store(out, MulAdd(ToFloats(sum), Set1(probability_scales_[first + query]), Load(out)));
     });
   }
 
@@ -277,9 +342,10 @@ class IntProducts {
       return DotBytes(sum, w, x);
     }
   };
-  // Probabilities as operands: 8 bits.
+  // Probabilities as operands: one or two planes.
+  template <int kNumPlanes>
   struct UnsignedBytes {
-    static constexpr int kOperandPlanes = 1;
+    static constexpr int kOperandPlanes = kNumPlanes;
     static IntVec Dot(const IntVec& sum, const Bytes& w, const Quad& x) {
       return DotUnsigned(sum, w, x);
     }
@@ -357,11 +423,18 @@ class IntProducts {
   uint8_t* key_lines_;         // [kTokenTiles, lines, 16 tokens, 4]
   uint8_t* value_lines_;       // [tiles, kValueLines, 16 elements, 4 tokens]
   IntElement* queries_;        // [kMaxQueries, kPlanes, query_stride]
-  IntElement* probabilities_;  // [kMaxQueries, kTokens]
+  IntElement* probabilities_;  // [kMaxQueries, kPlanes, kTokens]
   float query_scales_[kMaxQueries];
   float probability_scales_[kMaxQueries];
   int32_t query_corrections_[kMaxQueries * kPlanes];
-  int32_t probability_corrections_[kMaxQueries];
+  int32_t probability_corrections_[kMaxQueries];  // of one plane
+  int32_t plane_corrections_[kMaxQueries * 2];    // of two
+  struct Run {
+    int first, count;
+    bool is_fine;
+  };
+  Run runs_[kMaxQueries];
+  int num_runs_ = 0;
 };
 
 }  // namespace glm::GLM_ISA

@@ -16,15 +16,18 @@ constexpr int kChunk<uint8_t> = 64;
 struct QueryLanes {
   const float* q;  // [padded_dim, num_lanes], scaled; zero where there is no element or query
   const float* const* rows;  // [num_queries], the same of each: [padded_dim]
+  const float* positions;    // [num_lanes], in their sequence
   int num_queries;
   int64_t num_lanes;  // num_queries rounded up to whole vectors
 };
 
 // Where the keys and values of `count` consecutive tokens lie. The others point to the last of
 // these, so that whole blocks can be computed without reading what nobody wrote.
+// begin: the position of the first one, or where it would be if there were any.
 // places: of a token among all [num_blocks, num_kv_heads, block_size].
 template <typename T>
 struct Chunk {
+  int64_t begin;
   int64_t count;
   int64_t places[kChunk<T>];
   const T* keys[kChunk<T>];

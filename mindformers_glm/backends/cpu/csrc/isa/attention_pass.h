@@ -65,7 +65,7 @@ class AttentionPass {
         positions_[count] = static_cast<float>(position);
       }
     }
-    queries_ = {lanes_, rows_, count, CeilDiv(count, kLanes) * kLanes};
+    queries_ = {lanes_, rows_, positions_, count, CeilDiv(count, kLanes) * kLanes};
     for (int64_t lane = count; lane < queries_.num_lanes; ++lane) positions_[lane] = 0.0f;
     for (int64_t lane = 0; lane < queries_.num_lanes; lane += kLanes) TransposeQueries(lane);
     products_.Take(queries_);
@@ -109,6 +109,7 @@ class AttentionPass {
   // The chunk of tokens from `begin` on that any query may see; past all of them, the last one.
   void FindTokens(const WorkItem& item, int64_t begin, Chunk<T>* chunk) const {
     const int64_t left = last_position_ + 1 - begin;
+    chunk->begin = begin;
     chunk->count = left < kChunk<T> ? left : kChunk<T>;
     const int64_t block_size = args_.block_size, head_dim = args_.head_dim;
     const int32_t* blocks =

@@ -37,9 +37,13 @@ inline IntVec SetInt(int32_t value) {
   for (int n = 0; n < 16; ++n) out.lane[n] = value;
   return out;
 }
+// Leaves 32 bits as vector units do: from the other end on.
 inline IntVec AddInt(const IntVec& a, const IntVec& b) {
   IntVec out;
-  for (int n = 0; n < 16; ++n) out.lane[n] = a.lane[n] + b.lane[n];
+  for (int n = 0; n < 16; ++n) {
+    out.lane[n] = static_cast<int32_t>(static_cast<uint32_t>(a.lane[n]) +
+                                       static_cast<uint32_t>(b.lane[n]));
+  }
   return out;
 }
 // A zero point of each lane, and -sum times these, for `negative_sum` of one plane over 128 columns

@@ -11,6 +11,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "../kernel_table.h"
 #include "../scratch.h"
@@ -146,6 +147,9 @@ template <int R, int T>
 inline void MultiplyRowTiles(const RowBlock& whole, int64_t num_rows) {
   const int64_t num_blocks = CeilDiv(num_rows, T), lines = whole.num_lines;
   const bool is_one_stream = R == 1 && num_blocks == 1;
+  for (int64_t r = 0; lines == 0 && r < R; ++r) {  // no columns: all that is left is a bias
+    std::memset(whole.sums + r * whole.sums_stride, 0, num_rows * kTileN * sizeof(int32_t));
+  }
   const int64_t pass = is_one_stream ? lines : num_blocks == 1 ? kIntPrefetchLines : kRowPassLines;
   for (int64_t line = 0; line < lines; line += pass) {
     RowBlock block = whole;
