@@ -22,6 +22,7 @@ from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.system.log import note, write_line
 
 _BACKLOG = 2048
+_MAX_PORT = 65535
 _MAX_HEADER_BYTES = 64 * 1024
 _KEPT_CONNECTION_S = 75  # between two requests
 _DEAD_PAUSE_S = 1.0  # in which clients read that the engine is dead
@@ -52,6 +53,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: it is taken, or there is no such address.
     """
+    if port > _MAX_PORT:  # getaddrinfo would take what is left of it after division
+        raise ConfigError(f"port must be a number from 0 to {_MAX_PORT}, got {port}.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -91,12 +94,17 @@ def check_tls(settings: ListenSettings) -> None:
         context.load_cert_chain(
             settings.ssl_certfile, settings.ssl_keyfile, password=_refuse_password
         )
+    except ssl.SSLError as problem:
+        is_other_key = problem.reason == "KEY_VALUES_MISMATCH"
+        reason = "the key is not the certificate's" if is_other_key else "no PEM, or broken"
+        raise _unusable(settings, reason) from None
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise ConfigError(
-            f"Cannot use ssl_certfile {settings.ssl_certfile} and ssl_keyfile "
-            f"{settings.ssl_keyfile}: {reason}."
-        ) from None
+        raise _unusable(settings, getattr(problem, "strerror", None) or str(problem)) from None
+
+
+def _unusable(settings: ListenSettings, reason: str) -> ConfigError:
+    key = f" and ssl_keyfile {settings.ssl_keyfile}" if settings.ssl_keyfile else ""
+    return ConfigError(f"Cannot use ssl_certfile {settings.ssl_certfile}{key}: {reason}.")
 
 
 class HttpServer(uvicorn.Server):
