@@ -179,6 +179,17 @@ def test_a_defect_gives_no_traceback_away(
     assert "Traceback" not in told
 
 
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\na: \x1b[31m\r\n\r\n"]
+)
+def test_what_is_no_http_is_told_in_form(server: ServedModel, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(sent)
+        head, _, content = client.recv(4096).partition(b"\r\n\r\n")
+        assert b" 400 " in head
+        assert json.loads(content)["error"]["type"] == "invalid_request_error"
+
+
 def test_a_head_that_is_too_long_is_refused(server: ServedModel) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n")
