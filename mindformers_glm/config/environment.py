@@ -61,7 +61,8 @@ def api_keys(
     keys = list(given)
     if file is not None:
         try:
-            lines = Path(os.path.expanduser(file)).read_text(encoding="ascii").split()
+            text = Path(os.path.expanduser(file)).read_text(encoding="ascii")
+            lines = [line for line in map(str.strip, text.splitlines()) if line]
         except OSError as problem:
             raise ConfigError(f"Cannot read api_key_file {file}: {problem.strerror}.") from None
         except UnicodeDecodeError:

@@ -9,6 +9,8 @@ import numpy as np
 
 from mindformers_glm.engine.sequence import Sequence
 
+_MOST_PENALTY = 1e10  # of repetition: beyond it products leave float32, and no logit is so large
+
 
 def change_logits(
     logits: np.ndarray, sequence: Sequence, allowed: np.ndarray | None = None
@@ -42,6 +44,7 @@ def change_logits(
 
 def penalize_repetition(scores: np.ndarray, token_ids: np.ndarray, penalty: float) -> np.ndarray:
     """Make the tokens that occurred less likely (Keskar et al. 2019, arXiv:1909.05858)."""
+    penalty = min(max(penalty, 1 / _MOST_PENALTY), _MOST_PENALTY)
     scores = scores.copy()
     found = scores[token_ids]  # with repetitions: each is written with the same value
     scores[token_ids] = np.where(found < 0, found * penalty, found / penalty)

@@ -23,6 +23,9 @@ _FIRST_NUCLEUS_GUESS = 1024
 _DROPPED_BITS = 16
 # Most tokens of one group, of which only the best counts when a bound for the k-th best is sought.
 _GROUP_SIZE = 64
+# Beyond these the quotients leave float32, and the draw is already the one of their limits: all to
+# the best token, or to each the same.
+_LEAST_TEMPERATURE, _MOST_TEMPERATURE = 1e-20, 1e20
 _BLOCK_SIZE = 512  # tokens whose weights are summed up before one of them is drawn
 
 # A request of this size that was freed makes glibc keep freed memory of up to twice as much.
@@ -96,14 +99,20 @@ def weigh_candidates(scores: np.ndarray, settings: SamplingSettings) -> Candidat
 
     Args:
         scores: float32 [vocab_size], -inf for forbidden tokens.
+    Raises:
+        NonFiniteLogitsError: a score grows beyond float32.
     """
-    scores = scores / np.float32(settings.temperature)
+    temperature = min(max(settings.temperature, _LEAST_TEMPERATURE), _MOST_TEMPERATURE)
+    scores = scores / np.float32(temperature)
     token_ids = _list_token_ids(len(scores))
     if 0 < settings.top_k < len(scores):
         kth_best = _find_kth_best(scores, settings.top_k)
         token_ids = np.flatnonzero(scores >= kth_best)  # ties with the k-th are kept
         scores = scores[token_ids]
-    weights = np.exp(scores - scores.max())
+    best_score = scores.max()
+    if best_score == np.inf:
+        raise NonFiniteLogitsError("a score divided by the temperature is not finite")
+    weights = np.exp(scores - best_score)
     if settings.top_p < 1.0:
         wanted = settings.top_p * weights.sum(dtype=np.float64)
         # No weight is above 1: so many tokens are too few where more is wanted.

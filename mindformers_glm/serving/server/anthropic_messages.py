@@ -80,7 +80,8 @@ def _as_of_chat(fields: Fields) -> dict[str, Any]:
     if tools := fields.take("tools", list):
         members["tools"] = list(map(_read_tool, tools))
     choice = fields.take("tool_choice", dict, {})
-    kind = choice.get("type", "auto")
+    given = Fields(choice, "tool_choice")
+    kind = given.take("type", str, "auto")
     if kind == "tool":
         name = {"name": choice.get("name")}
         members["tool_choice"] = {"type": "function", "function": name}
@@ -88,7 +89,7 @@ def _as_of_chat(fields: Fields) -> dict[str, Any]:
         members["tool_choice"] = _CHOICES[kind]
     else:
         raise fields.wrong("tool_choice", "of type auto, any, tool or none", choice)
-    members["parallel_tool_calls"] = not choice.get("disable_parallel_tool_use", False)
+    members["parallel_tool_calls"] = not given.take("disable_parallel_tool_use", bool, False)
     thinking = fields.take("thinking", dict, {})
     if (kind := thinking.get("type")) in ("enabled", "disabled"):
         members["enable_thinking"] = kind == "enabled"

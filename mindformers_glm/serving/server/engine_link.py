@@ -164,7 +164,12 @@ class EngineLink:
     def _deliver(self, events: list[Event]) -> None:
         """In the engine's thread: one call for all that a step has brought."""
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._dispatch, events)
+        try:
+            self._loop.call_soon_threadsafe(self._dispatch, events)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+            # The server has ended during the step: nobody waits, and the engine ends next.
 
     def _dispatch(self, events: list[Event]) -> None:
         for request_id, event in events:

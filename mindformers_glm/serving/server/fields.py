@@ -18,6 +18,7 @@ _HARMLESS = frozenset(
 _NEAR = 0.8  # of difflib: a name that near was meant, and its value would be missing
 _SHOWN_NAME = re.compile(r"[\w.-]{1,40}", re.ASCII)
 _MAX_SHOWN = 20
+_MAX_UNREAD = 200  # each is compared with all known ones, in the event loop
 _NAMES = {bool: "true or false", int: "a whole number", str: "a text", list: "a list"}
 _NAMES |= {dict: "an object", float: "a number"}
 
@@ -98,6 +99,12 @@ class Fields:
             RequestError: one is so like a known field that it was probably meant.
         """
         unread = [name for name in self._body if name not in self._known]
+        if len(unread) > _MAX_UNREAD:
+            raise RequestError(
+                400,
+                f"The request has {len(unread)} fields that this server does not know, at most "
+                f"{_MAX_UNREAD} are ignored: send none of them.",
+            )
         for name in unread:
             near = difflib.get_close_matches(name.lower()[:80], self._known, n=1, cutoff=_NEAR)
             if near and name not in _HARMLESS:

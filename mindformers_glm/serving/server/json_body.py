@@ -13,8 +13,10 @@ from mindformers_glm.tokenizer.tool_call import read_json
 MAX_DEPTH = 128  # schemas and tools nest; nothing sensible goes deeper
 _PATIENCE = 16  # bodies so many times too large are read to their end
 _LARGE = 64 * 1024  # bytes from which reading is done beside the event loop
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_BRACKET = re.compile(rb"[\[{\]}]")
+# None of them ever looks at a character twice: also a string without an end is a match.
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_STRING = re.compile(r'"[^"]*(?:"|\Z)')
+_BRACKET = re.compile(r"[\[{\]}]")
 
 
 async def read_json_object(request: Request, max_bytes: int, timeout_s: float) -> dict[str, Any]:
@@ -42,9 +44,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
     Raises:
         RequestError: it is none, or is nested more deeply than `MAX_DEPTH`.
     """
-    _check_depth(body)
     try:
-        parsed = read_json(body.decode("utf-8"))
+        text = body.decode("utf-8")
+        _check_depth(text)
+        parsed = read_json(text)
     except UnicodeDecodeError:
         raise RequestError(400, "The request's body is not UTF-8 text.") from None
     except json.JSONDecodeError as problem:
@@ -89,10 +92,10 @@ async def _read(request: Request, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _check_depth(body: bytes) -> None:
+def _check_depth(text: str) -> None:
     depth = 0
-    for bracket in _BRACKET.finditer(_STRING.sub(b"", body)):
-        depth += 1 if bracket[0] in (b"[", b"{") else -1
+    for bracket in _BRACKET.finditer(_STRING.sub("", _ESCAPED.sub("", text))):
+        depth += 1 if bracket[0] in "[{" else -1
         if depth > MAX_DEPTH:
             raise RequestError(
                 400, f"The request's JSON is nested more than {MAX_DEPTH} deep: send a flatter one."

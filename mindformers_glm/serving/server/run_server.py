@@ -19,9 +19,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.serving.server.engine_link import EngineLink
 from mindformers_glm.serving.server.errors import RequestError
+from mindformers_glm.serving.server.event_stream import to_json
 from mindformers_glm.system.log import note, write_line
 
 _BACKLOG = 2048
+_MAX_PORT = 65535
 _MAX_HEADER_BYTES = 64 * 1024
 _KEPT_CONNECTION_S = 75  # between two requests
 _DEAD_PAUSE_S = 1.0  # in which clients read that the engine is dead
@@ -52,6 +54,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: it is taken, or there is no such address.
     """
+    if port > _MAX_PORT:  # getaddrinfo would take what is left of it after division
+        raise ConfigError(f"port must be a number from 0 to {_MAX_PORT}, got {port}.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -91,12 +95,17 @@ def check_tls(settings: ListenSettings) -> None:
         context.load_cert_chain(
             settings.ssl_certfile, settings.ssl_keyfile, password=_refuse_password
         )
+    except ssl.SSLError as problem:
+        is_other_key = problem.reason == "KEY_VALUES_MISMATCH"
+        reason = "the key is not the certificate's" if is_other_key else "no PEM, or broken"
+        raise _unusable(settings, reason) from None
     except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise ConfigError(
-            f"Cannot use ssl_certfile {settings.ssl_certfile} and ssl_keyfile "
-            f"{settings.ssl_keyfile}: {reason}."
-        ) from None
+        raise _unusable(settings, getattr(problem, "strerror", None) or str(problem)) from None
+
+
+def _unusable(settings: ListenSettings, reason: str) -> ConfigError:
+    key = f" and ssl_keyfile {settings.ssl_keyfile}" if settings.ssl_keyfile else ""
+    return ConfigError(f"Cannot use ssl_certfile {settings.ssl_certfile}{key}: {reason}.")
 
 
 class HttpServer(uvicorn.Server):
@@ -148,7 +157,7 @@ class HttpServer(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until the end; signals only ask for it."""
-        _BoundedHttpProtocol.head_timeout_s = self._settings.client_timeout_s
+        _BoundedHttpProtocol.timeout_s = self._settings.client_timeout_s
         loop = self._loop = asyncio.get_running_loop()
         self._link.attach(loop)
         self._link.on_death = self._take_death
@@ -205,24 +214,27 @@ class HttpServer(uvicorn.Server):
 
 
 class _BoundedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 with a time and a size within which the head of a request must come."""
+    """uvicorn's HTTP/1.1 with a time and a size within which the head of a request must come.
 
-    head_timeout_s = 60.0
+    The time for a body is the reader's; one that was answered unread has as long to come as a head.
+    """
+
+    timeout_s = 60.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._num_head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._expect_head()
+        self._timer: asyncio.TimerHandle | None = None
+        self._set_timer(transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
+        self._stop_timer()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         # A kept connection waits for the first byte by uvicorn's own rule.
-        self._expect_head()
+        self._set_timer(self.transport.abort)
         self._num_head_bytes = 0
         self.scope["state"]["abort"] = self.transport.abort
 
@@ -235,17 +247,36 @@ class _BoundedHttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._stop_head_timer()
+        self._set_timer(self._end_late_body)
         super().on_headers_complete()
 
-    def _expect_head(self) -> None:
-        self._stop_head_timer()
-        self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.abort)
+    def on_message_complete(self) -> None:
+        self._stop_timer()
+        super().on_message_complete()
 
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP in the form of all errors; there is no route, and no request."""
+        body = to_json(RequestError(400, "The request is not valid HTTP/1.1.").body(""))
+        head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _end_late_body(self) -> None:
+        """Nobody reads what still comes of a request that has its answer."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+        else:
+            self._set_timer(self._end_late_body)
+
+    def _set_timer(self, action: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(self.timeout_s, action)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _count_head(self, num_bytes: int) -> None:
         self._num_head_bytes += num_bytes

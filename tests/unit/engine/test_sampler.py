@@ -381,3 +381,25 @@ def test_a_row_of_which_all_is_forbidden_gives_some_token(
 ) -> None:
     sequence = make_sequence(1, stop=range(size), min_new_tokens=1, do_sample=True, **params)
     assert sample_token(_logits(size), sequence) in range(size)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-40, 1e40, 1e308])
+@pytest.mark.parametrize("penalty", [1e-308, 1.0, 1e308])
+@pytest.mark.parametrize("limits", [{"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}, {}])
+def test_settings_beyond_float32_still_draw_an_allowed_token(
+    temperature: float, penalty: float, limits: dict[str, Any]
+) -> None:
+    changes = {"temperature": temperature, "repetition_penalty": penalty}
+    sequence = make_sequence([1, 2, 3], do_sample=True, **changes, **limits)
+    allowed = np.zeros(4096, bool)
+    allowed[[2, 3, 70]] = True
+    for seed, sign in enumerate((1, -1)):
+        logits = sign * np.abs(_logits(4096, seed))
+        with np.errstate(all="raise", under="ignore"):
+            assert sample_token(logits, sequence, allowed) in (2, 3, 70)
+
+
+def test_a_score_beyond_float32_is_an_error() -> None:
+    sequence = make_sequence([1], do_sample=True, temperature=0.5)
+    with np.errstate(over="ignore"), pytest.raises(NonFiniteLogitsError):
+        sample_token(np.full(8, 3e38, np.float32), sequence)

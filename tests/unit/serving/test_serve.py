@@ -11,6 +11,7 @@ from mindformers_glm.config.run_config import RunConfig, load_run_config
 from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.serving import serve
+from mindformers_glm.serving.server.run_server import ListenSettings, check_tls, open_socket
 
 
 def _arguments(*argv: str) -> argparse.Namespace:
@@ -89,7 +90,26 @@ def test_keys_come_from_three_places(tmp_path: Path) -> None:
     path.write_text("b\nc\n")
     assert api_keys(["a"], str(path), {"MINDFORMERS_GLM_API_KEY": "d"}) == ("a", "b", "c", "d")
     assert api_keys([], None, {}) == ()
+    path.write_text("  b  \r\n\n")
+    assert api_keys([], str(path), {}) == ("b",)
+    path.write_text("my secret\n")  # not two keys
+    with pytest.raises(ConfigError, match="without blanks"):
+        api_keys([], str(path), {})
     path.write_text("")
     for given, file in ([], str(path)), (["a b"], None), ([""], None), (["ключ"], None):
         with pytest.raises(ConfigError):
             api_keys(given, file, {})
+
+
+def test_a_port_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="from 0 to 65535, got 70000"):
+        open_socket("127.0.0.1", 70000)
+
+
+def test_files_for_tls_that_are_none_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "cert.pem"
+    path.write_text("no certificate")
+    with pytest.raises(ConfigError, match="no PEM, or broken") as told:
+        check_tls(ListenSettings("127.0.0.1", 0, str(path), None, 1.0, 1.0))
+    assert "_ssl.c" not in str(told.value)
+    assert "None" not in str(told.value)

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from mindformers_glm.engine.engine_thread import Milestone
+from mindformers_glm.serving.server.engine_link import EngineLink, Limits
 from mindformers_glm.serving.server.event_stream import ErrorEvent, EventStream, SseEvent
+from mindformers_glm.serving.server.metrics import Metrics
 from tests.engine.fake_runner import FakeRunner
 from tests.unit.serving.server.conftest import StartServer
 from tests.unit.serving.server.served_model import ScriptedRunner, ServedModel, read_events
@@ -53,6 +56,14 @@ def _read_until(client: socket.socket, end: bytes) -> bytes:
         assert piece
         found += piece
     return found
+
+
+def _is_cut(client: socket.socket, sent: bytes) -> bool:
+    try:
+        client.sendall(sent)
+    except OSError:
+        return True
+    return False
 
 
 def _is_idle(server: ServedModel) -> bool:
@@ -177,6 +188,23 @@ def test_a_body_that_does_not_come_is_not_waited_for(start_server: StartServer) 
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
         assert b" 408 " in client.recv(1000)
+
+
+def test_a_body_that_goes_on_after_its_answer_is_cut(start_server: StartServer) -> None:
+    server = start_server(client_timeout_s=0.3)
+    head = "POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(head.encode())
+        assert b" 404 " in client.recv(1000)
+        _wait_until(lambda: _is_cut(client, b"a"))
+
+
+def test_a_step_that_ends_after_the_loop_is_no_failure() -> None:
+    link = EngineLink(lambda: pytest.fail("not opened"), Limits(1, 1.0), Metrics("a"))
+    loop = asyncio.new_event_loop()
+    link.attach(loop)
+    loop.close()
+    link._deliver([("r0", Milestone.ACCEPTED)])
 
 
 @pytest.mark.usefixtures("slow_steps")

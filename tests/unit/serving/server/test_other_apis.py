@@ -113,6 +113,8 @@ def test_a_message_has_thoughts_text_and_calls(thinker: ServedModel) -> None:
         ("messages", [{"role": "user", "content": [{"type": "image"}]}]),
         ("tools", [{"type": "bash_20250124", "name": "bash"}]),
         ("tool_choice", {"type": "all"}),
+        ("tool_choice", {"type": []}),
+        ("tool_choice", {"type": "auto", "disable_parallel_tool_use": "no"}),
         ("temprature", 1),
     ],
 )
