@@ -90,6 +90,7 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
     llm = link.start()
     metrics.watch(lambda: link.state, lambda: link.num_open)
     settings = ServiceSettings(
+        str(config.pretrained_model_dir),
         names,
         server["any_model_name"],
         config.sampling,

@@ -154,7 +154,7 @@ def _answer_by(reader: Reader) -> Handler:
 
 def _bind(handler: Handler, service: Service) -> Callable[[HttpRequest], Awaitable[ASGIApp]]:
     async def handle(http: HttpRequest) -> ASGIApp:
-        return await handle_errors(http, handler(http, service))
+        return await handle_errors(http, handler(http, service), service.without_folder)
 
     return handle
 

@@ -5,7 +5,7 @@ import hmac
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -101,8 +101,14 @@ class KeyGuard:
         return any(found)
 
 
-async def handle_errors(http: HttpRequest, work: Awaitable[ASGIApp]) -> ASGIApp:
-    """Turn an error of a route into its answer."""
+async def handle_errors(
+    http: HttpRequest, work: Awaitable[ASGIApp], without_folder: Callable[[str], str]
+) -> ASGIApp:
+    """Turn an error of a route into its answer.
+
+    Args:
+        without_folder: see Service.
+    """
     try:
         return await work
     except (ClientGoneError, ClientDisconnect):
@@ -116,6 +122,7 @@ async def handle_errors(http: HttpRequest, work: Awaitable[ASGIApp]) -> ASGIApp:
         error = RequestError(500, DEFECT)
     if error.status >= 500:
         write_line(f"error: {_UNSAFE.sub('?', http.scope['path'])[:_MAX_PATH]}: {error.message}")
+    error.message = without_folder(error.message)
     return json_response(error.body(http.scope["path"]), status=error.status, headers=error.headers)
 
 

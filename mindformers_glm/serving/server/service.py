@@ -40,12 +40,14 @@ class ServiceSettings:
     """What the routes were told at the start.
 
     Attributes:
+        folder: of the checkpoint, which no answer names.
         model_names: a request may call the model by one of these, the first is its own.
         any_model_name: or by any other.
         sampling: fields of SamplingParams that a request leaves open.
         max_body_bytes, client_timeout_s, keep_alive_s: as the settings of the server.
     """
 
+    folder: str
     model_names: tuple[str, ...]
     any_model_name: bool
     sampling: Mapping[str, Any]
@@ -71,6 +73,10 @@ class Service:
     def model_name(self) -> str:
         """The model's own name."""
         return self.settings.model_names[0]
+
+    def without_folder(self, message: str) -> str:
+        """A sentence with the model's name where it has the checkpoint's folder."""
+        return message.replace(self.settings.folder, self.model_name)
 
     @property
     def fingerprint(self) -> str:

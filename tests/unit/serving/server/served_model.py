@@ -83,7 +83,13 @@ class ServedModel:
         self.runner.eos_token_id = self.llm.config.vocab_size - 1
         names = ("mini", "other/name")
         settings = ServiceSettings(
-            names, any_model_name, sampling or {}, max_body_bytes, client_timeout_s, keep_alive_s
+            str(folder),
+            names,
+            any_model_name,
+            sampling or {},
+            max_body_bytes,
+            client_timeout_s,
+            keep_alive_s,
         )
         app = create_app(
             Service(self.link, self.llm, settings),

@@ -165,6 +165,18 @@ def test_nothing_of_a_request_breaks_a_log_line(
     assert not any("private" in line for line in lines)
 
 
+def test_a_sentence_does_not_name_the_folder(server: ServedModel) -> None:
+    asked = {
+        "messages": [{"role": "user", "content": "a"}],
+        "chat_template_kwargs": {"nothing_like_it": True},
+    }
+    status, _, content = server.request("POST", "/v1/chat/completions", asked)
+    message = json.loads(content)["error"]["message"]
+    assert status == 400
+    assert "The chat template of mini does not read nothing_like_it" in message
+    assert "/" not in message
+
+
 def test_a_defect_gives_no_traceback_away(
     server: ServedModel, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
