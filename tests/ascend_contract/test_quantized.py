@@ -256,8 +256,8 @@ def test_matrices_of_one_layer_that_round_their_input_otherwise_are_refused(
 @pytest.mark.parametrize(
     ("tensor", "value", "error", "words"),
     [
-        ("input_offset", 2.5, CheckpointError, "input_offset is 2.5, expected a whole number"),
-        ("input_offset", 200, CheckpointError, "input_offset is 200"),
+        ("input_offset", 2.5, CheckpointError, "input_offset holds 2.5, expected a whole number"),
+        ("input_offset", 200, CheckpointError, "input_offset holds 200"),
         ("input_scale", 1e-6, UnsupportedError, "whose reciprocal float16 does not hold"),
         ("input_scale", np.nan, CheckpointError, "not a positive number"),
         ("deq_scale", 0, CheckpointError, "not a positive number"),
