@@ -96,6 +96,16 @@ class Backend(Protocol):
         """
         ...
 
+    def check_checkpoint(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        """Refuse what a checkpoint brings that cannot run on it, in whatever float types.
+
+        It asks for no device, so that a machine without one can tell.
+
+        Raises:
+            UnsupportedError: names it, and what to do.
+        """
+        ...
+
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """What a network will take, from its config alone."""
         ...

@@ -7,7 +7,11 @@ from typing import Any
 
 from mindformers_glm.backends.ascend.diagnosis import diagnose
 from mindformers_glm.backends.ascend.footprint import count_memory
-from mindformers_glm.backends.ascend.support import check_device, check_supported
+from mindformers_glm.backends.ascend.support import (
+    check_checkpoint,
+    check_device,
+    check_supported,
+)
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.config.device_settings import DeviceSettings
@@ -91,6 +95,10 @@ class AscendBackend:
         from mindformers_glm.backends.ascend.context import processor_name
 
         check_supported(config, settings, processor_name())
+
+    def check_checkpoint(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        """See Backend."""
+        check_checkpoint(config, settings)
 
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""

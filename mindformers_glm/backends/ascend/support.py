@@ -1,5 +1,7 @@
 """What upstream's network cannot do, refused by name before weights are read."""
 
+from collections.abc import Mapping
+
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -41,11 +43,24 @@ def check_supported(config: GlmConfig, settings: RunnerSettings, processor: str)
     Raises:
         UnsupportedError: names it, and what to do.
     """
-    problems = (
+    _refuse(
         _type_problems(settings)
+        | _kv_scale_problems(settings)
         | _network_problems(config, settings)
         | _processor_problems(settings, processor)
     )
+
+
+def check_checkpoint(config: GlmConfig, settings: RunnerSettings) -> None:
+    """Refuse a network or what its checkpoint brings, whatever types and processor a run has.
+
+    Raises:
+        UnsupportedError: names it, and what to do.
+    """
+    _refuse(_kv_scale_problems(settings) | _network_problems(config, settings))
+
+
+def _refuse(problems: Mapping[str, bool]) -> None:
     if found := [name for name, is_so in problems.items() if is_so]:
         raise UnsupportedError(
             f"MindSpore Transformers' network on Ascend cannot take {', '.join(found)}: leave it "
@@ -66,12 +81,18 @@ def _type_problems(settings: RunnerSettings) -> dict[str, bool]:
         f"kv_cache_dtype {settings.kv_dtype} with compute_dtype {compute_dtype}": (
             settings.kv_cache_dtype not in (AUTO, compute_dtype)
         ),
-        f"scales of an int8 KV cache (set kv_cache_dtype to {compute_dtype} to leave them out)": (
-            settings.kv_cache_dtype == AUTO and settings.has_kv_scales
-        ),
         f"params_dtype {params_dtype} with compute_dtype {compute_dtype}": (
             params_dtype != compute_dtype
         ),
+    }
+
+
+def _kv_scale_problems(settings: RunnerSettings) -> dict[str, bool]:
+    dtype = settings.compute_dtype if settings.compute_dtype in DTYPES else DTYPES[0]
+    return {
+        f"scales of an int8 KV cache (set kv_cache_dtype to {dtype} to leave them out)": (
+            settings.kv_cache_dtype == AUTO and settings.has_kv_scales
+        )
     }
 
 

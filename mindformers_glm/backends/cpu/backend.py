@@ -92,6 +92,10 @@ class CpuBackend:
                 "can have whose columns are split: quantize the model again without tp_size."
             )
 
+    def check_checkpoint(self, config: GlmConfig, settings: RunnerSettings) -> None:
+        """See Backend; every float type runs, so it is the same."""
+        self.check_supported(config, settings)
+
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""
         return count_memory(config, settings)

@@ -31,6 +31,7 @@ def test_the_least_number_of_cards_is_found(
     assert [card.num_cards for card in needed.values()] == [on_64_gb, on_32_gb]
     for card in needed.values():
         share = num_parameters * 2 / (card.num_cards or 1)
+        assert card.bytes_of_a_card is not None
         assert share < card.bytes_of_a_card < 1.08 * share
         assert card.bytes_of_a_card <= card.usable_bytes
         assert card.bytes_of_fewer is None or card.bytes_of_fewer > card.usable_bytes
