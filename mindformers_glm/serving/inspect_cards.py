@@ -11,6 +11,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import can_split
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.engine.memory_plan import MemoryDemand
 from mindformers_glm.system.sizes import format_bytes
 
@@ -53,22 +54,25 @@ class CardsNeeded:
         )
 
 
-def count_cards(config: GlmConfig, settings: RunnerSettings) -> Iterator[CardsNeeded]:
+def count_cards(
+    config: GlmConfig, settings: RunnerSettings, stored: StoredSchemes
+) -> Iterator[CardsNeeded]:
     """Count for each kind of card, from the config alone, with one sequence of max_model_len.
 
     Args:
         settings: as a run without further settings would have them.
+        stored: how the checkpoint is quantized.
     """
     for card in CARDS:
         kind = (card.device_target, card.memory, card.usable_bytes)
         backend = BACKENDS[card.device_target]
-        if (refused := _find_refusal(backend, config, settings)) is not None:
+        if (refused := _find_refusal(backend, config, settings, stored)) is not None:
             yield CardsNeeded(*kind, refused=refused)
             continue
         held = {}
         for size in filter(partial(can_split, config), _CARDS_OF_A_HOST):
             split = replace(settings, model_parallel=size)
-            if _find_refusal(backend, config, split) is None:
+            if _find_refusal(backend, config, split, stored) is None:
                 held[size] = MemoryDemand(backend.memory_need(config, split), split).least_bytes
         enough = [size for size, num_bytes in held.items() if num_bytes <= card.usable_bytes]
         most = enough[0] if enough else max(held)
@@ -82,9 +86,11 @@ def count_cards(config: GlmConfig, settings: RunnerSettings) -> Iterator[CardsNe
         )
 
 
-def _find_refusal(backend: Backend, config: GlmConfig, settings: RunnerSettings) -> str | None:
+def _find_refusal(
+    backend: Backend, config: GlmConfig, settings: RunnerSettings, stored: StoredSchemes
+) -> str | None:
     try:
-        backend.check_checkpoint(config, settings)
+        backend.check_checkpoint(config, settings, stored)
     except UnsupportedError as problem:
         return str(problem)
     return None

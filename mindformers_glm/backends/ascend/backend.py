@@ -21,6 +21,7 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.system.host import Host
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -96,9 +97,11 @@ class AscendBackend:
 
         check_supported(config, settings, processor_name())
 
-    def check_checkpoint(self, config: GlmConfig, settings: RunnerSettings) -> None:
+    def check_checkpoint(
+        self, config: GlmConfig, settings: RunnerSettings, stored: StoredSchemes
+    ) -> None:
         """See Backend."""
-        check_checkpoint(config, settings)
+        check_checkpoint(config, settings, stored)
 
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""

@@ -7,7 +7,13 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.kv_cache import AUTO
-from mindformers_glm.core.quantization_scheme import STATIC, TOKEN, QuantizationScheme
+from mindformers_glm.core.quantization_scheme import (
+    STATIC,
+    TOKEN,
+    QuantizationScheme,
+    keep_integers,
+)
+from mindformers_glm.core.stored_schemes import StoredSchemes
 
 # Of weights and products; the operators take no others.
 DTYPES: tuple[str, ...] = ("bfloat16", "float16")
@@ -15,6 +21,7 @@ DTYPES: tuple[str, ...] = ("bfloat16", "float16")
 RUNNING_SCHEMES = "W8A8, W8A8_DYNAMIC and W8A16 by rows"
 # PartialRotaryEmbedding puts as many ones behind the rotated columns as there are of those.
 _ROTARY_SHARE = 0.5
+_OUTPUT_LAYER = "output_layer"
 # Of FlashAttentionScore (its documentation, mindspore 2.7.1: "D -- Head size").
 _HEAD_UNIT, _LARGEST_HEAD = 16, 512
 # As MindSpore calls the processor of an Atlas 300I Duo; a card holds two of them.
@@ -51,13 +58,19 @@ def check_supported(config: GlmConfig, settings: RunnerSettings, processor: str)
     )
 
 
-def check_checkpoint(config: GlmConfig, settings: RunnerSettings) -> None:
+def check_checkpoint(config: GlmConfig, settings: RunnerSettings, stored: StoredSchemes) -> None:
     """Refuse a network or what its checkpoint brings, whatever types and processor a run has.
 
+    Args:
+        stored: what the settings have of it, for each matrix.
     Raises:
         UnsupportedError: names it, and what to do.
     """
-    _refuse(_kv_scale_problems(settings) | _network_problems(config, settings))
+    _refuse(
+        _kv_scale_problems(settings)
+        | _network_problems(config, settings)
+        | _matrix_problems(stored)
+    )
 
 
 def _refuse(problems: Mapping[str, bool]) -> None:
@@ -134,6 +147,28 @@ def _scheme_problems(settings: RunnerSettings) -> dict[str, bool]:
     return {
         f"a checkpoint quantized in {label} ({layer}; it takes {RUNNING_SCHEMES})": True
         for label, layer in labels.items()
+    }
+
+
+def _matrix_problems(stored: StoredSchemes) -> dict[str, bool]:
+    """Of layers whose integers nobody keeps, or that upstream builds as float ones.
+
+    Loading asks the same (quantization.py).
+    """
+    problems: dict[str, bool] = {}
+    first: dict[str, str] = {}
+    for layer, schemes in stored.stored.items():
+        quantized = [scheme for scheme in schemes if scheme is not None]
+        if quantized and keep_integers(schemes) is None:
+            names = sorted({"float" if scheme is None else scheme.name for scheme in schemes})
+            first.setdefault(" and ".join(names), layer)
+        if len({scheme.static_input for scheme in quantized} - {None}) > 1:
+            problems["several scales of one input"] = True
+        if quantized and layer == _OUTPUT_LAYER:
+            problems["a quantized output layer"] = True
+    return problems | {
+        f"a checkpoint quantized in {names} ({layer}; it takes {RUNNING_SCHEMES})": True
+        for names, layer in first.items()
     }
 
 

@@ -19,6 +19,7 @@ from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.kv_cache import INT8
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import ROW_PARALLEL, TensorParallel
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.system.host import Host
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -92,7 +93,9 @@ class CpuBackend:
                 "can have whose columns are split: quantize the model again without tp_size."
             )
 
-    def check_checkpoint(self, config: GlmConfig, settings: RunnerSettings) -> None:
+    def check_checkpoint(
+        self, config: GlmConfig, settings: RunnerSettings, stored: StoredSchemes
+    ) -> None:
         """See Backend; every float type runs, so it is the same."""
         self.check_supported(config, settings)
 

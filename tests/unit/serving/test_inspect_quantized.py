@@ -76,6 +76,9 @@ def test_a_float_folder_has_no_such_lines(tmp_path: Path) -> None:
     ("case", "what"),
     [
         (folders.WEIGHT_ONLY["gptq-v1"], "a checkpoint quantized in W4A16, groups of 32"),
+        (folders.WEIGHT_ONLY["awq"], "a checkpoint quantized in W4A16, groups of 32, asymmetric"),
+        (folders.WEIGHT_ONLY["bnb-nf4"], "a checkpoint quantized in NF4, groups of 64"),
+        (folders.WEIGHT_ONLY["ct-fp8"], "a checkpoint quantized in FP8"),
         (folders.WITH_ACTIVATIONS["slim-w8a8-mix"], "a checkpoint quantized in W8A8_MIX"),
     ],
 )

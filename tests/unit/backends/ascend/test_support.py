@@ -20,6 +20,7 @@ from mindformers_glm.core.quantization_scheme import (
     TOKEN,
     QuantizationScheme,
 )
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from tests.unit.core.glm_9b import GLM_9B
 
 GLM_32B = replace(
@@ -175,9 +176,9 @@ def test_scales_of_an_int8_cache_are_refused_unless_they_are_left_out() -> None:
 
 def test_a_checkpoint_is_judged_whatever_the_types_of_a_run() -> None:
     exact = replace(FLOAT16, params_dtype="float32", compute_dtype="float32")
-    check_checkpoint(GLM_9B, exact)
+    check_checkpoint(GLM_9B, exact, StoredSchemes())
     with pytest.raises(UnsupportedError, match=r"int8 KV cache \(set kv_cache_dtype to bfloat16"):
-        check_checkpoint(GLM_9B, replace(exact, has_kv_scales=True))
+        check_checkpoint(GLM_9B, replace(exact, has_kv_scales=True), StoredSchemes())
     columns = ("decoder.layers.0.mlp.linear_fc2",)
     with pytest.raises(UnsupportedError, match=r"scales for each rank \(tp_list\)"):
-        check_checkpoint(GLM_9B, replace(exact, rounded_columns=columns))
+        check_checkpoint(GLM_9B, replace(exact, rounded_columns=columns), StoredSchemes())
