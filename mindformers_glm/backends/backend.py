@@ -11,6 +11,7 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.system.host import Host
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
@@ -91,6 +92,20 @@ class Backend(Protocol):
     def check_supported(self, config: GlmConfig, settings: RunnerSettings) -> None:
         """Refuse a network or a setting that cannot run on it, from the config alone.
 
+        Raises:
+            UnsupportedError: names it, and what to do.
+        """
+        ...
+
+    def check_checkpoint(
+        self, config: GlmConfig, settings: RunnerSettings, stored: StoredSchemes
+    ) -> None:
+        """Refuse what a checkpoint brings that cannot run on it, in whatever float types.
+
+        It asks for no device, so that a machine without one can tell.
+
+        Args:
+            stored: how each matrix is quantized, also those that run as float here.
         Raises:
             UnsupportedError: names it, and what to do.
         """

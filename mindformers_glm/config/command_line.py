@@ -74,10 +74,10 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Given]:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise CommandLineError(f"--options takes KEY=VALUE pairs, got {assignment!r}.")
-        _enter(settings, name, [text])
+        _enter(settings, name, [text], arguments.command)
     singles: dict[str, Given] = {}
     for name, texts in arguments.given:
-        _enter(singles, name, texts)
+        _enter(singles, name, texts, arguments.command)
     settings |= singles
     for path in settings:
         setting = SETTINGS.find(path)
@@ -86,9 +86,9 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, Given]:
     return settings
 
 
-def _enter(settings: dict[str, Given], name: str, texts: list[str]) -> None:
+def _enter(settings: dict[str, Given], name: str, texts: list[str], command: str) -> None:
     """Add a setting; of one given twice by one name the last value stays, of texts all."""
-    setting, given = setting_from_text(name, texts)
+    setting, given = setting_from_text(name, texts, command)
     before = settings.get(setting.path)
     if before is not None and setting.type.takes_many:
         given = replace(given, value=before.value + given.value)
@@ -111,7 +111,7 @@ def _reject(command: str, words: Sequence[str]) -> NoReturn:
     refuse_if_block(name, COMMAND_LINE)
     if (setting := SETTINGS.find(name)) is not None:
         raise _of_another_command(setting, command)
-    raise unknown_name(name, COMMAND_LINE)
+    raise unknown_name(name, COMMAND_LINE, command)
 
 
 def _of_another_command(setting: Setting, command: str) -> CommandLineError:

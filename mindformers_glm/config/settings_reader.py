@@ -161,7 +161,9 @@ def settings_from_tree(tree: Mapping[str, Any], source: str) -> dict[str, Given]
     return settings
 
 
-def setting_from_text(name: str, texts: list[str]) -> tuple[Setting, Given]:
+def setting_from_text(
+    name: str, texts: list[str], command: str = "predict"
+) -> tuple[Setting, Given]:
     """The setting that `--name texts...` on the command line gives.
 
     Raises:
@@ -173,7 +175,7 @@ def setting_from_text(name: str, texts: list[str]) -> tuple[Setting, Given]:
     setting = SETTINGS.find(name, on_command_line=True)
     if setting is None:
         refuse_if_block(name, COMMAND_LINE)
-        raise unknown_name(name, COMMAND_LINE)
+        raise unknown_name(name, COMMAND_LINE, command)
     value: Any = texts if setting.type.takes_many else " ".join(texts)
     return setting, read_value(setting, value, f"--{name}", COMMAND_LINE, from_text=True)
 
@@ -193,8 +195,8 @@ def refuse_if_block(name: str, source: str) -> None:
         )
 
 
-def unknown_name(name: str, source: str) -> ConfigError:
-    """The error for a name that is no setting."""
+def unknown_name(name: str, source: str, command: str = "predict") -> ConfigError:
+    """The error for a name that is no setting, of a command whose --help lists them."""
     if name == "config":
         return _error(source)(
             f"config {source} is no setting: give the YAML file as --config FILE on its own."
@@ -208,7 +210,7 @@ def unknown_name(name: str, source: str) -> ConfigError:
     elif SETTINGS.is_block(block):
         advice = f"{block} holds others, {_some_keys(block)}."
     else:
-        advice = "mindformers-glm predict --help lists them."
+        advice = f"mindformers-glm {command} --help lists them."
     return _error(source)(f"Unknown setting {name} {source}: {advice}")
 
 

@@ -18,6 +18,11 @@ def first_words(problem: BaseException) -> str:
     return [*plain, *lines, "no message"][0]
 
 
+def describe_defect(problem: BaseException) -> str:
+    """Return what a request is told that a defect of this project has ended."""
+    return f"internal error, {type(problem).__name__}: {first_words(problem)}"
+
+
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _BEGINNING, _END = 1_200, 600  # characters of a message that are kept
 

@@ -27,6 +27,7 @@ class EngineConfig:
     prefill_tokens_beside_decode: most rows of prompts in a step that goes on with fewer answers
         than that; 0: prompts fill every step, first come, first served.
     enable_prefix_caching: sequences that begin alike share the KV-cache blocks of the beginning.
+    model_parallel: processes that sample the same rows, each for itself.
     tells_prompts_apart: a generated token's K and V are not those of the same token in a prompt.
     """
 
@@ -39,6 +40,7 @@ class EngineConfig:
     prompt_lookup_num_tokens: int = 0
     prefill_tokens_beside_decode: int = 0
     enable_prefix_caching: bool = True
+    model_parallel: int = 1
     tells_prompts_apart: bool = False
 
     @classmethod

@@ -14,7 +14,7 @@ from itertools import chain
 from queue import SimpleQueue
 from typing import TypeAlias
 
-from mindformers_glm.core.errors import GlmError, first_words
+from mindformers_glm.core.errors import GlmError, describe_defect
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.request_frontend import Request
@@ -200,7 +200,7 @@ class EngineThread:
         try:
             refusal = self._llm.frontend.submit(request, self._llm.engine)
         except Exception as problem:  # a defect: it ends this request, not the others
-            defect = f"internal error, {type(problem).__name__}: {first_words(problem)}"
+            defect = describe_defect(problem)
             refusal = RequestOutput.refused(request.request_id, request.token_ids, defect)
         if refusal is not None:
             events.append((request.request_id, refusal))

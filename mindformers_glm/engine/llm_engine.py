@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from mindformers_glm.backends.runner import ModelRunner
-from mindformers_glm.core.errors import MemoryBudgetError, PromptError
+from mindformers_glm.core.errors import MemoryBudgetError, PromptError, describe_defect
 from mindformers_glm.engine.answer_grammar import write_answer_grammar
 from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.block_pool import BlockPool
@@ -236,12 +236,26 @@ class LLMEngine:
         for place, chunk in enumerate(schedule.chunks):
             rows = logits[row : row + chunk.num_samples]
             row += chunk.num_samples
-            output = self._read_prompt_rows(chunk, rows[: chunk.num_prompt_rows])
-            if output is None and chunk.is_sampled:
-                output = self._advance(chunk, rows[chunk.num_prompt_rows :], masks.get(place))
+            try:
+                output = self._take_rows(chunk, rows, masks.get(place))
+            except Exception as problem:  # a defect: it ends this answer, not the others
+                # Ranks sample the same rows each: one that went on by itself would part from them.
+                if self.config.model_parallel > 1:
+                    raise
+                output = self._fail_for_defect(self._sample_of(chunk.sequence), problem)
             if output is not None:
                 self._outputs.append(output)
         self.times.end_step(schedule.chunks)
+
+    def _take_rows(
+        self, chunk: Chunk, rows: np.ndarray, masks: list[RowMask] | Exception | None
+    ) -> RequestOutput | None:
+        if isinstance(masks, Exception):
+            raise masks
+        output = self._read_prompt_rows(chunk, rows[: chunk.num_prompt_rows])
+        if output is None and chunk.is_sampled:
+            output = self._advance(chunk, rows[chunk.num_prompt_rows :], masks)
+        return output
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a request now and return what it has; None if there is no such request."""
@@ -391,6 +405,12 @@ class LLMEngine:
             f"No token {sample.sequence.num_tokens} of this request can follow in the form that "
             f"the answer must have ({problem}): make the schema or grammar simpler.",
         )
+
+    def _fail_for_defect(self, sample: RunningSample, problem: Exception) -> RequestOutput:
+        """End a sample wherever in a step it broke; text held back is left out, it may be why."""
+        if self.scheduler.holds(sample.sequence):
+            self.scheduler.remove(sample.sequence)
+        return self._make_output(sample, "error", describe_defect(problem))
 
     def _fail_for_blocks(self, sequence: Sequence) -> RequestOutput:
         """End a request that the scheduler removed because the KV cache is too small for it."""

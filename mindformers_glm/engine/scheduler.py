@@ -112,6 +112,10 @@ class Scheduler:
         queue.remove(sequence)
         self._release_blocks(sequence)
 
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether a sequence was added and not removed since."""
+        return sequence in self._running or sequence in self._waiting
+
     def schedule(self) -> Schedule:
         """Choose the next step; `complete` must follow once it has run.
 

@@ -8,7 +8,8 @@ from mindformers_glm.engine.constraints import Constraint, RowMask
 from mindformers_glm.engine.scheduler import Chunk
 from mindformers_glm.system.interrupts import delay_interrupts
 
-StepMasks = dict[int, list[RowMask]]  # by the chunk's place in the step
+# By the chunk's place in the step; a defect in finding those of one is its own request's.
+StepMasks = dict[int, list[RowMask] | Exception]
 
 
 class TokenMasks:
@@ -71,4 +72,7 @@ class _StepWork:
                 place, constraint, chunk = self.waiting.popleft()
             except IndexError:
                 return
-            self.masks[place] = constraint.compute_masks(chunk.draft)
+            try:
+                self.masks[place] = constraint.compute_masks(chunk.draft)
+            except Exception as problem:
+                self.masks[place] = problem

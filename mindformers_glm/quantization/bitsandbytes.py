@@ -195,7 +195,7 @@ class FourBitLinear:
         taken = pairs[rows.start : rows.stop, wanted.start : wanted.stop]
         codes = packing.unpack(packing.swap_nibbles(taken), 4)[:, packing.trim(columns, 2)]
         which, groups = checks.group_of_columns(columns, self._group_size)
-        values = self._get(stored, "quant_map")[codes]
+        values = self._get_map(stored, "quant_map")[codes]
         return QuantizedRows(values, self._read_scales(stored, rows, which), None, groups)
 
     def read_activation(
@@ -216,11 +216,21 @@ class FourBitLinear:
             scales = absmax
         else:
             nested = self._get(stored, "nested_absmax")[blocks // self.settings.nested_block_size]
-            scales = self._get(stored, "nested_quant_map")[absmax] * nested
+            scales = self._get_map(stored, "nested_quant_map")[absmax] * nested
             scales = scales + np.float32(self.settings.nested_offset)
         if not np.isfinite(scales).all():
             raise self._not_numbers("absmax")
         return np.asarray(scales, np.float32)
+
+    def _get_map(self, stored: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+        values = self._get(stored, name)
+        largest = float(np.abs(values).max())
+        if not 0 < largest <= 1:
+            raise CheckpointError(
+                f"{self.layer}.weight.{name} has {largest:.3g} for its largest value, expected the "
+                "values that codes mean, of -1 to 1: quantize or download the model again."
+            )
+        return values
 
     def _get(self, stored: Mapping[str, np.ndarray], name: str) -> np.ndarray:
         values = stored[f"{self.layer}.weight.{name}"]

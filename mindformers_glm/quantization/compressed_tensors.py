@@ -297,6 +297,9 @@ def open_format(
 
 def _read_group(group: Mapping[str, Any], whole_format: Any) -> GroupSettings:
     weights, inputs = group["weights"], group.get("input_activations")
+    _check_symmetric(weights, "weights")
+    if inputs is not None:
+        _check_symmetric(inputs, "input_activations")
     layout = group.get("format") or whole_format
     kind, bits = weights["type"], weights["num_bits"]
     strategy, size = weights["strategy"], weights.get("group_size")
@@ -337,6 +340,16 @@ def _read_group(group: Mapping[str, Any], whole_format: Any) -> GroupSettings:
         # "weight" and "static" leave columns in their order, with groups one behind the other.
         has_order=weights.get("actorder") in ("group", "dynamic", True),
     )
+
+
+def _check_symmetric(arguments: Mapping[str, Any], what: str) -> None:
+    """Refuse what only looks like a truth value: the string "false" would count as true."""
+    value = arguments.get("symmetric", True)
+    if not isinstance(value, bool):
+        raise UnsupportedError(
+            f"{what} with symmetric {value!r:.40} are not read, expected true or false: download "
+            "config.json again."
+        )
 
 
 def _activation_problems(

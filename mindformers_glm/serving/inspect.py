@@ -131,7 +131,7 @@ def _describe(
         config, settings, arguments["device_target"], read_size(arguments["max_device_memory"])
     )
     table = count_memory(next(iter(BACKENDS.values())), config, settings)
-    cards = list(count_cards(config, settings))
+    cards = list(count_cards(config, settings, stored))
     sections = [
         _Section([("checkpoint", str(checkpoint.folder))], {"checkpoint": str(checkpoint.folder)}),
         _Section(_describe_architecture(config), {"config": asdict(config)}),

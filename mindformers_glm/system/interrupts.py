@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ EXIT_INTERRUPTED = 130
 INTERRUPTED = "interrupted"
 # While a graph runs, MindSpore 2.7.1 turns Ctrl-C (SIGINT) into SIGTERM.
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+_new_folders: set[Path] = set()  # made by `new_folder`, under way
 
 
 def on_interrupt(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
@@ -32,10 +34,38 @@ def exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
 
     An exception inside the import of a C extension comes out as something else, or as a crash.
     """
+    _remove_new_folders()
     # Not sys.stderr: a download may have turned it away from the libraries' bars.
     with suppress(OSError):
         print(INTERRUPTED, file=sys.__stderr__, flush=True)
     os._exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder; one that is still empty when the block ends, however it does, is removed.
+
+    Also where `exit_at_once` ends it. A folder that was there before stays.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    is_new = not folder.exists()
+    if is_new:
+        _new_folders.add(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        if is_new:
+            _remove_new_folders()
+            _new_folders.discard(folder)
+
+
+def _remove_new_folders() -> None:
+    for folder in list(_new_folders):
+        with suppress(OSError):  # it holds something, or was not made yet
+            folder.rmdir()
 
 
 def leave_at_once(exit_code: int) -> NoReturn:

@@ -9,6 +9,7 @@ import mmap
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +95,7 @@ class Checkpoint:
                 set of .npy files, beside which `folder` has the float ones.
         Raises:
             CheckpointError: the folder, its index or a shard is missing, broken or contradictory,
-                or made for another number of ranks.
+                or made for another number of ranks; both folders are quantized.
             UnsupportedError: it has quantized .npy files, which nobody can use here.
         """
         path = require_folder(folder, CheckpointError)
@@ -109,6 +110,8 @@ class Checkpoint:
                 f"{path} is cut for each rank, and {place} is not: give the float checkpoint that "
                 "it was cut from."
             )
+        if quantized_folder is not None and find_format is not None and not place.samefile(path):
+            _refuse_quantized(path, place, find_format)
         if share is not None:
             shards = single_file(share)
         elif of_set and not has_shards(path):
@@ -358,6 +361,20 @@ def _find_row_maxima(entries: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
                 "the original checkpoint anew with scripts/process_weights.py."
             )
     return found
+
+
+def _refuse_quantized(path: Path, place: Path, find_format: FindFormat) -> None:
+    """Refuse a folder with quantized weights of its own, in whose place others would run."""
+    is_quantized = False
+    # A folder whose weights all come from elsewhere need not have whole ones.
+    with suppress(CheckpointError), Checkpoint.open(path, find_format=find_format) as own:
+        is_quantized = own.quantized is not None
+    if is_quantized:
+        raise CheckpointError(
+            f"{path} is quantized itself, and the weights of {place} (QUANT_WEIGHT_PATH) would run "
+            "in the place of its own: give the float checkpoint, or unset ENABLE_QUANT and "
+            "ENABLE_SPARSE."
+        )
 
 
 def _check_index(

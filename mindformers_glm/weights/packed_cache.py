@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.system.interrupts import new_folder
 from mindformers_glm.system.log import detail, note
 from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -112,17 +113,17 @@ class PackedCache:
         if not self._is_wanted(num_bytes):
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._remove_outdated()
-            free = shutil.disk_usage(self._folder).free
-            if free < num_bytes + _SPARE_BYTES:
-                self._tell_not_written(
-                    f"it needs {format_bytes(num_bytes)} and 1 GB to spare, "
-                    f"{format_bytes(free)} are free"
-                )
-                return
-            readers = _common_readers(self._checkpoint_files, self._folder)
-            write_file(self.file, planned, self._arrays, 0o600 | readers)
+            with new_folder(self._folder):
+                self._remove_outdated()
+                free = shutil.disk_usage(self._folder).free
+                if free < num_bytes + _SPARE_BYTES:
+                    self._tell_not_written(
+                        f"it needs {format_bytes(num_bytes)} and 1 GB to spare, "
+                        f"{format_bytes(free)} are free"
+                    )
+                    return
+                readers = _common_readers(self._checkpoint_files, self._folder)
+                write_file(self.file, planned, self._arrays, 0o600 | readers)
         except OSError as problem:
             self._tell_not_written(problem.strerror or str(problem))
             return

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import QuantizedLinear, QuantizedRows, StaticActivation
 from mindformers_glm.core.segmented_linear import SegmentedLinear
 from mindformers_glm.core.sharding import Piece, widen
@@ -14,6 +15,8 @@ from mindformers_glm.system.made_ahead import made_ahead
 _CHUNK_ELEMENTS = 2**19
 # Chunks have a multiple of so many rows, the tiles that operators pack them into.
 _WHOLE_ROWS = 16
+# Of int8 codes less their zero points and of FP8 numbers, up to 448; one bound for all.
+_LARGEST_CODE = 512.0
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,25 @@ class QuantizedView:
 
         def read(first: int) -> tuple[int, QuantizedRows]:
             rows = self.piece.rows[first : first + step]
-            return first, self.linear.read(stored, rows, self.columns)
+            found = self.linear.read(stored, rows, self.columns)
+            self._check_range(found)
+            return first, found
 
         yield from made_ahead(read, range(0, self.num_rows, step))
         self.release_tensors()
+
+    def _check_range(self, rows: QuantizedRows) -> None:
+        """Refuse scales whose products with codes are beyond float32.
+
+        Raises:
+            CheckpointError: there are some.
+        """
+        scale = float(np.abs(rows.scales).max(initial=0))
+        if scale * _LARGEST_CODE > np.finfo(np.float32).max:
+            raise CheckpointError(
+                f"{self.name} has a scale of {scale:.3g}, with which weights are beyond float32: "
+                "the file is damaged; quantize or download the model again."
+            )
 
     def row_chunks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first row, float32 rows): the matrix that the tool means."""

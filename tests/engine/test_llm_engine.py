@@ -9,6 +9,7 @@ from mindformers_glm.core.errors import PromptError
 from mindformers_glm.engine import llm_engine
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.llm_engine import LLMEngine
+from mindformers_glm.engine.running_request import RunningSample
 from mindformers_glm.engine.sampler import sample_token
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.engine.sequence import Sequence
@@ -237,6 +238,60 @@ def test_nan_ends_its_own_request_only() -> None:
     assert "is not a number" in (outputs[0].error or "")
     assert outputs[1].token_ids == TOKENS[:1]
     assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def _break_at(monkeypatch: pytest.MonkeyPatch, at_call: int) -> None:
+    """Let sampling have a defect, once."""
+    num_calls = 0
+
+    def broken_once(logits: np.ndarray, sequence: Sequence, allowed: None) -> int:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == at_call:
+            raise ZeroDivisionError("of the test")
+        return sample_token(logits, sequence)
+
+    monkeypatch.setattr(llm_engine, "sample_token", broken_once)
+
+
+@pytest.mark.parametrize("at_call", [1, 2, 5])
+def test_a_defect_while_sampling_ends_its_own_request_only(
+    monkeypatch: pytest.MonkeyPatch, at_call: int
+) -> None:
+    engine = make_engine()
+    _break_at(monkeypatch, at_call)
+    outputs = generate(engine, [PROMPT] * 3, max_new_tokens=5)
+    (failed,) = [output for output in outputs if output.finish_reason == "error"]
+    assert failed.error == "internal error, ZeroDivisionError: of the test"
+    assert failed.token_ids == TOKENS[: len(failed.token_ids)]
+    assert [out.token_ids for out in outputs if out is not failed] == [TOKENS[:5]] * 2
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_a_defect_of_text_that_is_held_back_ends_its_own_request_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = make_engine()
+    flush, num_calls = RunningSample.flush_text, 0
+
+    def broken_once(sample: RunningSample) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 1:
+            raise ZeroDivisionError("of the test")
+        flush(sample)
+
+    monkeypatch.setattr(RunningSample, "flush_text", broken_once)
+    outputs = generate(engine, [PROMPT] * 2, max_new_tokens=5)
+    assert [output.finish_reason for output in outputs] == ["error", "length"]
+    assert engine.pool.num_free == engine.pool.num_blocks
+
+
+def test_a_defect_on_one_of_several_ranks_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(model_parallel=2)
+    _break_at(monkeypatch, 1)
+    with pytest.raises(ZeroDivisionError):
+        generate(engine, [PROMPT], max_new_tokens=5)
 
 
 class _BreakingRunner(FakeRunner):

@@ -231,6 +231,24 @@ def test_a_mask_that_cannot_be_found_ends_the_answer_and_not_the_engine(
         assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
 
 
+def test_a_defect_in_finding_masks_ends_the_answer_and_not_the_engine(
+    open_llm: Callable[..., LLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mindformers_glm.engine.constraints import Constraint
+
+    def fail(constraint: Constraint, draft: list[int]) -> None:
+        raise ZeroDivisionError("of the test")
+
+    monkeypatch.setattr(Constraint, "compute_masks", fail)
+    with open_llm() as llm:
+        one, other = llm.generate(
+            ["x", "y"], [_params({"regex": "[a-z]{50}"}), _params(None, max_tokens=9)]
+        )
+        assert one.error == "internal error, ZeroDivisionError: of the test"
+        assert other.finish_reason == "length"
+        assert llm.engine.pool.num_free == llm.engine.pool.num_blocks
+
+
 def test_an_interrupt_while_the_network_computes_loses_no_place(
     open_llm: Callable[..., LLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:

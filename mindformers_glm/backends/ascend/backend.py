@@ -7,7 +7,11 @@ from typing import Any
 
 from mindformers_glm.backends.ascend.diagnosis import diagnose
 from mindformers_glm.backends.ascend.footprint import count_memory
-from mindformers_glm.backends.ascend.support import check_device, check_supported
+from mindformers_glm.backends.ascend.support import (
+    check_checkpoint,
+    check_device,
+    check_supported,
+)
 from mindformers_glm.backends.backend import MemoryNeed
 from mindformers_glm.backends.runner import ModelRunner
 from mindformers_glm.config.device_settings import DeviceSettings
@@ -17,6 +21,7 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.system.host import Host
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -91,6 +96,12 @@ class AscendBackend:
         from mindformers_glm.backends.ascend.context import processor_name
 
         check_supported(config, settings, processor_name())
+
+    def check_checkpoint(
+        self, config: GlmConfig, settings: RunnerSettings, stored: StoredSchemes
+    ) -> None:
+        """See Backend."""
+        check_checkpoint(config, settings, stored)
 
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""

@@ -1,11 +1,19 @@
 """What upstream's network cannot do, refused by name before weights are read."""
 
+from collections.abc import Mapping
+
 from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.core.kv_cache import AUTO
-from mindformers_glm.core.quantization_scheme import STATIC, TOKEN, QuantizationScheme
+from mindformers_glm.core.quantization_scheme import (
+    STATIC,
+    TOKEN,
+    QuantizationScheme,
+    keep_integers,
+)
+from mindformers_glm.core.stored_schemes import StoredSchemes
 
 # Of weights and products; the operators take no others.
 DTYPES: tuple[str, ...] = ("bfloat16", "float16")
@@ -13,6 +21,7 @@ DTYPES: tuple[str, ...] = ("bfloat16", "float16")
 RUNNING_SCHEMES = "W8A8, W8A8_DYNAMIC and W8A16 by rows"
 # PartialRotaryEmbedding puts as many ones behind the rotated columns as there are of those.
 _ROTARY_SHARE = 0.5
+_OUTPUT_LAYER = "output_layer"
 # Of FlashAttentionScore (its documentation, mindspore 2.7.1: "D -- Head size").
 _HEAD_UNIT, _LARGEST_HEAD = 16, 512
 # As MindSpore calls the processor of an Atlas 300I Duo; a card holds two of them.
@@ -41,11 +50,30 @@ def check_supported(config: GlmConfig, settings: RunnerSettings, processor: str)
     Raises:
         UnsupportedError: names it, and what to do.
     """
-    problems = (
+    _refuse(
         _type_problems(settings)
+        | _kv_scale_problems(settings)
         | _network_problems(config, settings)
         | _processor_problems(settings, processor)
     )
+
+
+def check_checkpoint(config: GlmConfig, settings: RunnerSettings, stored: StoredSchemes) -> None:
+    """Refuse a network or what its checkpoint brings, whatever types and processor a run has.
+
+    Args:
+        stored: what the settings have of it, for each matrix.
+    Raises:
+        UnsupportedError: names it, and what to do.
+    """
+    _refuse(
+        _kv_scale_problems(settings)
+        | _network_problems(config, settings)
+        | _matrix_problems(stored)
+    )
+
+
+def _refuse(problems: Mapping[str, bool]) -> None:
     if found := [name for name, is_so in problems.items() if is_so]:
         raise UnsupportedError(
             f"MindSpore Transformers' network on Ascend cannot take {', '.join(found)}: leave it "
@@ -66,12 +94,18 @@ def _type_problems(settings: RunnerSettings) -> dict[str, bool]:
         f"kv_cache_dtype {settings.kv_dtype} with compute_dtype {compute_dtype}": (
             settings.kv_cache_dtype not in (AUTO, compute_dtype)
         ),
-        f"scales of an int8 KV cache (set kv_cache_dtype to {compute_dtype} to leave them out)": (
-            settings.kv_cache_dtype == AUTO and settings.has_kv_scales
-        ),
         f"params_dtype {params_dtype} with compute_dtype {compute_dtype}": (
             params_dtype != compute_dtype
         ),
+    }
+
+
+def _kv_scale_problems(settings: RunnerSettings) -> dict[str, bool]:
+    dtype = settings.compute_dtype if settings.compute_dtype in DTYPES else DTYPES[0]
+    return {
+        f"scales of an int8 KV cache (set kv_cache_dtype to {dtype} to leave them out)": (
+            settings.kv_cache_dtype == AUTO and settings.has_kv_scales
+        )
     }
 
 
@@ -113,6 +147,28 @@ def _scheme_problems(settings: RunnerSettings) -> dict[str, bool]:
     return {
         f"a checkpoint quantized in {label} ({layer}; it takes {RUNNING_SCHEMES})": True
         for label, layer in labels.items()
+    }
+
+
+def _matrix_problems(stored: StoredSchemes) -> dict[str, bool]:
+    """Of layers whose integers nobody keeps, or that upstream builds as float ones.
+
+    Loading asks the same (quantization.py).
+    """
+    problems: dict[str, bool] = {}
+    first: dict[str, str] = {}
+    for layer, schemes in stored.stored.items():
+        quantized = [scheme for scheme in schemes if scheme is not None]
+        if quantized and keep_integers(schemes) is None:
+            names = sorted({"float" if scheme is None else scheme.name for scheme in schemes})
+            first.setdefault(" and ".join(names), layer)
+        if len({scheme.static_input for scheme in quantized} - {None}) > 1:
+            problems["several scales of one input"] = True
+        if quantized and layer == _OUTPUT_LAYER:
+            problems["a quantized output layer"] = True
+    return problems | {
+        f"a checkpoint quantized in {names} ({layer}; it takes {RUNNING_SCHEMES})": True
+        for names, layer in first.items()
     }
 
 

@@ -19,6 +19,7 @@ from mindformers_glm.core.finding import Finding
 from mindformers_glm.core.kv_cache import INT8
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import ROW_PARALLEL, TensorParallel
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.system.host import Host
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -91,6 +92,12 @@ class CpuBackend:
                 f"{others[0]} has scales of its inputs for each rank (tp_list), which only layers "
                 "can have whose columns are split: quantize the model again without tp_size."
             )
+
+    def check_checkpoint(
+        self, config: GlmConfig, settings: RunnerSettings, stored: StoredSchemes
+    ) -> None:
+        """See Backend; every float type runs, so it is the same."""
+        self.check_supported(config, settings)
 
     def memory_need(self, config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
         """See Backend."""

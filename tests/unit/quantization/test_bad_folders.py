@@ -350,6 +350,37 @@ BAD: dict[str, tuple[str, Change, str]] = {
         change_tensor("weight.nested_absmax", set_first(np.nan)),
         "nested_absmax holds what is no number",
     ),
+    "a map of zeros": (
+        "bnb-nf4",
+        change_tensor("weight.quant_map", lambda array: array * 0),
+        "quant_map has 0 for its largest value",
+    ),
+    "a nested map of zeros": (
+        "bnb-nf4-nested",
+        change_tensor("weight.nested_quant_map", lambda array: array * 0),
+        "nested_quant_map has 0 for its largest value",
+    ),
+    "absmax beyond float32": (
+        "bnb-nf4",
+        change_tensor("weight.absmax", set_first(3e38)),
+        "has a scale of 3e+38, with which weights are beyond float32",
+    ),
+    "a map beyond float32": (
+        "bnb-nf4",
+        change_tensor("weight.quant_map", lambda array: array * 3e38),
+        "e+38 for its largest value, expected",
+    ),
+    "a scale beyond float32": (
+        "bnb-int8",
+        change_tensor("SCB", set_first(3e38)),
+        "with which weights are beyond float32",
+    ),
+    "symmetric in words": ("ct-w4a16", _ct_weights(symmetric="x"), "with symmetric 'x' are not"),
+    "symmetric inputs in words": (
+        "ct-w8a8-dynamic",
+        _ct_inputs(symmetric="false"),
+        "input_activations with symmetric 'false' are not",
+    ),
     "no method": ("gptq-v1", _quantization(quant_method=None), "has quant_method None"),
     "not an object": (
         "gptq-v1",

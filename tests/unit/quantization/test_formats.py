@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import cut_blocks
+from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantization_scheme import keep_integers
 from mindformers_glm.core.quantized_linear import StoredScheme
 from mindformers_glm.core.sharding import TensorParallel
@@ -168,3 +169,30 @@ def test_quantized_and_float_layers_lie_side_by_side(
         rules = build_rules(config, None, checkpoint.quantized)
         check_rules(rules, checkpoint)
         assert list_schemes(rules)["decoder.layers.0.mlp.linear_fc2"] == (None,)
+
+
+@pytest.mark.parametrize("name", folders.WEIGHT_ONLY | folders.WITH_ACTIVATIONS)
+def test_any_folder_that_is_read_may_stand_beside_a_float_one(
+    name: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    place = tmp_path / "quantized"
+    folders.write(sources["glm4"], place, _ALL[name])
+    with Checkpoint.open(
+        sources["glm4"], find_format=find_format, quantized_folder=place
+    ) as checkpoint:
+        assert checkpoint.quantized is not None
+        check_rules(build_rules(GlmConfig.from_hf(place), None, checkpoint.quantized), checkpoint)
+
+
+def test_a_quantized_folder_does_not_run_by_another_one(
+    sources: dict[str, Path], tmp_path: Path
+) -> None:
+    own, place = tmp_path / "own", tmp_path / "other"
+    folders.write(sources["glm4"], own, _ALL["gptq-v1"])
+    folders.write(sources["glm4"], place, _ALL["slim-w8a8"])
+    with pytest.raises(CheckpointError, match="own is quantized itself"):
+        Checkpoint.open(own, find_format=find_format, quantized_folder=place)
+    with Checkpoint.open(own, find_format=find_format, quantized_folder=own) as checkpoint:
+        assert checkpoint.quantized is not None
+    (own / "model.safetensors").unlink()  # no weights, nothing that would be replaced
+    Checkpoint.open(own, find_format=find_format, quantized_folder=place).close()

@@ -7,6 +7,7 @@ import pytest
 
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.serving.inspect_cards import CardsNeeded, count_cards
 from scripts.bench.released_models import MODELS
 
@@ -15,7 +16,7 @@ def _needed(tmp_path: Path, model: str, **changes: int) -> dict[str, CardsNeeded
     (tmp_path / "config.json").write_text(json.dumps(MODELS[model] | changes), encoding="utf-8")
     config = GlmConfig.from_hf(tmp_path)
     settings = RunnerSettings.for_config(config, "bfloat16")
-    return {needed.memory: needed for needed in count_cards(config, settings)}
+    return {needed.memory: needed for needed in count_cards(config, settings, StoredSchemes())}
 
 
 # Billions of parameters by the models' names would be 9 and 32; these are counted, in bfloat16:
@@ -31,6 +32,7 @@ def test_the_least_number_of_cards_is_found(
     assert [card.num_cards for card in needed.values()] == [on_64_gb, on_32_gb]
     for card in needed.values():
         share = num_parameters * 2 / (card.num_cards or 1)
+        assert card.bytes_of_a_card is not None
         assert share < card.bytes_of_a_card < 1.08 * share
         assert card.bytes_of_a_card <= card.usable_bytes
         assert card.bytes_of_fewer is None or card.bytes_of_fewer > card.usable_bytes

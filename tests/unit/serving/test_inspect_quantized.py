@@ -70,3 +70,36 @@ def test_a_float_folder_has_no_such_lines(tmp_path: Path) -> None:
     found = inspect_folder(write_float_folder(tmp_path / "float", "glm4"))
     assert "quantized by" not in dict(found.lines)
     assert found.facts["quantization"] is None
+
+
+@pytest.mark.parametrize(
+    ("case", "what"),
+    [
+        (folders.WEIGHT_ONLY["gptq-v1"], "a checkpoint quantized in W4A16, groups of 32"),
+        (folders.WEIGHT_ONLY["awq"], "a checkpoint quantized in W4A16, groups of 32, asymmetric"),
+        (folders.WEIGHT_ONLY["bnb-nf4"], "a checkpoint quantized in NF4, groups of 64"),
+        (folders.WEIGHT_ONLY["ct-fp8"], "a checkpoint quantized in FP8"),
+        (folders.WITH_ACTIVATIONS["slim-w8a8-mix"], "a checkpoint quantized in W8A8_MIX"),
+    ],
+)
+def test_what_a_card_refuses_is_not_counted_for_it(
+    case: folders.Case, what: str, tmp_path: Path
+) -> None:
+    found = look_at(tmp_path, case)
+    for card in found.facts["cards"]:
+        assert what in card["refused"]
+        assert card["num_cards"] is None
+        assert card["bytes_of_a_card"] is None
+    for memory in ("64 GB", "32 GB"):
+        line = dict(found.lines)[f"Ascend, {memory} a card"]
+        assert line.startswith("refused there: ")
+        assert what in line
+
+
+def test_a_float32_folder_and_int8_by_rows_are_counted(tmp_path: Path) -> None:
+    float_folder = write_float_folder(tmp_path / "float", "glm4")
+    kept = look_at(tmp_path / "b", folders.WITH_ACTIVATIONS["slim-w8a8"])
+    for found in (inspect_folder(float_folder), kept):
+        for card in found.facts["cards"]:
+            assert card["refused"] is None
+            assert card["num_cards"] == 1

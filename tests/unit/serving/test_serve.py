@@ -85,6 +85,12 @@ def test_an_unknown_option_is_a_sentence() -> None:
         _config("--prot", "80")
 
 
+@pytest.mark.parametrize("argv", [["--foo", "1"], ["--options", "foo=1"]])
+def test_an_unknown_option_points_to_its_own_help(argv: list[str]) -> None:
+    with pytest.raises(CommandLineError, match="mindformers-glm serve --help lists them"):
+        _config(*argv)
+
+
 def test_keys_come_from_three_places(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("b\nc\n")

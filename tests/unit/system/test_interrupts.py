@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +101,23 @@ def test_a_stuck_process_rescues_and_leaves_when_it_is_interrupted(how: str, sai
     assert ("error: No space left on device\n" in stderr) is ("fails" in how)
     # Python itself ends by the signal where KeyboardInterrupt is not caught.
     assert process.returncode == (130 if "stuck" in how else -signal.SIGINT)
+
+
+_LEAVES_IN_A_NEW_FOLDER = """
+import signal, sys
+from pathlib import Path
+from mindformers_glm.system.interrupts import exit_at_once, new_folder, on_interrupt
+on_interrupt(exit_at_once)
+with new_folder(Path(sys.argv[1])):
+    if sys.argv[2]:
+        (Path(sys.argv[1]) / sys.argv[2]).touch()
+    signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("name", ["", "file"])
+def test_leaving_at_once_leaves_no_new_folder_that_is_empty(name: str, tmp_path: Path) -> None:
+    place = tmp_path / "new"
+    command = [sys.executable, "-c", _LEAVES_IN_A_NEW_FOLDER, str(place), name]
+    assert subprocess.run(command, timeout=60).returncode == 130
+    assert place.exists() == bool(name)

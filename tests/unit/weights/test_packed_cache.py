@@ -291,7 +291,19 @@ def test_nothing_is_left_of_a_file_that_could_not_be_finished(
     else:
         with pytest.raises(KeyboardInterrupt):
             write(folder)
-    assert list((folder / FOLDER_NAME).iterdir()) == []
+    assert not (folder / FOLDER_NAME).exists()
+
+
+def test_a_cache_folder_that_was_there_stays(folder, monkeypatch, tmp_path):
+    def fail(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packed_file.os, "pwrite", fail)
+    place = tmp_path / "place"
+    place.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        write(folder, place=place)
+    assert list(place.iterdir()) == []
 
 
 def _unknown_flag(monkeypatch: pytest.MonkeyPatch) -> int:

@@ -5,7 +5,11 @@ from dataclasses import replace
 import pytest
 
 from mindformers_glm.backends.ascend.footprint import count_memory
-from mindformers_glm.backends.ascend.support import ATLAS_300I, check_supported
+from mindformers_glm.backends.ascend.support import (
+    ATLAS_300I,
+    check_checkpoint,
+    check_supported,
+)
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import UnsupportedError
@@ -16,6 +20,7 @@ from mindformers_glm.core.quantization_scheme import (
     TOKEN,
     QuantizationScheme,
 )
+from mindformers_glm.core.stored_schemes import StoredSchemes
 from tests.unit.core.glm_9b import GLM_9B
 
 GLM_32B = replace(
@@ -167,3 +172,13 @@ def test_scales_of_an_int8_cache_are_refused_unless_they_are_left_out() -> None:
     with pytest.raises(UnsupportedError, match=r"int8 KV cache \(set kv_cache_dtype to float16"):
         check_supported(GLM_9B, replace(settings, has_kv_scales=True), "")
     check_supported(GLM_9B, replace(settings, has_kv_scales=True, kv_cache_dtype="float16"), "")
+
+
+def test_a_checkpoint_is_judged_whatever_the_types_of_a_run() -> None:
+    exact = replace(FLOAT16, params_dtype="float32", compute_dtype="float32")
+    check_checkpoint(GLM_9B, exact, StoredSchemes())
+    with pytest.raises(UnsupportedError, match=r"int8 KV cache \(set kv_cache_dtype to bfloat16"):
+        check_checkpoint(GLM_9B, replace(exact, has_kv_scales=True), StoredSchemes())
+    columns = ("decoder.layers.0.mlp.linear_fc2",)
+    with pytest.raises(UnsupportedError, match=r"scales for each rank \(tp_list\)"):
+        check_checkpoint(GLM_9B, replace(exact, rounded_columns=columns), StoredSchemes())
