@@ -52,16 +52,15 @@ class ChatSession:
         while True:
             try:
                 line = self._screen.read_line(self._question())
+                if line.strip() in _ENDS:
+                    break
+                self._take(line)
             except EOFError:
                 break
             except KeyboardInterrupt:
-                if self._screen.is_terminal:
-                    continue  # the line was given up
-                raise
-            if line.strip() in _ENDS:
-                break
-            try:
-                self._take(line)
+                if not self._screen.is_terminal:
+                    raise
+                self._screen.end_answer()  # the line was given up, or an answer just over
             except GlmError as problem:
                 has_errors = True
                 self._screen.end_answer()

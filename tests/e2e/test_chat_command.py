@@ -19,6 +19,8 @@ pytestmark = [
 ]
 _ENVIRON = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO), "TERM": "xterm"}
 
+_READS = "\x1b[?2004h"  # what prompt_toolkit writes when it begins to read a line
+
 
 def _run(lines: str, *argv: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
@@ -114,12 +116,16 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends_the_chat() -> Non
         *("--min_new_tokens", "1900", "--max_new_tokens", "1900"),
     )
     terminal.wait_for("Ctrl-D ends")
+    terminal.wait_for(_READS)
     terminal.type("你好\r")
     terminal.wait_for("我是")
     terminal.type("\x03")
     terminal.wait_for("stopped, ")
-    terminal.type("\x03")  # at the prompt: nothing but a new line
+    terminal.wait_for(_READS)
+    terminal.type("\x03")  # nothing but a new line
+    terminal.wait_for(_READS)
     terminal.type("/help\r")
     terminal.wait_for("Ctrl-C stops an answer")
+    terminal.wait_for(_READS)
     terminal.type("\x04")
     assert terminal.process.wait(30) == 0
