@@ -216,3 +216,28 @@ def test_sampling_settings_have_the_names_of_requests() -> None:
     assert sampling_fields(given) == {"max_tokens": 5, "temperature": 0.0}
     with pytest.raises(ConfigError, match="--max_new_tokens"):
         sampling_fields({"max_length": 5})
+
+
+def test_ctrl_c_just_after_an_answer_does_not_end_the_chat(
+    server: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.script([HELLO], "good day")
+    user = User(["hello", "/clear", "hello"], is_terminal=True)
+
+    def tell(line: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(user, "tell", tell)
+    assert ChatSession(_remote(server), user).run() == 0
+    assert user.answers == ["good day", "good day"]
+
+
+def test_thoughts_are_told_from_the_answer_and_kept(start_server: StartServer) -> None:
+    server = start_server(reasoning_parser="glm_z1")
+    server.script([HELLO], "hm</think>good day", enable_thinking=True)
+    user = User(["hello"])
+    model = _remote(server, chat_template_kwargs={"enable_thinking": True})
+    session = ChatSession(model, user)
+    assert session.run() == 0
+    assert (user.thoughts, user.answers) == ("hm", ["good day"])
+    assert session.messages[1]["reasoning_content"] == "hm"
