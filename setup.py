@@ -151,6 +151,10 @@ setup(
             "prometheus-client>=0.20",  # the text of /metrics
             "llguidance>=1.9.1,<2",  # masks of tokens for answers in a form
         ],
+        "chat": [
+            "prompt_toolkit>=3.0",  # lines that can be edited, with history
+            "rich>=13",  # styles on terminals of every kind
+        ],
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2",

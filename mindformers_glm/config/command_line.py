@@ -1,4 +1,4 @@
-"""The command lines of `predict` and `serve`: every run setting as `--path value`, and --config.
+"""Command lines of `predict`, `serve` and `chat`: each setting as `--path value`, and --config.
 
 Upstream's run_mindformer.py (mindformers 1.7.0) takes named options, `--options a.b=v` and any
 `--a.b v` or `--a.b=v`. Here all of them are names of one table, `settings_table.SETTINGS`.

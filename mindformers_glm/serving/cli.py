@@ -30,6 +30,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMMANDS = {
     "predict": ("serving.predict", "answer prompts with a GLM model"),
     "serve": ("serving.serve", "answer OpenAI's requests over HTTP"),
+    "chat": ("serving.chat", "talk to a GLM model, or to a server with OpenAI's routes"),
     "inspect": ("serving.inspect", "describe and check a checkpoint folder without loading it"),
     "cache": ("serving.cache", "list, verify or clear packed caches of loaded weights"),
     "download": ("serving.download", "download a published checkpoint, ready to run"),

@@ -7,7 +7,7 @@ from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.system.log import note
 
 # What would move the cursor or change the terminal is shown as its number.
-_SHOWN_CONTROLS = {
+SHOWN_CONTROLS = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
 }
 
@@ -53,5 +53,5 @@ class LiveText:
         if not text:
             return
         self._is_line_open = not text.endswith("\n")
-        sys.stderr.write(text.translate(_SHOWN_CONTROLS) if self._is_terminal else text)
+        sys.stderr.write(text.translate(SHOWN_CONTROLS) if self._is_terminal else text)
         sys.stderr.flush()

@@ -1,0 +1,88 @@
+"""What a chat talks to: the model in this process, by one step of the engine after the other."""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mindformers_glm.core.errors import PromptError
+from mindformers_glm.engine.sampling_params import SamplingParams
+from mindformers_glm.tokenizer.replies import ParsedReply
+
+if TYPE_CHECKING:
+    from mindformers_glm.engine.llm import LLM
+
+Message = Mapping[str, Any]
+NO_REPLY = ParsedReply()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one step adds to an answer; nothing for a step that only read the prompt.
+
+    num_tokens: tokens of the answer that it holds; of a server's last piece: of all pieces.
+    finish_reason: why the answer is over; None while it is not.
+    """
+
+    reply: ParsedReply = NO_REPLY
+    num_tokens: int = 0
+    finish_reason: str | None = None
+
+
+class ChatModel(Protocol):
+    """Answers conversations.
+
+    raises_when_stopped: whether Ctrl-C may raise in the middle of `answer`; else it waits for the
+        end of a step.
+    """
+
+    name: str
+    raises_when_stopped: bool
+
+    def answer(
+        self, messages: Sequence[Message], tools: Sequence[Any]
+    ) -> Generator[Piece, None, None]:
+        """Answer a conversation in OpenAI's form; closing it early ends the request.
+
+        Raises:
+            GlmError: it cannot be answered.
+        """
+        ...
+
+
+class LocalModel:
+    """`LLM` in this process."""
+
+    raises_when_stopped = False  # a step that is cut in two would leave the engine in between
+
+    def __init__(self, llm: "LLM", name: str, params: SamplingParams) -> None:
+        self.name = name
+        self._llm, self._params = llm, params
+        self._num_answers = 0
+
+    def answer(
+        self, messages: Sequence[Message], tools: Sequence[Any]
+    ) -> Generator[Piece, None, None]:
+        """Answer a conversation; closing it gives the request's KV-cache blocks back."""
+        frontend, engine = self._llm.frontend, self._llm.engine
+        self._num_answers += 1
+        request_id = f"chat-{self._num_answers}"
+        request = frontend.new_request(request_id, messages, self._params, list(tools) or None)
+        refusal = frontend.submit(request, engine)
+        if refusal is not None:
+            raise PromptError(str(refusal.error))
+        is_over = False
+        try:
+            while not is_over:
+                outputs = [request.read(output) for output in engine.step()]
+                for output in outputs:
+                    if output.error is not None:
+                        raise PromptError(output.error)
+                    reply = output.delta_reply
+                    if reply is None:
+                        reply = ParsedReply(output.delta_text)
+                    is_over = is_over or output.finished
+                    yield Piece(reply, len(output.delta_token_ids), output.finish_reason)
+                if not outputs:
+                    yield Piece()
+        finally:
+            engine.abort(request_id)
