@@ -191,33 +191,27 @@ def test_heads_that_are_too_long_are_one_sentence(tmp_path: Path) -> None:
         LLM(source, kv_cache_dtype="int8")
 
 
-@pytest.mark.parametrize("value", [0.0, np.nan, -1.0])
-def test_scales_that_are_no_positive_numbers_are_one_sentence(
-    tiny: Path, tmp_path: Path, value: float
+_NO_SCALE = "holds a scale that is not"
+_NO_OFFSET = "expected a whole number from -128 to 127"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        *(("v_proj.kv_cache_scale", value, _NO_SCALE) for value in (0.0, np.nan, -1.0)),
+        *(("k_proj.kv_cache_offset", value, _NO_OFFSET) for value in (0.5, np.nan, 128.0, np.inf)),
+    ],
+)
+def test_scales_and_offsets_that_cannot_be_are_one_sentence(
+    tiny: Path, tmp_path: Path, name: str, value: float, words: str
 ) -> None:
     folder = folders.write_kv_scales(tiny, tmp_path / "c8")
     (file,) = folder.glob("*.safetensors")
-    name = "model.layers.1.self_attn.v_proj.kv_cache_scale"
+    whole_name = f"model.layers.1.self_attn.{name}"
     tensors = load_file(file)
-    tensors[name][3] = value
+    tensors[whole_name][3] = value
     save_file(tensors, file)
-    with pytest.raises(CheckpointError, match=f"{name} holds a scale that is not") as told:
-        LLM(folder)
-    assert str(told.value).count(". ") == 0
-
-
-@pytest.mark.parametrize("value", [0.5, np.nan, 128.0, np.inf])
-def test_offsets_that_are_no_int8_are_one_sentence(
-    tiny: Path, tmp_path: Path, value: float
-) -> None:
-    folder = folders.write_kv_scales(tiny, tmp_path / "c8")
-    (file,) = folder.glob("*.safetensors")
-    name = "model.layers.1.self_attn.k_proj.kv_cache_offset"
-    tensors = load_file(file)
-    tensors[name][3] = value
-    save_file(tensors, file)
-    words = f"{name} holds {value}, expected a whole number from -128 to 127"
-    with pytest.raises(CheckpointError, match=words) as told:
+    with pytest.raises(CheckpointError, match=f"{whole_name} .*{words}") as told:
         LLM(folder)
     assert str(told.value).count(". ") == 0
 

@@ -18,6 +18,7 @@ Not upstream's own methods (mindformers 1.7.0, quantization/golden_stick): those
 that quant_bias has already, and take the integer that an int64 deq_scale is for its value.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,14 +121,15 @@ class IntegerMethod(LinearMethodBase):
         """The operator, of activations [rows, in] and the weight, that gives [rows, out]."""
         return QuantBatchMatmul(transpose_x1=False, transpose_x2=True, dtype=dtype)
 
+    @abstractmethod
     def _vectors(self) -> dict[str, tuple[tuple[int, ...], Any]]:
         """Shape and type of the Parameters beside the weight."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _read_vectors(
         self, views: Sequence[QuantizedView], scales: np.ndarray, zeros: np.ndarray
     ) -> dict[str, np.ndarray]:
-        raise NotImplementedError
+        """What those hold; scales and zero points are of the rows, float32."""
 
     def _as_rows(self, layer: Any, x: Tensor) -> Tensor:
         return self.reshape(self.cast(x, layer.compute_dtype), (-1, self._num_columns))
