@@ -14,6 +14,7 @@ PACKAGE_NAME = "mindformers_glm"
 # Parts from the top down; a part may import its own level and those below it.
 ORDER = (
     ("serving", "launcher", "evaluation"),
+    ("quantizer",),
     ("models",),
     ("engine",),
     ("backends",),

@@ -1,0 +1,1 @@
+"""Makes quantized checkpoints of float ones: calibration, rounding, export, report."""

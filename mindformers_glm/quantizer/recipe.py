@@ -1,0 +1,44 @@
+"""What a float checkpoint is to become: the one description that options are turned into."""
+
+from dataclasses import dataclass
+
+from mindformers_glm.core.quantized_linear import FLOAT
+
+# How weights are rounded.
+NEAREST, GPTQ, AWQ = "nearest", "gptq", "awq"
+# How the range of a static activation is found (msModelSlim's act_method 1, 2, 3).
+MIN_MAX, HISTOGRAM, AUTOMATIC = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How layers are quantized; frozen, checked by options.py, which makes it.
+
+    Attributes:
+        weight_bits: 4 or 8.
+        activation: how activations enter the product: FLOAT, STATIC, DYNAMIC or MIXED of
+            core/quantized_linear.py.
+        group_size: columns that share a scale; None: the whole row.
+        is_symmetric: weights have no zero points.
+        act_method: of static activations: MIN_MAX, HISTOGRAM or AUTOMATIC.
+        anti_method: "" or m1 to m5, before anything is rounded.
+        disable_names: modules of the checkpoint that stay float.
+        disable_level: as many of the layers with the widest inputs stay float besides.
+        rounding: NEAREST, GPTQ or AWQ.
+        is_sparse: W8A8S: bodies of 4 bits with outliers of 8.
+        has_kv_scales: scales of an int8 KV cache are calibrated too (C8).
+        is_msmodelslim: whatever the tool does otherwise than is best is done as it does it.
+    """
+
+    weight_bits: int = 8
+    activation: str = FLOAT
+    group_size: int | None = None
+    is_symmetric: bool = True
+    act_method: int = MIN_MAX
+    anti_method: str = ""
+    disable_names: frozenset[str] = frozenset()
+    disable_level: int = 0
+    rounding: str = NEAREST
+    is_sparse: bool = False
+    has_kv_scales: bool = False
+    is_msmodelslim: bool = False

@@ -1,0 +1,75 @@
+"""What quantizing gives, layer by layer, in no tool's format: exports read it from here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindformers_glm.core.quantized_linear import QuantizedRows
+
+
+@dataclass(frozen=True)
+class StaticRange:
+    """One scale and offset for all activations of a layer: x_int = clip(rint(x/scale + offset)).
+
+    The offset is a whole number in -128..127.
+    """
+
+    scale: np.float32
+    offset: np.float32
+
+
+@dataclass(frozen=True)
+class KvScales:
+    """Scales and offsets of an int8 KV cache, a channel each: float32 [kv_heads * head_dim]."""
+
+    key_scale: np.ndarray
+    key_offset: np.ndarray
+    value_scale: np.ndarray
+    value_offset: np.ndarray
+
+
+@dataclass(frozen=True)
+class QuantizedModule:
+    """One linear module of the checkpoint, rounded.
+
+    Attributes:
+        name: in the checkpoint: "model.layers.0.self_attn.q_proj".
+        label: msModelSlim's word for its scheme: W8A8, W8A8S, W8A16, W4A16, W8A8_DYNAMIC,
+            W8A8_MIX, W4A8_DYNAMIC.
+        weight_bits: 4 or 8.
+        group_size: columns that share a scale; None: the whole row.
+        rows: all of the weight: codes int8 [out, in], scales and zeros float32 [out, groups];
+            of W4A8_DYNAMIC the scales are the product of both levels.
+        second_scales: of W4A8_DYNAMIC: float32 [out, groups]; rows.scales are these times
+            `first_scales`, float32 [out, 1].
+        bias: float32 [out]; None: the module has none.
+        static: of W8A8, W8A8S and W8A8_MIX.
+    """
+
+    name: str
+    label: str
+    weight_bits: int
+    group_size: int | None
+    rows: QuantizedRows
+    bias: np.ndarray | None = None
+    static: StaticRange | None = None
+    first_scales: np.ndarray | None = None
+    second_scales: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One decoder layer of the checkpoint.
+
+    Attributes:
+        modules: its rounded linear modules.
+        float_tensors: all else by name in the checkpoint: norms, changed by anti-outlier methods,
+            biases of norms, modules that stay float. Float biases of `modules` are not among them.
+        kv_prefix: the attention's name, for the scales of a cache.
+    """
+
+    modules: tuple[QuantizedModule, ...]
+    float_tensors: Mapping[str, np.ndarray]
+    kv_prefix: str = ""
+    kv_scales: KvScales | None = None
