@@ -18,6 +18,13 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CSRC = Path("mindformers_glm/backends/cpu/csrc")
 
+_SERVE = [
+    "starlette>=0.40",  # routes and CORS; fields of requests have tables of our own
+    "uvicorn[standard]>=0.30",  # the HTTP server, with httptools and uvloop
+    "prometheus-client>=0.20",  # the text of /metrics
+    "llguidance>=1.9.1,<2",  # masks of tokens for answers in a form
+]
+
 
 def read_version() -> str:
     """The version, read without importing the package: its imports may not be installed yet."""
@@ -145,15 +152,15 @@ setup(
         # The hubs' own clients, for `mindformers-glm download`. modelscope-hub is what modelscope
         # (1.38 and later) itself downloads with; modelscope would bring much that is not needed.
         "download": ["huggingface_hub>=0.30,<1", "modelscope-hub>=0.5,<1"],
-        "serve": [
-            "starlette>=0.40",  # routes and CORS; fields of requests have tables of our own
-            "uvicorn[standard]>=0.30",  # the HTTP server, with httptools and uvloop
-            "prometheus-client>=0.20",  # the text of /metrics
-            "llguidance>=1.9.1,<2",  # masks of tokens for answers in a form
-        ],
+        "serve": _SERVE,
         "chat": [
             "prompt_toolkit>=3.0",  # lines that can be edited, with history
             "rich>=13",  # styles on terminals of every kind
+        ],
+        "web": [
+            "gradio>=6.10,<6.18",  # 6.18 needs huggingface_hub 1, which transformers 4.51 refuses
+            "huggingface_hub<1",
+            *_SERVE,  # the page starts a server where it is given none
         ],
         "dev": [
             "pytest>=8",
@@ -166,6 +173,7 @@ setup(
             "torch==2.13.0",  # Hugging Face on torch is the oracle of the tests
             "openai>=2",  # asks the server as its users do, like the next one
             "anthropic>=0.50",
+            "playwright>=1.50",  # drives Debian's chromium, where there is one
         ],
     },
 )

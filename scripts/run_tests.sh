@@ -3,7 +3,7 @@
 # Arguments go to pytest, e.g. scripts/run_tests.sh -m "not slow" tests/unit
 set -euo pipefail
 cd "$(dirname "$0")/.."
-EXTRAS="[dev,serve,chat]"
+EXTRAS="[dev,serve,chat,web]"
 source scripts/make_venv.sh
 
 "$VENV/bin/python" -m ruff check .

@@ -50,7 +50,7 @@ class Setting:
     backend: Literal["CPU", "Ascend", ""] = ""
     aliases: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    commands: tuple[str, ...] = ("predict", "serve", "chat")
+    commands: tuple[str, ...] = ("predict", "serve", "chat", "webui")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.path.rpartition(".")[2])

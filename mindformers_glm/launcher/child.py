@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.system.parents import die_with_parent
 
 # linux/prctl.h
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -51,13 +51,6 @@ def start_child(
     Raises:
         ConfigError: the program cannot be run or the log not be written.
     """
-    parent = os.getpid()
-
-    def die_with_parent() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-
     try:
         with log.open("wb") as log_file:
             process = subprocess.Popen(
@@ -67,7 +60,7 @@ def start_child(
                 stdout=outputs[0] if outputs else log_file,
                 stderr=outputs[1] if outputs else log_file,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # the launcher has one thread, so this is safe
+                preexec_fn=die_with_parent(),  # the launcher has one thread, so this is safe
             )
     except OSError as problem:
         raise ConfigError(f"Cannot start {name}: {problem}.") from None

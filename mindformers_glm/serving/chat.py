@@ -80,12 +80,20 @@ def _check_together(arguments: argparse.Namespace, *, is_remote: bool) -> None:
             if getattr(arguments, name):
                 raise ConfigError(f"--{name} belongs to a URL, and none is given: leave it out.")
         return
+    refuse_local_settings(arguments, arguments.place)
+
+
+def refuse_local_settings(arguments: argparse.Namespace, url: str) -> None:
+    """Refuse settings that a model at a URL cannot be given.
+
+    Raises:
+        ConfigError: there is one.
+    """
     for path in given_settings(arguments):
         setting = SETTINGS.find(path)
         if setting is not None and setting.use != "sampling" and setting.name not in _FOR_SERVERS:
             raise ConfigError(
-                f"{path} is for a model in this process, and this one runs at {arguments.place}: "
-                "leave it out."
+                f"{path} is for a model in this process, and this one runs at {url}: leave it out."
             )
 
 

@@ -18,14 +18,31 @@ def read_tools(name: str) -> list[dict[str, Any]]:
         ConfigError: the file cannot be read, or holds something else.
     """
     try:
-        tools = json.loads(Path(os.path.expanduser(name)).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
+        text = Path(os.path.expanduser(name)).read_text(encoding="utf-8")
+    except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else first_words(problem)
         raise ConfigError(
             f"The tools file {name} cannot be read ({reason}): give a JSON file that holds {_FORM}."
         ) from None
+    return parse_tools(text, f"The tools file {name}")
+
+
+def parse_tools(text: str, place: str) -> list[dict[str, Any]]:
+    """Read descriptions of functions in a text.
+
+    Args:
+        place: where it stands, the beginning of a sentence.
+    Raises:
+        ConfigError: it is no JSON, or holds something else.
+    """
+    try:
+        tools = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise ConfigError(
+            f"{place} cannot be read ({first_words(problem)}): it must be JSON that holds {_FORM}."
+        ) from None
     if not isinstance(tools, list) or not all(map(_is_tool, tools)):
-        raise ConfigError(f"The tools file {name} must hold {_FORM}.")
+        raise ConfigError(f"{place} must hold {_FORM}.")
     return tools
 
 

@@ -28,6 +28,28 @@ class Piece:
     finish_reason: str | None = None
 
 
+def assistant_message(reply: ParsedReply, place: int, *, has_calls: bool) -> dict[str, Any]:
+    """Return an answer as a message of OpenAI's form.
+
+    Args:
+        place: its number in the conversation, for the names of calls that came without one.
+        has_calls: whether its calls stand in it; those of a stopped answer do not.
+    """
+    message: dict[str, Any] = {"role": "assistant", "content": reply.content}
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
+    if reply.tool_calls and has_calls:
+        message["tool_calls"] = [
+            {
+                "id": call.id or f"call_{place}_{number}",
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for number, call in enumerate(reply.tool_calls)
+        ]
+    return message
+
+
 class ChatModel(Protocol):
     """Answers conversations.
 

@@ -2,8 +2,9 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,6 +45,8 @@ class ServerModel:
         url: with or without the /v1 of the routes.
         model: its name there; "": the first one of /v1/models.
         fields: what each request says besides messages and tools.
+    Attributes:
+        is_stopped: whether `stop` was called.
     Raises:
         GlmError: the URL is none, or nothing answers there as such a server does.
     """
@@ -66,10 +69,12 @@ class ServerModel:
         self._is_tls = parts.scheme.lower() == "https"
         self._prefix = parts.path.rstrip("/") or "/v1"
         self._url, self._fields = url, dict(fields)
+        self._socket: socket.socket | None = None  # of the answer under way
+        self.is_stopped = False
         self._headers = {"content-type": "application/json"}
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
-        self.name = model or self._first_model()
+        self.name = model or self.model_names()[0]
 
     def answer(
         self, messages: Sequence[Message], tools: Sequence[Any]
@@ -85,27 +90,50 @@ class ServerModel:
         if tools:
             body["tools"] = list(tools)
         num_tokens, reason = 0, None
-        with self._request("POST", "/chat/completions", body) as response:
-            for event in self._events(response):
-                usage = event.get("usage") or {}
-                num_tokens = usage.get("completion_tokens", num_tokens)
-                for choice in event.get("choices", ())[:1]:
-                    reason = choice.get("finish_reason") or reason
-                    if reply := _read_delta(choice.get("delta") or {}):
-                        yield Piece(reply)
-        if reason is None:
+        try:
+            with self._request("POST", "/chat/completions", body) as response:
+                for event in self._events(response):
+                    usage = event.get("usage") or {}
+                    num_tokens = usage.get("completion_tokens", num_tokens)
+                    for choice in event.get("choices", ())[:1]:
+                        reason = choice.get("finish_reason") or reason
+                        if reply := _read_delta(choice.get("delta") or {}):
+                            yield Piece(reply)
+        except GlmError:
+            if not self.is_stopped:  # else it is what comes of a closed connection
+                raise
+        if reason is None and not self.is_stopped:
             raise GlmError(f"{self._url} has ended the answer before it was complete: ask again.")
         yield Piece(num_tokens=num_tokens, finish_reason=reason)
 
-    def _first_model(self) -> str:
+    def stop(self) -> None:
+        """End the answer under way from another thread; `answer` then ends as after its last piece.
+
+        The server sees a closed connection. There are no more answers afterwards.
+        """
+        self.is_stopped = True
+        if (connected := self._socket) is not None:
+            with suppress(OSError):  # it is closed already
+                # Not SSLSocket's own, which takes the TLS state away from the thread that reads.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+    def model_names(self) -> list[str]:
+        """The names of all models there.
+
+        Raises:
+            GlmError: nothing answers, or not as such a server does.
+        """
         with self._request("GET", "/models") as response:
             try:
-                return str(json.loads(response.read())["data"][0]["id"])
+                names = [str(model["id"]) for model in json.loads(response.read())["data"]]
             except (ValueError, LookupError, TypeError):
-                raise GlmError(
-                    f"{self._url} names no model at {self._prefix}/models: say which one with "
-                    "--model NAME."
-                ) from None
+                names = []
+        if not names:
+            raise GlmError(
+                f"{self._url} names no model at {self._prefix}/models: say which one with "
+                "--model NAME."
+            )
+        return names
 
     @contextmanager
     def _request(
@@ -116,6 +144,9 @@ class ServerModel:
         with closing(kind(*self._address, timeout=_WAIT_S)) as connection:
             try:
                 connection.request(method, f"{self._prefix}{path}", content, self._headers)
+                self._socket = connection.sock
+                if self.is_stopped:
+                    self.stop()
                 response = connection.getresponse()
                 if response.status != 200:
                     raise self._refusal(response)

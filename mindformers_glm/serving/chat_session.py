@@ -1,15 +1,15 @@
 """A chat: turns, commands, and what Ctrl-C does to an answer."""
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
 from mindformers_glm.core.errors import GlmError
+from mindformers_glm.serving.answer_clock import AnswerClock
 from mindformers_glm.serving.chat_files import SavedFiles, read_tools, tool_names
-from mindformers_glm.serving.chat_model import ChatModel, Message, Piece
+from mindformers_glm.serving.chat_model import ChatModel, Message, assistant_message
 from mindformers_glm.serving.chat_screen import Screen
 from mindformers_glm.system.interrupts import exit_at_once, on_interrupt
 from mindformers_glm.tokenizer.replies import ParsedReply
@@ -129,7 +129,7 @@ class ChatSession:
 
     def _follow(self, written: list[ParsedReply]) -> str:
         """Write an answer as it comes; returns what to tell of it."""
-        clock, has_text = _Clock(), False
+        clock, has_text = AnswerClock(), False
         self._is_stopped = False
         try:
             with (
@@ -157,19 +157,8 @@ class ChatSession:
         return clock.tell(is_stopped=self._is_stopped)
 
     def _keep(self, reply: ParsedReply) -> None:
-        message: dict[str, Any] = {"role": "assistant", "content": reply.content}
-        if reply.reasoning:
-            message["reasoning_content"] = reply.reasoning
-        if reply.tool_calls and not self._is_stopped:
-            message["tool_calls"] = self._open_calls = [
-                {
-                    "id": call.id or f"call_{len(self.messages)}_{place}",
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                }
-                for place, call in enumerate(reply.tool_calls)
-            ]
-            self._open_calls = list(self._open_calls)
+        message = assistant_message(reply, len(self.messages), has_calls=not self._is_stopped)
+        self._open_calls = list(message.get("tool_calls", ()))
         self.messages.append(message)
 
     @contextmanager
@@ -200,31 +189,3 @@ def interrupt_lines() -> None:
 
 def _end(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signal_number)
-
-
-class _Clock:
-    """Tokens of an answer, and when they came."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._first: float | None = None
-        self._num_first = self._num_tokens = 0
-
-    def take(self, piece: Piece) -> None:
-        now = time.perf_counter()
-        self._num_tokens += piece.num_tokens
-        if self._first is None and (piece.num_tokens or piece.reply):
-            self._first, self._num_first = now, max(piece.num_tokens, 1)
-        self._last = now
-
-    def tell(self, *, is_stopped: bool) -> str:
-        """Speed from the first token on; a server that counts no tokens has none."""
-        parts = ["stopped"] if is_stopped else []
-        if self._num_tokens:
-            parts.append(f"{self._num_tokens} tokens")
-        if self._first is not None:
-            seconds, later = self._last - self._first, self._num_tokens - self._num_first
-            if later > 0 and seconds > 0:
-                parts.append(f"{later / seconds:.3g} tokens/s")
-            parts.append(f"first token after {self._first - self._start:.3g} s")
-        return ", ".join(parts) or "no answer"

@@ -31,6 +31,7 @@ COMMANDS = {
     "predict": ("serving.predict", "answer prompts with a GLM model"),
     "serve": ("serving.serve", "answer OpenAI's requests over HTTP"),
     "chat": ("serving.chat", "talk to a GLM model, or to a server with OpenAI's routes"),
+    "webui": ("serving.web", "show a chat in the browser, with a GLM model or a server's"),
     "inspect": ("serving.inspect", "describe and check a checkpoint folder without loading it"),
     "cache": ("serving.cache", "list, verify or clear packed caches of loaded weights"),
     "download": ("serving.download", "download a published checkpoint, ready to run"),

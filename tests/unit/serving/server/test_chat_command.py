@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,3 +242,23 @@ def test_thoughts_are_told_from_the_answer_and_kept(start_server: StartServer) -
     assert session.run() == 0
     assert (user.thoughts, user.answers) == ("hm", ["good day"])
     assert session.messages[1]["reasoning_content"] == "hm"
+
+
+@pytest.mark.parametrize("is_at_the_start", [True, False], ids=["at the start", "in the middle"])
+def test_another_thread_stops_an_answer_and_the_server_frees_the_blocks(
+    server: ServedModel, *, is_at_the_start: bool
+) -> None:
+    model = _remote(server, max_tokens=3000)
+    pieces = []
+    if is_at_the_start:
+        model.stop()
+    for piece in model.answer([HELLO], ()):
+        pieces.append(piece)
+        threading.Thread(target=model.stop).start()
+    assert len(pieces) < 100
+    assert pieces[-1].finish_reason is None
+    assert model.is_stopped
+    end = time.monotonic() + 10
+    while server.link.num_open and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not server.link.num_open

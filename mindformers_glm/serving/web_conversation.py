@@ -1,0 +1,128 @@
+"""What one visitor of the page has said and heard, and how a page shows it."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mindformers_glm.serving.chat_model import Message, assistant_message
+from mindformers_glm.tokenizer.replies import ParsedReply
+
+Entry = dict[str, Any]  # a message in the form of gradio's Chatbot
+
+# Where a "<" is shown as it stands: code in fences and between backquotes, and formulas.
+_SHOWN_AS_IS = re.compile(
+    r"(^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)"
+    r"|(?P<ticks>`+)[^`](?:.*?[^`])?(?P=ticks)(?!`)"
+    r"|\$\$.+?\$\$|\\\(.+?\\\)|\\\[.+?\\\])",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+class Conversation:
+    """Turns of one visitor.
+
+    messages: in OpenAI's form, without the system prompt.
+    is_asked: whether the last message waits for an answer.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.is_asked = False
+        self._open_calls: list[Any] = []  # of the last answer, whose results are to come
+
+    @property
+    def open_call(self) -> str:
+        """The name of the function whose result comes next; "": none."""
+        return str(self._open_calls[0]["function"]["name"]) if self._open_calls else ""
+
+    def add(self, text: str) -> None:
+        """Take what the visitor has typed: a question, or the result of a call."""
+        if self._open_calls:
+            call = self._open_calls.pop(0)
+            self.messages.append({"role": "tool", "content": text, "tool_call_id": call["id"]})
+            self.is_asked = not self._open_calls
+        elif text.strip():
+            self.messages.append({"role": "user", "content": text})
+            self.is_asked = True
+
+    def keep(self, reply: ParsedReply, *, is_stopped: bool) -> None:
+        """Make an answer a part of the conversation; one that was stopped calls nothing."""
+        message = assistant_message(reply, len(self.messages), has_calls=not is_stopped)
+        self._open_calls = list(message.get("tool_calls", ()))
+        self.messages.append(message)
+        self.is_asked = False
+
+    def take_back(self) -> str:
+        """Forget the last question with all that came of it; returns its text."""
+        asked = max(i for i, message in enumerate(self.messages) if message["role"] == "user")
+        text = str(self.messages[asked]["content"])
+        del self.messages[asked:]
+        self._open_calls, self.is_asked = [], False
+        return text
+
+
+def write_entries(
+    messages: Sequence[Message], words: Mapping[str, str], *, is_thinking: bool = False
+) -> list[Entry]:
+    """Write messages as a page shows them: thoughts, calls and their results can be folded.
+
+    Args:
+        words: in the page's language (web_words.py).
+        is_thinking: whether more of the last thought may come; it is open until then.
+    """
+    entries: list[Entry] = []
+    names: dict[str, str] = {}
+    for place, message in enumerate(messages):
+        content = message["content"] or ""
+        if message["role"] == "user":
+            entries.append({"role": "user", "content": escape_html(content)})
+            continue
+        if message["role"] == "tool":
+            title = words["result"].format(name=names[message["tool_call_id"]])
+            entries.append(_folded(title, _fenced(content)))
+            continue
+        if thought := message.get("reasoning_content", "").strip("\n"):
+            is_open = is_thinking and place == len(messages) - 1
+            title = words["thinking" if is_open else "thought"]
+            entries.append(_folded(title, escape_html(thought), is_open=is_open))
+        if text := content.lstrip("\n"):  # GLM-4 begins with a newline
+            entries.append({"role": "assistant", "content": escape_html(text)})
+        for call in message.get("tool_calls", ()):
+            name, arguments = call["function"]["name"], call["function"]["arguments"]
+            names[call["id"]] = name
+            title = words["call"].format(name=name)
+            entries.append(_folded(title, _fenced(_indented(arguments), "json"), is_open=True))
+    return entries
+
+
+def escape_html(text: str) -> str:
+    """Spell tags outside code and formulas, which a page would obey or drop without a word.
+
+    Markdown stays what it is: "a <b>" becomes "a &lt;b>", and what stands in backquotes is left.
+    """
+    parts, end = [], 0
+    for match in _SHOWN_AS_IS.finditer(text):
+        parts += [text[end : match.start()].replace("<", "&lt;"), match[0]]
+        end = match.end()
+    return "".join([*parts, text[end:].replace("<", "&lt;")])
+
+
+def _folded(title: str, content: str, *, is_open: bool = False) -> Entry:
+    # gradio folds what is "done"; without a status it is open and shows no wheel.
+    status = {} if is_open else {"status": "done"}
+    return {"role": "assistant", "content": content, "metadata": {"title": title, **status}}
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """Text as a block of code, whatever fences it holds itself."""
+    longest = max(map(len, re.findall(r"`{3,}", text)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _indented(arguments: str) -> str:
+    try:
+        return json.dumps(json.loads(arguments), ensure_ascii=False, indent=2)
+    except (ValueError, RecursionError):  # cut off, or no JSON: as it came
+        return arguments

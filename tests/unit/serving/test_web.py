@@ -1,0 +1,121 @@
+"""What `webui` and web_demo.py say before they show a page, and whom the page lets in."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.serving import cli, web
+from mindformers_glm.serving.web_guide import main
+
+_DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "on_interrupt", lambda handler: None)
+    monkeypatch.setattr(web, "on_interrupt", lambda handler: None)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--api_base_url", _DEAD, "--port", "0"], "does not answer"),
+        (["--api_base_url", "127.0.0.1:9"], "must begin with http"),
+        (["--api_base_url", _DEAD, "folder"], "give the URL or the folder"),
+        (["--api_base_url", _DEAD, "--quantization", "w8a16"], "is for a model in this process"),
+        (["--api_base_url", _DEAD, "--tp_size", "2"], "is for a model in DIR"),
+        (["--api_base_url", _DEAD, "--max_length", "4"], "--max_new_tokens"),
+        ([_DEAD], "give it as --api_base_url"),
+        (["--model", "glm"], "belongs to --api_base_url"),
+        (["--port", "x"], "--port must be a whole number of at least 0, got 'x'"),
+        (["--port", "99999999"], "port must be a number from 0 to 65535"),
+        (["--port", "0", "--tp_size", "0"], "--tp_size must be a whole number of at least 1"),
+        (["--host", "no.such.host.invalid"], "Cannot listen on no.such.host.invalid"),
+        (["--tools", "missing.json"], "cannot be read"),
+        (["--predict_data", "hello"], "not of webui"),
+        (["--temperature", "-1"], "temperature"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gradio", reason="the extra `web` is not installed")
+    assert cli.main(["webui", *argv]) in (1, 2)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1
+    assert words in errors[0]
+
+
+def test_missing_packages_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert cli.main(["webui"]) == 1
+    assert "webui needs gradio, fastapi" in capsys.readouterr().err
+
+
+def test_the_pages_own_server_gets_the_settings_as_they_were_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("gradio", reason="the extra `web` is not installed")
+    started: list[list[str]] = []
+
+    def start(words: list[str]) -> None:
+        started.append(words)
+        raise ConfigError("no more")
+
+    monkeypatch.setattr(web, "OwnServer", start)
+    words = ["--temperature=0.5", "--stop", "a", "b", "--options", "seed=7"]
+    argv = ["--model_path", str(tmp_path), "--tp_size", "2", "--port", "0"]
+    assert main([*argv, *words], tmp_path) == 1
+    assert started == [
+        [
+            *(f"--pretrained_model_dir={tmp_path}", "--temperature=0.5", "--stop", "a", "b"),
+            *("--options", "seed=7", "--tensor_parallel_size", "2"),
+        ]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/", {}, 200),
+        ("POST", "/gradio_api/queue/join", {"content-length": "9"}, 200),
+        ("POST", "/gradio_api/queue/join", {"content-length": str(2**30)}, 413),
+        ("POST", "/gradio_api/queue/join", {}, 413),
+        (
+            "POST",
+            "/gradio_api/queue/join",
+            {"content-length": "9", "sec-fetch-site": "cross-site"},
+            403,
+        ),
+        ("POST", "/gradio_api/upload", {"content-length": "9"}, 404),
+        ("POST", "/gradio_api/run/answer", {"content-length": "9"}, 404),
+        ("GET", "/gradio_api/file=/etc/passwd", {}, 404),
+        ("GET", "/gradio_api/proxy=https://example.org", {}, 404),
+        ("DELETE", "/", {}, 404),
+    ],
+)
+def test_only_what_the_page_asks_for_comes_in(
+    method: str, path: str, headers: dict[str, str], status: int
+) -> None:
+    pytest.importorskip("gradio", reason="the extra `web` is not installed")
+    from mindformers_glm.serving.web_app import Door
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": encoded}
+    asyncio.run(Door(page)(scope, None, send))
+    assert sent[0]["status"] == status
+    if status == 200:
+        assert b"content-security-policy" in dict(sent[0]["headers"])
