@@ -158,7 +158,9 @@ setup(
             "rich>=13",  # styles on terminals of every kind
         ],
         "web": [
-            "gradio>=6.10,<6.18",  # 6.18 needs huggingface_hub 1, which transformers 4.51 refuses
+            # 6.18 needs huggingface_hub 1, which transformers 4.51 refuses; 6.10 names a foreign
+            # address for a script.
+            "gradio>=6.17,<6.18",
             "huggingface_hub<1",
             *_SERVE,  # the page starts a server where it is given none
         ],
