@@ -24,11 +24,13 @@ class Conversation:
 
     messages: in OpenAI's form, without the system prompt.
     is_asked: whether the last message waits for an answer.
+    is_answered: whether one is under way.
+    is_changed: whether a message came since the visitor was last let type again.
     """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self.is_asked = False
+        self.is_asked = self.is_answered = self.is_changed = False
         self._open_calls: list[Any] = []  # of the last answer, whose results are to come
 
     @property
@@ -38,6 +40,7 @@ class Conversation:
 
     def add(self, text: str) -> None:
         """Take what the visitor has typed: a question, or the result of a call."""
+        self.is_changed = True
         if self._open_calls:
             call = self._open_calls.pop(0)
             self.messages.append({"role": "tool", "content": text, "tool_call_id": call["id"]})

@@ -29,11 +29,13 @@ _FORMULAS = [
 _FILLED = {"fill_height": True, "fill_width": True}
 _MAX_CHARACTERS = 1_000_000  # of a message; the server says how much it reads
 # Of all events: no wheel over what is read, not for programs, and as many visitors at once as
-# come: how many answers there are is the server's to say.
+# come: how many answers there are is the server's to say. By gradio's own rule, "once", an event
+# behind another one is dropped while the last of its kind still runs.
 _QUIET: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
     "concurrency_limit": None,
+    "trigger_mode": "multiple",
 }
 
 
@@ -126,8 +128,9 @@ class ChatPage:
         language, conversation, box = self._language, self._conversation, self._box
         chat = [self._chatbot, self._status, box]
         labels = [part for part, _ in self._worded]
-        self.blocks.load(self._greet, None, [language, box, *labels], **_QUIET)
-        self.blocks.load(self._list_models, None, [self._model, self._status], **_QUIET)
+        self.blocks.load(self._greet, None, [language, box, *labels], **_QUIET).then(
+            self._list_models, None, [self._model, self._status], **_QUIET
+        )
         self.blocks.unload(self._stop)
         box.submit(
             self._take,
@@ -169,6 +172,8 @@ class ChatPage:
         """Make what was typed a part of the conversation."""
         words = WORDS[values[self._language]]
         conversation: Conversation = values[self._conversation]
+        if conversation.is_asked:  # Enter, while an answer comes: the text stays
+            return [gr.skip()] * 4
         try:
             self._read_request(values, words)
         except ConfigError as problem:  # before the text is gone from its field
@@ -188,8 +193,9 @@ class ChatPage:
             values: what the page's parts hold.
         """
         conversation: Conversation = values[self._conversation]
-        if not conversation.is_asked:
+        if not conversation.is_asked or conversation.is_answered:
             return
+        conversation.is_answered = True
         words, visitor = WORDS[values[self._language]], str(request.session_hash)
         system = values[self._system]
         asked: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
@@ -209,6 +215,7 @@ class ChatPage:
             ]
         finally:
             self.answers.end(visitor)
+            conversation.is_answered = False
             if conversation.is_asked:  # nobody looks any more
                 conversation.take_back()
 
@@ -226,6 +233,10 @@ class ChatPage:
 
     def _finish(self, conversation: Conversation, language: str) -> list[Any]:
         """Let the visitor type again; in the language that was chosen meanwhile."""
+        # Nothing was taken, or another message meanwhile.
+        if conversation.is_asked or not conversation.is_changed:
+            return [gr.skip()] * 3
+        conversation.is_changed = False
         words = WORDS[language]
         return [
             write_entries(conversation.messages, words),

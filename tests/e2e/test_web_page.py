@@ -154,11 +154,16 @@ def test_an_answer_is_seen_while_it_comes_and_stopping_it_closes_the_connection(
     visitor, num_closed = visit(), server.num_closed
     visitor.say("long")
     visitor.sees("word word word")
+    visitor.say("too early")
+    time.sleep(0.3)
+    sync_api.expect(visitor.box).to_have_value("too early")
     visitor.page.locator("#box .stop-button").click()
     visitor.sees("word word", status="stopped, ")
     _wait_for(lambda: server.num_closed == num_closed + 1)
     visitor.ask("hello", "you said hello")
-    assert server.bodies[-1]["messages"][1]["content"].startswith("word word")
+    messages = server.bodies[-1]["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[1]["content"].startswith("word word")
 
 
 def test_leaving_the_page_closes_the_connection(
