@@ -51,7 +51,7 @@ def follow_answer(
     """Show the pieces of an answer as they come, and make it a part of the conversation.
 
     Yields:
-        What the conversation, the line below it and the field for the next message show.
+        What the conversation and the line below it show.
     """
     clock, shown_at = AnswerClock(), 0.0
     written: list[ParsedReply] = []
@@ -61,20 +61,19 @@ def follow_answer(
         written.append(piece.reply)
         reason = piece.finish_reason
         if time.monotonic() - shown_at >= _SHOW_EVERY_S:
-            yield [_write_growing(conversation, written, words), gr.skip(), gr.skip()]
+            yield [_write_growing(conversation, written, words), gr.skip()]
             shown_at = time.monotonic()
     reply = ParsedReply.join(written)
-    text: Any = gr.skip()
     if reply.content or not model.is_stopped:
         conversation.keep(reply, is_stopped=model.is_stopped)
     else:
-        text = gr.update(value=conversation.take_back())
+        conversation.take_back()
     parts = [words["stopped"]] if model.is_stopped else []
     if reason == "length":
         parts.append(words["cut"])
     figures = words["comma"].join([*parts, *_tell_speed(clock, words)])
     status = html.escape(figures or words["no_answer"])
-    yield [write_entries(conversation.messages, words), status, text]
+    yield [write_entries(conversation.messages, words), status]
 
 
 def _write_growing(

@@ -25,12 +25,14 @@ class Conversation:
     messages: in OpenAI's form, without the system prompt.
     is_asked: whether the last message waits for an answer.
     is_answered: whether one is under way.
+    unanswered: the question that was taken back last, for its field.
     is_changed: whether a message came since the visitor was last let type again.
     """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.is_asked = self.is_answered = self.is_changed = False
+        self.unanswered = ""
         self._open_calls: list[Any] = []  # of the last answer, whose results are to come
 
     @property
@@ -62,6 +64,7 @@ class Conversation:
         text = str(self.messages[asked]["content"])
         del self.messages[asked:]
         self._open_calls, self.is_asked = [], False
+        self.unanswered = text
         return text
 
 

@@ -140,7 +140,7 @@ class ChatPage:
         ).then(
             self._answer,
             {conversation, language, self._model, self._system, self._tools, *self._numbers},
-            chat,
+            [self._chatbot, self._status],  # with the field, what is typed meanwhile was lost
             **_QUIET,
         ).then(self._finish, [conversation, language], [self._chatbot, box, self._clear], **_QUIET)
         box.stop(self._stop, None, None, **_QUIET)
@@ -207,12 +207,8 @@ class ChatPage:
             with closing(model.answer(asked, tools)) as pieces:
                 yield from follow_answer(pieces, model, conversation, words)
         except GlmError as problem:
-            text = conversation.take_back()
-            yield [
-                write_entries(conversation.messages, words),
-                write_error(problem, words),
-                gr.update(value=text),
-            ]
+            conversation.take_back()
+            yield [write_entries(conversation.messages, words), write_error(problem, words)]
         finally:
             self.answers.end(visitor)
             conversation.is_answered = False
@@ -238,9 +234,10 @@ class ChatPage:
             return [gr.skip()] * 3
         conversation.is_changed = False
         words = WORDS[language]
+        text, conversation.unanswered = conversation.unanswered, ""
         return [
             write_entries(conversation.messages, words),
-            self._update_box(conversation, words),
+            self._update_box(conversation, words, **({"value": text} if text else {})),
             gr.update(interactive=True),
         ]
 
