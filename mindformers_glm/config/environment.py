@@ -91,6 +91,24 @@ def is_launched() -> bool:
     return launched.is_launched(os.environ)
 
 
+def scheduler_host() -> str:
+    """The address of the job's scheduler, which every rank reaches."""
+    return os.environ.get("MS_SCHED_HOST", "127.0.0.1")
+
+
+def launcher_pipe() -> int | None:
+    """The file by which rank 0 tells this project's launcher of itself (launcher/wishes.py)."""
+    given = os.environ.get(launched.PIPE_VARIABLE, "")
+    return int(given) if given.isdecimal() and is_launched() else None
+
+
+def environment_of_ranks() -> dict[str, str]:
+    """The environment of a launcher whose processes find this package as this one has."""
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
 def own_device(device_id: int, num_ranks: int) -> int | None:
     """The card that this process takes, None where MindSpore chooses it (visible_devices.py).
 

@@ -15,6 +15,7 @@ from mindformers_glm.config.environment import launched_rank, packed_cache_folde
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
 from mindformers_glm.core.errors import GlmError
+from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
 from mindformers_glm.engine.argument_names import (
@@ -390,6 +391,11 @@ class LLM:
                 yield chunk
         finally:
             self._one_thread.run_when_free(chunks.close)
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The ranks that the model is split over."""
+        return self._group
 
     def warm_up(self) -> None:
         """Compile now what the first step would compile, so that it takes no longer than others."""
