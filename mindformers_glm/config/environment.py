@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mindformers_glm.config import launched
 from mindformers_glm.config.guide_variables import find_quantized_folder
+from mindformers_glm.config.torchrun import read_torchrun
 from mindformers_glm.config.visible_devices import find_device
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 
@@ -107,6 +108,21 @@ def environment_of_ranks() -> dict[str, str]:
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def join_torchrun() -> dict[str, str] | None:
+    """Make this process one of MindSpore's job where torchrun has started it (torchrun.py).
+
+    Returns:
+        The environment of the scheduler, which this process must start: it is rank 0. Else None.
+    Raises:
+        ConfigError: its variables are wrong.
+    """
+    found = read_torchrun(os.environ)
+    if found is None:
+        return None
+    os.environ.update(found)
+    return os.environ | {"MS_ROLE": "MS_SCHED"} if found["RANK_ID"] == "0" else None
 
 
 def own_device(device_id: int, num_ranks: int) -> int | None:

@@ -97,6 +97,9 @@ class ServerModel:
             raise GlmError(f"{self._url} has ended the answer before it was complete: ask again.")
         yield Piece(num_tokens=num_tokens, finish_reason=reason)
 
+    def close(self) -> None:
+        """Nothing is left open: each answer has a connection of its own."""
+
     def _first_model(self) -> str:
         with self._request("GET", "/models") as response:
             try:

@@ -2,12 +2,16 @@
 
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mindformers_glm.config.environment import environment_of_ranks, launcher_pipe
+from mindformers_glm.config.run_config import RunConfig, prepare_environment
+from mindformers_glm.serving.predict import check_folder
+from mindformers_glm.system.interrupts import on_interrupt
 
 
 class RankStarter:
@@ -29,6 +33,21 @@ class RankStarter:
         if not environment.get("MASTER_PORT"):
             arguments = ["--master_port", "auto", *arguments]
         os.execve(sys.executable, [*launcher, *arguments], environment)
+
+
+def follow_rank_0(config: RunConfig, llm_arguments: Mapping[str, Any]) -> int:
+    """Take part in the steps of rank 0's engine until it is closed; return the exit code."""
+    check_folder(config)
+    prepare_environment(config)
+    from mindformers_glm import LLM
+    from mindformers_glm.engine.led_engine import follow
+
+    llm = LLM(config.pretrained_model_dir, **llm_arguments)
+    llm.warm_up()
+    # Whoever signals all processes means rank 0, whose end is that of the others.
+    on_interrupt(signal.SIG_IGN)
+    follow(llm)
+    return 0
 
 
 def tell_launcher(wish: str) -> None:

@@ -1,7 +1,6 @@
 """`mindformers-glm serve [DIR]`: a model behind OpenAI's routes."""
 
 import argparse
-import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from mindformers_glm.config.serve_settings import WITHOUT_EFFECT
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.predict import check_folder, tell_level
-from mindformers_glm.serving.ranks import RankStarter, ends_by_signal
+from mindformers_glm.serving.ranks import RankStarter, ends_by_signal, follow_rank_0
 from mindformers_glm.system.interrupts import exit_at_once, leave_at_once, on_interrupt
 from mindformers_glm.system.log import note, write_line
 
@@ -48,23 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not config.verbose:
         warnings.filterwarnings("ignore")
     if config.rank > 0:
-        return follow_server(config)
+        return follow_rank_0(config, _llm_arguments(config))
     _check_packages()
     return serve(config, _typed_folder(arguments))
-
-
-def follow_server(config: RunConfig) -> int:
-    """Take part in the steps of rank 0's server until that ends; return the exit code."""
-    SamplingParams(**config.sampling)
-    check_folder(config)
-    prepare_environment(config)
-    llm = _open_llm(config.pretrained_model_dir, _llm_arguments(config))
-    # Whoever signals all processes means the server, which ends after its answers.
-    on_interrupt(signal.SIG_IGN)
-    from mindformers_glm.engine.led_engine import follow
-
-    follow(llm)
-    return 0
 
 
 def serve(config: RunConfig, typed_folder: str | None) -> int:

@@ -282,7 +282,8 @@ async def run_rank(server: Server, options: argparse.Namespace, found: Found) ->
     found.check(code == 1, f"rank: exit code {code}: {server.text()[-500:]}")
 
 
-def _options_of(options: argparse.Namespace) -> list[str]:
+def server_options(options: argparse.Namespace) -> list[str]:
+    """What the server is started with."""
     given = [*_FLOAT32, "--max_queued_requests", "256"]
     if options.ranks > 1:
         given += ["--tensor-parallel-size", str(options.ranks)]
@@ -295,7 +296,7 @@ def _options_of(options: argparse.Namespace) -> list[str]:
 def run(options: argparse.Namespace) -> Found:
     """Run the parts that were asked for."""
     found = Found()
-    given = _options_of(options)
+    given = server_options(options)
     if {"storm", "burst", "end"} & set(options.parts):
         with serve(options.checkpoint, *given) as server:
             asyncio.run(_run_on(server, options, found))
