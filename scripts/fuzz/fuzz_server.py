@@ -282,10 +282,10 @@ async def run_rank(server: Server, options: argparse.Namespace, found: Found) ->
     found.check(code == 1, f"rank: exit code {code}: {server.text()[-500:]}")
 
 
-def server_options(options: argparse.Namespace) -> list[str]:
-    """What the server is started with."""
+def server_options(options: argparse.Namespace, *, is_alone: bool = False) -> list[str]:
+    """What the server is started with; `is_alone`: in one process."""
     given = [*_FLOAT32, "--max_queued_requests", "256"]
-    if options.ranks > 1:
+    if options.ranks > 1 and not is_alone:
         given += ["--tensor-parallel-size", str(options.ranks)]
     for setting in options.settings:
         name, _, value = setting.partition("=")
@@ -301,7 +301,9 @@ def run(options: argparse.Namespace) -> Found:
         with serve(options.checkpoint, *given) as server:
             asyncio.run(_run_on(server, options, found))
     if "disk" in options.parts:
-        with serve(options.checkpoint, *given, log_device="/dev/full") as server:
+        # A launcher ends its job where it cannot keep the output: one process goes on.
+        alone = server_options(options, is_alone=True)
+        with serve(options.checkpoint, *alone, log_device="/dev/full") as server:
             asyncio.run(run_burst(server, 50, found))
             code = server.end()
             found.check(code == 0, f"disk: exit code {code}")

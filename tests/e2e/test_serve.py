@@ -117,7 +117,7 @@ def test_serve_by_mindies_config_answers_over_tls_and_ends_after_its_answers(
         (["--host", "no.such.host.invalid"], "Cannot listen on no.such.host.invalid"),
         (["--ssl_certfile", "/nowhere.pem"], "Cannot use ssl_certfile /nowhere.pem"),
         (["--api_key_file", "/nowhere"], "Cannot read api_key_file /nowhere"),
-        (["--tensor-parallel-size", "2", "--use_parallel", "False"], "needs --use_parallel True"),
+        (["--tensor-parallel-size", "2", "--use_parallel", "False"], "processes that a launcher"),
         (["--tensor-parallel-size", "0"], "model_parallel"),
         (["--predict_data", "x"], "setting of predict, not of serve"),
         (["/nowhere"], "/nowhere"),
