@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mindformers_glm.config import launched
 from mindformers_glm.config.guide_variables import find_quantized_folder
+from mindformers_glm.config.torchrun import read_torchrun
 from mindformers_glm.config.visible_devices import find_device
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 
@@ -89,6 +90,39 @@ def launched_rank(model_parallel: object) -> int:
 def is_launched() -> bool:
     """Whether this process is one of a job that a launcher started."""
     return launched.is_launched(os.environ)
+
+
+def scheduler_host() -> str:
+    """The address of the job's scheduler, which every rank reaches."""
+    return os.environ.get("MS_SCHED_HOST", "127.0.0.1")
+
+
+def launcher_pipe() -> int | None:
+    """The file by which rank 0 tells this project's launcher of itself (launcher/wishes.py)."""
+    given = os.environ.get(launched.PIPE_VARIABLE, "")
+    return int(given) if given.isdecimal() and is_launched() else None
+
+
+def environment_of_ranks() -> dict[str, str]:
+    """The environment of a launcher whose processes find this package as this one has."""
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def join_torchrun() -> dict[str, str] | None:
+    """Make this process one of MindSpore's job where torchrun has started it (torchrun.py).
+
+    Returns:
+        The environment of the scheduler, which this process must start: it is rank 0. Else None.
+    Raises:
+        ConfigError: its variables are wrong.
+    """
+    found = read_torchrun(os.environ)
+    if found is None:
+        return None
+    os.environ.update(found)
+    return os.environ | {"MS_ROLE": "MS_SCHED"} if found["RANK_ID"] == "0" else None
 
 
 def own_device(device_id: int, num_ranks: int) -> int | None:

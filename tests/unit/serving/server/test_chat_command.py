@@ -12,6 +12,7 @@ import pytest
 
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.engine import open_model as open_model_module
+from mindformers_glm.engine.led_engine import LedEngine
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.chat_model import LocalModel
@@ -52,7 +53,8 @@ def llm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LLM]:
 
 
 def _local(llm: LLM, **params: Any) -> LocalModel:
-    return LocalModel(llm, "mini", SamplingParams(**params))
+    led = LedEngine(llm, lambda problem: pytest.fail("there is no other rank"))
+    return LocalModel(llm, led, "mini", SamplingParams(**params))
 
 
 def _free_blocks(llm: LLM) -> int:
