@@ -169,3 +169,18 @@ def failed_meeting(problem: RuntimeError) -> ConfigError:
 def has_own_num_threads() -> bool:
     """Whether somebody chose OMP_NUM_THREADS: MindSpore's msrun sets it to 1 for every process."""
     return os.environ.get("OMP_NUM_THREADS", "") not in ("", "1")
+
+
+_EXCHANGE_TIMEOUT_S = 30.0  # of MindSpore, where nobody sets MS_NODE_TIMEOUT
+
+
+def exchange_timeout_s() -> float:
+    """How long a rank waits for another's part of an exchange, in seconds."""
+    given = os.environ.get("MS_NODE_TIMEOUT", "")
+    return float(given) if given.isdecimal() and int(given) > 0 else _EXCHANGE_TIMEOUT_S
+
+
+def launcher_host() -> int:
+    """Which of a job's hosts the launcher counts this one as; 0 where it does not say."""
+    given = os.environ.get("MS_NODE_RANK", "")
+    return int(given) if given.isdecimal() else 0

@@ -45,6 +45,7 @@ inline RowScale ScaleOfRow(const LinearIntArgs& args, int64_t row, float absmax)
   if (!IsTokenRow(args, row)) {
     return {args.input_scale, args.input_offset, absmax - absmax == 0.0f ? 1.0f : absmax - absmax};
   }
+  if (args.row_maxima != nullptr) absmax = args.row_maxima[row];  // no less, nor more of a number
   if (absmax < kLeastActivation) return {1.0f, 0.0f, 0.0f};
   return {absmax / kMaxActivation8, 0.0f, absmax / kMaxActivation8};
 }
