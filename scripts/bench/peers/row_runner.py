@@ -4,9 +4,11 @@ A worker's own class loads the library and its model, and says how a batch is fe
 """
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from gguf_sizes import read_tensor_bytes
 
 _EMBEDDING = "token_embd.weight"
 MAX_BATCH = 512  # rows of one `llama_decode`, which is llama.cpp's default micro-batch
@@ -75,7 +77,5 @@ class RowRunner(ABC):
 
 def count_weight_bytes(path: str) -> int:
     """All tensors of a GGUF file except the embedding."""
-    from gguf import GGUFReader  # only the workers' environments have it
-
-    tensors = GGUFReader(path).tensors
-    return sum(int(tensor.n_bytes) for tensor in tensors if tensor.name != _EMBEDDING)
+    tensors = read_tensor_bytes(Path(path))
+    return sum(size for name, size in tensors.items() if name != _EMBEDDING)

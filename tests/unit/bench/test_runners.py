@@ -1,12 +1,15 @@
 """What the workers of bench_generate.py share, on engines that count tokens up."""
 
 import ctypes
+import struct
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_sizes import read_tensor_bytes
 from request_runner import RequestRunner
-from row_runner import MAX_BATCH, Row, RowRunner
+from row_runner import MAX_BATCH, Row, RowRunner, count_weight_bytes
 
 _VOCAB_SIZE = 5_000
 
@@ -96,3 +99,41 @@ def test_a_request_that_ends_by_itself_is_told() -> None:
     del runner.last[1]
     with pytest.raises(AssertionError, match="has ended"):
         runner.step()
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def _write_gguf(path: Path, alignment: int, sizes: dict[str, int]) -> None:
+    """Version 3 of ggml's docs/gguf.md, written by its text."""
+    pairs = [
+        _string("general.alignment") + struct.pack("<II", 4, alignment),
+        _string("tokens") + struct.pack("<IIQ", 9, 8, 3) + b"".join(map(_string, "a中b")),
+        _string("nested") + struct.pack("<IIQ", 9, 9, 2) + 2 * struct.pack("<IQHH", 2, 2, 7, 7),
+        _string("flag") + struct.pack("<IB", 7, 1),
+        _string("rate") + struct.pack("<Id", 12, 0.5),
+        _string("name") + struct.pack("<I", 8) + _string("glm"),
+    ]
+    tensors, begin = b"", 0
+    for name, size in sizes.items():
+        tensors += _string(name) + struct.pack("<IQQIQ", 2, 3, 5, 30, begin)
+        begin += -(-size // alignment) * alignment
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(sizes), len(pairs)) + b"".join(pairs) + tensors
+    head += bytes(-len(head) % alignment)
+    path.write_bytes(head + bytes(begin))
+
+
+@pytest.mark.parametrize("alignment", [32, 64])
+def test_bytes_of_tensors_are_read_from_the_header(tmp_path: Path, alignment: int) -> None:
+    path = tmp_path / "x.gguf"
+    _write_gguf(path, alignment, {"token_embd.weight": 256, "output.weight": 640, "norm": 128})
+    assert read_tensor_bytes(path) == {"token_embd.weight": 256, "output.weight": 640, "norm": 128}
+    assert count_weight_bytes(str(path)) == 640 + 128
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(bytes(100))
+    with pytest.raises(ValueError, match="no GGUF file"):
+        read_tensor_bytes(path)
