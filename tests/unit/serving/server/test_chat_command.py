@@ -250,6 +250,7 @@ def test_thoughts_are_told_from_the_answer_and_kept(start_server: StartServer) -
 def test_another_thread_stops_an_answer_and_the_server_frees_the_blocks(
     server: ServedModel, *, is_at_the_start: bool
 ) -> None:
+    server.script([HELLO], "good day " * 300)  # longer than any thread takes to stop it
     model = _remote(server, max_tokens=3000)
     pieces = []
     if is_at_the_start:
@@ -257,7 +258,6 @@ def test_another_thread_stops_an_answer_and_the_server_frees_the_blocks(
     for piece in model.answer([HELLO], ()):
         pieces.append(piece)
         threading.Thread(target=model.stop).start()
-    assert len(pieces) < 100
     assert pieces[-1].finish_reason is None
     assert model.is_stopped
     end = time.monotonic() + 10
