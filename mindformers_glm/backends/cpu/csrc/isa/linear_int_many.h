@@ -99,6 +99,7 @@ template <int P, bool kAffine = false>
 struct ManyTokensInt {
   static constexpr int64_t kRowMultiple = 1;
   static constexpr bool kInTiles = false;
+
   static int64_t GroupSize(int64_t) { return kManyTokensRows; }
 
   explicit ManyTokensInt(const ActivationRows&) {}

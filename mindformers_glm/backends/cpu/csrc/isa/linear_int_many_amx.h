@@ -1,12 +1,11 @@
 // Linear layers on integer weights with AMX tiles for many tokens, where products are the limit and
 // not memory: signed activations times signed weights.
 //
-// A thread turns some groups of columns of some tile rows into tiles of signed bytes, a panel, and
-// multiplies it by all tokens, which lie in tiles, too. Four tiles hold sums: two tile rows times
-// the two planes of 16 tokens, or times 32 tokens of one plane. A group's sums are stored beside
-// the first products of the next group and scaled beside the products of the one after that, since
-// tiles and vectors work at the same time. They are integers as those of the dot products are, and
-// scaled in the same order, so both give the same bits.
+// A thread multiplies a panel of weights by all tokens, which lie in tiles, too. Four tiles hold
+// sums: two tile rows times the two planes of 16 tokens, or times 32 tokens of one plane. A group's
+// sums are stored beside the first products of the next group and scaled beside those of the one
+// after that, since tiles and vectors work at the same time. They are integers as those of the dot
+// products are, and scaled in the same order, so both give the same bits.
 #pragma once
 
 #include <algorithm>
@@ -15,74 +14,12 @@
 #include "linear_int.h"
 #include "linear_int_amx.h"
 #include "tiles_amx.h"
+#include "weight_panel_amx.h"
 
 namespace glm::GLM_ISA {
 
 // By planes. Fewer tokens wait for the weights to come from memory, which a panel would hold up.
 constexpr int64_t kLeastPanelTokens[3] = {0, 128, 64};
-
-// Tiles of signed bytes: the groups of columns of some tile rows.
-template <int kBits, bool kAffine>
-class WeightPanel {
- public:
-  // 128 KiB, in the second-level cache; 8 KiB of two tile rows and as much of the tokens that they
-  // are multiplied by stay in the first-level one. Tokens come from afar once for all tile rows.
-  static constexpr int64_t kTileRows = 32, kColumns = 256;
-  static constexpr int64_t kTileRowBytes = kColumns * kTileN;
-
-  const uint8_t* TileRow(int64_t r) const { return bytes_ + r * kTileRowBytes; }
-
-  // What the bytes of the panel lack of zero points: of int8 what leaves the middle, as a byte holds
-  // no more; of int4 what is above 128, where a zero point is no code. As TimesZeros takes it beside
-  // the corrections of both planes: once for the low one, 256 times for the high one. (From -128 to
-  // 127, so that also the latter has 16 bits.)
-  static IntVec RestOfZeros(const uint8_t* zeros) {
-    IntVec rest = AddInt(LoadZeros(zeros), SetInt(-128));
-    if (kBits == 4) rest = _mm512_max_epi32(rest, SetInt(0));
-    return _mm512_or_si512(_mm512_and_si512(rest, SetInt(0xffff)), _mm512_slli_epi32(rest, 24));
-  }
-
-  // Groups from `group` on of `count` tile rows; columns that the weights do not have are zeros.
-  void Fill(const IntBlock& block, int64_t count, int64_t group, int64_t num_groups) {
-    const int64_t group_lines = block.x->group_size / (kBits == 8 ? 4 : 8);
-    for (int64_t r = 0; r < count; ++r) {
-      uint8_t* out = bytes_ + r * kTileRowBytes;
-      const IntBlock rows = RowsFrom(block, r);
-      for (int64_t g = group; g < group + num_groups; ++g) {
-        const int64_t lines = std::min(block.lines - g * group_lines, group_lines);
-        const __m512i zeros = ZerosOfBytes(rows.zeros + g * block.zeros_step);
-        FillGroup(rows.w + g * group_lines * kIntLineBytes, lines, zeros, out);
-        std::memset(out + lines * kOutBytes, 0, (group_lines - lines) * kOutBytes);
-        out += group_lines * kOutBytes;
-      }
-    }
-  }
-
- private:
-  static constexpr int64_t kOutBytes = kBits == 8 ? kIntLineBytes : 2 * kIntLineBytes;  // of a line
-
-  // What is subtracted of each byte; see RestOfZeros.
-  static __m512i ZerosOfBytes(const uint8_t* zeros) {
-    if (kBits == 8) return _mm512_set1_epi8(-128);
-    if (!kAffine) return _mm512_set1_epi8(8);
-    const IntVec least = _mm512_min_epi32(LoadZeros(zeros), SetInt(128));
-    return _mm512_mullo_epi32(least, SetInt(0x01010101));
-  }
-
-  static void FillGroup(const uint8_t* w, int64_t lines, __m512i zeros, uint8_t* out) {
-    for (int64_t i = 0; i < lines; ++i, w += kIntLineBytes, out += kOutBytes) {
-      if constexpr (kBits == 8) {
-        _mm512_store_si512(out, _mm512_sub_epi8(LoadBytes(w), zeros));
-      } else {
-        const Nibbles nibbles = Split(LoadBytes(w));
-        _mm512_store_si512(out, _mm512_sub_epi8(nibbles.low, zeros));
-        _mm512_store_si512(out + kIntLineBytes, _mm512_sub_epi8(nibbles.high, zeros));
-      }
-    }
-  }
-
-  alignas(64) uint8_t bytes_[kTileRows * kTileRowBytes];
-};
 
 template <class Tiles, int kBits, int P, bool kAffine = false>
 class PanelInt {
@@ -192,8 +129,8 @@ class PanelInt {
     }
   }
 
-  // Sums of tile row r and left operand a, a plane or 16 tokens, are in tile 2 a + r. Where there is
-  // one tile row only, the second is what the panel has left from before, and is not added.
+  // Sums of tile row r and left operand a, a plane or 16 tokens, are in tile 2 a + r. Where there
+  // is one tile row only, the second is what the panel has left from before, and is not added.
   void MultiplyGroup(const uint8_t* w, int64_t row, int64_t group) {
     constexpr int64_t kTile = kTiledRows * kTiledColumns;
     const int64_t group_size = x_.group_size, column = group * group_size;

@@ -75,8 +75,8 @@ inline void QuantizeToken(const ActivationRows& rows, const LinearIntArgs& args,
     alignas(64) int32_t integers[kActivationGroup];
     QuantizeColumns(scale, floats + begin, begin, linear.k, integers);
     IntElement line[kActivationGroup];
-    StoreActivations(integers, rows.in_tiles ? line : rows.values + row * rows.row_stride + begin, 1,
-                     0);
+    IntElement* in_row = rows.values + row * rows.row_stride + begin;
+    StoreActivations(integers, rows.in_tiles ? line : in_row, 1, 0);
     if (rows.in_tiles) rows.StoreInTiles(line, row, begin);
     for (int64_t i = 0; i < kActivationGroup; i += rows.group_size) {
       const int64_t place = (begin + i) / rows.group_size * rows.num_rows + row;

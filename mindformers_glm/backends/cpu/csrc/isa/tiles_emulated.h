@@ -1,8 +1,8 @@
 // AMX tiles in plain C++, so that the code which uses them is tested on machines without them.
 //
 // Follows the operation sections of LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TDPBF16PS, TDPBSUD
-// and TDPBSSD in the Intel SDM, volume 2. Where the processor would raise #UD or #GP, the process is
-// aborted. Only the flushing of subnormal numbers is left out.
+// and TDPBSSD in the Intel SDM, volume 2. Where the processor would raise #UD or #GP, the process
+// is aborted. Only the flushing of subnormal numbers is left out.
 #pragma once
 
 #include <cstdint>
