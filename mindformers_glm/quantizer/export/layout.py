@@ -13,8 +13,8 @@ from mindformers_glm.quantizer.result import KvScales, QuantizedModule
 
 MSMODELSLIM, COMPRESSED_TENSORS = "msmodelslim", "compressed-tensors"
 GPTQ, AWQ = "gptq", "awq"
-FORMATS = (MSMODELSLIM, COMPRESSED_TENSORS, GPTQ, AWQ)
-NUMPY_SET = "numpy"  # of the ChatGLM2 guide, by its own script only
+NUMPY_SET = "numpy"  # of the ChatGLM2 guide
+FORMATS = (MSMODELSLIM, COMPRESSED_TENSORS, GPTQ, AWQ, NUMPY_SET)
 
 # The longest names of what becomes of a tensor of the checkpoint, in any format.
 _OF_MATRIX = (
@@ -32,7 +32,8 @@ class ExportSettings:
     """How a folder is written.
 
     Attributes:
-        layout: one of FORMATS, or NUMPY_SET.
+        layout: one of FORMATS.
+        label: msModelSlim's word for the scheme of the whole; most modules have it, if any.
         part_bytes: largest weight file; None: all in one.
         has_float32: tensors that stay float are written as float32, as the tool does on a CPU; else
             in the dtype that the checkpoint has them in.
@@ -41,6 +42,7 @@ class ExportSettings:
     """
 
     layout: str = MSMODELSLIM
+    label: str = "FLOAT"
     part_bytes: int | None = None
     has_float32: bool = False
     mindie_keys: dict[str, Any] | None = None

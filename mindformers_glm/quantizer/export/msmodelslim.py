@@ -33,6 +33,7 @@ class ModelSlimLayout:
     """See Layout.
 
     Args:
+        label: of the whole where no module is quantized.
         mindie_keys: the old layout, and what config.json gets besides `quantize`; None: the new.
         has_int64: deq_scale is written as the bits of a float32 in int64, which the card's product
             with float16 results takes.
@@ -41,10 +42,12 @@ class ModelSlimLayout:
     def __init__(
         self,
         writer: SafetensorsWriter,
+        label: str,
         mindie_keys: Mapping[str, Any] | None,
         has_int64: bool,
     ) -> None:
-        self._writer, self._mindie_keys, self._has_int64 = writer, mindie_keys, has_int64
+        self._writer, self._label = writer, label
+        self._mindie_keys, self._has_int64 = mindie_keys, has_int64
         self._types: dict[str, str] = {}
         self._labels: Counter[str] = Counter()
         self._group_sizes: set[int] = set()
@@ -81,21 +84,19 @@ class ModelSlimLayout:
             self._add(round_floats(f"{stem}.bias", bias, dtype), _FLOAT)
 
     def add_kv_scales(self, prefix: str, scales: KvScales) -> None:
-        """See Layout; a fused module has them below its own name."""
-        is_fused = prefix.endswith("self_attention")
-        base = f"{prefix}.query_key_value" if is_fused else prefix
+        """See Layout."""
         for name, values in (
             ("k_proj.kv_cache_scale", scales.key_scale),
             ("k_proj.kv_cache_offset", scales.key_offset),
             ("v_proj.kv_cache_scale", scales.value_scale),
             ("v_proj.kv_cache_offset", scales.value_offset),
         ):
-            self._add(new_tensor(f"{base}.{name}", values.astype(np.float32)), _C8)
+            self._add(new_tensor(f"{prefix}.{name}", values.astype(np.float32)), _C8)
         self._has_kv_scales = True
 
     def finish(self, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
         """See Layout."""
-        whole = self._labels.most_common(1)[0][0] if self._labels else _FLOAT
+        whole = self._labels.most_common(1)[0][0] if self._labels else self._label
         kind = whole.lower()
         self._writer.finish(f"quant_model_weight_{kind}")
         name = f"quant_model_description{'' if self._is_new else f'_{kind}'}.json"

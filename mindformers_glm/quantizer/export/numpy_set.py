@@ -77,13 +77,11 @@ class NumpySetLayout:
 
     def add_kv_scales(self, prefix: str, scales: KvScales) -> None:
         """See Layout."""
-        is_fused = prefix.endswith("self_attention")
-        base = f"{prefix}.query_key_value" if is_fused else prefix
         for part, scale, offset in (
             ("k_proj", scales.key_scale, scales.key_offset),
             ("v_proj", scales.value_scale, scales.value_offset),
         ):
-            name = f"{base}.{part}"
+            name = f"{prefix}.{part}"
             self._add("kv_cache_scale", new_tensor(name, scale.astype(np.float32)))
             self._add("kv_cache_offset", new_tensor(name, offset.astype(np.float32)))
 

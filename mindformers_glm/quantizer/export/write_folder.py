@@ -6,7 +6,7 @@ is complete; what stays float is copied from the checkpoint.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,12 @@ from mindformers_glm.quantizer.export.new_tensor import copy_floats, round_float
 from mindformers_glm.quantizer.export.numpy_set import NumpySetLayout
 from mindformers_glm.quantizer.export.safetensors_writer import SafetensorsWriter, header_room
 from mindformers_glm.quantizer.export.words import AwqLayout, GptqLayout
+from mindformers_glm.quantizer.module_names import list_linears
 from mindformers_glm.quantizer.result import LayerResult
 from mindformers_glm.system.files import read_json_object
 from mindformers_glm.system.new_folder import new_folder
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import (
-    LINEARS,
-    WeightRule,
     build_rules,
     check_rules,
     find_surplus,
@@ -50,7 +49,6 @@ _MODE = 0o750  # of the folder, as the tool makes it
 _CODE = (".py",)  # the model's own classes, which other programs may want to import
 _CONFIG = "config.json"
 _FLOAT = "FLOAT"
-_OUTPUT_LAYER = "output_layer.weight"
 _FINAL_NORM = "final_layernorm.weight"
 
 
@@ -121,7 +119,7 @@ class _FolderWriter:
         config = resolve_attention_bias(GlmConfig.from_hf(checkpoint.folder), checkpoint)
         self._rules = build_rules(config)
         check_rules(self._rules, checkpoint)
-        self._linears = _list_linears(self._rules)
+        self._linears = list_linears(self._rules)
         self._source = checkpoint.entries
         self._written: set[str] = set()
         self._has_shifted_norms = False
@@ -153,7 +151,9 @@ class _FolderWriter:
         names = list_longest_names({entry.name: len(entry.shape) for entry in entries})
         writer = SafetensorsWriter(folder, header_room(names), self._settings.part_bytes)
         makers: dict[str, Callable[[], Layout]] = {
-            MSMODELSLIM: lambda: ModelSlimLayout(writer, self._settings.mindie_keys, has_int64),
+            MSMODELSLIM: lambda: ModelSlimLayout(
+                writer, self._settings.label, self._settings.mindie_keys, has_int64
+            ),
             COMPRESSED_TENSORS: lambda: CompressedLayout(writer, self._linears),
             GPTQ: lambda: GptqLayout(writer, self._linears),
             AWQ: lambda: AwqLayout(writer, self._linears),
@@ -208,19 +208,3 @@ class _FolderWriter:
         if self._settings.has_float32 or entry.dtype not in DTYPE_BYTES:
             return "float32"
         return entry.dtype
-
-
-def _list_linears(rules: Sequence[WeightRule]) -> list[str]:
-    """The linear modules of the checkpoint by name; no embedding that is the output layer, too."""
-    is_linear = {
-        id(rule): rule.parameter == _OUTPUT_LAYER or rule.parameter.endswith(tuple(LINEARS))
-        for rule in rules
-    }
-    others = {source.name for rule in rules if not is_linear[id(rule)] for source in rule.sources}
-    return [
-        source.name.removesuffix(".weight")
-        for rule in rules
-        if is_linear[id(rule)]
-        for source in rule.sources
-        if source.name not in others
-    ]

@@ -119,17 +119,15 @@ def finish_layer(
     return LayerResult(modules, rest, prefix, scales)
 
 
-def _kv_scales(
-    names: list[str], tensors: Tensors, is_wanted: bool
-) -> tuple[str, KvScales] | None:
+def _kv_scales(names: list[str], tensors: Tensors, is_wanted: bool) -> tuple[str, KvScales] | None:
     if not is_wanted:
         return None
-    fused = [name for name in names if name.endswith("query_key_value.weight")]
-    keys = [name for name in names if name.endswith("k_proj.weight")]
-    prefix = (fused or keys)[0].rsplit(".", 2)[0]
-    # A fused module has as many rows of queries as the output projection has columns.
-    inner = tensors[f"{prefix}.dense.weight"].shape[1] if fused else 0
-    count = (len(tensors[fused[0]]) - inner) // 2 if fused else len(tensors[keys[0]])
+    (keys,) = [name for name in names if re.search(r"(k_proj|query_key_value)\.weight$", name)]
+    count, prefix = len(tensors[keys]), keys.rsplit(".", 2)[0]
+    if keys.endswith("query_key_value.weight"):
+        # As many rows of queries as the output projection has columns; then keys, then values.
+        count = (count - tensors[f"{prefix}.dense.weight"].shape[1]) // 2
+        prefix += ".query_key_value"
     scales = np.linspace(0.01, 0.05, count, dtype=np.float32)
     zeros = np.zeros_like(scales)
     return prefix, KvScales(scales, zeros, scales + np.float32(1), zeros)

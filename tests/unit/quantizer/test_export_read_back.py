@@ -1,22 +1,15 @@
 """Every format that is written is read by our own readers, to the same integers and scales."""
 
-import json
-import os
-import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
-from mindformers_glm.core.quantized_linear import QuantizedRows
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.quantizer.export.layout import ExportSettings
 from mindformers_glm.quantizer.export.write_folder import write_folder
-from mindformers_glm.quantizer.result import LayerResult, QuantizedModule
+from mindformers_glm.quantizer.result import QuantizedModule
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
 from tests.unit.quantization.float_folder import write_float_folder

@@ -100,4 +100,4 @@ def _read_kv_scales(names: list[str], stored: Tensors) -> tuple[str, KvScales | 
         for part in "kv"
         for what in ("scale", "offset")
     ]
-    return base.removesuffix(".query_key_value"), KvScales(*found)
+    return base, KvScales(*found)
