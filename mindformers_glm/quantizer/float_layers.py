@@ -43,7 +43,7 @@ class LayerNames:
     prefix: what comes before the number of a layer.
     modules: QKV, PROJ, FC1 and FC2 -> linear modules within a layer, in the order of their rows.
     norms: QKV_NORM, FC1_NORM and the sandwich norms, if any -> their weights.
-    kv_module: what the scales of a KV cache are named after, with "." behind it.
+    kv_module: what the scales of a KV cache are named after, within a layer.
     """
 
     prefix: str
@@ -62,7 +62,7 @@ class LayerNames:
             else:
                 norms[parameter] = tensors[0][0]
         kv_scale, _ = names.kv_scales[0][1][0]
-        return cls(names.layers, modules, norms, kv_scale.removesuffix("k_proj.kv_cache_scale"))
+        return cls(names.layers, modules, norms, kv_scale.removesuffix(".k_proj.kv_cache_scale"))
 
     def layer_prefix(self, number: int) -> str:
         """What comes before the names within a layer."""
@@ -110,11 +110,19 @@ class FloatNetwork:
             CheckpointError: a tensor has a value that is infinite or no number.
         """
         prefix = self.names.layer_prefix(number)
+        return {name: self.read_tensor(prefix + name) for name in self.list_tensors()}
+
+    def list_tensors(self) -> list[str]:
+        """Their names within a layer."""
         modules = [name for modules in self.names.modules.values() for name in modules]
         wanted = [*self.names.norms.values(), *(f"{name}.weight" for name in modules)]
         if self.config.attention_bias:
             wanted += [f"{name}.bias" for name in self.names.modules[QKV]]
-        return {name: self.read_tensor(prefix + name) for name in wanted}
+        return wanted
+
+    def with_samples(self, count: int) -> "FloatNetwork":
+        """The same on the first samples only."""
+        return FloatNetwork(self.config, self._checkpoint, self._samples[:count])
 
     def read_tensor(self, name: str) -> np.ndarray:
         """One tensor, by its whole name, as float32."""
