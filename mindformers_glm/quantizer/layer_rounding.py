@@ -1,0 +1,166 @@
+"""One decoder layer rounded while it is run: what each linear is given decides what becomes of it.
+
+It is the `multiply` of float_layers.py. The next linear of the layer sees what this one makes once
+weight and activations are rounded, as the device will compute it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mindformers_glm.core.quantized_linear import FLOAT, MIXED, STATIC
+from mindformers_glm.quantizer.float_layers import (
+    FloatNetwork,
+    Product,
+    Tensors,
+    add_bias,
+    join_columns,
+)
+from mindformers_glm.quantizer.kv_scales import find_kv_scales
+from mindformers_glm.quantizer.linear_input import LinearInput
+from mindformers_glm.quantizer.observers import (
+    ObservedRange,
+    fake_round,
+    fake_round_tokens,
+    observe,
+)
+from mindformers_glm.quantizer.recipe import Recipe
+from mindformers_glm.quantizer.result import KvScales, LayerResult, QuantizedModule
+from mindformers_glm.quantizer.rounding import round_module
+from mindformers_glm.weights.tensor_names import QKV
+
+
+class LayerRounding:
+    """What becomes of a layer.
+
+    Args:
+        number: of the layer.
+        tensors: float32, by their names within the layer.
+    """
+
+    def __init__(
+        self, network: FloatNetwork, recipe: Recipe, number: int, tensors: Tensors
+    ) -> None:
+        self._network, self._recipe, self._tensors = network, recipe, tensors
+        self._number, self._prefix = number, network.names.layer_prefix(number)
+        self._modules: list[QuantizedModule] = []
+        self._kv_scales: KvScales | None = None
+
+    def multiply(self, parameter: str, x: np.ndarray) -> Product:
+        """See Multiply in float_layers.py."""
+        modules = self._network.names.modules[parameter]
+        rounded = [self._prefix + name not in self._recipe.disable_names for name in modules]
+        given, observed = LinearInput(x, self._network.sample_rows), None
+        if any(rounded) and self._recipe.activation in (STATIC, MIXED):
+            observed = observe(x, self._network.sample_rows, self._recipe.act_method)
+        products = [
+            self._round(name, given, observed) if is_rounded else self._keep(name, x)
+            for name, is_rounded in zip(modules, rounded, strict=True)
+        ]
+
+        def product(rows: slice) -> np.ndarray:
+            return join_columns([one(rows) for one in products])
+
+        if parameter != QKV or not self._recipe.has_kv_scales:
+            return product
+        return self._see_keys_and_values(product, len(x))
+
+    def round_without_inputs(self) -> None:
+        """All its linears, where nothing is calibrated."""
+        for modules in self._network.names.modules.values():
+            for name in modules:
+                if self._prefix + name not in self._recipe.disable_names:
+                    self._modules.append(self._round_one(name, None, None))
+
+    def result(self) -> LayerResult:
+        """Its rounded modules; float tensors are not changed here."""
+        has_scales = self._kv_scales is not None
+        return LayerResult(
+            tuple(self._modules),
+            {},
+            self._prefix + self._network.names.kv_module if has_scales else "",
+            self._kv_scales,
+            self._number,
+        )
+
+    @classmethod
+    def round_output(
+        cls,
+        network: FloatNetwork,
+        recipe: Recipe,
+        name: str,
+        weight: np.ndarray,
+        x: np.ndarray | None,
+    ) -> LayerResult:
+        """The output layer, where it is quantized.
+
+        Args:
+            x: its input; None: nothing is calibrated.
+        """
+        given, static = None, None
+        if x is not None:
+            given = LinearInput(x, network.sample_rows)
+            if recipe.activation in (STATIC, MIXED):
+                static = observe(x, network.sample_rows, recipe.act_method).whole
+        return LayerResult((round_module(name, weight, None, recipe, given, static),), {})
+
+    def _round(self, name: str, given: LinearInput, observed: ObservedRange | None) -> Product:
+        module = self._round_one(name, given, observed)
+        self._modules.append(module)
+        matrix = self._network.operators.matrix(module.rows.dequantized())
+
+        def product(rows: slice) -> np.ndarray:
+            x = self._round_activations(given.x[rows], rows, observed)
+            return add_bias(matrix.multiply(x), module.bias)
+
+        return product
+
+    def _round_one(
+        self, name: str, given: LinearInput | None, observed: ObservedRange | None
+    ) -> QuantizedModule:
+        return round_module(
+            self._prefix + name,
+            self._tensors[f"{name}.weight"],
+            self._tensors.get(f"{name}.bias"),
+            self._recipe,
+            given,
+            None if observed is None else observed.whole,
+        )
+
+    def _keep(self, name: str, x: np.ndarray) -> Product:
+        """A module that stays float."""
+        matrix = self._network.operators.matrix(self._tensors[f"{name}.weight"])
+        bias = self._tensors.get(f"{name}.bias")
+        return lambda rows: add_bias(matrix.multiply(x[rows]), bias)
+
+    def _round_activations(
+        self, x: np.ndarray, rows: slice, observed: ObservedRange | None
+    ) -> np.ndarray:
+        """Calibration samples are prompts: of MIXED their tokens have scales of their own."""
+        if self._recipe.activation == FLOAT:
+            return x
+        if self._recipe.activation != STATIC:
+            return fake_round_tokens(x)
+        assert observed is not None
+        if not self._recipe.is_msmodelslim:
+            return fake_round(x, observed.whole.scale, observed.whole.offset)
+        scales = _by_row([found.scale for found in observed.by_sample], self._network.sample_rows)
+        offsets = _by_row([found.offset for found in observed.by_sample], self._network.sample_rows)
+        return fake_round(x, scales[rows], offsets[rows])
+
+    def _see_keys_and_values(self, product: Product, num_rows: int) -> Product:
+        """Take the scales of the cache from the product, all rows of which are computed now."""
+        qkv = product(slice(0, num_rows))
+        config = self._network.config
+        size = config.num_key_value_heads * config.head_dim
+        keys, values = qkv[:, -2 * size : -size], qkv[:, -size:]
+        if not self._recipe.is_msmodelslim:
+            keys = self._network.operators.rotate_keys(keys)
+        self._kv_scales = find_kv_scales(keys, values)
+        return lambda rows: qkv[rows]
+
+
+def _by_row(values: Sequence[np.float32], sample_rows: Sequence[slice]) -> np.ndarray:
+    """float32 [rows, 1] of a value for each sample."""
+    lengths = [rows.stop - rows.start for rows in sample_rows]
+    return np.repeat(np.array(values, np.float32), lengths)[:, None]

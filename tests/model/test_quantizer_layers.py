@@ -1,0 +1,97 @@
+"""The quantizer's float layers against Hugging Face: hidden states, and inputs of each linear."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.quantizer.float_layers import FloatNetwork
+from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.tensor_names import FC1, FC2, PROJ, QKV
+from tests.conftest import relative_error
+from tests.model import hf_oracle
+from tests.model.dialects import save_dialect
+
+DIALECTS = ["glm4", "glm", "chatglm"]
+_MODULES = {
+    QKV: "self_attn.k_proj",
+    PROJ: "self_attn.o_proj",
+    FC1: "mlp.gate_up_proj",
+    FC2: "mlp.down_proj",
+}
+# One token, a block exactly full, a block and one more.
+_LENS = (1, 32, 33)
+
+
+@pytest.fixture(scope="module", params=DIALECTS)
+def folders(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    return save_dialect(tmp_path_factory.mktemp("float_layers"), request.param)
+
+
+def _samples() -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 515, length).tolist() for length in _LENS]
+
+
+def _see_hugging_face(folder: Path) -> tuple[list[np.ndarray], dict[tuple[int, str], np.ndarray]]:
+    """The input of each layer and the output of the last, and those of linears; rows joined."""
+    model, seen, hidden = hf_oracle.load(folder), {}, {}
+
+    def watch(key, store):
+        def hook(_module, args, kwargs=None):
+            store.setdefault(key, []).append(args[0][0].numpy().copy())
+
+        return hook
+
+    for number, layer in enumerate(model.model.layers):
+        layer.register_forward_pre_hook(watch(number, hidden))
+        for parameter, name in _MODULES.items():
+            layer.get_submodule(name).register_forward_pre_hook(watch((number, parameter), seen))
+    model.model.norm.register_forward_pre_hook(watch(len(model.model.layers), hidden))
+    with torch.no_grad():
+        for sample in _samples():
+            model(torch.tensor([sample]))
+    joined = {key: np.concatenate(parts) for key, parts in seen.items()}
+    return [np.concatenate(hidden[number]) for number in sorted(hidden)], joined
+
+
+def test_layers_and_inputs_of_linears_are_hugging_faces(folders: tuple[Path, Path]) -> None:
+    folder, source = folders
+    expected, expected_inputs = _see_hugging_face(source)
+    config = GlmConfig.from_hf(folder)
+    seen: dict[tuple[int, str], np.ndarray] = {}
+    with Checkpoint.open(folder) as checkpoint:
+        network = FloatNetwork(config, checkpoint, _samples())
+        hidden = network.embed()
+        assert np.array_equal(hidden, expected[0])
+        for number in range(config.num_hidden_layers):
+            tensors = network.read(number)
+
+            def see(parameter: str, x: np.ndarray, number: int = number) -> None:
+                seen[number, parameter] = x.copy()
+
+            hidden = network.run(tensors, hidden, network.multiply_floats(tensors, see))
+            assert relative_error(hidden, expected[number + 1]) < 1e-5
+    assert seen.keys() == expected_inputs.keys()
+    for key, inputs in expected_inputs.items():
+        assert relative_error(seen[key], inputs) < 1e-5, key
+
+
+def test_rows_are_the_same_whatever_comes_with_them(folders: tuple[Path, Path]) -> None:
+    folder, _ = folders
+    config, samples = GlmConfig.from_hf(folder), _samples()
+
+    def run(chosen: list[list[int]]) -> np.ndarray:
+        with Checkpoint.open(folder) as checkpoint:
+            network = FloatNetwork(config, checkpoint, chosen)
+            tensors = network.read(0)
+            multiply = network.multiply_floats(tensors, lambda *_: None)
+            return network.run(tensors, network.embed(), multiply)
+
+    together = run(samples)
+    assert np.array_equal(together[:1], run(samples[:1]))
+    assert np.array_equal(together[33:], run(samples[2:]))
