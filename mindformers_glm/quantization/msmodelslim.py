@@ -237,7 +237,7 @@ class ModelSlimLinear:
         )
 
     def _count_biases(self) -> int:
-        """One, or one for each of 16 ranks where cards split the columns; nothing here uses them."""
+        """One, or one for each of 16 ranks where cards split columns; none is used here."""
         entry = self.source.entries.get(f"{self.layer}.scale_bias")
         return _NUM_RANKS if entry is not None and entry.shape[1:] == (_NUM_RANKS,) else 1
 

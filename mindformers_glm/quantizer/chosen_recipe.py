@@ -23,6 +23,7 @@ from mindformers_glm.quantizer.module_names import list_down_projections, resolv
 from mindformers_glm.quantizer.options import AS_THE_TOOL, BEST, QuantizeOptions
 from mindformers_glm.quantizer.recipe import GPTQ as BY_GPTQ
 from mindformers_glm.quantizer.recipe import HISTOGRAM, MIN_MAX, NEAREST, Recipe
+from mindformers_glm.quantizer.rounding import label_of
 
 _GROUP_SIZE = 64
 _BYTES = 2**30  # of a GB, as the tool counts part_file_size
@@ -32,14 +33,11 @@ _BYTES = 2**30  # of a GB, as the tool counts part_file_size
 class ChosenRecipe:
     """What quantizing and writing need to know.
 
-    Attributes:
-        needs_texts: something is measured on texts.
-        notices: a sentence for each option that changes nothing here, or otherwise than said.
+    notices: a sentence for each option that changes nothing here, or otherwise than said.
     """
 
     recipe: Recipe
     export: ExportSettings
-    needs_texts: bool
     notices: tuple[str, ...]
 
 
@@ -59,21 +57,14 @@ def choose_recipe(options: QuantizeOptions, linears: Sequence[str]) -> ChosenRec
             "disable_names or disable_level."
         )
     recipe = _make_recipe(options, linears)
-    needs_texts = (
-        recipe.activation == STATIC
-        or bool(recipe.anti_method)
-        or recipe.disable_level > 0
-        or recipe.has_kv_scales
-        or recipe.rounding != NEAREST
-    )
     export = ExportSettings(
         layout=options.format,
         part_bytes=options.part_file_size and options.part_file_size * _BYTES,
-        label=_label_of(options),
+        label="FLOAT" if options.w_bit == 16 else label_of(recipe),
         has_float32=options.recipe == AS_THE_TOOL,
         mindie_keys=_mindie_keys(options, recipe) if options.mindie_format else None,
     )
-    return ChosenRecipe(recipe, export, needs_texts, tuple(_list_notices(options)))
+    return ChosenRecipe(recipe, export, tuple(_list_notices(options)))
 
 
 def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
@@ -112,17 +103,6 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
         has_kv_scales=options.use_kvcache_quant,
         is_msmodelslim=options.recipe == AS_THE_TOOL,
     )
-
-
-def _label_of(options: QuantizeOptions) -> str:
-    """msModelSlim's word for the scheme."""
-    if options.w_bit == 16:
-        return "FLOAT"
-    if _is_sparse(options):
-        return "W8A8S"
-    if options.a_bit == 16:
-        return f"W{options.w_bit}A16"
-    return f"W{options.w_bit}A8_DYNAMIC" if options.is_dynamic else "W8A8"
 
 
 def _is_sparse(options: QuantizeOptions) -> bool:

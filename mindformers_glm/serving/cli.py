@@ -32,6 +32,7 @@ COMMANDS = {
     "serve": ("serving.serve", "answer OpenAI's requests over HTTP"),
     "chat": ("serving.chat", "talk to a GLM model, or to a server with OpenAI's routes"),
     "inspect": ("serving.inspect", "describe and check a checkpoint folder without loading it"),
+    "quantize": ("serving.quantize", "quantize a float checkpoint and write the result"),
     "cache": ("serving.cache", "list, verify or clear packed caches of loaded weights"),
     "download": ("serving.download", "download a published checkpoint, ready to run"),
     "doctor": ("serving.doctor", "say whether models can run on this machine, and what would help"),

@@ -140,7 +140,7 @@ def test_a_fault_is_one_sentence_with_its_line(case: str, tmp_path: Path) -> Non
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("val/readme.txt", "x")
-    with pytest.raises(ConfigError, match="no val/SUBJECT.csv"):
+    with pytest.raises(ConfigError, match=r"no val/SUBJECT\.csv"):
         read_calibration_file(tmp_path / "a.zip")
 
 

@@ -46,7 +46,7 @@ def _choose(*words: str, linears: Sequence[str] = _GLM) -> ChosenRecipe:
 def test_nothing_given_is_w8a8_with_float_down_projections() -> None:
     chosen = _choose()
     assert chosen.recipe == Recipe(8, STATIC, disable_names=frozenset(_DOWN))
-    assert (chosen.export.label, chosen.needs_texts, chosen.notices) == ("W8A8", True, ())
+    assert (chosen.export.label, chosen.notices) == ("W8A8", ())
 
 
 def test_options_have_the_names_and_defaults_of_the_example() -> None:
