@@ -18,7 +18,7 @@ from mindformers_glm.quantizer.calibration_texts import (
     tokenize_texts,
 )
 from mindformers_glm.quantizer.chosen_recipe import ChosenRecipe, choose_recipe
-from mindformers_glm.quantizer.export.write_folder import Written, check_place, write_folder
+from mindformers_glm.quantizer.export.write_folder import FLOAT, Written, check_place, write_folder
 from mindformers_glm.quantizer.module_names import list_linears
 from mindformers_glm.quantizer.options import QuantizeOptions
 from mindformers_glm.quantizer.pipeline import needs_samples, quantize
@@ -59,6 +59,8 @@ def quantize_folder(options: QuantizeOptions) -> QuantizedFolder:
         _check_writable(output)
         results = quantize(checkpoint, chosen.recipe, samples, work)
         written = write_folder(checkpoint, results, output, chosen.export)
+    if options.w_bit != 16 and written.labels.keys() == {FLOAT}:
+        note("no linear module is quantized: disable_names and disable_level leave none")
     shutil.rmtree(work, ignore_errors=True)
     return QuantizedFolder(output, written)
 

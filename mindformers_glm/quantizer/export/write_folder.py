@@ -45,10 +45,10 @@ from mindformers_glm.weights.rules import (
 )
 from mindformers_glm.weights.share_writer import copy_other_files
 
-_MODE = 0o750  # of the folder, as the tool makes it
+FOLDER_MODE = 0o750  # as the tool makes folders
 _CODE = (".py",)  # the model's own classes, which other programs may want to import
 _CONFIG = "config.json"
-_FLOAT = "FLOAT"
+FLOAT = "FLOAT"
 _FINAL_NORM = "final_layernorm.weight"
 
 
@@ -102,7 +102,7 @@ def write_folder(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(output) as temporary:
-            temporary.chmod(_MODE)
+            temporary.chmod(FOLDER_MODE)
             writer.write(results, temporary)
             num_bytes = sum(file.stat().st_size for file in temporary.rglob("*"))
     except OSError as problem:
@@ -196,7 +196,7 @@ class _FolderWriter:
             else:
                 layout.add_float(copy_floats(self._checkpoint.view(name), dtype))
             self._checkpoint.release(name)
-        self.labels[_FLOAT] += len(self._linears) - sum(self.labels.values())
+        self.labels[FLOAT] += len(self._linears) - sum(self.labels.values())
 
     @property
     def _final_norm(self) -> str:
