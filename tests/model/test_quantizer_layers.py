@@ -1,6 +1,8 @@
 """The quantizer's float layers against Hugging Face: hidden states, and inputs of each linear."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,10 +41,12 @@ def _samples() -> list[list[int]]:
 
 def _see_hugging_face(folder: Path) -> tuple[list[np.ndarray], dict[tuple[int, str], np.ndarray]]:
     """The input of each layer and the output of the last, and those of linears; rows joined."""
-    model, seen, hidden = hf_oracle.load(folder), {}, {}
+    model = hf_oracle.load(folder)
+    seen: dict[tuple[int, str], list[np.ndarray]] = {}
+    hidden: dict[int, list[np.ndarray]] = {}
 
-    def watch(key, store):
-        def hook(_module, args, kwargs=None):
+    def watch(key: Any, store: dict[Any, list[np.ndarray]]) -> Callable[..., None]:
+        def hook(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             store.setdefault(key, []).append(args[0][0].numpy().copy())
 
         return hook
