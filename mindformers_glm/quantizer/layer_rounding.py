@@ -19,9 +19,9 @@ from mindformers_glm.quantizer.float_layers import (
 from mindformers_glm.quantizer.linear_input import LinearInput
 from mindformers_glm.quantizer.observers import (
     ObservedRange,
-    fake_round,
-    fake_round_tokens,
     observe,
+    round_static,
+    round_tokens,
 )
 from mindformers_glm.quantizer.recipe import Recipe
 from mindformers_glm.quantizer.result import LayerResult, QuantizedModule
@@ -93,13 +93,31 @@ class LayerRounding:
     def _round(self, name: str, given: LinearInput, observed: ObservedRange | None) -> Product:
         module = self._round_one(name, given, observed)
         self._modules.append(module)
-        matrix = self._network.operators.matrix(module.rows.dequantized())
+        weight, operators = module.rows, self._network.operators
+        has_integers = self._recipe.activation != FLOAT and weight.scales.shape[1] == 1
+        if has_integers and not self._recipe.is_msmodelslim:
+            # As a device does it: integers are multiplied, then the scales. The tool multiplies
+            # floats, and has other last bits.
+            codes, row_scales = operators.integer_matrix(weight.codes), weight.scales[:, 0]
 
-        def product(rows: slice) -> np.ndarray:
-            x = self._round_activations(given.x[rows], rows, observed)
+            def multiply_integers(rows: slice) -> np.ndarray:
+                x, scales = self._round_activations(given.x[rows], rows, observed)
+                y = codes.multiply(x)
+                y *= scales
+                y *= row_scales
+                return add_bias(y, module.bias)
+
+            return multiply_integers
+        matrix = operators.matrix(weight.dequantized())
+
+        def multiply_floats(rows: slice) -> np.ndarray:
+            x = given.x[rows]
+            if self._recipe.activation != FLOAT:
+                x, scales = self._round_activations(x, rows, observed)
+                x *= scales
             return add_bias(matrix.multiply(x), module.bias)
 
-        return product
+        return multiply_floats
 
     def _round_one(
         self, name: str, given: LinearInput | None, observed: ObservedRange | None
@@ -121,18 +139,21 @@ class LayerRounding:
 
     def _round_activations(
         self, x: np.ndarray, rows: slice, observed: ObservedRange | None
-    ) -> np.ndarray:
-        """Calibration samples are prompts: of MIXED their tokens have scales of their own."""
-        if self._recipe.activation == FLOAT:
-            return x
+    ) -> tuple[np.ndarray, np.ndarray | np.float32]:
+        """Integers, and the scale of all or of each row.
+
+        Calibration samples are prompts: of MIXED their tokens have scales of their own.
+        """
         if self._recipe.activation != STATIC:
-            return fake_round_tokens(x)
+            return round_tokens(x)
         assert observed is not None
         if not self._recipe.is_msmodelslim:
-            return fake_round(x, observed.whole.scale, observed.whole.offset)
-        scales = _by_row([found.scale for found in observed.by_sample], self._network.sample_rows)
-        offsets = _by_row([found.offset for found in observed.by_sample], self._network.sample_rows)
-        return fake_round(x, scales[rows], offsets[rows])
+            found = observed.whole
+            return round_static(x, found.scale, found.offset), found.scale
+        sample_rows = self._network.sample_rows
+        scales = _by_row([found.scale for found in observed.by_sample], sample_rows)
+        offsets = _by_row([found.offset for found in observed.by_sample], sample_rows)
+        return round_static(x, scales[rows], offsets[rows]), scales[rows]
 
 
 def _by_row(values: Sequence[np.float32], sample_rows: Sequence[slice]) -> np.ndarray:

@@ -223,7 +223,8 @@ def _check(
         )
     _check_disabled(checkpoint, config, recipe)
     _check_samples(config, recipe, samples)
-    return FloatNetwork(config, checkpoint, samples)
+    # The tool's own bits come of float32 sums only.
+    return FloatNetwork(config, checkpoint, samples, is_exact=recipe.is_msmodelslim)
 
 
 def _check_disabled(checkpoint: Checkpoint, config: GlmConfig, recipe: Recipe) -> None:

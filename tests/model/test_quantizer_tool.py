@@ -46,7 +46,7 @@ CASES = {
     "glm4_w8a8": Case(_W8A8, 2.2e-4, 8),
     "glm4_w8a8_bf16": Case(_W8A8, 2.2e-4, 8),
     "glm_w8a8": Case(_W8A8, 5.1e-4, 4),
-    "chatglm_w8a8": Case(_W8A8, 3e-7, 6),
+    "chatglm_w8a8": Case(_W8A8, 1e-9, 6),
     "chatglm_w8a8_m1": Case(replace(_W8A8, anti_method="m1"), 1.8e-5, 4),
     "glm_w8a8c8": Case(replace(_W8A8, has_kv_scales=True)),
     "chatglm_w8a8c8": Case(replace(_W8A8, has_kv_scales=True)),
