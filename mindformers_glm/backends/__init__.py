@@ -73,11 +73,14 @@ def find_backend(device_target: str) -> Backend:
     return backend
 
 
-def make_float_operators(config: GlmConfig, seq_lens: Sequence[int]) -> FloatOperators:
+def make_float_operators(
+    config: GlmConfig, seq_lens: Sequence[int], is_exact: bool
+) -> FloatOperators:
     """The network's operators in float32, which the host's processor runs on every machine.
 
     Args:
         seq_lens: tokens of each sequence that they are for.
+        is_exact: products are float32 throughout; else 16 bits count where that is faster.
     Raises:
         UnsupportedError: the kernels are not built.
     """
@@ -85,7 +88,7 @@ def make_float_operators(config: GlmConfig, seq_lens: Sequence[int]) -> FloatOpe
     from mindformers_glm.backends.cpu.float_operators import CpuFloatOperators
 
     library.library_path()
-    return CpuFloatOperators(config, seq_lens)
+    return CpuFloatOperators(config, seq_lens, is_exact)
 
 
 def run_ascend_selftest(folder: Path, dtype: str | None = None) -> SelfTestReport:

@@ -16,11 +16,18 @@ class FloatMatrix(Protocol):
 class FloatOperators(Protocol):
     """Operators for sequences that always come together, whole, one behind the other.
 
-    A row is the same whatever rows come with it.
+    The same calls give the same bits.
     """
 
     def matrix(self, weight: np.ndarray) -> FloatMatrix:
         """float32 [out, in] as it is multiplied by; the weight may go afterwards."""
+        ...
+
+    def integer_matrix(self, codes: np.ndarray) -> FloatMatrix:
+        """int8 [out, in], for products with whole numbers of at most 256.
+
+        Such products are exact as long as their sums stay below 2^24.
+        """
         ...
 
     def norm(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -75,13 +75,19 @@ class FloatNetwork:
     Args:
         checkpoint: float, of tensors that `weights.rules.check_rules` has passed.
         samples: token ids of each sequence; none: layers can be read and not run.
+        is_exact: products are float32 throughout; else 16 bits of each factor count where the
+            machine is faster so.
     """
 
     def __init__(
-        self, config: GlmConfig, checkpoint: Checkpoint, samples: Sequence[Sequence[int]]
+        self,
+        config: GlmConfig,
+        checkpoint: Checkpoint,
+        samples: Sequence[Sequence[int]],
+        is_exact: bool = True,
     ) -> None:
         self.config, self.names = config, LayerNames.of(config)
-        self._checkpoint, self._samples = checkpoint, samples
+        self._checkpoint, self._samples, self._is_exact = checkpoint, samples, is_exact
         ends = np.cumsum([0, *map(len, samples)]).tolist()
         self.sample_rows = [slice(*pair) for pair in pairwise(ends)]
         self._own_operators: FloatOperators | None = None
@@ -91,7 +97,7 @@ class FloatNetwork:
         """Made when they are needed first: reading alone needs no kernels."""
         if self._own_operators is None:
             lens = [len(sample) for sample in self._samples]
-            self._own_operators = make_float_operators(self.config, lens)
+            self._own_operators = make_float_operators(self.config, lens, self._is_exact)
         return self._own_operators
 
     def embed(self) -> np.ndarray:
@@ -122,7 +128,7 @@ class FloatNetwork:
 
     def with_samples(self, count: int) -> "FloatNetwork":
         """The same on the first samples only."""
-        return FloatNetwork(self.config, self._checkpoint, self._samples[:count])
+        return FloatNetwork(self.config, self._checkpoint, self._samples[:count], self._is_exact)
 
     def read_tensor(self, name: str) -> np.ndarray:
         """One tensor, by its whole name, as float32."""

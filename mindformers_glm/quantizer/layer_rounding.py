@@ -16,18 +16,16 @@ from mindformers_glm.quantizer.float_layers import (
     add_bias,
     join_columns,
 )
-from mindformers_glm.quantizer.kv_scales import find_kv_scales
 from mindformers_glm.quantizer.linear_input import LinearInput
 from mindformers_glm.quantizer.observers import (
     ObservedRange,
-    fake_round,
-    fake_round_tokens,
     observe,
+    round_static,
+    round_tokens,
 )
 from mindformers_glm.quantizer.recipe import Recipe
-from mindformers_glm.quantizer.result import KvScales, LayerResult, QuantizedModule
+from mindformers_glm.quantizer.result import LayerResult, QuantizedModule
 from mindformers_glm.quantizer.rounding import round_module
-from mindformers_glm.weights.tensor_names import QKV
 
 
 class LayerRounding:
@@ -44,7 +42,6 @@ class LayerRounding:
         self._network, self._recipe, self._tensors = network, recipe, tensors
         self._number, self._prefix = number, network.names.layer_prefix(number)
         self._modules: list[QuantizedModule] = []
-        self._kv_scales: KvScales | None = None
 
     def multiply(self, parameter: str, x: np.ndarray) -> Product:
         """See Multiply in float_layers.py."""
@@ -58,12 +55,7 @@ class LayerRounding:
             for name, is_rounded in zip(modules, rounded, strict=True)
         ]
 
-        def product(rows: slice) -> np.ndarray:
-            return join_columns([one(rows) for one in products])
-
-        if parameter != QKV or not self._recipe.has_kv_scales:
-            return product
-        return self._see_keys_and_values(product, len(x))
+        return lambda rows: join_columns([product(rows) for product in products])
 
     def round_without_inputs(self) -> None:
         """All its linears, where nothing is calibrated."""
@@ -72,16 +64,10 @@ class LayerRounding:
                 if self._prefix + name not in self._recipe.disable_names:
                     self._modules.append(self._round_one(name, None, None))
 
-    def result(self) -> LayerResult:
-        """Its rounded modules; float tensors are not changed here."""
-        has_scales = self._kv_scales is not None
-        return LayerResult(
-            tuple(self._modules),
-            {},
-            self._prefix + self._network.names.kv_module if has_scales else "",
-            self._kv_scales,
-            self._number,
-        )
+    @property
+    def modules(self) -> tuple[QuantizedModule, ...]:
+        """Those that are rounded."""
+        return tuple(self._modules)
 
     @classmethod
     def round_output(
@@ -107,13 +93,31 @@ class LayerRounding:
     def _round(self, name: str, given: LinearInput, observed: ObservedRange | None) -> Product:
         module = self._round_one(name, given, observed)
         self._modules.append(module)
-        matrix = self._network.operators.matrix(module.rows.dequantized())
+        weight, operators = module.rows, self._network.operators
+        has_integers = self._recipe.activation != FLOAT and weight.scales.shape[1] == 1
+        if has_integers and not self._recipe.is_msmodelslim:
+            # As a device does it: integers are multiplied, then the scales. The tool multiplies
+            # floats, and has other last bits.
+            codes, row_scales = operators.integer_matrix(weight.codes), weight.scales[:, 0]
 
-        def product(rows: slice) -> np.ndarray:
-            x = self._round_activations(given.x[rows], rows, observed)
+            def multiply_integers(rows: slice) -> np.ndarray:
+                x, scales = self._round_activations(given.x[rows], rows, observed)
+                y = codes.multiply(x)
+                y *= scales
+                y *= row_scales
+                return add_bias(y, module.bias)
+
+            return multiply_integers
+        matrix = operators.matrix(weight.dequantized())
+
+        def multiply_floats(rows: slice) -> np.ndarray:
+            x = given.x[rows]
+            if self._recipe.activation != FLOAT:
+                x, scales = self._round_activations(x, rows, observed)
+                x *= scales
             return add_bias(matrix.multiply(x), module.bias)
 
-        return product
+        return multiply_floats
 
     def _round_one(
         self, name: str, given: LinearInput | None, observed: ObservedRange | None
@@ -135,29 +139,21 @@ class LayerRounding:
 
     def _round_activations(
         self, x: np.ndarray, rows: slice, observed: ObservedRange | None
-    ) -> np.ndarray:
-        """Calibration samples are prompts: of MIXED their tokens have scales of their own."""
-        if self._recipe.activation == FLOAT:
-            return x
+    ) -> tuple[np.ndarray, np.ndarray | np.float32]:
+        """Integers, and the scale of all or of each row.
+
+        Calibration samples are prompts: of MIXED their tokens have scales of their own.
+        """
         if self._recipe.activation != STATIC:
-            return fake_round_tokens(x)
+            return round_tokens(x)
         assert observed is not None
         if not self._recipe.is_msmodelslim:
-            return fake_round(x, observed.whole.scale, observed.whole.offset)
-        scales = _by_row([found.scale for found in observed.by_sample], self._network.sample_rows)
-        offsets = _by_row([found.offset for found in observed.by_sample], self._network.sample_rows)
-        return fake_round(x, scales[rows], offsets[rows])
-
-    def _see_keys_and_values(self, product: Product, num_rows: int) -> Product:
-        """Take the scales of the cache from the product, all rows of which are computed now."""
-        qkv = product(slice(0, num_rows))
-        config = self._network.config
-        size = config.num_key_value_heads * config.head_dim
-        keys, values = qkv[:, -2 * size : -size], qkv[:, -size:]
-        if not self._recipe.is_msmodelslim:
-            keys = self._network.operators.rotate_keys(keys)
-        self._kv_scales = find_kv_scales(keys, values)
-        return lambda rows: qkv[rows]
+            found = observed.whole
+            return round_static(x, found.scale, found.offset), found.scale
+        sample_rows = self._network.sample_rows
+        scales = _by_row([found.scale for found in observed.by_sample], sample_rows)
+        offsets = _by_row([found.offset for found in observed.by_sample], sample_rows)
+        return round_static(x, scales[rows], offsets[rows]), scales[rows]
 
 
 def _by_row(values: Sequence[np.float32], sample_rows: Sequence[slice]) -> np.ndarray:

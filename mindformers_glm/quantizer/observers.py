@@ -69,10 +69,10 @@ def static_range(minimum: np.float32, maximum: np.float32) -> StaticRange:
     return StaticRange(scale, np.rint(-low / scale) - np.float32(_NUM_LEVELS // 2))
 
 
-def fake_round(
+def round_static(
     x: np.ndarray, scale: np.ndarray | np.float32, offset: np.ndarray | np.float32
 ) -> np.ndarray:
-    """What is left of activations once rounded: clip(rint(x / scale + offset)) and back.
+    """Activations as integers less the offset, float32: clip(rint(x / scale + offset)) - offset.
 
     Args:
         scale, offset: float32, of all of x, or [rows, 1].
@@ -82,15 +82,18 @@ def fake_round(
     np.rint(values, out=values)
     np.clip(values, -(_NUM_LEVELS // 2), _NUM_LEVELS // 2 - 1, out=values)
     values -= offset
-    values *= scale
     return values
 
 
-def fake_round_tokens(x: np.ndarray) -> np.ndarray:
-    """The same with a scale for each row, as a card's DynamicQuant: largest magnitude / 127."""
+def round_tokens(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integers of -127 to 127 and the scale of each row, as a card's DynamicQuant has them.
+
+    Returns:
+        float32 of x's shape, and [rows, 1].
+    """
     scale = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
     np.maximum(scale, np.finfo(np.float32).tiny, out=scale)
-    return np.rint(x / scale) * scale
+    return np.rint(x / scale), scale
 
 
 def _running_means(values: Sequence[np.float32]) -> list[np.float32]:

@@ -10,7 +10,7 @@ linear. Nothing is run where nothing is calibrated: weights alone, rounded to ne
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,12 +19,14 @@ import numpy as np
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
 from mindformers_glm.core.quantized_linear import MIXED, STATIC
-from mindformers_glm.quantizer.float_layers import FloatNetwork, LayerNames
+from mindformers_glm.quantizer.float_layers import FloatNetwork, LayerNames, Multiply
+from mindformers_glm.quantizer.float_pass import needs_float_pass, run_float_pass
+from mindformers_glm.quantizer.kv_scales import KvObserver
 from mindformers_glm.quantizer.layer_rounding import LayerRounding
 from mindformers_glm.quantizer.levels import choose_widest, measure_widths
 from mindformers_glm.quantizer.observers import NUM_LOOKED_AT
 from mindformers_glm.quantizer.recipe import NEAREST, Recipe
-from mindformers_glm.quantizer.result import LayerResult
+from mindformers_glm.quantizer.result import KvScales, LayerResult, QuantizedModule
 from mindformers_glm.quantizer.rounding import check_recipe
 from mindformers_glm.quantizer.work_folder import WorkFolder, open_work_folder
 from mindformers_glm.system.progress import Progress
@@ -35,8 +37,8 @@ from mindformers_glm.weights.tensor_names import TENSOR_NAMES
 
 # Raise it when the same job would give other bytes, or its files have another form.
 _WORK_VERSION = 1
-# Streams of activations: what the quantized network makes.
-_QUANTIZED = "quantized"
+# Streams of activations: what the quantized layers make, and the float ones where those are asked.
+_QUANTIZED, _FLOAT = "quantized", "float"
 
 
 def quantize(
@@ -90,7 +92,7 @@ class _Run:
 
     def __init__(self, network: FloatNetwork, recipe: Recipe, folder: WorkFolder) -> None:
         self._network, self._folder = network, folder
-        self._is_run = needs_samples(recipe)
+        self._is_run, self._has_float_pass = needs_samples(recipe), needs_float_pass(recipe)
         self._recipe = replace(
             recipe, disable_names=recipe.disable_names | self._find_widest(recipe)
         )
@@ -109,22 +111,42 @@ class _Run:
             yield self._quantize_output(activations)
 
     def _first_activations(self) -> dict[str, np.ndarray]:
-        return {_QUANTIZED: self._network.embed()} if self._is_run else {}
+        if not self._is_run:
+            return {}
+        embedded = self._network.embed()
+        return {_QUANTIZED: embedded} | ({_FLOAT: embedded} if self._has_float_pass else {})
 
     def _quantize_layer(
-        self, number: int, activations: dict[str, np.ndarray]
+        self, number: int, activations: Mapping[str, np.ndarray]
     ) -> tuple[LayerResult, dict[str, np.ndarray]]:
-        network = self._network
-        tensors = network.read(number)
-        rounding = LayerRounding(network, self._recipe, number, tensors)
+        """The layer, and the input of the next one."""
+        network, recipe = self._network, self._recipe
+        tensors, outputs = network.read(number), {}
+        changed: Mapping[str, np.ndarray] = {}
+        kv_scales: KvScales | None = None
+        if self._has_float_pass:
+            seen = run_float_pass(network, recipe, tensors, activations[_FLOAT])
+            outputs[_FLOAT], changed, kv_scales = seen.hidden, seen.changed, seen.kv_scales
+            tensors |= changed
+        rounding = LayerRounding(network, recipe, number, tensors)
+        kv_observer = KvObserver(network, is_rotated=True)
         if self._is_run:
-            hidden = network.run(tensors, activations[_QUANTIZED], rounding.multiply)
-            activations = {_QUANTIZED: hidden}
+            multiply: Multiply = rounding.multiply
+            if recipe.has_kv_scales and kv_scales is None:
+                multiply = kv_observer.watch(multiply)
+            outputs[_QUANTIZED] = network.run(tensors, activations[_QUANTIZED], multiply)
         else:
             rounding.round_without_inputs()
-        result = rounding.result()
-        self._folder.save_result(result, {})
-        return result, activations
+        prefix = network.names.layer_prefix(number)
+        result = LayerResult(
+            modules=rounding.modules,
+            float_tensors=_left_float(prefix, changed, rounding.modules),
+            kv_prefix=prefix + network.names.kv_module if recipe.has_kv_scales else "",
+            kv_scales=kv_scales or kv_observer.scales,
+            number=number,
+        )
+        self._folder.save_result(result)
+        return result, outputs
 
     def _quantize_output(self, activations: dict[str, np.ndarray]) -> LayerResult:
         """The output layer behind the final norm."""
@@ -138,20 +160,20 @@ class _Run:
             x = self._network.operators.norm(activations[_QUANTIZED], norm)
         module_name = names.output[0].removesuffix(".weight")
         result = LayerRounding.round_output(self._network, self._recipe, module_name, weight, x)
-        self._folder.save_result(result, {})
+        self._folder.save_result(result)
         return result
 
     def _with_float_tensors(self, result: LayerResult) -> LayerResult:
         """Add those of the checkpoint that are as they were."""
         assert result.number is not None
         prefix = self._network.names.layer_prefix(result.number)
-        rounded = {module.name for module in result.modules}
-        found = {
+        names = [prefix + name for name in self._network.list_tensors()]
+        stored = {
             name: self._network.read_tensor(name)
-            for name in (prefix + end for end in self._network.list_tensors())
-            if name.rpartition(".")[0] not in rounded and name not in result.float_tensors
+            for name in _without_rounded(names, result.modules)
+            if name not in result.float_tensors
         }
-        return replace(result, float_tensors=found | dict(result.float_tensors))
+        return replace(result, float_tensors=stored | dict(result.float_tensors))
 
     def _find_widest(self, recipe: Recipe) -> frozenset[str]:
         """What `disable_level` keeps float, found in the float network."""
@@ -164,6 +186,19 @@ class _Run:
             names = choose_widest(widths, recipe.disable_level, recipe.disable_names)
             self._folder.save_float_modules(names)
         return frozenset(names)
+
+
+def _left_float(
+    prefix: str, changed: Mapping[str, np.ndarray], modules: Sequence[QuantizedModule]
+) -> dict[str, np.ndarray]:
+    """Changed tensors of a layer by their whole names, without those that were rounded."""
+    by_name = {prefix + name: values for name, values in changed.items()}
+    return {name: by_name[name] for name in _without_rounded(by_name, modules)}
+
+
+def _without_rounded(names: Iterable[str], modules: Sequence[QuantizedModule]) -> list[str]:
+    rounded = {module.name for module in modules}
+    return [name for name in names if name.rpartition(".")[0] not in rounded]
 
 
 def _check(
@@ -188,7 +223,8 @@ def _check(
         )
     _check_disabled(checkpoint, config, recipe)
     _check_samples(config, recipe, samples)
-    return FloatNetwork(config, checkpoint, samples)
+    # The tool's own bits come of float32 sums only.
+    return FloatNetwork(config, checkpoint, samples, is_exact=recipe.is_msmodelslim)
 
 
 def _check_disabled(checkpoint: Checkpoint, config: GlmConfig, recipe: Recipe) -> None:

@@ -19,6 +19,7 @@ from mindformers_glm.quantizer.weight_grid import WeightGrid
 
 _LABEL_ENDS = {FLOAT: "A16", STATIC: "A8", DYNAMIC: "A8_DYNAMIC", MIXED: "A8_MIX"}
 _INT8 = WeightGrid(8)
+_CHUNK_ROWS = 64  # of a weight that are rounded at a time, in the cache
 # float32 [out, in], the grid, the input (None where nothing was calibrated) -> all of the weight.
 Rounder = Callable[[np.ndarray, WeightGrid, LinearInput | None], QuantizedRows]
 
@@ -118,13 +119,21 @@ def round_nearest(
 ) -> QuantizedRows:
     """Each weight by itself, over the whole range of its row or group."""
     num_rows, num_columns = weight.shape
-    grouped = weight.reshape(num_rows, -1, grid.group_size or num_columns)
-    scales, zeros = grid.fit(grouped.min(axis=2), grouped.max(axis=2))
-    codes = grid.codes(grouped, scales[..., None], None if zeros is None else zeros[..., None])
+    codes = np.empty(weight.shape, np.int8)
+    found: list[tuple[np.ndarray, np.ndarray | None]] = []
+    for begin in range(0, num_rows, _CHUNK_ROWS):
+        rows = weight[begin : begin + _CHUNK_ROWS]
+        grouped = rows.reshape(len(rows), -1, grid.group_size or num_columns)
+        scales, zeros = grid.fit(grouped.min(axis=2), grouped.max(axis=2))
+        found.append((scales, zeros))
+        by_column = None if zeros is None else zeros[..., None]
+        rounded = grid.codes(grouped, scales[..., None], by_column)
+        codes[begin : begin + _CHUNK_ROWS] = rounded.reshape(rows.shape)
+    zeros_of_rows = [zeros for _, zeros in found if zeros is not None]
     return QuantizedRows(
-        codes.astype(np.int8).reshape(num_rows, num_columns),
-        scales,
-        zeros,
+        codes,
+        np.concatenate([scales for scales, _ in found]),
+        np.concatenate(zeros_of_rows) if zeros_of_rows else None,
         grid.groups(num_columns),
     )
 

@@ -70,13 +70,9 @@ class WorkFolder:
         """Keep which modules stay float."""
         self._write(_FLOAT_MODULES, json.dumps(names).encode())
 
-    def save_result(self, result: LayerResult, changed: Mapping[str, np.ndarray]) -> None:
-        """Keep a layer.
-
-        Args:
-            changed: those of its float tensors that are not the checkpoint's as they are.
-        """
-        arrays = {f"float.{name}": values for name, values in changed.items()}
+    def save_result(self, result: LayerResult) -> None:
+        """Keep a layer; of its float tensors it has those that are not the checkpoint's."""
+        arrays = {f"float.{name}": values for name, values in result.float_tensors.items()}
         modules = []
         for place, module in enumerate(result.modules):
             modules.append(_describe(module))
@@ -88,7 +84,7 @@ class WorkFolder:
         self._write(_file_name(result.number), save(arrays, {_METADATA: json.dumps(metadata)}))
 
     def load_result(self, number: int | None) -> LayerResult:
-        """A layer that was saved; its float tensors are those that were changed."""
+        """A layer that was saved."""
         arrays, text = _read(self._path / _file_name(number))
         metadata = json.loads(text)
         parts: dict[str, dict[str, np.ndarray]] = {}

@@ -1,11 +1,14 @@
 """The quantizer's float layers against Hugging Face: hidden states, and inputs of each linear."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mindformers_glm.backends import make_float_operators
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.quantizer.float_layers import FloatNetwork
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -13,6 +16,7 @@ from mindformers_glm.weights.tensor_names import FC1, FC2, PROJ, QKV
 from tests.conftest import relative_error
 from tests.model import hf_oracle
 from tests.model.dialects import save_dialect
+from tests.unit.tiny_config import TINY_CONFIG
 
 DIALECTS = ["glm4", "glm", "chatglm"]
 _MODULES = {
@@ -39,10 +43,12 @@ def _samples() -> list[list[int]]:
 
 def _see_hugging_face(folder: Path) -> tuple[list[np.ndarray], dict[tuple[int, str], np.ndarray]]:
     """The input of each layer and the output of the last, and those of linears; rows joined."""
-    model, seen, hidden = hf_oracle.load(folder), {}, {}
+    model = hf_oracle.load(folder)
+    seen: dict[tuple[int, str], list[np.ndarray]] = {}
+    hidden: dict[int, list[np.ndarray]] = {}
 
-    def watch(key, store):
-        def hook(_module, args, kwargs=None):
+    def watch(key: Any, store: dict[Any, list[np.ndarray]]) -> Callable[..., None]:
+        def hook(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             store.setdefault(key, []).append(args[0][0].numpy().copy())
 
         return hook
@@ -95,3 +101,29 @@ def test_rows_are_the_same_whatever_comes_with_them(folders: tuple[Path, Path]) 
     together = run(samples)
     assert np.array_equal(together[:1], run(samples[:1]))
     assert np.array_equal(together[33:], run(samples[2:]))
+
+
+def test_products_that_need_not_be_exact_are_nearly_so(
+    isa: str, folders: tuple[Path, Path]
+) -> None:
+    folder, _ = folders
+    config, samples, found = GlmConfig.from_hf(folder), _samples(), []
+    with Checkpoint.open(folder) as checkpoint:
+        for is_exact in (True, False):
+            network = FloatNetwork(config, checkpoint, samples, is_exact)
+            tensors = network.read(0)
+            multiply = network.multiply_floats(tensors, lambda *_: None)
+            found.append(network.run(tensors, network.embed(), multiply))
+    assert relative_error(found[1], found[0]) < 3e-5  # 16 bits of each factor
+    assert np.array_equal(*found) == (isa != "amx")
+
+
+def test_products_of_integers_are_exact(isa: str) -> None:
+    rng = np.random.default_rng(1)
+    codes = rng.integers(-127, 128, (70, 96)).astype(np.int8)
+    x = rng.integers(-255, 256, (33, 96)).astype(np.float32)
+    operators = make_float_operators(
+        GlmConfig.from_dict(TINY_CONFIG, "a test"), [1], is_exact=False
+    )
+    product = operators.integer_matrix(codes).multiply(x)
+    assert np.array_equal(product, x.astype(np.int64) @ codes.T.astype(np.int64)), isa

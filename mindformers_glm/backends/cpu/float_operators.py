@@ -9,24 +9,60 @@ from mindformers_glm.backends.cpu.allocation import allocate
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 from mindformers_glm.backends.cpu.operators import call_operator
 from mindformers_glm.backends.cpu.rotary import build_cos_sin_table
+from mindformers_glm.backends.float_operators import FloatMatrix
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.rounding import round_to_dtype
 
 _BLOCK_SIZE = 32  # tokens
+_CHUNK_ROWS = 64  # of a matrix: 1 MB of the 9B's widest stays in the cache
+_FAST_BFLOAT16 = ("amx",)  # instruction sets with 16 times as many products as in float32
 
 
-class CpuFloatMatrix:
-    """A matrix in tiles (protocol: FloatMatrix in backends/float_operators.py)."""
+class _Tiles:
+    """A matrix in tiles of one type (protocol: FloatMatrix in backends/float_operators.py)."""
 
-    def __init__(self, weight: np.ndarray) -> None:
-        self._num_rows, num_columns = weight.shape
-        self._tiles = allocate(library.packed_shape(self._num_rows, num_columns), "float32")
-        library.pack_rows(self._tiles, np.ascontiguousarray(weight), "float32", "float32", 0)
+    def __init__(self, symbol: str, num_rows: int, num_columns: int, dtype: str) -> None:
+        self._symbol, self._num_rows, self._dtype = symbol, num_rows, dtype
+        self._tiles = allocate(library.packed_shape(num_rows, num_columns), dtype)
+
+    def put(self, first_row: int, rows: np.ndarray) -> None:
+        """Fill in some float32 rows."""
+        rows = np.ascontiguousarray(rows)
+        library.pack_rows(self._tiles, rows, "float32", self._dtype, first_row)
 
     def multiply(self, x: np.ndarray) -> np.ndarray:
         """See FloatMatrix."""
-        return call_operator(
-            "glm_linear_f32", len(x), self._num_rows, x, self._tiles, np.array([len(x)], np.int32)
-        )
+        count = np.array([len(x)], np.int32)
+        return call_operator(self._symbol, len(x), self._num_rows, x, self._tiles, count)
+
+
+class _SplitMatrix:
+    """A matrix as the sum of two of bfloat16, times activations as the same (FloatMatrix).
+
+    Where tiles of bfloat16 are multiplied by hardware, this is faster than float32, and 16 bits of
+    each factor count. What the second parts make together is left out.
+    """
+
+    def __init__(self, weight: np.ndarray) -> None:
+        shape = weight.shape
+        self._high, low = (_Tiles("glm_linear_bf16", *shape, "bfloat16") for _ in range(2))
+        has_low = False
+        for begin in range(0, len(weight), _CHUNK_ROWS):
+            rows = weight[begin : begin + _CHUNK_ROWS]
+            rest = rows - round_to_dtype(np.ascontiguousarray(rows), "bfloat16")
+            self._high.put(begin, rows)
+            has_low = has_low or bool(rest.any())
+            low.put(begin, rest)
+        self._low = low if has_low else None  # weights of a bfloat16 checkpoint have none
+
+    def multiply(self, x: np.ndarray) -> np.ndarray:
+        """See FloatMatrix."""
+        high = round_to_dtype(np.ascontiguousarray(x), "bfloat16")
+        y = self._high.multiply(high)
+        y += self._high.multiply(x - high)
+        if self._low is not None:
+            y += self._low.multiply(high)
+        return y
 
 
 class CpuFloatOperators:
@@ -34,19 +70,32 @@ class CpuFloatOperators:
 
     Args:
         seq_lens: tokens of each sequence, at least one.
+        is_exact: products of floats are float32 throughout; else 16 bits of each factor count
+            where that is faster.
     """
 
-    def __init__(self, config: GlmConfig, seq_lens: Sequence[int]) -> None:
-        self._config = config
+    def __init__(self, config: GlmConfig, seq_lens: Sequence[int], is_exact: bool) -> None:
+        self._config, self._is_exact = config, is_exact
         self._eps = np.array([config.rms_norm_eps], np.float32)
         self._cos_sin = build_cos_sin_table(
             max(seq_lens), config.rotary_dim, config.rope_theta, config.rope_scaling, "float32"
         )
         self._slots, self._num_blocks, self._metadata = _lay_out(seq_lens)
 
-    def matrix(self, weight: np.ndarray) -> CpuFloatMatrix:
+    def matrix(self, weight: np.ndarray) -> FloatMatrix:
         """See FloatOperators."""
-        return CpuFloatMatrix(weight)
+        if not self._is_exact and library.isa() in _FAST_BFLOAT16:
+            return _SplitMatrix(weight)
+        matrix = _Tiles("glm_linear_f32", *weight.shape, "float32")
+        matrix.put(0, weight)
+        return matrix
+
+    def integer_matrix(self, codes: np.ndarray) -> FloatMatrix:
+        """See FloatOperators: bfloat16 holds such numbers, and products are summed in float32."""
+        matrix = _Tiles("glm_linear_bf16", *codes.shape, "bfloat16")
+        for begin in range(0, len(codes), _CHUNK_ROWS):
+            matrix.put(begin, codes[begin : begin + _CHUNK_ROWS].astype(np.float32))
+        return matrix
 
     def norm(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """See FloatOperators."""

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mindformers_glm.quantizer.observers import (
-    fake_round,
-    fake_round_tokens,
     observe,
+    round_static,
+    round_tokens,
     search_range,
     static_range,
     width,
@@ -42,16 +42,31 @@ def test_ranges_of_earlier_samples_know_nothing_of_later_ones() -> None:
 def test_every_range_holds_zero_exactly(values: tuple[float, float]) -> None:
     found = static_range(*np.float32(values))
     assert -128 <= found.offset <= 127
-    assert fake_round(np.zeros((1, 1), np.float32), found.scale, found.offset) == 0
+    assert round_static(np.zeros((1, 1), np.float32), found.scale, found.offset) == 0
 
 
 def test_rounded_activations_are_within_half_a_step() -> None:
     x = _rows()
     found = static_range(x.min(), x.max())
-    assert np.abs(fake_round(x, found.scale, found.offset) - x).max() <= found.scale * 0.5001
-    by_token = np.abs(fake_round_tokens(x) - x).max(axis=1)
-    assert (by_token <= np.abs(x).max(axis=1) / 127 * 0.5001).all()
-    assert np.isfinite(fake_round_tokens(np.zeros((2, 3), np.float32))).all()
+    rounded = round_static(x, found.scale, found.offset)
+    assert np.abs(rounded * found.scale - x).max() <= found.scale * 0.5001
+    codes, scales = round_tokens(x)
+    assert (np.abs(codes * scales - x).max(axis=1) <= scales[:, 0] * 0.5001).all()
+    np.testing.assert_allclose(scales[:, 0], np.abs(x).max(axis=1) / 127, rtol=1e-6)
+
+
+def test_integers_of_activations_less_their_offset_are_whole_and_small() -> None:
+    x = _rows(outlier=100.0) + 3
+    found = observe(x, _SAMPLES, MIN_MAX).whole
+    for values in (round_static(x, found.scale, found.offset), round_tokens(x)[0]):
+        assert (values == np.rint(values)).all()
+        assert np.abs(values).max() <= 256  # what bfloat16 holds
+
+
+def test_a_token_of_zeros_stays_zero() -> None:
+    codes, scales = round_tokens(np.zeros((2, 3), np.float32))
+    assert not codes.any()
+    assert np.isfinite(scales).all()
 
 
 @pytest.mark.parametrize("shape", ["normal", "outliers", "skewed", "few"])
