@@ -4,8 +4,7 @@
 # compresses OUT for the cards of one device, is the vendor's own and not public: OUT is the result.
 #   PYTHON   the interpreter; default python
 read -r -d '' USAGE <<'TEXT'
-usage: bash convert_quant_weights.sh FLOAT OUT CALIB TP QUANT_DEVICE COMPRESS_DEVICES \
-[-trust_remote_code]
+usage: bash convert_quant_weights.sh FLOAT OUT CALIB TP DEVICE DEVICES [-trust_remote_code]
 TEXT
 
 fail() {

@@ -61,6 +61,11 @@ class ModelSlimLayout:
     def add_module(self, module: QuantizedModule, bias_dtype: str) -> None:
         """See Layout."""
         self._labels[module.label] += 1
+        if (np.diff(module.rows.groups) < 0).any():
+            raise UnsupportedError(
+                f"{module.name} has groups of columns that lie anywhere, which msModelSlim's "
+                "format cannot say: take --format gptq or compressed-tensors."
+            )
         if module.group_size is not None:
             if module.weight_bits != 4:
                 raise UnsupportedError(
