@@ -57,8 +57,13 @@ def quantize_folder(options: QuantizeOptions) -> QuantizedFolder:
         samples = _read_samples(options, chosen, source, config)
         work = options.work_directory or output.with_name(f".{output.name}.quantizing")
         _check_writable(output)
-        results = quantize(checkpoint, chosen.recipe, samples, work)
-        written = write_folder(checkpoint, results, output, chosen.export)
+        try:
+            results = quantize(checkpoint, chosen.recipe, samples, work)
+            written = write_folder(checkpoint, results, output, chosen.export)
+        except BaseException:
+            if work.exists():
+                note(f"what is done is kept in {work}: the same command goes on there")
+            raise
     if options.w_bit != 16 and written.labels.keys() == {FLOAT}:
         note("no linear module is quantized: disable_names and disable_level leave none")
     shutil.rmtree(work, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,27 @@ def test_a_quantized_model_is_not_quantized_again(
     again = ["--model_path", f"{work}/one", "--save_directory", f"{work}/two", "--a_bit", "16"]
     assert cli.main(["quantize", *again]) == 1
     assert "is quantized already (msModelSlim, new layout)" in capfd.readouterr().err
+
+
+def test_a_full_disk_leaves_the_work_and_the_same_command_goes_on(
+    written_checkpoint: Path, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model_path", str(written_checkpoint), "--save_directory", f"{work}/out"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
+    try:
+        assert cli.main(["quantize", *words, "--a_bit", "16"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    told = capfd.readouterr().err.splitlines()
+    assert told == [
+        f"mindformers_glm: what is done is kept in {work}/.out.quantizing: the same command goes "
+        "on there",
+        f"error: Cannot write {work}/out: File too large.",
+    ]
+    assert [file.name for file in work.iterdir()] == [".out.quantizing"]
+    assert cli.main(["quantize", *words, "--a_bit", "16"]) == 0
+    assert [file.name for file in work.iterdir()] == ["out"]
 
 
 def test_a_work_folder_is_removed_when_all_is_done(written_checkpoint: Path, work: Path) -> None:
