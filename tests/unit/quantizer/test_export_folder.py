@@ -147,8 +147,8 @@ def test_parts_are_no_larger_than_asked_and_indexed(source: Path, tmp_path: Path
 
 
 def test_tensors_begin_where_torch_can_look_at_them(tmp_path: Path) -> None:
-    """Sizes that are odd: an int8 matrix of 15 bytes must not move what follows."""
-    source = write_float_folder(tmp_path / "odd", "glm4", vocab_size=65, intermediate_size=33)
+    """An int8 matrix of an odd number of bytes must not move what follows."""
+    source = write_float_folder(tmp_path / "odd", "glm4", hidden_size=33, intermediate_size=33)
     _write(source, tmp_path / "out")
     (file,) = (tmp_path / "out").glob("*.safetensors")
     size = struct.unpack("<Q", file.read_bytes()[:8])[0]
