@@ -14,7 +14,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.rounding import round_to_dtype
 
 _BLOCK_SIZE = 32  # tokens
-_CHUNK_ROWS = 64  # of a matrix: 1 MB of the 9B's widest stays in the cache
+_CHUNK_ROWS = 512  # of a matrix that are converted at a time
 _FAST_BFLOAT16 = ("amx",)  # instruction sets with 16 times as many products as in float32
 
 
