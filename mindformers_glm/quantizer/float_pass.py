@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mindformers_glm.quantizer.awq import SCALED_INPUTS, scale_layer_awq
 from mindformers_glm.quantizer.float_layers import FloatNetwork, Tensors
 from mindformers_glm.quantizer.kv_scales import KvObserver
-from mindformers_glm.quantizer.recipe import Recipe
+from mindformers_glm.quantizer.recipe import AWQ, Recipe
 from mindformers_glm.quantizer.result import KvScales
-from mindformers_glm.quantizer.smoothing.input_statistics import StatisticsCollector
+from mindformers_glm.quantizer.smoothing.input_statistics import (
+    InputStatistics,
+    StatisticsCollector,
+)
 from mindformers_glm.quantizer.smoothing.smooth import smooth_layer, smoothed_inputs
 from mindformers_glm.quantizer.weight_grid import WeightGrid
 
@@ -22,7 +26,7 @@ class FloatPass:
 
     Attributes:
         hidden: float32 [rows, hidden_size], its output.
-        changed: tensors that anti-outlier has changed or made, by names within the layer.
+        changed: tensors that anti-outlier or AWQ has changed or made, by names within the layer.
         kv_scales: as msModelSlim takes them; None: they are not asked for here.
     """
 
@@ -33,7 +37,8 @@ class FloatPass:
 
 def needs_float_pass(recipe: Recipe) -> bool:
     """Whether anything is taken from the float network and not from the quantized one."""
-    return bool(recipe.anti_method or (recipe.has_kv_scales and recipe.is_msmodelslim))
+    has_tools_scales = recipe.has_kv_scales and recipe.is_msmodelslim
+    return bool(recipe.anti_method or recipe.rounding == AWQ or has_tools_scales)
 
 
 def run_float_pass(
@@ -42,9 +47,8 @@ def run_float_pass(
     """Run a layer as it is, on what the float layers before it have made."""
     # The tool's searches look at the first sample alone.
     num_kept = 1 if recipe.is_msmodelslim else _KEPT_TOKENS
-    collectors = {
-        name: StatisticsCollector(num_kept) for name in smoothed_inputs(recipe.anti_method)
-    }
+    looked_at = SCALED_INPUTS if recipe.rounding == AWQ else smoothed_inputs(recipe.anti_method)
+    collectors = {name: StatisticsCollector(num_kept) for name in looked_at}
 
     def see(parameter: str, x: np.ndarray) -> None:
         if parameter in collectors:
@@ -56,10 +60,18 @@ def run_float_pass(
     if recipe.has_kv_scales and recipe.is_msmodelslim:
         multiply = kv_observer.watch(multiply)
     hidden = network.run(tensors, hidden, multiply)
-    changed: Mapping[str, np.ndarray] = {}
-    if recipe.anti_method:
-        inputs = {name: collector.finish() for name, collector in collectors.items()}
-        grid = WeightGrid(recipe.weight_bits, recipe.group_size, recipe.is_symmetric)
-        method = recipe.anti_method
-        changed = smooth_layer(method, tensors, inputs, network.config, grid).tensors
+    inputs = {name: collector.finish() for name, collector in collectors.items()}
+    changed = _change(recipe, network, tensors, inputs) if inputs else {}
     return FloatPass(hidden, changed, kv_observer.scales)
+
+
+def _change(
+    recipe: Recipe,
+    network: FloatNetwork,
+    tensors: Tensors,
+    inputs: Mapping[str, InputStatistics],
+) -> Mapping[str, np.ndarray]:
+    grid = WeightGrid(recipe.weight_bits, recipe.group_size, recipe.is_symmetric)
+    if recipe.rounding == AWQ:
+        return scale_layer_awq(tensors, inputs, network.config, grid).tensors
+    return smooth_layer(recipe.anti_method, tensors, inputs, network.config, grid).tensors

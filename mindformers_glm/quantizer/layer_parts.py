@@ -68,6 +68,11 @@ class LayerParts:
         """The matrices themselves."""
         return [self[name] for name in self.linears(parameter)]
 
+    def norm_of(self, parameter: str) -> str:
+        """The name of the norm's weight before QKV or FC1."""
+        ((name, _),) = self._named_tensors(_NORM_OF[parameter])
+        return name
+
     def column_max(self, parameter: str) -> np.ndarray:
         """float32 [channels]: the largest |weight| of each column, over all those matrices."""
         return np.max([np.abs(weight).max(axis=0) for weight in self.weights(parameter)], axis=0)
@@ -82,11 +87,10 @@ class LayerParts:
             the mean of theirs.
         """
         if parameter in _NORM_OF:
-            self._divide_norm(_NORM_OF[parameter], scales)
+            self._divide_norm(self.norm_of(parameter), scales)
         elif parameter == PROJ:
-            per_value = self._mean_over_heads(scales)
-            self._divide_rows(self.value_rows(), per_value)
-            scales = self._repeat_over_heads(per_value)
+            scales = self.mean_over_heads(scales)
+            self._divide_rows(self.value_rows(), self._of_value_heads(scales))
         else:
             assert parameter == FC2, parameter
             self._divide_rows([self._find_rows(FC1, _UP_BLOCK)], scales)
@@ -94,10 +98,14 @@ class LayerParts:
             self.changed[name] = self[name] * scales
         return scales
 
+    def mean_over_heads(self, scales: np.ndarray) -> np.ndarray:
+        """float32 [channels] of PROJ's input, where heads with one head of v have their mean."""
+        heads = self._heads(scales)
+        return np.broadcast_to(heads.mean(axis=1, keepdims=True), heads.shape).reshape(-1)
+
     def add_norm_biases(self) -> None:
         """Give the norms before linears the bias of zeros that msModelSlim writes."""
-        for parameter in _NORM_OF.values():
-            ((name, _),) = self._named_tensors(parameter)
+        for name in map(self.norm_of, _NORM_OF):
             bias = name.removesuffix("weight") + "bias"
             if bias not in self.tensors:
                 self.changed[bias] = np.zeros_like(self[name])
@@ -108,8 +116,15 @@ class LayerParts:
         bias = self._find_rows(QKV_BIAS, _VALUE_BLOCK)
         return [*rows, bias] if bias.name in self.tensors else rows
 
-    def _divide_norm(self, parameter: str, scales: np.ndarray) -> None:
-        ((name, _),) = self._named_tensors(parameter)
+    def _heads(self, scales: np.ndarray) -> np.ndarray:
+        """[heads of v, heads that share it, head_dim]."""
+        return scales.reshape(self.config.num_key_value_heads, -1, self.config.head_dim)
+
+    def _of_value_heads(self, scales: np.ndarray) -> np.ndarray:
+        """float32 [rows of v], of scales that are the same for all heads that share one."""
+        return self._heads(scales)[:, 0].reshape(-1)
+
+    def _divide_norm(self, name: str, scales: np.ndarray) -> None:
         bias = name.removesuffix("weight") + "bias"
         self.changed[name] = self[name] / scales
         if bias in self.tensors:
@@ -120,17 +135,6 @@ class LayerParts:
             values = self[place.name].copy()
             values[place.rows] /= scales[:, None] if values.ndim == 2 else scales
             self.changed[place.name] = values
-
-    def _mean_over_heads(self, scales: np.ndarray) -> np.ndarray:
-        config = self.config
-        shape = (config.num_key_value_heads, -1, config.head_dim)
-        return scales.reshape(shape).mean(axis=1).reshape(-1)
-
-    def _repeat_over_heads(self, per_value: np.ndarray) -> np.ndarray:
-        config = self.config
-        heads = per_value.reshape(config.num_key_value_heads, 1, config.head_dim)
-        times = config.num_attention_heads // config.num_key_value_heads
-        return np.repeat(heads, times, axis=1).reshape(-1)
 
     def _find_rows(self, parameter: str, wanted: int) -> Rows:
         cuts = cut_blocks(self.config, TensorParallel())

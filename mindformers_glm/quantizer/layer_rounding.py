@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import FLOAT, MIXED, STATIC
 from mindformers_glm.quantizer.float_layers import (
     FloatNetwork,
@@ -46,6 +47,11 @@ class LayerRounding:
     def multiply(self, parameter: str, x: np.ndarray) -> Product:
         """See Multiply in float_layers.py."""
         modules = self._network.names.modules[parameter]
+        if not np.isfinite(x).all():
+            raise CheckpointError(
+                f"The input of {self._prefix}{modules[0]} has values that are infinite or no "
+                "numbers on the calibration samples: the checkpoint's weights are broken."
+            )
         rounded = [self._prefix + name not in self._recipe.disable_names for name in modules]
         given, observed = LinearInput(x, self._network.sample_rows), None
         if any(rounded) and self._recipe.activation in (STATIC, MIXED):

@@ -11,8 +11,9 @@ import numpy as np
 
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, MIXED, STATIC, QuantizedRows
+from mindformers_glm.quantizer.gptq import GptqOptions, round_gptq
 from mindformers_glm.quantizer.linear_input import LinearInput
-from mindformers_glm.quantizer.recipe import NEAREST, Recipe
+from mindformers_glm.quantizer.recipe import AWQ, GPTQ, NEAREST, Recipe
 from mindformers_glm.quantizer.result import QuantizedModule, StaticRange
 from mindformers_glm.quantizer.sparse import round_sparse
 from mindformers_glm.quantizer.weight_grid import WeightGrid
@@ -61,6 +62,16 @@ def check_recipe(recipe: Recipe) -> None:
         raise UnsupportedError("Sparse weights (W8A8S) go with static activations only.")
     if recipe.is_per_tensor and recipe.group_size is not None:
         raise ConfigError("mm_tensor is one scale for a whole weight: leave group_size out.")
+    if recipe.rounding == AWQ and recipe.anti_method:
+        raise ConfigError(
+            f"AWQ finds scales of its own, which those of {recipe.anti_method} are in the way of: "
+            "leave anti_method out, or round by nearest or gptq."
+        )
+    if recipe.rounding != NEAREST and (recipe.is_sparse or recipe.is_per_tensor):
+        raise UnsupportedError(
+            "Sparse weights and those with one scale in all are rounded to nearest only, not by "
+            f"{recipe.rounding}."
+        )
     if recipe.rounding not in ROUNDERS:
         raise UnsupportedError(
             f"Weights are rounded by {', '.join(ROUNDERS)}, not by {recipe.rounding!r}."
@@ -168,4 +179,14 @@ def _round_two_levels(
     return QuantizedRows(rows.codes, first * second, rows.zeros, rows.groups), first, second
 
 
-ROUNDERS: dict[str, Rounder] = {NEAREST: round_nearest}
+def _round_gptq(weight: np.ndarray, grid: WeightGrid, given: LinearInput | None) -> QuantizedRows:
+    """By the errors of the output, columns of the largest inputs first.
+
+    Groups stay those of neighbouring columns: no format but GPTQ's own can say others.
+    """
+    assert given is not None, "GPTQ calibrates"
+    return round_gptq(weight, given.hessian, grid, GptqOptions(has_static_groups=True)).rows
+
+
+# AWQ changes the layer before (float_pass.py); what it leaves is rounded to nearest.
+ROUNDERS: dict[str, Rounder] = {NEAREST: round_nearest, GPTQ: _round_gptq, AWQ: round_nearest}

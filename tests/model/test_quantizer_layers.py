@@ -11,6 +11,8 @@ import torch
 from mindformers_glm.backends import make_float_operators
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.quantizer.float_layers import FloatNetwork
+from mindformers_glm.quantizer.pipeline import quantize
+from mindformers_glm.quantizer.recipe import AWQ, GPTQ, NEAREST, Recipe
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.tensor_names import FC1, FC2, PROJ, QKV
 from tests.conftest import relative_error
@@ -116,6 +118,70 @@ def test_products_that_need_not_be_exact_are_nearly_so(
             found.append(network.run(tensors, network.embed(), multiply))
     assert relative_error(found[1], found[0]) < 3e-5  # 16 bits of each factor
     assert np.array_equal(*found) == (isa != "amx")
+
+
+# These models have no outliers: AWQ has nothing to win, and little to lose.
+@pytest.mark.parametrize(("rounding", "share"), [(GPTQ, 0.9), (AWQ, 1.05)])
+def test_searches_leave_no_larger_errors_than_rounding_to_nearest(
+    rounding: str, share: float, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, source = folders
+    expected = _run_hugging_face(source, _more_samples())
+    errors = []
+    for method in (NEAREST, rounding):
+        recipe = Recipe(weight_bits=4, group_size=32, rounding=method)
+        found = _quantized_hidden(folder, recipe, tmp_path / method)
+        errors.append(relative_error(found, expected))
+    assert errors[1] < errors[0] * share, errors
+
+
+def _more_samples() -> list[list[int]]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(0, 515, 64).tolist() for _ in range(6)]
+
+
+def _run_hugging_face(folder: Path, samples: list[list[int]]) -> np.ndarray:
+    """The input of the final norm."""
+    model, found = hf_oracle.load(folder), []
+    model.model.norm.register_forward_pre_hook(
+        lambda _module, args: found.append(args[0][0].numpy().copy())
+    )
+    with torch.no_grad():
+        for sample in samples:
+            model(torch.tensor([sample]))
+    return np.concatenate(found)
+
+
+def _quantized_hidden(folder: Path, recipe: Recipe, work: Path) -> np.ndarray:
+    """The same of what the results stand for, run by the float operators."""
+    samples = _more_samples()
+    with Checkpoint.open(folder) as checkpoint:
+        network = FloatNetwork(GlmConfig.from_hf(folder), checkpoint, samples)
+        hidden = network.embed()
+        for result in quantize(checkpoint, recipe, samples, work):
+            assert result.number is not None
+            prefix = network.names.layer_prefix(result.number)
+            tensors = {
+                name.removeprefix(prefix): values for name, values in result.float_tensors.items()
+            }
+            for module in result.modules:
+                name = module.name.removeprefix(prefix)
+                tensors[f"{name}.weight"] = module.rows.dequantized()
+                if module.bias is not None:
+                    tensors[f"{name}.bias"] = module.bias
+            multiply = network.multiply_floats(tensors, lambda *_: None)
+            hidden = network.run(tensors, hidden, multiply)
+    return hidden
+
+
+def test_smoothed_layers_are_the_same_network(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, source = folders
+    expected = _run_hugging_face(source, _more_samples())
+    errors = []
+    for method in ("", "m4"):  # m4 folds into norms, rows of v and rows of up
+        found = _quantized_hidden(folder, Recipe(anti_method=method), tmp_path / f"work{method}")
+        errors.append(relative_error(found, expected))
+    assert errors[1] < errors[0] * 1.5, errors  # int8 weights are what they differ by
 
 
 def test_products_of_integers_are_exact(isa: str) -> None:

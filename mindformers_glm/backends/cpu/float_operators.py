@@ -14,14 +14,15 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.rounding import round_to_dtype
 
 _BLOCK_SIZE = 32  # tokens
-_CHUNK_ROWS = 64  # of a matrix: 1 MB of the 9B's widest stays in the cache
+_CHUNK_ROWS = 512  # of a matrix that are converted at a time
 _FAST_BFLOAT16 = ("amx",)  # instruction sets with 16 times as many products as in float32
 
 
 class _Tiles:
     """A matrix in tiles of one type (protocol: FloatMatrix in backends/float_operators.py)."""
 
-    def __init__(self, symbol: str, num_rows: int, num_columns: int, dtype: str) -> None:
+    def __init__(self, symbol: str, shape: tuple[int, ...], dtype: str) -> None:
+        num_rows, num_columns = shape
         self._symbol, self._num_rows, self._dtype = symbol, num_rows, dtype
         self._tiles = allocate(library.packed_shape(num_rows, num_columns), dtype)
 
@@ -45,7 +46,7 @@ class _SplitMatrix:
 
     def __init__(self, weight: np.ndarray) -> None:
         shape = weight.shape
-        self._high, low = (_Tiles("glm_linear_bf16", *shape, "bfloat16") for _ in range(2))
+        self._high, low = (_Tiles("glm_linear_bf16", shape, "bfloat16") for _ in range(2))
         has_low = False
         for begin in range(0, len(weight), _CHUNK_ROWS):
             rows = weight[begin : begin + _CHUNK_ROWS]
@@ -86,13 +87,13 @@ class CpuFloatOperators:
         """See FloatOperators."""
         if not self._is_exact and library.isa() in _FAST_BFLOAT16:
             return _SplitMatrix(weight)
-        matrix = _Tiles("glm_linear_f32", *weight.shape, "float32")
+        matrix = _Tiles("glm_linear_f32", weight.shape, "float32")
         matrix.put(0, weight)
         return matrix
 
     def integer_matrix(self, codes: np.ndarray) -> FloatMatrix:
         """See FloatOperators: bfloat16 holds such numbers, and products are summed in float32."""
-        matrix = _Tiles("glm_linear_bf16", *codes.shape, "bfloat16")
+        matrix = _Tiles("glm_linear_bf16", codes.shape, "bfloat16")
         for begin in range(0, len(codes), _CHUNK_ROWS):
             matrix.put(begin, codes[begin : begin + _CHUNK_ROWS].astype(np.float32))
         return matrix

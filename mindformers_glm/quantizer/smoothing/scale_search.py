@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mindformers_glm.quantizer.products import multiply
 from mindformers_glm.quantizer.smoothing.input_statistics import InputStatistics
 from mindformers_glm.quantizer.weight_grid import WeightGrid
 
@@ -49,11 +50,11 @@ def search_magnitude_power(
         return [grid.round_trip(weight * scales) / scales for weight in weights]
 
     candidates = [magnitude_scales(magnitudes, n / _NUM_POWERS) for n in range(_NUM_POWERS)]
-    outputs = [samples @ weight.T for weight in weights]
+    outputs = [multiply(samples, weight) for weight in weights]
 
     def measure(scales: np.ndarray) -> float:
         pairs = zip(outputs, round_scaled(scales), strict=True)
-        return sum(_mean_square(samples @ rounded.T - output) for output, rounded in pairs)
+        return sum(_mean_square(multiply(samples, rounded) - output) for output, rounded in pairs)
 
     return _take_best(candidates, measure)
 
@@ -89,7 +90,7 @@ def search_threshold(inputs: InputStatistics, weights: Sequence[np.ndarray]) -> 
     def measure(scales: np.ndarray) -> float:
         scaled = shifted / scales
         change = _round_activations(scaled) - scaled
-        return _mean_square(change @ (weight * scales).T)
+        return _mean_square(multiply(change, weight * scales))
 
     return _take_best(candidates, measure).scales
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
 from mindformers_glm.core.quantized_linear import DYNAMIC, STATIC
@@ -165,16 +166,24 @@ def test_other_samples_are_another_job(folder: Path, tmp_path: Path) -> None:
         list(quantize(checkpoint, W8A8, [[1, 2]], tmp_path / "work"))
 
 
-def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
+@pytest.mark.parametrize(
+    ("value", "recipe", "says"),
+    [
+        (np.nan, Recipe(), r"layers.1.mlp.down_proj.weight .* no numbers"),
+        (3e38, W8A8, r"input of model.layers.2.self_attn.q_proj has values"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_weights_that_cannot_be_meant_are_named(
+    value: float, recipe: Recipe, says: str, tmp_path: Path
+) -> None:
     source = tmp_path / "float"
     source.mkdir()
-    write_checkpoint(source)
+    write_checkpoint(source, num_hidden_layers=3)
     for file in source.glob("*.safetensors"):
         tensors = load_file(file)
         if "model.layers.1.mlp.down_proj.weight" in tensors:
-            tensors["model.layers.1.mlp.down_proj.weight"][3, 2] = np.nan
+            tensors["model.layers.1.mlp.down_proj.weight"][3] = value
             save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"layers.1.mlp.down_proj.weight .* no numbers"):
-        run(source, tmp_path / "work")
+    with pytest.raises(CheckpointError, match=says):
+        run(source, tmp_path / "work", recipe)

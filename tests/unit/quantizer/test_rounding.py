@@ -5,7 +5,7 @@ import pytest
 
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, MIXED, STATIC
-from mindformers_glm.quantizer.recipe import Recipe
+from mindformers_glm.quantizer.recipe import AWQ, GPTQ, Recipe
 from mindformers_glm.quantizer.result import QuantizedModule
 from mindformers_glm.quantizer.rounding import check_recipe, label_of, round_module
 
@@ -98,6 +98,8 @@ def test_schemes_have_the_tools_names(recipe: Recipe, label: str) -> None:
         (Recipe(is_sparse=True), "static"),
         (Recipe(is_per_tensor=True, group_size=64), "mm_tensor"),
         (Recipe(rounding="up"), "'up'"),
+        (Recipe(rounding=AWQ, anti_method="m1"), "leave anti_method out"),
+        (Recipe(activation=STATIC, is_sparse=True, rounding=GPTQ), "nearest only"),
     ],
 )
 def test_what_is_no_scheme_is_refused(recipe: Recipe, says: str) -> None:
