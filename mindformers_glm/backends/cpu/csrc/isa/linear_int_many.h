@@ -1,7 +1,7 @@
 // Linear layers on int8 weights for many tokens, where products are the limit and not memory.
 //
 // The sums of a group of columns go from integer to float registers without passing through memory,
-// so there is room for half as many outputs as in linear_int.h, but nothing is stored until all of
+// so there is room for half as many outputs as in linear_int_dot.h, but nothing is stored until all of
 // k is done. Both give the same bits.
 #pragma once
 

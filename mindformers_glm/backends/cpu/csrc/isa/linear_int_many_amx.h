@@ -107,6 +107,7 @@ class PanelInt {
     const float* x_scales;
     const int32_t* corrections;
     int64_t num_tokens, num_tile_rows;
+    bool has_rest;  // of zero points, see WeightPanel
   };
 
   // Tile row r of the panel and, if there is one, the next, times some tokens, in some groups.
@@ -123,9 +124,10 @@ class PanelInt {
                       group * (kAffine ? block.w_scales_step : kTileN);
       part.zeros = block.zeros + r * block.zeros_stride + group * block.zeros_step;
       part.x_scales = x_.Scales(group, row);
-      part.corrections = x_.Corrections(group, row);
+      part.corrections = x_.TileCorrections(group, row);
       part.num_tokens = num_tokens;
       part.num_tile_rows = num_tile_rows;
+      part.has_rest = panel_.HasRest();
     }
   }
 
@@ -183,33 +185,37 @@ class PanelInt {
 
   void AddTileRow(const Part& part, const Sums& ints, int r) const {
     if (r >= part.num_tile_rows) return;
-    IntVec rest = SetInt(0);
-    if constexpr (kAffine) rest = Panel::RestOfZeros(part.zeros + r * zeros_stride_);
-    if (kAffine && _mm512_test_epi32_mask(rest, rest) != 0) {
-      AddTokens<true>(part, rest, ints, r, part.num_tokens);
-    } else if (part.num_tokens == kRowMultiple) {
-      AddTokens<false>(part, rest, ints, r, kRowMultiple);
+    if (kAffine && part.has_rest) {
+      AddTokensOf<true>(part, Panel::RestOfZeros(part.zeros + r * zeros_stride_), ints, r);
     } else {
-      AddTokens<false>(part, rest, ints, r, part.num_tokens);
+      AddTokensOf<false>(part, SetInt(0), ints, r);
     }
   }
 
-  // Both planes' corrections of a token, the high one's in the upper half; these have 16 bits.
-  static void JoinCorrections(const int32_t* planes, int64_t num_tokens, int32_t* joined) {
-    for (int64_t t = 0; t < num_tokens; ++t) {
-      joined[t] = static_cast<int32_t>(static_cast<uint32_t>(planes[2 * t]) << 16 |
-                                       (static_cast<uint32_t>(planes[2 * t + 1]) & 0xffffu));
+  // Most parts have all tokens, and need no count.
+  template <bool kHasZeros>
+  [[gnu::always_inline]] void AddTokensOf(const Part& part, IntVec zeros, const Sums& ints,
+                                          int r) const {
+    if (part.num_tokens == kRowMultiple) {
+      AddTokens<kHasZeros>(part, zeros, ints, r, kRowMultiple);
+    } else {
+      AddTokens<kHasZeros>(part, zeros, ints, r, part.num_tokens);
     }
+  }
+
+  // Adds TimesZeros of a token, from memory in the one instruction.
+  static IntVec AddTimesZeros(IntVec sum, IntVec zeros, const int32_t* negative_sum) {
+    asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(zeros), "m"(*negative_sum));
+    return sum;
   }
 
   // A tile row's sums: of two planes, or of the first and the next 16 tokens.
   template <bool kHasZeros>
   [[gnu::always_inline]] void AddTokens(const Part& part, IntVec zeros, const Sums& ints, int r,
                                         int64_t num_tokens) const {
-    const float* w_scales = part.w_scales + r * w_scales_stride_;
+    // In a register: where sums are stored the compiler would read it again from memory.
+    const Vec w_scale = Load(part.w_scales + r * w_scales_stride_);
     const float* x_scales = part.x_scales;
-    alignas(64) int32_t corrections[kTiledRows];
-    if constexpr (kHasZeros) JoinCorrections(part.corrections, num_tokens, corrections);
     float* sums = part.sums + r * sums_stride_;
     const auto &first = ints[r], &second = ints[2 + r];
 #pragma GCC unroll 4
@@ -217,11 +223,11 @@ class PanelInt {
       IntVec sum;
       if constexpr (P == 2) {
         sum = JoinPlanes(LoadInts(first[t]), LoadInts(second[t]));
-        if constexpr (kHasZeros) sum = AddInt(sum, TimesZeros(zeros, corrections[t]));
+        if constexpr (kHasZeros) sum = AddTimesZeros(sum, zeros, part.corrections + t);
       } else {
         sum = LoadInts(t < kTiledRows ? first[t] : second[t - kTiledRows]);
       }
-      AddGroup<kBits, kAffine>(sum, x_scales[t], w_scales, sums + t * kTileN);
+      AddScaled<kBits, kAffine>(sum, x_scales[t], w_scale, sums + t * kTileN);
     }
   }
 

@@ -22,7 +22,9 @@ struct ActivationRows {
   Scratch value_scratch, scale_scratch, correction_scratch;
   IntElement* values = nullptr;    // [rows][planes][columns], or in tiles
   float* scales = nullptr;         // [num_groups][rows]
-  int32_t* corrections = nullptr;  // [num_groups][rows][planes]: -zero point * sum of the group
+  // [num_groups][rows][planes]: -zero point * sum of the group. Where activations lie in tiles only
+  // for zero points that differ, [num_groups][rows]: see TileCorrections.
+  int32_t* corrections = nullptr;
   int64_t plane_stride = 0;        // a row's planes follow each other, and so do the rows
   int64_t row_stride = 0;
   bool in_tiles = false;  // [rows / 16][planes][columns / 64][16][64], as tile registers take them
@@ -66,6 +68,10 @@ struct ActivationRows {
   const int32_t* Corrections(int64_t group, int64_t row) const {
     return corrections + (group * num_rows + row) * num_planes;
   }
+  // Of both planes at once, the high one's in the upper half: a sum of 128 bytes has 16 bits.
+  const int32_t* TileCorrections(int64_t group, int64_t row) const {
+    return corrections + group * num_rows + row;
+  }
 
   // The planes of 128 columns of a row.
   void StoreInTiles(const IntElement* line, int64_t row, int64_t begin) const {
@@ -99,16 +105,17 @@ struct ActivationRows {
         const int64_t group = (begin + i) / group_size;
         scales[group * num_rows + row] = QuantizeGroup(columns + i, integers + i);
       }
-      IntElement line[2 * kActivationGroup];
-      IntElement* out = in_tiles ? line : values + row * row_stride + begin;
-      const int64_t stride = in_tiles ? kActivationGroup : plane_stride;
-      StoreActivations(integers, out, num_planes, stride);
-      if (in_tiles) StoreInTiles(line, row, begin);
+      if (in_tiles) {
+        QuantizedToTiles(integers, row, begin);
+        continue;
+      }
+      IntElement* out = values + row * row_stride + begin;
+      StoreActivations(integers, out, num_planes, plane_stride);
       for (int64_t i = 0; i < kActivationGroup; i += group_size) {
         const int64_t group = (begin + i) / group_size;
         for (int p = 0; p < num_planes; ++p) {
           int32_t sum = 0;
-          for (int64_t j = i; j < i + group_size; ++j) sum += out[p * stride + j];
+          for (int64_t j = i; j < i + group_size; ++j) sum += out[p * plane_stride + j];
           corrections[(group * num_rows + row) * num_planes + p] = -zero_point * sum;
         }
       }
@@ -116,6 +123,23 @@ struct ActivationRows {
   }
 
  private:
+  // Writes 128 integers of a row, and what TileCorrections has of them.
+  void QuantizedToTiles(const int32_t* integers, int64_t row, int64_t begin) const {
+    IntElement line[2 * kActivationGroup];
+    StoreActivations(integers, line, num_planes, kActivationGroup);
+    StoreInTiles(line, row, begin);
+    if (zero_point != 1) return;  // signed weights: nothing to correct
+    for (int64_t i = 0; i < kActivationGroup; i += group_size) {
+      uint32_t joined = 0;
+      for (int p = 0; p < num_planes; ++p) {
+        int32_t sum = 0;
+        for (int64_t j = i; j < i + group_size; ++j) sum += line[p * kActivationGroup + j];
+        joined = joined << 16 | (static_cast<uint32_t>(-sum) & 0xffffu);
+      }
+      corrections[(begin + i) / group_size * num_rows + row] = static_cast<int32_t>(joined);
+    }
+  }
+
   // Some columns of a row in the order of the weights'; zeros from `count` on.
   Vec LoadColumns(const float* row, int64_t begin, int64_t count) const {
     if (order == nullptr) return LoadPartial(row + begin, count);

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "../kernel_table.h"
-#include "linear_int.h"
+#include "linear_int_dot.h"
 
 namespace glm::GLM_ISA {
 
@@ -19,6 +19,9 @@ class WeightPanel {
   static constexpr int64_t kTileRowBytes = kColumns * kTileN;
 
   const uint8_t* TileRow(int64_t r) const { return bytes_ + r * kTileRowBytes; }
+
+  // Whether RestOfZeros is not 0 everywhere.
+  bool HasRest() const { return has_rest_; }
 
   // What the bytes of the panel lack of zero points: of int8 what leaves the middle, as a byte
   // holds no more; of int4 what is above 128, where a zero point is no code. From -128 to 127, and
@@ -33,12 +36,18 @@ class WeightPanel {
   // Groups from `group` on of `count` tile rows; columns that the weights do not have are zeros.
   void Fill(const IntBlock& block, int64_t count, int64_t group, int64_t num_groups) {
     const int64_t group_lines = block.x->group_size / (kBits == 8 ? 4 : 8);
+    has_rest_ = false;
     for (int64_t r = 0; r < count; ++r) {
       uint8_t* out = bytes_ + r * kTileRowBytes;
       const IntBlock rows = RowsFrom(block, r);
       for (int64_t g = group; g < group + num_groups; ++g) {
         const int64_t lines = std::min(block.lines - g * group_lines, group_lines);
-        const __m512i zeros = ZerosOfBytes(rows.zeros + g * block.zeros_step);
+        const uint8_t* row_zeros = rows.zeros + g * block.zeros_step;
+        const __m512i zeros = ZerosOfBytes(row_zeros);
+        if constexpr (kAffine) {
+          const IntVec rest = RestOfZeros(row_zeros);
+          has_rest_ |= _mm512_test_epi32_mask(rest, rest) != 0;
+        }
         FillGroup(rows.w + g * group_lines * kIntLineBytes, lines, zeros, out);
         std::memset(out + lines * kOutBytes, 0, (group_lines - lines) * kOutBytes);
         out += group_lines * kOutBytes;
@@ -69,6 +78,7 @@ class WeightPanel {
     }
   }
 
+  bool has_rest_ = false;
   alignas(64) uint8_t bytes_[kTileRows * kTileRowBytes];
 };
 
