@@ -76,7 +76,8 @@ def test_two_ranks_answer_as_one_process_and_end_after_their_answers(
     assert found.faults == []
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+# Rank 0 of a fake server: tests/tp/test_supervision.py
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_the_end_of_a_rank_is_told_to_clients_and_ends_the_job(rank: int) -> None:
     options = fuzz_server.parse_arguments(_options("rank"))
     found = fuzz_server.Found()
