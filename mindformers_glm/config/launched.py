@@ -3,6 +3,7 @@
 environment.py reads the environment; here it is a mapping.
 """
 
+import re
 from collections.abc import Mapping
 
 from mindformers_glm.core.errors import ConfigError, first_words
@@ -88,6 +89,13 @@ def explain_failed_meeting(problem: RuntimeError, environ: Mapping[str, str]) ->
         return ConfigError(
             f"The job at {address} has another rank {environ.get('RANK_ID')} already: give every "
             "host a NODE_RANK of its own, and every job a MASTER_PORT of its own."
+        )
+    if "timed out node" in str(problem):  # they had met, and one has gone silent
+        silent = re.search(r"worker (\d+) is the first one timed out", str(problem))
+        who = f"Rank {silent[1]}" if silent else "A process"
+        return ConfigError(
+            f"{who} of the job at {address} has given no sign for MS_NODE_TIMEOUT seconds: it "
+            "hangs, was stopped, or its host is gone; the logs of all ranks may say more."
         )
     if "Failed to initialize distributed job cluster" not in str(problem):
         return ConfigError(

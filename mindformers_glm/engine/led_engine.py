@@ -21,7 +21,7 @@ from mindformers_glm.engine.thinking_limit import ThinkingMarks
 from mindformers_glm.system.interrupts import leave_at_once
 from mindformers_glm.system.log import write_line
 
-_ADD, _ABORT = "add", "abort"
+_ADD, _ABORT, _COUNT = "add", "abort", "count"
 
 
 class LedEngine:
@@ -49,16 +49,23 @@ class LedEngine:
         Raises:
             ValueError: the id belongs to an unfinished request.
         """
-        if self._leader is not None:
-            # Also one that will be refused: it counts among the numbers that draws follow from.
-            self._told.append([_ADD, _write_request(request)])
-        return self._llm.frontend.submit(request, self._llm.engine)
+        engine = self._llm.engine
+        num_before = engine.num_requests_seen
+        is_queued = False
+        try:
+            refusal = self._llm.frontend.submit(request, engine)
+            is_queued = refusal is None
+            return refusal
+        finally:
+            if self._leader is not None and is_queued:
+                self._told.append([_ADD, _write_request(request)])
+            elif self._leader is not None:
+                self._tell_count(engine.num_requests_seen - num_before)
 
     def abort(self, request_id: str) -> None:
         """End a request; an unknown id is ignored."""
-        if self._leader is not None:
+        if self._llm.engine.abort(request_id) is not None and self._leader is not None:
             self._told.append([_ABORT, request_id])
-        self._llm.engine.abort(request_id)
 
     def step(self) -> list[RequestOutput]:
         """Run one step on all ranks, and return as `LLMEngine.step`.
@@ -76,6 +83,16 @@ class LedEngine:
         if self._leader is not None:
             self._leader.end()
         self._llm.close()
+
+    def _tell_count(self, number: int) -> None:
+        """Tell of refused requests: they count among the numbers that draws follow from.
+
+        They are all that comes while there is no step, and may be many: they take one place.
+        """
+        if self._told and self._told[-1][0] == _COUNT:
+            self._told[-1][1] += number
+        else:
+            self._told.append([_COUNT, number])
 
 
 def follow(llm: LLM) -> None:
@@ -98,11 +115,14 @@ def _obey(llm: LLM, action: str, what: Any) -> None:
     if action == _ABORT:
         llm.engine.abort(what)
         return
-    request = _read_request(what)
-    try:
-        llm.frontend.submit(request, llm.engine)
-    except Exception as problem:  # a defect that rank 0 has too, where it ends this request alone
-        write_line(f"error: {describe_defect(problem)}")
+    if action == _COUNT:
+        for _ in range(what):
+            llm.engine.count_request()
+        return
+    refusal = llm.frontend.submit(_read_request(what), llm.engine)
+    if refusal is not None:
+        # With other batches the ranks would add up what does not belong together.
+        raise RankError(f"This rank cannot take a request that rank 0 runs: {refusal.error}")
 
 
 def _write_request(request: Request) -> Message:

@@ -198,6 +198,11 @@ class LLMEngine:
         seed = [self.config.seed, request_index] if settings.seed is None else settings.seed
         return np.random.SeedSequence(seed, spawn_key=(sample_index,) if sample_index else ())
 
+    @property
+    def num_requests_seen(self) -> int:
+        """How many were added or refused: draws without a seed of their own follow from it."""
+        return self._num_requests_seen
+
     def count_request(self) -> None:
         """Use up a request's number, also a refused one's: it must not shift others' draws."""
         self._num_requests_seen += 1

@@ -4,14 +4,27 @@ msrun runs the user's program here too, up to its own call of `init`, which does
 role. Nothing of the program is needed for that.
 """
 
+import signal
 import sys
-
-from mindspore.communication import init
 
 from mindformers_glm.config.environment import failed_meeting
 
-if __name__ == "__main__":
+
+def main() -> int | str:
+    """Be the scheduler, and return what `sys.exit` is to make of its end.
+
+    Who signals all processes of a job means the launcher, which ends this one by SIGKILL when the
+    ranks have had their time. Blocked in all threads, whatever handlers MindSpore chooses.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    from mindspore.communication import init
+
     try:
         init()
     except RuntimeError as problem:
-        sys.exit(f"error: {failed_meeting(problem)}")
+        return f"error: {failed_meeting(problem)}"
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

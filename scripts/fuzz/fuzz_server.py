@@ -11,7 +11,7 @@ storm: so many clients at once for M minutes: good ones, whose answers must be w
 burst: so many requests at once: each gets its answer, or 429 with Retry-After.
 disk: a server whose log goes to a full disk (/dev/full) answers as ever.
 rank: of N ranks one is killed: every client hears of it within seconds, the exit code is 1.
-end: SIGTERM under load: every answer comes to its end, the exit code is 0.
+end: SIGTERM for all processes under load: every answer comes to its end, the exit code is 0.
 
 After storm and burst all KV-cache blocks must be free, as /metrics counts them. Errors must have
 OpenAI's form. Ends with 1 where something is not so.
@@ -247,14 +247,14 @@ async def run_burst(server: Server, count: int, found: Found) -> None:
 
 
 async def run_end(server: Server, options: argparse.Namespace, found: Found) -> None:
-    """SIGTERM while answers are written."""
+    """SIGTERM for all processes, as systemd sends it, while answers are written."""
     body = {"prompt": [11, 12, 13], "max_tokens": 60, "ignore_eos": True, "stream": True}
     asking = [
         asyncio.ensure_future(ask(server.port, COMPLETIONS, body)) for _ in range(options.clients)
     ]
     while (await server.counts())["glm:open_requests"] < options.clients:
         await asyncio.sleep(0.05)
-    server.process.terminate()
+    server.end_all()
     for answer in await asyncio.gather(*asking):
         try:
             read_answer(answer, is_stream=True)

@@ -76,6 +76,12 @@ class Server:
         self.process.send_signal(number)
         return self.wait()
 
+    def end_all(self) -> None:
+        """Ask all its processes to end, the first of them first."""
+        for process in self._processes():
+            with suppress(psutil.Error):
+                process.terminate()
+
     def wait(self, timeout_s: float = _END_S) -> int:
         """The exit code; -9 where it does not end."""
         try:

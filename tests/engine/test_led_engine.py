@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mindformers_glm.core.errors import PromptError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine import led_engine
@@ -150,6 +151,37 @@ def test_a_step_that_fails_on_a_rank_ends_its_process(
     pair.follower.join(20)
     assert [str(problem) for problem in pair.left] == ["no more memory"]
     pair.led.close()
+
+
+def test_a_rank_that_cannot_take_a_request_ends_its_process(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = _Pair(checkpoint, monkeypatch)
+    steps: list[None] = []
+
+    def refuse(token_ids: list[int]) -> None:
+        raise PromptError("there is no memory for it")
+
+    monkeypatch.setattr(pair.engines[1], "_check_prompt", refuse)
+    monkeypatch.setattr(pair.engines[1], "step", lambda: steps.append(None))
+    assert pair.led.submit(pair.request("a")) is None
+    pair.led.step()
+    pair.follower.join(20)
+    assert "request that rank 0 runs: there is no memory for it" in str(pair.left)
+    assert steps == []
+    pair.led.close()
+
+
+def test_what_idle_ranks_are_to_be_told_does_not_grow(pair: _Pair) -> None:
+    for _ in range(1000):
+        assert pair.led.submit(Request("long", [1] * 90, SamplingParams())) is not None
+        pair.led.abort("gone")
+    assert len(pair.led._told) == 1
+    pair.led.submit(pair.request("a"))
+    pair.run()
+    pair.led.close()
+    pair.follower.join(20)
+    assert [engine.num_requests_seen for engine in pair.engines] == [1001] * 2
 
 
 def test_a_process_of_its_own_tells_nobody(checkpoint: Path) -> None:

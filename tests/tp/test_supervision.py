@@ -5,6 +5,7 @@ The workers are fake; the scheduler is MindSpore's. That nothing is left is chec
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -81,6 +82,33 @@ def test_kill_9_at_the_start_ends_the_job(role: str, launch: Launcher) -> None:
     name, code = ("The scheduler", 1) if role == "MS_SCHED" else ("Rank 0", 137)
     assert ended.exit_code == code
     assert f"error: {name} was killed by SIGKILL (kill -9" in ended.stderr
+
+
+def test_kill_9_of_a_rank_of_a_server_is_exit_code_1(launch: Launcher) -> None:
+    job = launch("fake_worker.py server", "2")
+    while job.read_line() != "serves\n":
+        pass
+    job.kill("MS_WORKER", 0)
+    ended = job.wait(END_S)
+    assert ended.exit_code == 1
+    assert "error: Rank 0 was killed by SIGKILL (kill -9" in ended.stderr
+
+
+def test_a_signal_to_the_scheduler_is_not_for_it(launch: Launcher) -> None:
+    job = launch("fake_worker.py wait", "2")
+    job.wait_until_ready(0, 1)
+    wait_until(lambda: job.find("MS_SCHED", 0) is not None)
+    status = Path(f"/proc/{job.find('MS_SCHED', 0)}/status")
+
+    def blocks_sigterm() -> bool:
+        (blocked,) = re.findall(r"^SigBlk:\s+(\w+)$", status.read_text(), re.MULTILINE)
+        return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
+
+    wait_until(blocks_sigterm)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(int(status.parent.name), number)
+    job.send(signal.SIGTERM)
+    assert job.wait(END_S).exit_code == 143
 
 
 def test_a_worker_that_ignores_sigterm_is_killed(launch: Launcher) -> None:

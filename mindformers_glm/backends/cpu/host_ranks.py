@@ -83,12 +83,15 @@ def find_failure() -> str:
 def _create(num_bytes: int) -> tuple[mmap.mmap | None, int, list[int]]:
     """The memory, its file, and what the others are told: the file's number and a token."""
     token = np.frombuffer(os.urandom(_NUM_TOKEN_WORDS * _WORD), np.int64)
+    file = -1
     try:
         file = os.memfd_create("mindformers_glm")
-    except OSError:  # a system that has no such files, or no more of them for this process
+        os.ftruncate(file, num_bytes)
+        memory = mmap.mmap(file, num_bytes)
+    except OSError:  # the system has no such files, or has none of this size for this process
+        if file >= 0:
+            os.close(file)
         return None, -1, [-1, *token.tolist()]
-    os.ftruncate(file, num_bytes)
-    memory = mmap.mmap(file, num_bytes)
     memory[: token.nbytes] = token.tobytes()
     return memory, file, [file, *token.tolist()]
 

@@ -28,6 +28,9 @@ _MAX_HEADER_BYTES = 64 * 1024
 _KEPT_CONNECTION_S = 75  # between two requests
 _DEAD_PAUSE_S = 1.0  # in which clients read that the engine is dead
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Who signals all processes of a service (systemd, a shell) is heard twice: also by a launcher or
+# wrapper, which hands it on.
+_ONE_SIGNAL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class HttpServer(uvicorn.Server):
         self._settings = settings
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked_s = 0.0  # when to end in order
         self.exit_code = 0
 
     def run_on(self, listener: socket.socket) -> int:
@@ -178,11 +182,15 @@ class HttpServer(uvicorn.Server):
         self._on_ready()
 
     def _take_signal(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if self._asked_s and now_s < self._asked_s + _ONE_SIGNAL_S:
+            return
         if self._link.is_draining:
             note("ending at once")
             self._link.fail_all(RequestError(503, "The server ends: the answer is not finished."))
             asyncio.get_running_loop().call_later(_DEAD_PAUSE_S, self._force)
             return
+        self._asked_s = now_s
         if self._link.num_open:
             note(
                 f"ending after {self._link.num_open} requests under way, at most "

@@ -42,6 +42,15 @@ def test_two_processes_have_one_rank() -> None:
     )
 
 
+def test_a_process_that_has_gone_silent_is_no_failed_meeting() -> None:
+    message = "The total number of timed out node is 1. Timed out node list is: {1}, worker 1 is "
+    message += "the first one timed out, please check its log."
+    assert str(explain_failed_meeting(RuntimeError(message), ENVIRON)) == (
+        "Rank 1 of the job at 10.0.0.1:8118 has given no sign for MS_NODE_TIMEOUT seconds: it "
+        "hangs, was stopped, or its host is gone; the logs of all ranks may say more."
+    )
+
+
 def test_waiting_without_end_or_without_a_time_names_no_seconds() -> None:
     for environ in (ENVIRON | {"MS_TOPO_TIMEOUT": "-1"}, {"MS_SCHED_HOST": "10.0.0.1"}):
         text = str(explain_failed_meeting(RuntimeError(NOT_ALL), environ))

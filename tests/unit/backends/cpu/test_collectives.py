@@ -1,5 +1,8 @@
 """What is said of an exchange that fails; the collectives themselves are tested in tests/tp."""
 
+import errno
+import os
+
 import pytest
 
 pytest.importorskip("mindspore")
@@ -26,3 +29,14 @@ def test_a_failure_among_ranks_of_one_host_says_which(monkeypatch: pytest.Monkey
         explain_failed_exchange(),
     ):
         raise RuntimeError("Launch kernel failed: Default/Custom-op3")
+
+
+def test_ranks_without_room_for_memory_send_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, size: int) -> None:
+        raise OSError(errno.EFBIG, "File too large")  # ulimit -f
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    num_files = len(os.listdir("/proc/self/fd"))
+    memory, file, told = host_ranks._create(1 << 20)
+    assert (memory, file, told[0]) == (None, -1, -1)
+    assert len(os.listdir("/proc/self/fd")) == num_files

@@ -223,14 +223,16 @@ def test_a_prompt_of_30000_tokens_does_not_stop_the_others(start_server: StartSe
 
 
 @pytest.mark.usefixtures("slow_steps")
-def test_a_signal_lets_answers_come_to_their_end(start_server: StartServer) -> None:
+@pytest.mark.parametrize("num_heard", [1, 2])  # 2: a launcher hands on what all have got
+def test_a_signal_lets_answers_come_to_their_end(start_server: StartServer, num_heard: int) -> None:
     server = start_server()
     clients = [
         _send(server, {"prompt": "abc", "max_tokens": 60, "ignore_eos": True, "stream": is_stream})
         for is_stream in (True, False)
     ]
     _wait_until(lambda: server.link.state.num_running == 2)
-    server.server.ask_to_end()
+    for _ in range(num_heard):
+        server.server.ask_to_end()
     streamed, whole = map(_read_all, clients)
     assert b"[DONE]" in streamed
     assert b'"completion_tokens":60' in whole
@@ -240,7 +242,10 @@ def test_a_signal_lets_answers_come_to_their_end(start_server: StartServer) -> N
 
 
 @pytest.mark.usefixtures("slow_steps")
-def test_a_second_signal_ends_them(start_server: StartServer) -> None:
+def test_a_second_signal_ends_them(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mindformers_glm.serving.server.run_server._ONE_SIGNAL_S", 0.0)
     server = start_server()
     client = _send(server, LONG | {"stream": True})
     _wait_until(lambda: server.link.state.num_running == 1)
