@@ -14,6 +14,7 @@ from mindformers_glm.tokenizer.replies import ParsedReply
 from mindformers_glm.tokenizer.tool_call import ToolCall
 
 _WAIT_S = 600.0  # for the next byte: a long prompt takes its time
+_WAIT_FOR_NAMES_S = 30.0  # servers tell these at once
 _MAX_LINE = 2**24
 # Fields of SamplingParams -> what servers call them, where they do not say the same.
 _FIELDS = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
@@ -126,7 +127,7 @@ class ServerModel:
         Raises:
             GlmError: nothing answers, or not as such a server does.
         """
-        with self._request("GET", "/models") as response:
+        with self._request("GET", "/models", wait_s=_WAIT_FOR_NAMES_S) as response:
             try:
                 names = [str(model["id"]) for model in json.loads(response.read())["data"]]
             except (ValueError, LookupError, TypeError):
@@ -140,11 +141,11 @@ class ServerModel:
 
     @contextmanager
     def _request(
-        self, method: str, path: str, body: Any = None
+        self, method: str, path: str, body: Any = None, *, wait_s: float = _WAIT_S
     ) -> Iterator[http.client.HTTPResponse]:
         kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
         content = None if body is None else json.dumps(body).encode()
-        with closing(kind(*self._address, timeout=_WAIT_S)) as connection:
+        with closing(kind(*self._address, timeout=wait_s)) as connection:
             try:
                 connection.request(method, f"{self._prefix}{path}", content, self._headers)
                 self._socket = connection.sock

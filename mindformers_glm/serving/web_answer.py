@@ -69,10 +69,11 @@ def follow_answer(
     else:
         conversation.take_back()
     parts = [words["stopped"]] if model.is_stopped else []
+    if not reply and not model.is_stopped:
+        parts.append(words["no_answer"])
     if reason == "length":
         parts.append(words["cut"])
-    figures = words["comma"].join([*parts, *_tell_speed(clock, words)])
-    status = html.escape(figures or words["no_answer"])
+    status = html.escape(words["comma"].join([*parts, *_tell_speed(clock, words)]))
     yield [write_entries(conversation.messages, words), status]
 
 

@@ -19,6 +19,9 @@ from mindformers_glm.serving.web_page import ChatPage
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MAX_BODY = 8 * 2**20
+# Under way at once, those that stop an answer among them: by gradio's own 40, a server that hangs
+# would leave no place for these. Each is a thread, which waits.
+_MAX_EVENTS = 1000
 # What the page itself asks for; gradio has more, such as taking files and calling by programs.
 _POSTED = ("/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/reset")
 _CLOSED = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/upload", "/monitoring")
@@ -43,7 +46,8 @@ def create_web_app(page: ChatPage) -> ASGIApp:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     # A theme's own fonts come from Google.
     theme = gr.themes.Default(font=_FONT, font_mono=_FONT_MONO)
-    page.blocks.queue(api_open=False)
+    page.blocks.max_threads = _MAX_EVENTS
+    page.blocks.queue(api_open=False)  # with as many places
     gr.mount_gradio_app(
         app,
         page.blocks,

@@ -6,17 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mindformers_glm.serving.chat_model import Message, assistant_message
+from mindformers_glm.serving.web_markdown import escape_html
 from mindformers_glm.tokenizer.replies import ParsedReply
 
 Entry = dict[str, Any]  # a message in the form of gradio's Chatbot
-
-# Where a "<" is shown as it stands: code in fences and between backquotes, and formulas.
-_SHOWN_AS_IS = re.compile(
-    r"(^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)"
-    r"|(?P<ticks>`+)[^`](?:.*?[^`])?(?P=ticks)(?!`)"
-    r"|\$\$.+?\$\$|\\\(.+?\\\)|\\\[.+?\\\])",
-    re.DOTALL | re.MULTILINE,
-)
 
 
 class Conversation:
@@ -25,13 +18,14 @@ class Conversation:
     messages: in OpenAI's form, without the system prompt.
     is_asked: whether the last message waits for an answer.
     is_answered: whether one is under way.
+    is_forgotten: whether its visitor has begun another one.
     unanswered: the question that was taken back last, for its field.
     is_changed: whether a message came since the visitor was last let type again.
     """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self.is_asked = self.is_answered = self.is_changed = False
+        self.is_asked = self.is_answered = self.is_changed = self.is_forgotten = False
         self.unanswered = ""
         self._open_calls: list[Any] = []  # of the last answer, whose results are to come
 
@@ -100,18 +94,6 @@ def write_entries(
             title = words["call"].format(name=name)
             entries.append(_folded(title, _fenced(_indented(arguments), "json"), is_open=True))
     return entries
-
-
-def escape_html(text: str) -> str:
-    """Spell tags outside code and formulas, which a page would obey or drop without a word.
-
-    Markdown stays what it is: "a <b>" becomes "a &lt;b>", and what stands in backquotes is left.
-    """
-    parts, end = [], 0
-    for match in _SHOWN_AS_IS.finditer(text):
-        parts += [text[end : match.start()].replace("<", "&lt;"), match[0]]
-        end = match.end()
-    return "".join([*parts, text[end:].replace("<", "&lt;")])
 
 
 def _folded(title: str, content: str, *, is_open: bool = False) -> Entry:

@@ -3,6 +3,7 @@
 Read with gradio 6.17.3: `Blocks`, `Chatbot` (its "thoughts" are what can be folded), events.
 """
 
+import html
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -17,16 +18,22 @@ from mindformers_glm.serving.chat_model import Message
 from mindformers_glm.serving.chat_server import ServerModel
 from mindformers_glm.serving.web_answer import Answers, follow_answer, write_error
 from mindformers_glm.serving.web_conversation import Conversation, write_entries
-from mindformers_glm.serving.web_words import CHINESE, ENGLISH, WORDS, choose_language
+from mindformers_glm.serving.web_words import (
+    CHINESE,
+    ENGLISH,
+    PAGE_FIELDS,
+    WORDS,
+    choose_language,
+    spell,
+)
 
-# Fields of a request that the page has a field for, and whether they are whole numbers.
-PAGE_FIELDS = {"temperature": False, "top_p": False, "max_tokens": True, "seed": True}
 _FORMULAS = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
 _FILLED = {"fill_height": True, "fill_width": True}
+_NARROW_PX = 768  # up to which gradio's sidebar covers all of the page
 _MAX_CHARACTERS = 1_000_000  # of a message; the server says how much it reads
 # Of all events: no wheel over what is read, not for programs, and as many visitors at once as
 # come: how many answers there are is the server's to say. By gradio's own rule, "once", an event
@@ -70,10 +77,12 @@ class ChatPage:
         with gr.Blocks(title="mindformers_glm", analytics_enabled=False, **_FILLED) as page:
             self.blocks = page
             self._conversation = gr.State(Conversation())
-            with gr.Sidebar(width=340):
+            self._width = gr.Number(visible=False)  # of the browser's window
+            with gr.Sidebar(width=340) as self._sidebar:
                 self._add_settings(settings)
             self._chatbot = gr.Chatbot(
                 elem_id="chat",
+                **spell("chat"),
                 scale=1,
                 min_height=300,
                 buttons=["copy"],
@@ -91,61 +100,66 @@ class ChatPage:
                 autofocus=True,
                 submit_btn=True,
             )
-            # A part, and which of its attributes is which of the words.
-            self._worded: list[tuple[Any, dict[str, str]]] = [
-                (self._heading, {"value": "settings"}),
-                (self._model, {"label": "model"}),
-                (self._system, {"label": "system", "placeholder": "system_hint"}),
-                (self._tools, {"label": "tools"}),
-                (self._chatbot, {"label": "chat", "placeholder": "empty"}),
-                (self._clear, {"value": "clear"}),
-                *(
-                    (number, {"label": name, "placeholder": "unset"})
-                    for name, number in zip(PAGE_FIELDS, self._numbers, strict=True)
-                ),
-            ]
+            parts = [self._heading, self._clear, self._model, self._system, *self._numbers]
+            parts += [self._tools, self._chatbot]
+            self._worded = {part.elem_id: part for part in parts}
             self._connect()
 
     def _add_settings(self, settings: PageSettings) -> None:
         self._language = gr.Radio(
             [CHINESE, ENGLISH], value=ENGLISH, show_label=False, elem_id="language"
         )
-        self._clear = gr.Button(elem_id="clear")
-        self._heading = gr.Markdown()
+        self._clear = gr.Button(elem_id="clear", **spell("clear"))
+        self._heading = gr.Markdown(elem_id="heading", **spell("heading"))
         names = [settings.model] if settings.model else []
-        self._model = gr.Dropdown(names, value=settings.model or None, elem_id="model")
-        self._system = gr.Textbox(settings.system, lines=3, max_lines=8, elem_id="system")
+        self._model = gr.Dropdown(
+            names, value=settings.model or None, elem_id="model", **spell("model")
+        )
+        self._system = gr.Textbox(
+            settings.system, lines=3, max_lines=8, elem_id="system", **spell("system")
+        )
         with gr.Row():
             self._numbers = [
                 # gradio's Number sends 0 where it is empty.
-                gr.Textbox(_write(settings.sampling.get(name)), elem_id=name, min_width=130)
+                gr.Textbox(
+                    _write(settings.sampling.get(name)),
+                    elem_id=name,
+                    min_width=130,
+                    **spell(name),
+                )
                 for name in PAGE_FIELDS
             ]
-        self._tools = gr.Textbox(settings.tools, lines=3, max_lines=12, elem_id="tools")
+        self._tools = gr.Textbox(
+            settings.tools, lines=3, max_lines=12, elem_id="tools", **spell("tools")
+        )
 
     def _connect(self) -> None:
         """Say which event does what."""
         language, conversation, box = self._language, self._conversation, self._box
         chat = [self._chatbot, self._status, box]
-        labels = [part for part, _ in self._worded]
-        self.blocks.load(self._greet, None, [language, box, *labels], **_QUIET).then(
-            self._list_models, None, [self._model, self._status], **_QUIET
-        )
+        labels = list(self._worded.values())
+        self.blocks.load(
+            self._greet,
+            self._width,
+            [self._sidebar, language, box, *labels],
+            js="() => window.innerWidth",
+            **_QUIET,
+        ).then(self._list_models, None, [self._model, self._status], **_QUIET)
         self.blocks.unload(self._stop)
         box.submit(
             self._take,
             {box, conversation, language, self._tools, *self._numbers},
-            [*chat, self._clear],
+            chat,
             **_QUIET,
         ).then(
             self._answer,
             {conversation, language, self._model, self._system, self._tools, *self._numbers},
             [self._chatbot, self._status],  # with the field, what is typed meanwhile was lost
             **_QUIET,
-        ).then(self._finish, [conversation, language], [self._chatbot, box, self._clear], **_QUIET)
+        ).then(self._finish, [conversation, language], [self._chatbot, box], **_QUIET)
         box.stop(self._stop, None, None, **_QUIET)
         for event in (self._clear.click, self._chatbot.clear):
-            event(self._begin_anew, language, [conversation, *chat], **_QUIET)
+            event(self._begin_anew, [conversation, language], [conversation, *chat], **_QUIET)
         language.input(
             self._translate,
             [conversation, language],
@@ -153,10 +167,11 @@ class ChatPage:
             **_QUIET,
         )
 
-    def _greet(self, request: gr.Request) -> list[Any]:
-        """Speak the language of a visitor's browser."""
+    def _greet(self, width: float | None, request: gr.Request) -> list[Any]:
+        """Speak the language of a visitor's browser, and leave a narrow window to the chat."""
         language = _language_of(request)
-        return [language, *self._write_labels(language, Conversation())]
+        sidebar = gr.update(open=width is None or width > _NARROW_PX)
+        return [sidebar, language, *self._write_labels(language, Conversation())]
 
     def _list_models(self, request: gr.Request) -> list[Any]:
         """Offer the models that the server has now."""
@@ -173,17 +188,16 @@ class ChatPage:
         words = WORDS[values[self._language]]
         conversation: Conversation = values[self._conversation]
         if conversation.is_asked:  # Enter, while an answer comes: the text stays
-            return [gr.skip()] * 4
+            return [gr.skip()] * 3
         try:
             self._read_request(values, words)
         except ConfigError as problem:  # before the text is gone from its field
-            return [gr.skip(), write_error(problem, words), gr.skip(), gr.skip()]
+            return [gr.skip(), write_error(problem, words), gr.skip()]
         conversation.add(values[self._box])
         return [
             write_entries(conversation.messages, words),
-            "",
+            html.escape(words["waiting"]) if conversation.is_asked else "",
             self._update_box(conversation, words, value=""),
-            gr.update(interactive=not conversation.is_asked),
         ]
 
     def _answer(self, values: Mapping[Any, Any], request: gr.Request) -> Iterator[list[Any]]:
@@ -205,10 +219,13 @@ class ChatPage:
             model = self._reach(values[self._model] or "", fields)
             self.answers.begin(visitor, model)
             with closing(model.answer(asked, tools)) as pieces:
-                yield from follow_answer(pieces, model, conversation, words)
+                for shown in follow_answer(pieces, model, conversation, words):
+                    # What was forgotten is not shown again.
+                    yield [gr.skip()] * 2 if conversation.is_forgotten else shown
         except GlmError as problem:
             conversation.take_back()
-            yield [write_entries(conversation.messages, words), write_error(problem, words)]
+            if not conversation.is_forgotten:
+                yield [write_entries(conversation.messages, words), write_error(problem, words)]
         finally:
             self.answers.end(visitor)
             conversation.is_answered = False
@@ -231,20 +248,22 @@ class ChatPage:
         """Let the visitor type again; in the language that was chosen meanwhile."""
         # Nothing was taken, or another message meanwhile.
         if conversation.is_asked or not conversation.is_changed:
-            return [gr.skip()] * 3
+            return [gr.skip()] * 2
         conversation.is_changed = False
         words = WORDS[language]
         text, conversation.unanswered = conversation.unanswered, ""
         return [
             write_entries(conversation.messages, words),
             self._update_box(conversation, words, **({"value": text} if text else {})),
-            gr.update(interactive=True),
         ]
 
     def _stop(self, request: gr.Request) -> None:
         self.answers.stop(str(request.session_hash))
 
-    def _begin_anew(self, language: str, request: gr.Request) -> list[Any]:
+    def _begin_anew(
+        self, conversation: Conversation, language: str, request: gr.Request
+    ) -> list[Any]:
+        conversation.is_forgotten = True
         self._stop(request)
         fresh = Conversation()
         return [fresh, [], "", self._update_box(fresh, WORDS[language])]
@@ -259,10 +278,7 @@ class ChatPage:
         words = WORDS[language]
         return [
             gr.update(placeholder=_ask_for(conversation, words)),
-            *(
-                gr.update(**{attribute: words[key] for attribute, key in keys.items()})
-                for _, keys in self._worded
-            ),
+            *(gr.update(**spell(name, words)) for name in self._worded),
         ]
 
     def _update_box(

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 CHINESE, ENGLISH = "中文", "English"
+# Fields of a request that the page has a field for, and whether they are whole numbers.
+PAGE_FIELDS = {"temperature": False, "top_p": False, "max_tokens": True, "seed": True}
 
 WORDS: Mapping[str, Mapping[str, str]] = {
     CHINESE: {
@@ -23,6 +25,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "give_result": "输入 {name} 的返回结果，回车发送",
         "send": "发送",
         "stop": "停止",
+        "waiting": "正在等待回答……",
         "thinking": "正在思考……",
         "thought": "思考过程",
         "call": "调用工具 {name}",
@@ -58,6 +61,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "give_result": "Type what {name} returns; Enter sends it",
         "send": "Send",
         "stop": "Stop",
+        "waiting": "Waiting for the answer ...",
         "thinking": "Thinking ...",
         "thought": "Thoughts",
         "call": "Calls {name}",
@@ -76,6 +80,22 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "comma": ", ",
     },
 }
+
+# A part of the page -> which of its attributes is which of the words.
+_LABELS: Mapping[str, Mapping[str, str]] = {
+    "heading": {"value": "settings"},
+    "clear": {"value": "clear"},
+    "model": {"label": "model"},
+    "system": {"label": "system", "placeholder": "system_hint"},
+    "tools": {"label": "tools"},
+    "chat": {"label": "chat", "placeholder": "empty"},
+    **{name: {"label": name, "placeholder": "unset"} for name in PAGE_FIELDS},
+}
+
+
+def spell(part: str, words: Mapping[str, str] = WORDS[ENGLISH]) -> dict[str, str]:
+    """Attributes of a part in a language: at first English, until the browser's is known."""
+    return {attribute: words[key] for attribute, key in _LABELS[part].items()}
 
 
 def choose_language(accepted: str) -> str:

@@ -124,8 +124,8 @@ def print_table(count: int, results: dict[str, list[Result]]) -> None:
             print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def measure_own(place: Place, options: argparse.Namespace, vocab_size: int) -> None:
-    """Print what the server itself takes, and what the prefix cache is worth."""
+def measure_own(place: Place, options: argparse.Namespace, vocab_size: int) -> dict[str, Any]:
+    """Print what the server itself takes, and what the prefix cache is worth; returns all of it."""
     ours = OurServer("ours", options.checkpoint, tuple(options.settings))
     most = max(options.clients)
     with ours.start(place) as one:
@@ -152,6 +152,8 @@ def measure_own(place: Place, options: argparse.Namespace, vocab_size: int) -> N
         f"first token of a prompt that shares {_SHARED} of {_SHARED_LEN}: {cached_ms:.0f} ms, "
         f"without prefix cache {plain_ms:.0f} ms: {cached_ms / plain_ms:.2f}"
     )
+    times = {**shares, "detokenizing_s": text_s, "cached_ms": cached_ms, "plain_ms": plain_ms}
+    return {"server": "ours alone", "clients": most, "rounds": [result.as_json()], **times}
 
 
 def shares_of_server(
@@ -209,6 +211,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def write_report(path: Path | None, report: list[dict[str, Any]]) -> None:
+    """Write what was measured so far, if a file is named."""
+    if path is not None:
+        path.write_text(json.dumps(report, indent=1))
+
+
 def _counts(text: str) -> list[int]:
     return [positive(part) for part in text.split(",")]
 
@@ -237,10 +245,10 @@ def main() -> int:
     for group in options.formats if "peers" in options.parts else ():
         print(f"\n## {group}", flush=True)
         report += compare(list_servers(group, options), place, options, vocab_size)
-        if options.json:  # after each: a later one may fail
-            options.json.write_text(json.dumps(report, indent=1))
+        write_report(options.json, report)  # after each: a later one may fail
     if "own" in options.parts:
-        measure_own(place, options, vocab_size)
+        report.append(measure_own(place, options, vocab_size))
+        write_report(options.json, report)
     return int(any(run["num_failed"] for entry in report for run in entry["rounds"]))
 
 

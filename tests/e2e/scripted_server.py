@@ -13,7 +13,7 @@ _CALL = {"index": 0, "id": "call_7", "function": {"name": "look", "arguments": '
 
 
 def _write(body: dict[str, Any], url: str) -> Iterator[Delta]:
-    """The pieces of an answer; those of "long" have no end."""
+    """The pieces of an answer; those of "long" and "silent" have no end."""
     text = body["messages"][-1]["content"]
     if text == "think":
         yield {"reasoning_content": "six times "}
@@ -25,6 +25,9 @@ def _write(body: dict[str, Any], url: str) -> Iterator[Delta]:
     elif text == "long":
         while True:
             yield {"content": "word "}
+    elif text == "silent":
+        while True:
+            yield {}
     elif text == "markup":
         yield {"content": f"List<String> **bold** `a<b` ![x]({url}/secret.png) <hr>"}
     else:

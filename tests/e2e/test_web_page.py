@@ -23,7 +23,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: chromium)")
 
 _LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
-_WAIT_MS = 20_000  # a busy machine is slow
+_WAIT_MS = 60_000  # a busy machine is slow: a page took 20 s to open
 
 
 class WebUi:
@@ -79,8 +79,11 @@ def browser() -> Iterator[Any]:
 def visit(browser: Any, webui: WebUi) -> Iterator[Callable[..., "Visitor"]]:
     with ExitStack() as stack:
 
-        def visit(url: str = webui.url, locale: str = "en-US") -> Visitor:
-            context = browser.new_context(locale=locale)
+        def visit(
+            url: str = webui.url, locale: str = "en-US", size: tuple[int, int] = (1100, 800)
+        ) -> Visitor:
+            viewport = dict(zip(("width", "height"), size, strict=True))
+            context = browser.new_context(locale=locale, viewport=viewport)
             stack.callback(context.close)
             return Visitor(context.new_page(), url)
 
@@ -174,6 +177,31 @@ def test_leaving_the_page_closes_the_connection(
     visitor.sees("word word")
     visitor.page.close()
     _wait_for(lambda: server.num_closed == num_closed + 1)
+
+
+@pytest.mark.parametrize("button", ["#clear", "#chat button[title=Clear]"])
+def test_a_conversation_that_is_forgotten_while_an_answer_is_awaited_stays_so(
+    visit: Callable[..., Visitor], server: ScriptedServer, button: str
+) -> None:
+    visitor, num_closed = visit(), server.num_closed
+    visitor.ask("hello", "you said hello")
+    visitor.say("silent")
+    visitor.sees("silent", status="Waiting for the answer ...")
+    visitor.page.locator(button).click()
+    _wait_for(lambda: server.num_closed == num_closed + 1)
+    visitor.ask("again", "you said again")
+    sync_api.expect(visitor.chat).not_to_contain_text("hello")
+    assert [message["content"] for message in server.bodies[-1]["messages"]] == ["again"]
+
+
+def test_a_narrow_window_shows_the_chat_and_its_settings_when_asked(
+    visit: Callable[..., Visitor],
+) -> None:
+    visitor = visit(size=(400, 800))
+    visitor.box.click()  # cannot be done to what something covers
+    visitor.ask("hello", "you said hello")
+    visitor.page.locator(".sidebar .toggle-button").click()
+    visitor.page.locator("#seed textarea").click()
 
 
 def test_thoughts_are_folded_when_the_answer_is_there(visit: Callable[..., Visitor]) -> None:

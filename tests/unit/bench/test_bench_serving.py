@@ -1,5 +1,6 @@
 """The clocks and sums of bench_serving.py, against a server whose times are known."""
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from peer_servers import (
 )
 
 from mindformers_glm.core.errors import GlmError
+from tests.conftest import MINI
 from tests.unit.bench.fake_openai_server import fake_server
 
 _THREE = [LoadRequest([1, 2], 3), LoadRequest([1], 2), LoadRequest([5], 4)]
@@ -192,3 +194,16 @@ def test_time_of_the_event_loop_is_told_apart() -> None:
     before = {7: ("python", 1.0), 8: ("python", 2.0)}
     after = {7: ("python", 1.5), 8: ("python", 6.0), 9: ("python", 2.0)}
     assert shares_of_server(before, after, 7, 2) == {"loop_s": 0.5, "rest_s": 3.0}
+
+
+def test_a_request_that_fails_with_ours_alone_is_told_and_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "all.json"
+    lost = summarize(_THREE[:1], [Seen(error="refused")])
+    entry = {"server": "ours alone", "clients": 1, "rounds": [lost.as_json()]}
+    monkeypatch.setattr(bench_serving, "measure_own", lambda *_: entry)
+    arguments = ["--checkpoint", str(MINI), "--parts", "own", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["bench_serving.py", *arguments])
+    assert bench_serving.main() == 1
+    assert json.loads(path.read_text())[0]["rounds"][0]["num_failed"] == 1

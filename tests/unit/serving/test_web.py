@@ -1,14 +1,18 @@
 """What `webui` and web_demo.py say before they show a page, and whom the page lets in."""
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.serving import cli, web
+from mindformers_glm.core.errors import ConfigError, GlmError
+from mindformers_glm.serving import chat_server, cli, web
+from mindformers_glm.serving.chat_model import Piece
+from mindformers_glm.serving.web_conversation import Conversation
 from mindformers_glm.serving.web_guide import main
+from mindformers_glm.serving.web_words import ENGLISH, WORDS
 
 _DEAD = "http://127.0.0.1:9"
 
@@ -119,3 +123,36 @@ def test_only_what_the_page_asks_for_comes_in(
     assert sent[0]["status"] == status
     if status == 200:
         assert b"content-security-policy" in dict(sent[0]["headers"])
+
+
+def test_a_server_that_hangs_leaves_room_for_those_who_stop_its_answers() -> None:
+    pytest.importorskip("gradio", reason="the extra `web` is not installed")
+    from mindformers_glm.serving.web_app import create_web_app
+    from mindformers_glm.serving.web_page import ChatPage, PageSettings
+
+    page = ChatPage(PageSettings(_DEAD, "", "", {}, {}, "", ""))
+    create_web_app(page)
+    page.blocks.run_startup_events()
+    assert page.blocks.limiter.total_tokens == page.blocks._queue.max_thread_count == 1000
+
+
+def test_a_server_that_hangs_is_not_waited_for_when_it_is_asked_for_its_models(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chat_server, "_WAIT_FOR_NAMES_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(GlmError, match=r"does not answer \(timed out\)"):
+            chat_server.ServerModel(url, fields={})
+
+
+def test_an_answer_without_a_word_is_said_to_be_none() -> None:
+    pytest.importorskip("gradio", reason="the extra `web` is not installed")
+    from mindformers_glm.serving.web_answer import follow_answer
+
+    model = chat_server.ServerModel(_DEAD, model="one", fields={})
+    conversation = Conversation()
+    conversation.add("hello")
+    pieces = iter([Piece(num_tokens=1, finish_reason="stop")])
+    *_, (_, status) = follow_answer(pieces, model, conversation, WORDS[ENGLISH])
+    assert status.startswith("no answer, 1 tokens")
