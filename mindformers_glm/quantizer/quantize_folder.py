@@ -28,7 +28,7 @@ from mindformers_glm.quantizer.export.write_folder import (
 from mindformers_glm.quantizer.module_names import list_linears
 from mindformers_glm.quantizer.options import QuantizeOptions
 from mindformers_glm.quantizer.pipeline import needs_samples, quantize
-from mindformers_glm.quantizer.work_folder import OtherWorkError
+from mindformers_glm.quantizer.work_folder import OtherWorkError, has_work
 from mindformers_glm.system.log import note
 from mindformers_glm.system.new_file import check_new_file
 from mindformers_glm.tokenizer import check_vocabulary, load_tokenizer
@@ -70,7 +70,7 @@ def quantize_folder(options: QuantizeOptions) -> QuantizedFolder:
         except OtherWorkError:
             raise
         except BaseException:
-            if work.exists():
+            if has_work(work):
                 note(f"what is done is kept in {work}: the same command goes on there")
             raise
     if options.w_bit != 16 and written.labels.keys() == {FLOAT}:

@@ -146,10 +146,16 @@ def open_work_folder(path: Path, job: str) -> Iterator[WorkFolder]:
         os.close(lock)
 
 
+def has_work(path: Path) -> bool:
+    """Whether a folder has anything that a later run would go on with."""
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    return _JOB in names and len(names) > 1
+
+
 def _claim(path: Path, job: str) -> None:
     file = path / _JOB
-    if not file.exists():
-        if any(path.iterdir()):
+    if not has_work(path):
+        if not file.exists() and any(path.iterdir()):
             raise OtherWorkError(
                 f"{path} is not empty and no work folder of a quantization: give another one."
             )

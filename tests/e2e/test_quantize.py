@@ -209,11 +209,16 @@ def test_work_of_another_quantization_is_left_alone(
 ) -> None:
     (work / ".out.quantizing").mkdir()
     (work / ".out.quantizing/job.json").write_text('{"job": "another"}')
+    (work / ".out.quantizing/layer_00000.safetensors").write_text("x")
     words = ["--model_path", str(written_checkpoint), "--save_directory", f"{work}/out"]
     assert cli.main(["quantize", *words, "--a_bit", "16"]) == 1
     (told,) = capfd.readouterr().err.splitlines()  # and no word of work that is kept
     assert "has the work of another quantization" in told
-    assert [file.name for file in work.rglob("*")] == [".out.quantizing", "job.json"]
+    names = ["job.json", "layer_00000.safetensors"]
+    assert sorted(file.name for file in (work / ".out.quantizing").iterdir()) == names
+    (work / ".out.quantizing/layer_00000.safetensors").unlink()  # where nothing is done yet
+    assert cli.main(["quantize", *words, "--a_bit", "16"]) == 0
+    assert [file.name for file in work.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize("target", ["there", "not there"])
