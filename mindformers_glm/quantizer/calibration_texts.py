@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,6 +62,8 @@ def read_calibration_file(path: Path, max_texts: int | None = None) -> list[Cali
             f"{path} ends in none of {', '.join(_READERS)}, by which calibration files are known: "
             "rename it, or convert it to JSON lines."
         )
+    if not os.path.exists(path):  # False also for names that no file can have
+        raise ConfigError(f"{path} does not exist: give a calibration file.")
     texts = reader(path, max_texts)
     if not texts:
         raise ConfigError(f"{path} holds no text: give a file with {_EXPECTED}.")
@@ -116,8 +119,6 @@ def _read_packed_lines(path: Path, max_texts: int | None) -> list[CalibrationTex
         with open_file(path) as packed, gzip.open(packed) as file:
             lines = iter(lambda: file.readline(_MAX_LINE_BYTES + 1), b"")
             return _read_objects(enumerate(lines, start=1), str(path), max_texts or MANY)
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: give a calibration file.") from None
     except (OSError, EOFError, zlib.error) as problem:
         raise ConfigError(f"Cannot unpack {path} ({problem}): download it again.") from None
 

@@ -58,9 +58,8 @@ def quantize(
         progress: is advanced by one for each layer; None: a bar of its own.
     Raises:
         CheckpointError: the checkpoint is quantized already, a rank's share or broken; a name is
-            disabled that it does not have; `work` is another job's.
+            disabled that it does not have; `work` is another job's, or cannot be written to.
         ConfigError, UnsupportedError: the recipe or the samples cannot be used.
-        OSError: `work` cannot be written to.
     """
     job = _check(checkpoint, recipe, samples)
     digest = _digest(checkpoint, job.config, recipe, samples)

@@ -18,10 +18,17 @@ from mindformers_glm.quantizer.calibration_texts import (
     tokenize_texts,
 )
 from mindformers_glm.quantizer.chosen_recipe import ChosenRecipe, choose_recipe
-from mindformers_glm.quantizer.export.write_folder import FLOAT, Written, check_place, write_folder
+from mindformers_glm.quantizer.export.write_folder import (
+    FLOAT,
+    Written,
+    check_place,
+    real_place,
+    write_folder,
+)
 from mindformers_glm.quantizer.module_names import list_linears
 from mindformers_glm.quantizer.options import QuantizeOptions
 from mindformers_glm.quantizer.pipeline import needs_samples, quantize
+from mindformers_glm.quantizer.work_folder import OtherWorkError, has_work
 from mindformers_glm.system.log import note
 from mindformers_glm.system.new_file import check_new_file
 from mindformers_glm.tokenizer import check_vocabulary, load_tokenizer
@@ -46,8 +53,9 @@ def quantize_folder(options: QuantizeOptions) -> QuantizedFolder:
     assert options.model_path is not None
     assert options.save_directory is not None
     source = Path(locate_folder(options.model_path))
-    output = options.save_directory.absolute()
-    check_place(source, output)
+    output = check_place(source, options.save_directory)
+    work = options.work_directory or output.with_name(f".{output.name}.quantizing")
+    _check_work(work, {"the model's own folder": source, "the folder to be made": output})
     with _open_float(source) as (checkpoint, config):
         rules = build_rules(config)
         check_rules(rules, checkpoint)
@@ -55,13 +63,14 @@ def quantize_folder(options: QuantizeOptions) -> QuantizedFolder:
         for notice in chosen.notices:
             note(notice)
         samples = _read_samples(options, chosen, source, config)
-        work = options.work_directory or output.with_name(f".{output.name}.quantizing")
         _check_writable(output)
         try:
             results = quantize(checkpoint, chosen.recipe, samples, work)
             written = write_folder(checkpoint, results, output, chosen.export)
+        except OtherWorkError:
+            raise
         except BaseException:
-            if work.exists():
+            if has_work(work):
                 note(f"what is done is kept in {work}: the same command goes on there")
             raise
     if options.w_bit != 16 and written.labels.keys() == {FLOAT}:
@@ -109,10 +118,26 @@ def _read_texts(options: QuantizeOptions) -> list[CalibrationText]:
         return read_calibration_file(file, options.calib_samples)
     texts = read_calibration_file(SHIPPED, options.calib_samples)
     note(
-        f"calibrating with the {len(texts)} short texts that ship with the project: texts like "
+        f"calibrating with {len(texts)} of the short texts that ship with the project: texts like "
         "those the model will see are better (--calib_file)"
     )
     return texts
+
+
+def _check_work(work: Path, others: dict[str, Path]) -> None:
+    """See that the work, which is removed in the end, lies apart from what stays.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    work = real_place(work)
+    for what, other in others.items():
+        other = real_place(other)
+        if work == other or work in other.parents or other in work.parents:
+            raise ConfigError(
+                f"--work_directory {work} and {what}, {other}, lie one in the other: give another "
+                "place for the work."
+            )
 
 
 def _check_writable(output: Path) -> None:

@@ -33,7 +33,7 @@ def copy_sparse(weights: Path, output: Path) -> None:
             f"{folder} holds {found}, and what a compressor takes is {_SPARSE}: make that with "
             "scripts/export_quant_weight.py --sparse or scripts/convert_quant_weights.sh."
         )
-    check_place(folder, output)
+    output = check_place(folder, output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(output) as temporary:

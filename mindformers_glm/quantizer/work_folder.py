@@ -38,6 +38,10 @@ _KV_FIELDS = ("key_scale", "key_offset", "value_scale", "value_offset")
 _METADATA = "mindformers_glm"
 
 
+class OtherWorkError(CheckpointError):
+    """A folder is no place for the work of this job; nothing of it is there."""
+
+
 class WorkFolder:
     """A folder that one run at a time works in (`open_work_folder`)."""
 
@@ -107,8 +111,11 @@ class WorkFolder:
         return (self._path / _file_name(number)).exists()
 
     def _write(self, name: str, content: bytes) -> None:
-        with new_file(self._path / name) as file, os.fdopen(os.dup(file), "wb") as stream:
-            stream.write(content)
+        try:
+            with new_file(self._path / name) as file, os.fdopen(os.dup(file), "wb") as stream:
+                stream.write(content)
+        except OSError as problem:
+            raise CheckpointError(f"Cannot write {self._path}: {problem.strerror}.") from None
 
 
 @contextmanager
@@ -118,17 +125,19 @@ def open_work_folder(path: Path, job: str) -> Iterator[WorkFolder]:
     Args:
         job: a digest of what is quantized, how, and what it is calibrated with.
     Raises:
-        CheckpointError: it was made for another job, another process works in it, or it holds
-            something else.
-        OSError: it cannot be made or written to.
+        OtherWorkError: it was made for another job, another process works in it, or it holds
+            something else; or it cannot be made.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as problem:
+        raise OtherWorkError(f"Cannot work in {path}: {problem.strerror}.") from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise CheckpointError(
+            raise OtherWorkError(
                 f"Another process quantizes in {path}: wait for it, or give another work folder."
             ) from None
         _claim(path, job)
@@ -137,22 +146,31 @@ def open_work_folder(path: Path, job: str) -> Iterator[WorkFolder]:
         os.close(lock)
 
 
+def has_work(path: Path) -> bool:
+    """Whether a folder has anything that a later run would go on with."""
+    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    return _JOB in names and len(names) > 1
+
+
 def _claim(path: Path, job: str) -> None:
     file = path / _JOB
-    if not file.exists():
-        if any(path.iterdir()):
-            raise CheckpointError(
+    if not has_work(path):
+        if not file.exists() and any(path.iterdir()):
+            raise OtherWorkError(
                 f"{path} is not empty and no work folder of a quantization: give another one."
             )
-        with new_file(file) as descriptor:
-            os.write(descriptor, json.dumps({"job": job}).encode())
+        try:
+            with new_file(file) as descriptor:
+                os.write(descriptor, json.dumps({"job": job}).encode())
+        except OSError as problem:
+            raise OtherWorkError(f"Cannot work in {path}: {problem.strerror}.") from None
         return
     try:
         found = json.loads(file.read_text("utf-8"))["job"]
     except (ValueError, KeyError, TypeError):
         found = None
     if found != job:
-        raise CheckpointError(
+        raise OtherWorkError(
             f"{path} has the work of another quantization (another checkpoint, recipe or "
             "calibration set, or another version): remove it, or give another work folder."
         )

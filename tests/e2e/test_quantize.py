@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.quantization.stored_format import find_format
+from mindformers_glm.quantizer.sparse_copy import copy_sparse
 from mindformers_glm.serving import cli
 from mindformers_glm.weights.checkpoint import Checkpoint
 from tests.e2e.run_process import REPO, Run, finish
@@ -106,9 +108,8 @@ def test_npy_files_and_their_compression(written_checkpoint: Path, work: Path, t
     for file in (work / "sparse").iterdir():
         assert (work / "out" / file.name).read_bytes() == file.read_bytes()
     (work / "sparse" / "weight_scale.npy").write_bytes(b"")
-    run = _run(work, *compress, "--weight_path", "sparse", "--save_path", "again")
-    assert (run.exit_code, len(run.errors)) == (1, 1)
-    assert "holds W8A8" in run.errors[0]
+    with pytest.raises(ConfigError, match="holds W8A8,"):
+        copy_sparse(work / "sparse", work / "again")
 
 
 _WRONG_SCRIPTS = {
@@ -137,6 +138,15 @@ _WRONG = {
     "bits": ("--model_path {in} --save_directory out --w_bit 5", "--w_bit"),
     "a name": ("--model_path {in} --save_directory out --disable_names x", "no linear module"),
     "no file": ("--model_path {in} --save_directory out --calib_file x.json", "does not exist"),
+    "a long name": (f"--model_path {{in}} --save_directory {'x' * 300}", "name too long"),
+    "work in OUT": ("--model_path {in} --save_directory out --work_directory out/w", "one in the"),
+    "OUT is work": ("--model_path {in} --save_directory out --work_directory out", "one in the"),
+    "OUT in work": ("--model_path {in} --save_directory w/out --work_directory w", "one in the"),
+    "work in it": ("--model_path {in} --save_directory out --work_directory {in}/w", "one in the"),
+    "work a file": (
+        "--model_path {in} --save_directory out --work_directory bad.jsonl --a_bit 16",
+        "Cannot work in bad.jsonl: File exists",
+    ),
     "bad line": ("--model_path {in} --save_directory out --calib_file bad.jsonl", "line 2"),
 }
 
@@ -153,9 +163,13 @@ def test_wrong_use_is_one_sentence_and_leaves_nothing(
     (work / "bad.jsonl").write_text('{"prompt": "x"}\n{\n')
     words, sentence = _WRONG[case]
     assert cli.main(["quantize", *words.replace("{in}", str(written_checkpoint)).split()]) == 1
-    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    told = capfd.readouterr().err
+    errors = [line for line in told.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert sentence in errors[0]
+    assert "internal error" not in errors[0]
+    assert "what is done is kept" not in told
+    assert not {file.name for file in written_checkpoint.iterdir()} & {"out", "w"}
     assert [file.name for file in work.iterdir()] == ["bad.jsonl"]
 
 
@@ -189,6 +203,33 @@ def test_a_full_disk_leaves_the_work_and_the_same_command_goes_on(
     assert [file.name for file in work.iterdir()] == [".out.quantizing"]
     assert cli.main(["quantize", *words, "--a_bit", "16"]) == 0
     assert [file.name for file in work.iterdir()] == ["out"]
+
+
+def test_work_of_another_quantization_is_left_alone(
+    written_checkpoint: Path, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (work / ".out.quantizing").mkdir()
+    (work / ".out.quantizing/job.json").write_text('{"job": "another"}')
+    (work / ".out.quantizing/layer_00000.safetensors").write_text("x")
+    words = ["--model_path", str(written_checkpoint), "--save_directory", f"{work}/out"]
+    assert cli.main(["quantize", *words, "--a_bit", "16"]) == 1
+    (told,) = capfd.readouterr().err.splitlines()  # and no word of work that is kept
+    assert "has the work of another quantization" in told
+    names = ["job.json", "layer_00000.safetensors"]
+    assert sorted(file.name for file in (work / ".out.quantizing").iterdir()) == names
+    (work / ".out.quantizing/layer_00000.safetensors").unlink()  # where nothing is done yet
+    assert cli.main(["quantize", *words, "--a_bit", "16"]) == 0
+    assert [file.name for file in work.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("target", ["there", "not there"])
+def test_a_link_leads_to_the_place(target: str, written_checkpoint: Path, work: Path) -> None:
+    (work / "there").mkdir()
+    (work / "out").symlink_to(work / target)
+    words = ["--model_path", str(written_checkpoint), "--save_directory", f"{work}/out"]
+    assert cli.main(["quantize", *words, "--a_bit", "16"]) == 0
+    assert (work / target / "config.json").exists()
+    assert (work / "out").is_symlink()
 
 
 def test_a_work_folder_is_removed_when_all_is_done(written_checkpoint: Path, work: Path) -> None:

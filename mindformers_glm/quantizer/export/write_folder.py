@@ -5,6 +5,7 @@ is complete; what stays float is copied from the checkpoint.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -65,21 +66,34 @@ class Written:
     num_bytes: int
 
 
-def check_place(source: Path, output: Path) -> None:
+def check_place(source: Path, output: Path) -> Path:
     """See that a result can get a name, before the long work.
 
+    Returns:
+        The place, behind any link.
     Raises:
-        ConfigError: it is the source, lies in it, or holds something already.
+        ConfigError: it is the source, lies in it, holds something already, or no folder can be so
+            called.
     """
-    source, output = source.resolve(), output.resolve()
+    source, output = real_place(source), real_place(output)
     if output == source or source in output.parents:
         raise ConfigError(
             f"{output} is {'' if output == source else 'inside '}the model's own folder: give "
             "another place for what is quantized."
         )
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        what = "a file" if output.is_file() else "not empty"
+    try:
+        is_taken = output.exists() and not (output.is_dir() and not any(output.iterdir()))
+    except OSError as problem:
+        raise ConfigError(f"Cannot use {str(output)!r:.200}: {problem.strerror}.") from None
+    if is_taken:
+        what = "not empty" if output.is_dir() else "a file"
         raise ConfigError(f"{output} is {what}: remove it, or give another place.")
+    return output
+
+
+def real_place(path: Path) -> Path:
+    """The same place, whole and without links; also of what is not there."""
+    return Path(os.path.realpath(path))
 
 
 def write_folder(
@@ -97,7 +111,7 @@ def write_folder(
         CheckpointError: the disk is full, say; or the checkpoint is not usable.
         UnsupportedError: the format cannot say what a layer has become.
     """
-    check_place(checkpoint.folder, output)
+    output = check_place(checkpoint.folder, output)
     writer = _FolderWriter(checkpoint, settings)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

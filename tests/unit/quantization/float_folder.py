@@ -34,7 +34,9 @@ _GLM4 = {
 def write_float_folder(folder: Path, model_type: str, **changes: int) -> Path:
     """A random checkpoint of a dialect; `changes` are GLM-4's keys."""
     raw = _GLM4 | changes
-    if model_type == "chatglm":
+    if model_type == "glm":
+        raw |= {"architectures": ["GlmForCausalLM"], "model_type": "glm"}
+    elif model_type == "chatglm":
         config = GlmConfig.from_dict(raw, "config.json")
         raw = {
             "architectures": ["ChatGLMModel"],

@@ -144,9 +144,9 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
         read_calibration_file(tmp_path / "a.zip")
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.zip"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.json.gz", "a.csv", "a.zip"])
 def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match="does not exist: give a calibration file"):
         read_calibration_file(tmp_path / name)
 
 

@@ -60,6 +60,8 @@ def test_folder_has_what_the_model_needs(source: Path, tmp_path: Path) -> None:
         *("quant_model_description.json", "quant_model_weight_w8a8.safetensors"),
     }
     assert (tmp_path / "out/config.json").read_bytes() == (source / "config.json").read_bytes()
+    described = json.loads((tmp_path / "out/quant_model_description.json").read_text())
+    assert described["model_quant_type"] == "W8A8"
     assert written.labels == {"W8A8": 10, "FLOAT": 3}
     assert written.num_bytes == sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
 

@@ -1,8 +1,8 @@
 """Formats against what their tools wrote, and the rules by which other programs read them.
 
 Rules are told in our words from facts about mindformers 1.7.0, vLLM-Ascend (2026) and
-compressed-tensors 0.9; Hugging Face with compressed-tensors 0.9.4 and 0.12.2 gave the logits of our
-dequantized weights exactly, for W4A16 in groups and W8A16.
+compressed-tensors 0.9. By hand, Hugging Face with compressed-tensors 0.9.4 (no other version) gave
+the logits of our dequantized weights exactly, for W4A16 in groups and W8A16 without zero points.
 """
 
 import json

@@ -69,11 +69,32 @@ def test_a_layer_counts_once_the_next_ones_input_is_there(tmp_path: Path) -> Non
 
 
 def test_the_work_of_another_job_is_refused(tmp_path: Path) -> None:
-    with open_work_folder(tmp_path / "work", "job"):
+    with open_work_folder(tmp_path / "work", "job") as folder:
+        folder.save_float_modules(("a",))
+    for _ in range(2):  # also the second time
+        with (
+            pytest.raises(CheckpointError, match="another quantization"),
+            open_work_folder(tmp_path / "work", "other"),
+        ):
+            pass
+    with open_work_folder(tmp_path / "work", "job") as folder:
+        assert folder.load_float_modules() == ("a",)
+
+
+def test_a_folder_in_which_nothing_is_done_is_any_jobs(tmp_path: Path) -> None:
+    with open_work_folder(tmp_path, "job"):
         pass
+    with open_work_folder(tmp_path, "other") as folder:
+        folder.save_float_modules(())
+    with pytest.raises(CheckpointError, match="another"), open_work_folder(tmp_path, "job"):
+        pass
+
+
+def test_a_file_is_no_place_for_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with (
-        pytest.raises(CheckpointError, match="another quantization"),
-        open_work_folder(tmp_path / "work", "other"),
+        pytest.raises(CheckpointError, match=r"Cannot work in .*file: File exists"),
+        open_work_folder(tmp_path / "file", "job"),
     ):
         pass
 
