@@ -7,7 +7,10 @@ so that it lands beside the package; it is opened by path (backends/cpu/library.
 import ctypes
 import hashlib
 import os
+import platform
 import re
+import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +20,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CSRC = Path("mindformers_glm/backends/cpu/csrc")
+KEPT = ROOT / "build/kernels"  # every `pip install` of an extra builds the package again
 
 _SERVE = [
     "starlette>=0.40",  # routes and CORS; fields of requests have tables of our own
@@ -41,16 +45,36 @@ def hash_sources() -> str:
     return digest.hexdigest()[:16]
 
 
+def hash_build(compiler: str) -> str:
+    """Names all that a library follows from: sources, flags, compiler, kind of processor."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    parts = (hash_sources(), Path(__file__).read_text(), compiler, version.stdout)
+    return hashlib.sha256("\0".join((*parts, platform.machine())).encode()).hexdigest()[:16]
+
+
 class BuildKernels(build_ext):
     """Compiles with plain g++ (or $CXX) and our own flags, not with those Python was built with."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile all sources at once; setuptools compiles one after another."""
+        """Take the library that an install before made of the same, or compile it."""
         compiler = os.environ.get("CXX", "g++")
         target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kept = KEPT / f"{hash_build(compiler)}.so"
+        if not kept.exists():
+            self._compile(ext, compiler, target)
+            shutil.rmtree(KEPT, ignore_errors=True)
+            KEPT.mkdir(parents=True)
+            being_written = kept.with_suffix(".tmp")
+            shutil.copy(target, being_written)
+            being_written.replace(kept)
+        shutil.copy(kept, target)
+        warn_of_what_is_left_out(target)
+
+    def _compile(self, ext: Extension, compiler: str, target: Path) -> None:
+        """All sources at once; setuptools compiles one after another."""
         objects = Path(self.build_temp) / "kernels"
         objects.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
         macros = [f"-D{name}={value}" for name, value in ext.define_macros]
 
         def compile_source(source: str) -> str:
@@ -61,7 +85,6 @@ class BuildKernels(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             built = list(pool.map(compile_source, ext.sources))
         self.spawn([compiler, "-shared", *built, *ext.extra_link_args, "-o", str(target)])
-        warn_of_what_is_left_out(target)
 
 
 def warn_of_what_is_left_out(library: Path) -> None:
