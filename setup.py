@@ -140,6 +140,7 @@ setup(
         "transformers==4.51.3",
         "tokenizers>=0.21,<0.22",
         "numpy>=1.20,<2",  # mindspore 2.7 shares its bfloat16 type with numpy 1 only
+        "scipy>=1.5.4",  # its BLAS, for GPTQ; MindSpore needs it too
         "safetensors>=0.4",
         "sentencepiece>=0.2",  # tokenizer.model of ChatGLM2 and ChatGLM3
         "tiktoken>=0.8",  # tokenizer.model of glm-4-9b; mindformers needs it too

@@ -4,24 +4,30 @@ A backend takes (config, checkpoint, settings) and gives a runner: backend.py, r
 outside this package knows more of a device.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mindformers_glm.backends.ascend.backend import AscendBackend
 from mindformers_glm.backends.backend import Backend, MemoryNeed
 from mindformers_glm.backends.cpu.backend import CpuBackend
+from mindformers_glm.backends.float_operators import FloatMatrix, FloatOperators
 from mindformers_glm.backends.part_report import SelfTestReport
 from mindformers_glm.backends.runner import ModelBatch, ModelRunner
+from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.system.log import note
 
 __all__ = [
     "BACKENDS",
     "Backend",
+    "FloatMatrix",
+    "FloatOperators",
     "MemoryNeed",
     "ModelBatch",
     "ModelRunner",
     "default_target",
     "find_backend",
+    "make_float_operators",
     "run_ascend_selftest",
     "select_backend",
 ]
@@ -65,6 +71,24 @@ def find_backend(device_target: str) -> Backend:
     if obstacle := backend.find_obstacle():
         raise UnsupportedError(obstacle)
     return backend
+
+
+def make_float_operators(
+    config: GlmConfig, seq_lens: Sequence[int], is_exact: bool
+) -> FloatOperators:
+    """The network's operators in float32, which the host's processor runs on every machine.
+
+    Args:
+        seq_lens: tokens of each sequence that they are for.
+        is_exact: products are float32 throughout; else 16 bits count where that is faster.
+    Raises:
+        UnsupportedError: the kernels are not built.
+    """
+    from mindformers_glm.backends.cpu import library
+    from mindformers_glm.backends.cpu.float_operators import CpuFloatOperators
+
+    library.library_path()
+    return CpuFloatOperators(config, seq_lens, is_exact)
 
 
 def run_ascend_selftest(folder: Path, dtype: str | None = None) -> SelfTestReport:

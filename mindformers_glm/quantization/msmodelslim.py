@@ -51,6 +51,7 @@ _KEYS = {  # of a description, besides tensors
 }
 _C8 = "C8"
 _PEEKED_ROWS = 16
+_NUM_RANKS = 16  # of W4A8's biases
 _FLOAT_TYPES = ("float32", "float16", "bfloat16")
 
 
@@ -199,7 +200,7 @@ class ModelSlimLinear:
             specs |= {
                 "weight_scale_second": TensorSpec((num_rows, groups), _FLOAT_TYPES),
                 "weight_offset_second": TensorSpec((num_rows, groups), ("int64", *_FLOAT_TYPES)),
-                "scale_bias": TensorSpec((num_rows, 1), _FLOAT_TYPES),
+                "scale_bias": TensorSpec((num_rows, self._count_biases()), _FLOAT_TYPES),
             }
         if found.is_static:
             specs |= {"input_scale": one, "input_offset": one}
@@ -234,6 +235,11 @@ class ModelSlimLinear:
             self._read_deq_scale(stored)[lines],
             contains_bias=True,
         )
+
+    def _count_biases(self) -> int:
+        """One, or one for each of 16 ranks where cards split columns; none is used here."""
+        entry = self.source.entries.get(f"{self.layer}.scale_bias")
+        return _NUM_RANKS if entry is not None and entry.shape[1:] == (_NUM_RANKS,) else 1
 
     def _peek_static_input(self) -> StaticInput | None:
         return checks.peek_static_input(

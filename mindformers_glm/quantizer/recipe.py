@@ -18,14 +18,19 @@ class Recipe:
         weight_bits: 4 or 8.
         activation: how activations enter the product: FLOAT, STATIC, DYNAMIC or MIXED of
             core/quantized_linear.py.
-        group_size: columns that share a scale; None: the whole row.
+        group_size: columns that share a scale; None: the whole row. Of W4A8_DYNAMIC the scales of
+            groups are on a second level, beside one of each row.
         is_symmetric: weights have no zero points.
+        is_per_tensor: a whole weight has one scale, which stands in each of its rows (mm_tensor).
         act_method: of static activations: MIN_MAX, HISTOGRAM or AUTOMATIC.
         anti_method: "" or m1 to m5, before anything is rounded.
         disable_names: modules of the checkpoint that stay float.
         disable_level: as many of the layers with the widest inputs stay float besides.
+        quantizes_output: the output layer is quantized too (disable_last_linear False).
         rounding: NEAREST, GPTQ or AWQ.
         is_sparse: W8A8S: bodies of 4 bits with outliers of 8.
+        is_co_sparse: of W8A8S: the `fraction` of largest weights are outliers; else those beyond
+            `sigma_factor` standard deviations with `use_sigma`, and none without (lowbit).
         has_kv_scales: scales of an int8 KV cache are calibrated too (C8).
         is_msmodelslim: whatever the tool does otherwise than is best is done as it does it.
     """
@@ -34,11 +39,17 @@ class Recipe:
     activation: str = FLOAT
     group_size: int | None = None
     is_symmetric: bool = True
+    is_per_tensor: bool = False
     act_method: int = MIN_MAX
     anti_method: str = ""
     disable_names: frozenset[str] = frozenset()
     disable_level: int = 0
+    quantizes_output: bool = False
     rounding: str = NEAREST
     is_sparse: bool = False
+    is_co_sparse: bool = False
+    fraction: float = 0.01
+    use_sigma: bool = False
+    sigma_factor: float = 3.0
     has_kv_scales: bool = False
     is_msmodelslim: bool = False

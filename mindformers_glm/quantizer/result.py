@@ -60,16 +60,23 @@ class QuantizedModule:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """One decoder layer of the checkpoint.
+    """One decoder layer of the checkpoint; or, where it is quantized, the output layer.
+
+    What of the checkpoint is in no result (embedding, final norm, a float output layer) is not
+    touched: exports take it from the source.
 
     Attributes:
-        modules: its rounded linear modules.
-        float_tensors: all else by name in the checkpoint: norms, changed by anti-outlier methods,
-            biases of norms, modules that stay float. Float biases of `modules` are not among them.
-        kv_prefix: the attention's name, for the scales of a cache.
+        modules: its rounded linear modules, in the order of the checkpoint's names of the network.
+        float_tensors: all else by name in the checkpoint, float32: norms, changed by anti-outlier
+            methods, biases of norms, modules that stay float and their biases. Float biases of
+            `modules` are not among them.
+        kv_prefix: of the scales of a cache: "model.layers.0.self_attn", or ChatGLM's
+            "transformer.encoder.layers.0.self_attention.query_key_value".
+        number: of the layer; None: the output layer.
     """
 
     modules: tuple[QuantizedModule, ...]
     float_tensors: Mapping[str, np.ndarray]
     kv_prefix: str = ""
     kv_scales: KvScales | None = None
+    number: int | None = None

@@ -33,6 +33,7 @@ COMMANDS = {
     "chat": ("serving.chat", "talk to a GLM model, or to a server with OpenAI's routes"),
     "webui": ("serving.web", "show a chat in the browser, with a GLM model or a server's"),
     "inspect": ("serving.inspect", "describe and check a checkpoint folder without loading it"),
+    "quantize": ("serving.quantize", "quantize a float checkpoint and write the result"),
     "cache": ("serving.cache", "list, verify or clear packed caches of loaded weights"),
     "download": ("serving.download", "download a published checkpoint, ready to run"),
     "doctor": ("serving.doctor", "say whether models can run on this machine, and what would help"),

@@ -76,7 +76,7 @@ def write_shares(
         _check_place(output, sum(sizes))
         try:
             with new_folder(output) as temporary:
-                _copy_other_files(checkpoint.folder, temporary)
+                copy_other_files(checkpoint.folder, temporary)
                 _write_files(checkpoint, shares, ranks, temporary, sum(sizes))
                 description = _write_description(checkpoint, shares[0], encoder, temporary)
                 _write_manifest(checkpoint, ranks, description, temporary)
@@ -118,10 +118,12 @@ def _check_place(output: Path, num_bytes: int) -> None:
         )
 
 
-def _copy_other_files(folder: Path, target: Path) -> None:
+def copy_other_files(folder: Path, target: Path, more_suffixes: tuple[str, ...] = ()) -> None:
+    """Copy what a checkpoint's folder holds besides weights: configuration and tokenizer."""
+    suffixes = (*_COPIED_SUFFIXES, *more_suffixes)
     for file in sorted(folder.iterdir()):
         is_index = file.name.endswith(".index.json")
-        if file.is_file() and file.suffix in _COPIED_SUFFIXES and not is_index:
+        if file.is_file() and file.suffix in suffixes and not is_index:
             shutil.copyfile(file, target / file.name)
     for file in sorted((folder / MORE_TEMPLATES).glob("*.jinja")):
         (target / MORE_TEMPLATES).mkdir(exist_ok=True)

@@ -1,0 +1,1 @@
+"""Writes quantized layers as folders of the formats that other tools read."""

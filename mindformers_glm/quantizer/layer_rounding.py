@@ -1,0 +1,168 @@
+"""One decoder layer rounded while it is run: what each linear is given decides what becomes of it.
+
+It is the `multiply` of float_layers.py. The next linear of the layer sees what this one makes once
+weight and activations are rounded, as the device will compute it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.quantized_linear import FLOAT, MIXED, STATIC
+from mindformers_glm.quantizer.float_layers import (
+    FloatNetwork,
+    Product,
+    Tensors,
+    add_bias,
+    join_columns,
+)
+from mindformers_glm.quantizer.linear_input import LinearInput
+from mindformers_glm.quantizer.observers import (
+    ObservedRange,
+    observe,
+    round_static,
+    round_tokens,
+)
+from mindformers_glm.quantizer.recipe import Recipe
+from mindformers_glm.quantizer.result import LayerResult, QuantizedModule
+from mindformers_glm.quantizer.rounding import round_module
+
+
+class LayerRounding:
+    """What becomes of a layer.
+
+    Args:
+        number: of the layer.
+        tensors: float32, by their names within the layer.
+    """
+
+    def __init__(
+        self, network: FloatNetwork, recipe: Recipe, number: int, tensors: Tensors
+    ) -> None:
+        self._network, self._recipe, self._tensors = network, recipe, tensors
+        self._number, self._prefix = number, network.names.layer_prefix(number)
+        self._modules: list[QuantizedModule] = []
+
+    def multiply(self, parameter: str, x: np.ndarray) -> Product:
+        """See Multiply in float_layers.py."""
+        modules = self._network.names.modules[parameter]
+        if not np.isfinite(x).all():
+            raise CheckpointError(
+                f"The input of {self._prefix}{modules[0]} has values that are infinite or no "
+                "numbers on the calibration samples: the checkpoint's weights are broken."
+            )
+        rounded = [self._prefix + name not in self._recipe.disable_names for name in modules]
+        given, observed = LinearInput(x, self._network.sample_rows), None
+        if any(rounded) and self._recipe.activation in (STATIC, MIXED):
+            observed = observe(x, self._network.sample_rows, self._recipe.act_method)
+        products = [
+            self._round(name, given, observed) if is_rounded else self._keep(name, x)
+            for name, is_rounded in zip(modules, rounded, strict=True)
+        ]
+
+        return lambda rows: join_columns([product(rows) for product in products])
+
+    def round_without_inputs(self) -> None:
+        """All its linears, where nothing is calibrated."""
+        for modules in self._network.names.modules.values():
+            for name in modules:
+                if self._prefix + name not in self._recipe.disable_names:
+                    self._modules.append(self._round_one(name, None, None))
+
+    @property
+    def modules(self) -> tuple[QuantizedModule, ...]:
+        """Those that are rounded."""
+        return tuple(self._modules)
+
+    @classmethod
+    def round_output(
+        cls,
+        network: FloatNetwork,
+        recipe: Recipe,
+        name: str,
+        weight: np.ndarray,
+        x: np.ndarray | None,
+    ) -> LayerResult:
+        """The output layer, where it is quantized.
+
+        Args:
+            x: its input; None: nothing is calibrated.
+        """
+        given, static = None, None
+        if x is not None:
+            given = LinearInput(x, network.sample_rows)
+            if recipe.activation in (STATIC, MIXED):
+                static = observe(x, network.sample_rows, recipe.act_method).whole
+        return LayerResult((round_module(name, weight, None, recipe, given, static),), {})
+
+    def _round(self, name: str, given: LinearInput, observed: ObservedRange | None) -> Product:
+        module = self._round_one(name, given, observed)
+        self._modules.append(module)
+        weight, operators = module.rows, self._network.operators
+        has_integers = self._recipe.activation != FLOAT and weight.scales.shape[1] == 1
+        if has_integers and not self._recipe.is_msmodelslim:
+            # As a device does it: integers are multiplied, then the scales. The tool multiplies
+            # floats, and has other last bits.
+            codes, row_scales = operators.integer_matrix(weight.codes), weight.scales[:, 0]
+
+            def multiply_integers(rows: slice) -> np.ndarray:
+                x, scales = self._round_activations(given.x[rows], rows, observed)
+                y = codes.multiply(x)
+                y *= scales
+                y *= row_scales
+                return add_bias(y, module.bias)
+
+            return multiply_integers
+        matrix = operators.matrix(weight.dequantized())
+
+        def multiply_floats(rows: slice) -> np.ndarray:
+            x = given.x[rows]
+            if self._recipe.activation != FLOAT:
+                x, scales = self._round_activations(x, rows, observed)
+                x *= scales
+            return add_bias(matrix.multiply(x), module.bias)
+
+        return multiply_floats
+
+    def _round_one(
+        self, name: str, given: LinearInput | None, observed: ObservedRange | None
+    ) -> QuantizedModule:
+        return round_module(
+            self._prefix + name,
+            self._tensors[f"{name}.weight"],
+            self._tensors.get(f"{name}.bias"),
+            self._recipe,
+            given,
+            None if observed is None else observed.whole,
+        )
+
+    def _keep(self, name: str, x: np.ndarray) -> Product:
+        """A module that stays float."""
+        matrix = self._network.operators.matrix(self._tensors[f"{name}.weight"])
+        bias = self._tensors.get(f"{name}.bias")
+        return lambda rows: add_bias(matrix.multiply(x[rows]), bias)
+
+    def _round_activations(
+        self, x: np.ndarray, rows: slice, observed: ObservedRange | None
+    ) -> tuple[np.ndarray, np.ndarray | np.float32]:
+        """Integers, and the scale of all or of each row.
+
+        Calibration samples are prompts: of MIXED their tokens have scales of their own.
+        """
+        if self._recipe.activation != STATIC:
+            return round_tokens(x)
+        assert observed is not None
+        if not self._recipe.is_msmodelslim:
+            found = observed.whole
+            return round_static(x, found.scale, found.offset), found.scale
+        sample_rows = self._network.sample_rows
+        scales = _by_row([found.scale for found in observed.by_sample], sample_rows)
+        offsets = _by_row([found.offset for found in observed.by_sample], sample_rows)
+        return round_static(x, scales[rows], offsets[rows]), scales[rows]
+
+
+def _by_row(values: Sequence[np.float32], sample_rows: Sequence[slice]) -> np.ndarray:
+    """float32 [rows, 1] of a value for each sample."""
+    lengths = [rows.stop - rows.start for rows in sample_rows]
+    return np.repeat(np.array(values, np.float32), lengths)[:, None]
