@@ -93,6 +93,11 @@ class FloatNetwork:
         self._own_operators: FloatOperators | None = None
 
     @property
+    def has_samples(self) -> bool:
+        """Whether layers can be run."""
+        return bool(self._samples)
+
+    @property
     def operators(self) -> FloatOperators:
         """Made when they are needed first: reading alone needs no kernels."""
         if self._own_operators is None:

@@ -36,7 +36,7 @@ from mindformers_glm.weights.rules import build_rules, check_rules, resolve_atte
 from mindformers_glm.weights.tensor_names import TENSOR_NAMES
 
 # Raise it when the same job would give other bytes, or its files have another form.
-_WORK_VERSION = 1
+_WORK_VERSION = 2
 # Streams of activations: what the quantized layers make, and the float ones where those are asked.
 _QUANTIZED, _FLOAT = "quantized", "float"
 
@@ -52,7 +52,8 @@ def quantize(
 
     Args:
         checkpoint: float, a whole one.
-        samples: token ids of each calibration prompt; may be none where `needs_samples` says so.
+        samples: token ids of each calibration prompt; may be none where `needs_samples` says so:
+            errors are those of the weights then, and no layer is run.
         work: folder for what is done; a run that finds its own goes on where the last one ended,
             and gives the same bytes. It is the caller's to remove.
         progress: is advanced by one for each layer; None: a bar of its own.
@@ -92,7 +93,8 @@ class _Run:
 
     def __init__(self, network: FloatNetwork, recipe: Recipe, folder: WorkFolder) -> None:
         self._network, self._folder = network, folder
-        self._is_run, self._has_float_pass = needs_samples(recipe), needs_float_pass(recipe)
+        self._has_float_pass = needs_float_pass(recipe)
+        self._is_run = network.has_samples
         self._recipe = replace(
             recipe, disable_names=recipe.disable_names | self._find_widest(recipe)
         )

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safetensors.numpy import save
 
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import QuantizedRows
+from mindformers_glm.quantizer.output_error import OutputError
 from mindformers_glm.quantizer.result import (
     KvScales,
     LayerResult,
@@ -180,6 +182,7 @@ def _describe(module: QuantizedModule) -> dict[str, Any]:
         "label": module.label,
         "weight_bits": module.weight_bits,
         "group_size": module.group_size,
+        "error": None if module.error is None else asdict(module.error),
     }
 
 
@@ -199,9 +202,9 @@ def _arrays_of(module: QuantizedModule) -> dict[str, np.ndarray]:
 
 
 def _module_of(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> QuantizedModule:
-    static = arrays.get("static")
+    static, error = arrays.get("static"), described["error"]
     return QuantizedModule(
-        **described,
+        **dict(described) | {"error": None if error is None else OutputError(**error)},
         rows=QuantizedRows(
             arrays["codes"], arrays["scales"], arrays.get("zeros"), arrays["groups"]
         ),
