@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mindformers_glm.config import launched
 from mindformers_glm.config.guide_variables import find_quantized_folder
+from mindformers_glm.config.torchrun import read_torchrun
 from mindformers_glm.config.visible_devices import find_device
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 
@@ -91,6 +92,39 @@ def is_launched() -> bool:
     return launched.is_launched(os.environ)
 
 
+def scheduler_host() -> str:
+    """The address of the job's scheduler, which every rank reaches."""
+    return os.environ.get("MS_SCHED_HOST", "127.0.0.1")
+
+
+def launcher_pipe() -> int | None:
+    """The file by which rank 0 tells this project's launcher of itself (launcher/wishes.py)."""
+    given = os.environ.get(launched.PIPE_VARIABLE, "")
+    return int(given) if given.isdecimal() and is_launched() else None
+
+
+def environment_of_ranks() -> dict[str, str]:
+    """The environment of a launcher whose processes find this package as this one has."""
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def join_torchrun() -> dict[str, str] | None:
+    """Make this process one of MindSpore's job where torchrun has started it (torchrun.py).
+
+    Returns:
+        The environment of the scheduler, which this process must start: it is rank 0. Else None.
+    Raises:
+        ConfigError: its variables are wrong.
+    """
+    found = read_torchrun(os.environ)
+    if found is None:
+        return None
+    os.environ.update(found)
+    return os.environ | {"MS_ROLE": "MS_SCHED"} if found["RANK_ID"] == "0" else None
+
+
 def own_device(device_id: int, num_ranks: int) -> int | None:
     """The card that this process takes, None where MindSpore chooses it (visible_devices.py).
 
@@ -135,3 +169,18 @@ def failed_meeting(problem: RuntimeError) -> ConfigError:
 def has_own_num_threads() -> bool:
     """Whether somebody chose OMP_NUM_THREADS: MindSpore's msrun sets it to 1 for every process."""
     return os.environ.get("OMP_NUM_THREADS", "") not in ("", "1")
+
+
+_EXCHANGE_TIMEOUT_S = 30.0  # of MindSpore, where nobody sets MS_NODE_TIMEOUT
+
+
+def exchange_timeout_s() -> float:
+    """How long a rank waits for another's part of an exchange, in seconds."""
+    given = os.environ.get("MS_NODE_TIMEOUT", "")
+    return float(given) if given.isdecimal() and int(given) > 0 else _EXCHANGE_TIMEOUT_S
+
+
+def launcher_host() -> int:
+    """Which of a job's hosts the launcher counts this one as; 0 where it does not say."""
+    given = os.environ.get("MS_NODE_RANK", "")
+    return int(given) if given.isdecimal() else 0

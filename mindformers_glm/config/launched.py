@@ -9,6 +9,8 @@ from mindformers_glm.core.errors import ConfigError, first_words
 
 # msrun runs the program in its scheduler process too, as far as it connects to the others.
 _ROLES = ("MS_WORKER", "MS_SCHED")
+# Where this project's launcher reads what rank 0 says of signals (launcher/wishes.py).
+PIPE_VARIABLE = "MINDFORMERS_GLM_LAUNCHER_PIPE"
 _LAUNCH = 'bash scripts/msrun_launcher.sh "{} ..." {}'
 
 

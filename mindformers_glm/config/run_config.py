@@ -6,15 +6,15 @@ environment.py says which other files read the environment.
 import argparse
 import os
 import sysconfig
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from mindformers_glm.config.command_line import given_settings
-from mindformers_glm.config.launched import check_parallel
+from mindformers_glm.config.launched import check_parallel, count_launched
 from mindformers_glm.config.mindie_config import read_mindie_config
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.runner_settings import check_types_together
@@ -76,6 +76,7 @@ def load_run_config(
     script_folder: Path | None = None,
     environ: Mapping[str, str] | None = None,
     default_target: str = _DEFAULT_TARGET,
+    start_ranks: Callable[[int], NoReturn] | None = None,
 ) -> RunConfig:
     """Settle the arguments of `predict` and the YAML file they name.
 
@@ -85,10 +86,14 @@ def load_run_config(
             working directory; upstream looks only there.
         environ: os.environ unless given.
         default_target: the device of a run where device_target is not set.
+        start_ranks: starts this command again in so many processes, where model_parallel asks for
+            them and no launcher has started this one. The launcher's number of processes then is
+            model_parallel where nobody gives one, and what else ranks need is implied.
 
     Raises:
         ConfigError, UnsupportedError: a setting is wrong or cannot work here.
     """
+    environ = os.environ if environ is None else environ
     from_command_line = given_settings(arguments)
     if arguments.config is None:
         settings = settings_from_tree(PREDICT_GLM4, "in the default settings")
@@ -101,11 +106,9 @@ def load_run_config(
     values = {row.path: row.default for row in SETTINGS}
     values |= {path: given.value for path, given in settings.items()}
     set_verbose(values["verbose"])
-    rank = check_parallel(
-        values["use_parallel"],
-        values["parallel_config.model_parallel"],
-        os.environ if environ is None else environ,
-    )
+    if start_ranks is not None:
+        _imply_ranks(values, settings, from_command_line, environ, start_ranks)
+    rank = check_parallel(values["use_parallel"], values["parallel_config.model_parallel"], environ)
     silence_other_ranks(rank)
     device_target = values["context.device_target"] or default_target
     _tell_what_has_no_effect(settings, device_target)
@@ -116,6 +119,26 @@ def load_run_config(
         if row.use == "device" and row.idle_reason(device_target)
     }
     return _run_config(values, rank, "predict_batch_size" in settings)
+
+
+def _imply_ranks(
+    values: dict[str, Any],
+    settings: Mapping[str, Given],
+    from_command_line: Mapping[str, Given],
+    environ: Mapping[str, str],
+    start_ranks: Callable[[int], NoReturn],
+) -> None:
+    """Settle in `values` what a command with `start_ranks` need not be told."""
+    launched = count_launched(environ)
+    if launched is not None and "parallel_config.model_parallel" not in settings:
+        values["parallel_config.model_parallel"] = launched
+    if (num_ranks := values["parallel_config.model_parallel"]) == 1:
+        return
+    for path in ("use_parallel", "auto_trans_ckpt"):
+        if path not in from_command_line:
+            values[path] = True
+    if launched is None and values["use_parallel"]:
+        start_ranks(num_ranks)
 
 
 def default_llm_arguments() -> dict[str, Any]:

@@ -70,8 +70,8 @@ class QuantizationScheme:
     def activation_group(self) -> int:
         """Columns that stay together where ranks share them: those of a scale of weights.
 
-        And of activations, where these have scales of groups. A row's scale is that of the columns
-        that a rank has.
+        And of activations, where these have scales of groups. Of rows' scales ranks tell each
+        other on the CPU.
         """
         if self.group_size is not None:
             return self.group_size

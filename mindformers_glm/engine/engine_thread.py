@@ -2,7 +2,8 @@
 
 All that the engine does, its loading included, happens in that one thread: MindSpore's graphs and
 the operators' threads belong to it. Others leave requests and aborts in an inbox, which is emptied
-between two steps, and are told what came of them by one call after each step.
+between two steps, and are told what came of them by one call after each step. On ranks it is rank
+0's thread, and the others follow (led_engine.py).
 """
 
 import threading
@@ -14,7 +15,8 @@ from itertools import chain
 from queue import SimpleQueue
 from typing import TypeAlias
 
-from mindformers_glm.core.errors import GlmError, describe_defect
+from mindformers_glm.core.errors import GlmError, RankError, describe_defect
+from mindformers_glm.engine.led_engine import LedEngine
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.request_frontend import Request
@@ -84,7 +86,8 @@ class EngineThread:
         open_llm: loads and warms up the model.
         deliver: called in the thread after each step with what is new, in its order; must not
             block, and what it raises ends the engine.
-        on_end: called in the thread when it ends, with what ended it or None where `stop` did.
+        on_end: called once when it ends, with what ended it or None where `stop` did; in the
+            thread, or in another one where a rank has ended and the thread may wait for it.
     """
 
     def __init__(
@@ -99,6 +102,9 @@ class EngineThread:
         self._inbox: SimpleQueue[_Command | None] = SimpleQueue()
         self._is_open = threading.Event()
         self._llm: LLM | None = None
+        self._led: LedEngine | None = None
+        self._end_lock = threading.Lock()
+        self._is_end_told = False
         self._never_run: set[str] = set()
         self._whole_only: dict[str, bool] = {}  # whether the first token was told
         self.problem: BaseException | None = None
@@ -149,32 +155,45 @@ class EngineThread:
             raise GlmError(f"The engine did not end within {timeout_s} s: a step hangs.")
 
     def _run(self) -> None:
-        llm = None
         try:
             llm = self._open_llm()
+            self._led = LedEngine(llm, self._lose_rank)
             self.state = EngineState.of(llm.engine)
             self._llm = llm
             self._is_open.set()
-            self._serve(llm)
+            if self.problem is not None:
+                raise self.problem
+            self._serve(llm.engine, self._led)
+            self._led.close()
         except BaseException as problem:  # told to whoever waits: start() or on_end
-            self.problem = problem
+            self.problem = self.problem or problem
         finally:
             # Where loading failed, start() tells it.
             was_open = self._is_open.is_set()
             self._is_open.set()
-            if llm is not None and self.problem is None:
-                llm.close()
             if was_open:
-                self._on_end(self.problem)
+                self._tell_end()
 
-    def _serve(self, llm: LLM) -> None:
-        engine = llm.engine
+    def _lose_rank(self, problem: RankError) -> None:
+        """In another thread: this one may be in a step that waits for the rank."""
+        self.problem = self.problem or problem
+        if self._is_open.is_set():
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        with self._end_lock:
+            if self._is_end_told:
+                return
+            self._is_end_told = True
+        self._on_end(self.problem)
+
+    def _serve(self, engine: LLMEngine, led: LedEngine) -> None:
         while self._take_commands(is_idle=not engine.has_unfinished()):
             if not engine.has_unfinished():
                 self.state = EngineState.of(engine)
                 continue
             begin_s = time.monotonic()
-            outputs = engine.step()
+            outputs = led.step()
             self.state = EngineState.of(engine, begin_s)
             events = self._find_started(engine)
             events += chain.from_iterable(map(self._events_of, outputs))
@@ -196,9 +215,9 @@ class EngineThread:
         return True
 
     def _add(self, request: Request, whole_only: bool, events: list[Event]) -> None:
-        assert self._llm is not None
+        assert self._led is not None
         try:
-            refusal = self._llm.frontend.submit(request, self._llm.engine)
+            refusal = self._led.submit(request)
         except Exception as problem:  # a defect: it ends this request, not the others
             defect = describe_defect(problem)
             refusal = RequestOutput.refused(request.request_id, request.token_ids, defect)
@@ -211,8 +230,8 @@ class EngineThread:
         events.append((request.request_id, Milestone.ACCEPTED))
 
     def _abort(self, request_id: str, events: list[Event]) -> None:
-        assert self._llm is not None
-        self._llm.engine.abort(request_id)
+        assert self._led is not None
+        self._led.abort(request_id)
         self._never_run.discard(request_id)
         self._whole_only.pop(request_id, None)
         events[:] = [event for event in events if event[0] != request_id]

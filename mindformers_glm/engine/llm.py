@@ -15,6 +15,7 @@ from mindformers_glm.config.environment import launched_rank, packed_cache_folde
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
 from mindformers_glm.core.errors import GlmError
+from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
 from mindformers_glm.engine.argument_names import (
@@ -190,7 +191,12 @@ class LLM:
         reply_parsers = wanted_parsers.resolve(model.reply_parsers)
         constraints = ConstraintCompiler(self.tokenizer.vocabulary, model.runner.vocab_size)
         self.frontend = RequestFrontend(
-            self.tokenizer, reply_parsers, apply_chat_template, options, constraints
+            self.tokenizer,
+            reply_parsers,
+            apply_chat_template,
+            options,
+            constraints,
+            self.settings.max_model_len,
         )
         self._num_requests = 0
         self._one_thread = OneThread()
@@ -307,6 +313,7 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | None = None,
+        parallel_tool_calls: bool = True,
     ) -> RequestOutput: ...
 
     @overload
@@ -321,6 +328,7 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | None = None,
+        parallel_tool_calls: bool = True,
     ) -> list[RequestOutput]: ...
 
     def chat(
@@ -334,6 +342,7 @@ class LLM:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | None = None,
+        parallel_tool_calls: bool = True,
     ) -> RequestOutput | list[RequestOutput]:
         """Answer a conversation, or several together, written by the checkpoint's chat template.
 
@@ -347,6 +356,7 @@ class LLM:
                 ...}}: it calls this one, once.
             chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message:
                 those of `LLM` itself, for these conversations.
+            parallel_tool_calls: False: `reply` has one tool call at most.
         Returns:
             One output, or for several conversations a list, in their order. Its `text` is what the
             model wrote, `reply` the same told apart.
@@ -355,8 +365,12 @@ class LLM:
             chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
         )
         if is_list(messages) and len(messages) > 0 and is_list(messages[0]):
-            return self._answer_all(messages, sampling_params, tools, tool_choice, options)
-        return self._answer_all([messages], sampling_params, tools, tool_choice, options)[0]
+            return self._answer_all(
+                messages, sampling_params, tools, tool_choice, options, parallel_tool_calls
+            )
+        return self._answer_all(
+            [messages], sampling_params, tools, tool_choice, options, parallel_tool_calls
+        )[0]
 
     def logits(self, token_ids: Items[int]) -> np.ndarray:
         """Return what the network says after each token: float32 [num_tokens, vocab_size].
@@ -390,6 +404,11 @@ class LLM:
                 yield chunk
         finally:
             self._one_thread.run_when_free(chunks.close)
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The ranks that the model is split over."""
+        return self._group
 
     def warm_up(self) -> None:
         """Compile now what the first step would compile, so that it takes no longer than others."""
@@ -447,10 +466,12 @@ class LLM:
         tools: Tools | None = None,
         tool_choice: ToolChoice = "auto",
         options: ChatOptions = NO_OPTIONS,
+        is_parallel: bool = True,
     ) -> list[RequestOutput]:
         params = spread_params(sampling_params, len(prompts))
         requests = [
-            (*asked, tools, tool_choice, options) for asked in zip(prompts, params, strict=True)
+            (*asked, tools, tool_choice, options, is_parallel)
+            for asked in zip(prompts, params, strict=True)
         ]
         outputs: dict[int, RequestOutput] = {}
         for step in self._run_together(requests):
@@ -486,13 +507,20 @@ class LLM:
         tools: Tools | None,
         tool_choice: ToolChoice,
         options: ChatOptions,
+        is_parallel: bool = True,
     ) -> str:
         """Queue a prompt; what is wrong with it becomes its only output."""
         with self._one_thread:
             request_id = str(self._num_requests)
             self._num_requests += 1
             request = self.frontend.new_request(
-                request_id, prompt, params, tools, tool_choice, options
+                request_id,
+                prompt,
+                params,
+                tools,
+                tool_choice,
+                options,
+                parallel_tool_calls=is_parallel,
             )
             refusal = self.frontend.submit(request, self.engine)
             if refusal is not None:

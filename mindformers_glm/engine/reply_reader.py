@@ -20,6 +20,7 @@ from mindformers_glm.tokenizer.replies import (
     CallRules,
     ParsedReply,
     ReplyParser,
+    ToolCall,
     check_parser_names,
     write_call_rules,
 )
@@ -62,6 +63,7 @@ class ReplyParsers:
         *,
         calls_tools: bool = True,
         is_continued: bool = False,
+        one_call: bool = False,
     ) -> "ReplyReader":
         """Return what reads the answer to one prompt.
 
@@ -69,6 +71,7 @@ class ReplyParsers:
             prompt: the messages, which may bring tools, or the text of the only one.
             calls_tools: False: nothing is taken for a call.
             is_continued: the answer goes on with the last message.
+            one_call: calls behind the first are left out.
         """
         messages: Items[Any] = [] if isinstance(prompt, str) else prompt
         return ReplyReader(
@@ -80,7 +83,8 @@ class ReplyParsers:
                 calls_tools=calls_tools,
                 is_continued=is_continued,
                 special_tokens=frozenset(tokenizer.special_token_names.values()),
-            )
+            ),
+            one_call=one_call,
         )
 
     def start_of_answer(
@@ -152,10 +156,13 @@ class ReplyReader:
 
     Args:
         parser: new; fits the model and the prompt.
+        one_call: calls behind the first are left out.
     """
 
-    def __init__(self, parser: ReplyParser) -> None:
+    def __init__(self, parser: ReplyParser, *, one_call: bool = False) -> None:
         self._parser = parser
+        self._one_call = one_call
+        self._num_calls = 0
         self._last: RequestOutput | None = None  # as it was given, and what was made of it
         self._last_read: RequestOutput | None = None
         self._reply_pieces: list[ParsedReply] = []
@@ -193,11 +200,17 @@ class ReplyReader:
             # A stop text may have cut off what was to follow, as a length does.
             is_complete = output.finish_reason == "stop" and not isinstance(output.stop_reason, str)
             delta += self._parser.flush(is_complete=is_complete)
+        if self._one_call:
+            delta = replace(delta, tool_calls=tuple(filter(self._is_of_first, delta.tool_calls)))
         if delta:
             self._reply_pieces.append(delta)
         answer = replace(answer, reply_pieces=ListView(self._reply_pieces))
         self._last, self._last_read = output, replace(output, answer=answer, delta_reply=delta)
         return self._last_read
+
+    def _is_of_first(self, call: ToolCall) -> bool:
+        self._num_calls += bool(call.name)  # what a call grows by has none
+        return self._num_calls <= 1
 
     def _take(self, end: int) -> str:
         """Return the text up to a place as read."""

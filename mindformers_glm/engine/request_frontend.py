@@ -82,6 +82,7 @@ class RequestFrontend:
         chat_options: how conversations are written where a request does not say it.
         constraints: compiles the forms that answers must have, and should be the engine's; None:
             they are compiled when the engine gets them.
+        max_prompt_tokens: longer ones need not be tokenized; None: there is no limit.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class RequestFrontend:
         apply_chat_template: bool | Literal["auto"] = "auto",
         chat_options: ChatOptions = NO_OPTIONS,
         constraints: ConstraintCompiler | None = None,
+        max_prompt_tokens: int | None = None,
     ) -> None:
+        self._max_prompt_tokens = max_prompt_tokens
         self._tokenizer = tokenizer
         self.reply_parsers = reply_parsers
         self._chat_options = chat_options
@@ -123,7 +126,8 @@ class RequestFrontend:
             tool_choice: "none": the model is not told of them, and nothing is taken for a call;
                 "required" or a tool's name: the answer is calls, whatever form it should have.
             chat_options: how a conversation is written.
-            parallel_tool_calls: whether it may be several calls where it must be calls.
+            parallel_tool_calls: whether the answer may have several calls; else those behind the
+                first are left out.
         Raises:
             ConfigError: `params`, `tools` or `tool_choice` is another thing, the checkpoint has no
                 chat template, or the template does not read an option.
@@ -165,6 +169,7 @@ class RequestFrontend:
                 tools,
                 calls_tools=demand.may_call,
                 is_continued=is_continued,
+                one_call=not parallel_tool_calls,
             )
             for _ in range(params.n)
         )
@@ -280,7 +285,7 @@ class RequestFrontend:
             prompt, tools = [{"role": "user", "content": prompt}], tools or None
         if isinstance(prompt, str):
             _refuse_tools(tools)
-            token_ids = self._tokenizer.encode(prompt)
+            token_ids = self.encode_text(prompt)
             self._note_plain_text()
             return token_ids, False
         if not is_list(prompt):
@@ -290,9 +295,22 @@ class RequestFrontend:
             )
         if len(prompt) > 0 and isinstance(prompt[0], Mapping):
             options = chat_options.over(self._chat_options)
-            return self._tokenizer.encode_chat(prompt, tools, options), True  # type: ignore[arg-type]
+            return self._tokenizer.encode_chat(
+                prompt,  # type: ignore[arg-type]
+                tools,
+                options,
+                self._max_prompt_tokens,
+            ), True
         _refuse_tools(tools)
         return list(prompt), False  # type: ignore[arg-type]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the token ids of a text that is taken as it is.
+
+        Raises:
+            PromptError: it cannot be written, or is too long for any answer.
+        """
+        return self._tokenizer.encode(text, self._max_prompt_tokens)
 
     def _note_plain_text(self) -> None:
         """Say once why a text is not made a message where nobody has said how it is taken."""

@@ -42,11 +42,15 @@ def start_child(
     log: Path,
     *,
     outputs: tuple[int, int] | None = None,
+    has_stdin: bool = False,
+    kept_files: tuple[int, ...] = (),
 ) -> Child:
     """Start a process in a session of its own, so that Ctrl-C reaches only the launcher.
 
     Args:
         outputs: its stdout and stderr, to be closed by the caller; None: both are `log`.
+        has_stdin: it reads the launcher's stdin; else there is nothing to read.
+        kept_files: of the launcher's files those that it has too.
 
     Raises:
         ConfigError: the program cannot be run or the log not be written.
@@ -56,9 +60,10 @@ def start_child(
             process = subprocess.Popen(
                 command,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=None if has_stdin else subprocess.DEVNULL,
                 stdout=outputs[0] if outputs else log_file,
                 stderr=outputs[1] if outputs else log_file,
+                pass_fds=kept_files,
                 start_new_session=True,
                 preexec_fn=die_with_parent(),  # the launcher has one thread, so this is safe
             )

@@ -20,6 +20,7 @@ from mindformers_glm.launcher.cluster import (
     worker_environment,
 )
 from mindformers_glm.launcher.output import OutputRelay, last_error_lines
+from mindformers_glm.launcher.wishes import RankWishes
 
 _POLL_S = 0.1
 # After one process has failed: time for others to end with a message of their own.
@@ -55,6 +56,8 @@ class Job:
         self._workers: list[Child] = []
         self._relay: OutputRelay | None = None
         self._signals: list[int] = []
+        self._num_handed_on = 0  # of the signals, to rank 0
+        self._wishes: RankWishes | None = None  # of rank 0, where it runs on this host
 
     def start(self) -> None:
         """Start all processes of this host.
@@ -75,21 +78,31 @@ class Job:
                 self._log_dir / "scheduler.log",
             )
         for rank in self._config.ranks:
-            # Upstream's file names; the launcher of rank 0's host shows what rank 0 says.
-            log = self._log_dir / f"worker_{rank}.log"
-            is_shown = rank == 0 and self._config.is_joined
-            relay = OutputRelay(log) if is_shown else None
-            worker = start_child(
-                f"rank {rank}",
-                self._config.command,
-                self._environment | worker_environment(self._config, rank),
-                log,
-                outputs=(relay.stdout, relay.stderr) if relay else None,
-            )
-            self._workers.append(worker)
-            if relay is not None:
-                relay.begin()
-                self._relay = relay
+            self._start_worker(rank)
+
+    def _start_worker(self, rank: int) -> None:
+        # Upstream's file names; the launcher of rank 0's host shows what rank 0 says.
+        log = self._log_dir / f"worker_{rank}.log"
+        relay = wishes = None
+        environment = self._environment | worker_environment(self._config, rank)
+        if rank == 0:
+            self._wishes = wishes = RankWishes()
+            environment |= wishes.variables
+            self._relay = relay = OutputRelay(log) if self._config.is_joined else None
+        worker = start_child(
+            f"rank {rank}",
+            self._config.command,
+            environment,
+            log,
+            outputs=(relay.stdout, relay.stderr) if relay else None,
+            has_stdin=relay is not None,
+            kept_files=(wishes.sender,) if wishes else (),
+        )
+        self._workers.append(worker)
+        if relay is not None:
+            relay.begin()
+        if wishes is not None:
+            wishes.begin()
 
     def wait(self) -> Outcome:
         """Return when the workers have ended, one process has failed, or a signal has come.
@@ -99,7 +112,7 @@ class Job:
         """
         while True:
             self._pause(_POLL_S)
-            if self._signals:
+            if self._must_end():
                 return Outcome(128 + self._signals[0], "interrupted")
             if (failed := self._find_failed()) is not None:
                 self._wait_for(self._workers, _SETTLE_S)
@@ -108,6 +121,15 @@ class Job:
             if all(worker.exit_code == 0 for worker in self._workers) and self._is_done_elsewhere():
                 self._drain()
                 return Outcome(0)
+
+    def _must_end(self) -> bool:
+        """Whether signals end the job; those that rank 0 takes are handed on to it."""
+        for number in self._signals[self._num_handed_on :]:
+            if self._wishes is None or not self._wishes.takes(number):
+                return True
+            self._num_handed_on += 1
+            self._workers[0].end(signal.Signals(number))
+        return self._wishes is not None and self._wishes.is_late
 
     def stop(self, *, is_heard: bool) -> None:
         """End whatever still runs; a second signal does it at once.
@@ -163,7 +185,8 @@ class Job:
 
     def _wait_for(self, children: list[Child], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s and not self._signals:
+        num_signals = len(self._signals)
+        while time.monotonic() < deadline_s and len(self._signals) == num_signals:
             self._pause(_POLL_S)
             if all(child.exit_code is not None for child in children):
                 return
@@ -207,7 +230,9 @@ class Job:
             message += _quote("its", last_error_lines(failed.log))
         if code == -signal.SIGTERM and self._scheduler is not None:
             message += _quote("the scheduler's", last_error_lines(self._scheduler.log))
-        exit_code = 1 if failed is self._scheduler else code if code > 0 else 128 - code
+        is_server = self._wishes is not None and self._wishes.is_server
+        is_plain = failed is self._scheduler or is_server
+        exit_code = 1 if is_plain else code if code > 0 else 128 - code
         return Outcome(exit_code, message)
 
 
@@ -237,7 +262,8 @@ def run_job(job: Job) -> int:
 
     Returns:
         The exit code: 0, that of the worker that failed (128 + N if signal N killed it), 1 if the
-        scheduler failed, 128 + N after signal N, 141 if nobody reads the output any more.
+        scheduler or a rank of a server failed, 128 + N after signal N, 141 if nobody reads the
+        output any more.
     """
     is_heard = True
     try:

@@ -153,7 +153,7 @@ class LayerRounding:
             self._prefix + name,
             self._tensors[f"{name}.weight"],
             self._tensors.get(f"{name}.bias"),
-            self._recipe,
+            self._recipe.for_module(self._prefix + name),
             given,
             None if observed is None else observed.whole,
         )

@@ -5,6 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
+from mindformers_glm.quantizer.products import multiply_transposed
+
 _CHUNK_ROWS = 1024
 
 
@@ -26,5 +28,5 @@ class LinearInput:
         total = np.zeros((channels, channels), np.float32)
         for begin in range(0, len(self.x), _CHUNK_ROWS):
             rows = self.x[begin : begin + _CHUNK_ROWS]
-            total += rows.T @ rows
+            total += multiply_transposed(rows, rows)
         return total

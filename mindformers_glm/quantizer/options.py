@@ -15,6 +15,7 @@ from typing import Any
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.quantizer.export.layout import FORMATS, NUMPY_SET
+from mindformers_glm.quantizer.recipe import AWQ, GPTQ, NEAREST, RESIDUAL, VALUES
 from mindformers_glm.system.files import parse_json
 
 BEST, FAST, AS_THE_TOOL = "best", "fast", "msmodelslim"
@@ -67,6 +68,8 @@ class QuantizeOptions:
     mindie_format: bool = False
     recipe: str = FAST
     target_bits: float | None = None
+    rounding: str | None = None
+    rotation: str | None = None
     format: str = FORMATS[0]
     calib_samples: int | None = None
     work_directory: Path | None = None
@@ -253,7 +256,19 @@ _OPTIONS = {
     "trust_remote_code": _switch("not needed: no code of the folder is run"),
     "mindie_format": _switch("msModelSlim's old layout, with keys in config.json"),
     "recipe": _Option(_one_of(*RECIPES), "|".join(RECIPES), "how what is not given is chosen"),
-    "target_bits": _Option(_number(2, 16), "X", "average bits of weights, mixed by sensitivity"),
+    "target_bits": _Option(
+        _number(4, 16),
+        "X",
+        "average bits of weights, mixed by measured sensitivity: of w_bit, 8 and 16",
+    ),
+    "rounding": _Option(
+        _one_of(NEAREST, GPTQ, AWQ), f"{NEAREST}|{GPTQ}|{AWQ}", "how weights are rounded"
+    ),
+    "rotation": _Option(
+        _one_of("", VALUES, RESIDUAL),
+        f"{VALUES}|{RESIDUAL}",
+        "spread outliers: over the values of each head, or over the residual stream too",
+    ),
     "format": _Option(_one_of(*FORMATS), "|".join(FORMATS), "whose folders are written"),
     "calib_samples": _Option(_count(minimum=1), "N", "at most so many texts"),
     "work_directory": _Option(_read_path, "DIR", "where a killed run goes on; beside the result"),

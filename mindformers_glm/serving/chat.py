@@ -3,6 +3,7 @@
 import argparse
 import sys
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mindformers_glm.config.command_line import add_options, given_settings
 from mindformers_glm.config.environment import api_keys
 from mindformers_glm.config.run_config import RunConfig, load_run_config, prepare_environment
 from mindformers_glm.config.settings_table import SETTINGS
-from mindformers_glm.core.errors import ConfigError, UnsupportedError
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.chat_files import read_tools
 from mindformers_glm.serving.chat_model import ChatModel, LocalModel
@@ -19,7 +20,15 @@ from mindformers_glm.serving.chat_screen import PlainScreen, Screen, TerminalScr
 from mindformers_glm.serving.chat_server import ServerModel, is_url, sampling_fields
 from mindformers_glm.serving.chat_session import ChatSession, interrupt_lines
 from mindformers_glm.serving.predict import check_folder, tell_level
-from mindformers_glm.system.interrupts import exit_at_once, on_interrupt, raise_once
+from mindformers_glm.serving.ranks import RankStarter, follow_rank_0, stops_by_interrupt
+from mindformers_glm.system.interrupts import (
+    exit_at_once,
+    leave_at_once,
+    on_interrupt,
+    raise_once,
+)
+from mindformers_glm.system.log import write_line
+from mindformers_glm.system.streams import keep_terminal
 
 # Settings beside sampling that have a meaning for a server's model.
 _FOR_SERVERS = ("chat_template_kwargs", "verbose")
@@ -50,20 +59,31 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.given = (*arguments.given, ("pretrained_model_dir", [place]))
     _check_together(arguments, is_remote=is_remote)
     config = load_run_config(
-        arguments, script_folder=arguments.script_folder, default_target=default_target()
+        arguments,
+        script_folder=arguments.script_folder,
+        default_target=default_target(),
+        start_ranks=RankStarter(arguments.words),
     )
     if not config.verbose:
         warnings.filterwarnings("ignore")
     params = SamplingParams(**config.sampling)  # as early as it can be known
+    if is_remote and config.llm["model_parallel"] > 1:
+        raise ConfigError(
+            f"The model runs at {arguments.place}, and one process talks to it: start no ranks."
+        )
+    if config.rank > 0:
+        return follow_rank_0(config, config.llm)
     tools = read_tools(arguments.tools) if arguments.tools else []
     screen = open_screen()
     model = _reach(arguments, config) if is_remote else _load(config, params)
     if screen.is_terminal:
         interrupt_lines()
+        stops_by_interrupt()
         screen.tell(f"{model.name}: /help lists the commands, Ctrl-D ends the chat")
     else:
         on_interrupt(raise_once)
-    return ChatSession(model, screen, system=arguments.system, tools=tools).run()
+    with closing(model):
+        return ChatSession(model, screen, system=arguments.system, tools=tools).run()
 
 
 def open_screen() -> Screen:
@@ -109,11 +129,6 @@ def _reach(arguments: argparse.Namespace, config: RunConfig) -> ChatModel:
 
 def _load(config: RunConfig, params: SamplingParams) -> ChatModel:
     """Load the model; this is where MindSpore is imported."""
-    if config.llm["model_parallel"] > 1:
-        raise UnsupportedError(
-            "A chat runs in one process: leave --parallel_config.model_parallel out, or have "
-            "prompts answered by predict on several ranks (scripts/msrun_launcher.sh)."
-        )
     check_folder(config)
     prepare_environment(config)
     tell_level(config)
@@ -121,4 +136,14 @@ def _load(config: RunConfig, params: SamplingParams) -> ChatModel:
 
     llm = LLM(config.pretrained_model_dir, **config.llm)
     llm.warm_up()
-    return LocalModel(llm, Path(config.pretrained_model_dir).resolve().name, params)
+    from mindformers_glm.engine.led_engine import LedEngine
+
+    restore = keep_terminal()
+
+    def leave(problem: Exception) -> None:
+        restore()
+        write_line(f"error: {problem}")
+        leave_at_once(1)
+
+    name = Path(config.pretrained_model_dir).resolve().name
+    return LocalModel(llm, LedEngine(llm, leave), name, params)

@@ -1,4 +1,7 @@
-"""What a chat talks to: the model in this process, by one step of the engine after the other."""
+"""What a chat talks to: the model in this process, by one step of the engine after the other.
+
+On ranks it is rank 0 that talks, and the others follow.
+"""
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.tokenizer.replies import ParsedReply
 
 if TYPE_CHECKING:
+    from mindformers_glm.engine.led_engine import LedEngine
     from mindformers_glm.engine.llm import LLM
 
 Message = Mapping[str, Any]
@@ -70,32 +74,41 @@ class ChatModel(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """End after the last answer."""
+        ...
+
 
 class LocalModel:
-    """`LLM` in this process."""
+    """`LLM` in this process.
+
+    Args:
+        led: steps its engine, and those of other ranks.
+    """
 
     raises_when_stopped = False  # a step that is cut in two would leave the engine in between
 
-    def __init__(self, llm: "LLM", name: str, params: SamplingParams) -> None:
+    def __init__(self, llm: "LLM", led: "LedEngine", name: str, params: SamplingParams) -> None:
         self.name = name
-        self._llm, self._params = llm, params
+        self._frontend, self._led, self._params = llm.frontend, led, params
         self._num_answers = 0
 
     def answer(
         self, messages: Sequence[Message], tools: Sequence[Any]
     ) -> Generator[Piece, None, None]:
         """Answer a conversation; closing it gives the request's KV-cache blocks back."""
-        frontend, engine = self._llm.frontend, self._llm.engine
         self._num_answers += 1
         request_id = f"chat-{self._num_answers}"
-        request = frontend.new_request(request_id, messages, self._params, list(tools) or None)
-        refusal = frontend.submit(request, engine)
+        request = self._frontend.new_request(
+            request_id, messages, self._params, list(tools) or None
+        )
+        refusal = self._led.submit(request)
         if refusal is not None:
             raise PromptError(str(refusal.error))
         is_over = False
         try:
             while not is_over:
-                outputs = [request.read(output) for output in engine.step()]
+                outputs = [request.read(output) for output in self._led.step()]
                 for output in outputs:
                     if output.error is not None:
                         raise PromptError(output.error)
@@ -107,4 +120,8 @@ class LocalModel:
                 if not outputs:
                     yield Piece()
         finally:
-            engine.abort(request_id)
+            self._led.abort(request_id)
+
+    def close(self) -> None:
+        """Let other ranks end."""
+        self._led.close()

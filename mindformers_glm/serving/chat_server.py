@@ -106,6 +106,9 @@ class ServerModel:
             raise GlmError(f"{self._url} has ended the answer before it was complete: ask again.")
         yield Piece(num_tokens=num_tokens, finish_reason=reason)
 
+    def close(self) -> None:
+        """Nothing is left open: each answer has a connection of its own."""
+
     def stop(self) -> None:
         """End the answer under way from another thread; `answer` then ends as after its last piece.
 

@@ -119,7 +119,7 @@ def _run(words: list[str], prog: str, script_folder: Path | None) -> int:
     parser = SentenceParser(prog=prog, allow_abbrev=False)
     version_help = "versions of this project and of what it runs on"
     parser.add_argument("--version", action="store_true", help=version_help)
-    parser.set_defaults(script_folder=script_folder)
+    parser.set_defaults(script_folder=script_folder, words=words)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (file, help_text) in COMMANDS.items():
         # run_mindformer.py is one command alone, so its name stands for both words.

@@ -11,9 +11,10 @@ from mindformers_glm.config.command_line import add_options, add_other_names
 from mindformers_glm.config.environment import api_keys
 from mindformers_glm.config.run_config import RunConfig, load_run_config, prepare_environment
 from mindformers_glm.config.serve_settings import WITHOUT_EFFECT
-from mindformers_glm.core.errors import ConfigError, UnsupportedError
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.serving.predict import check_folder, tell_level
+from mindformers_glm.serving.ranks import RankStarter, ends_by_signal, follow_rank_0
 from mindformers_glm.system.interrupts import exit_at_once, leave_at_once, on_interrupt
 from mindformers_glm.system.log import note, write_line
 
@@ -38,10 +39,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.folder is not None:
         arguments.given = (*arguments.given, ("pretrained_model_dir", [arguments.folder]))
     config = load_run_config(
-        arguments, script_folder=arguments.script_folder, default_target=default_target()
+        arguments,
+        script_folder=arguments.script_folder,
+        default_target=default_target(),
+        start_ranks=RankStarter(arguments.words),
     )
     if not config.verbose:
         warnings.filterwarnings("ignore")
+    if config.rank > 0:
+        return follow_rank_0(config, _llm_arguments(config))
     _check_packages()
     return serve(config, _typed_folder(arguments))
 
@@ -66,10 +72,6 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
     from mindformers_glm.serving.server.service import Service, ServiceSettings
 
     server = config.server
-    if config.llm["model_parallel"] > 1:
-        raise UnsupportedError(
-            "This version serves from one process: leave --parallel_config.model_parallel out."
-        )
     SamplingParams(**config.sampling)  # as early as it can be known
     keys = api_keys(server["api_key"], server["api_key_file"])
     listen = _listen_settings(config)
@@ -107,6 +109,7 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
     address = listener.getsockname()
 
     def tell_ready() -> None:
+        ends_by_signal(listen.drain_timeout_s + _ENGINE_STOP_S)
         _tell_ready(config, llm, names, address, has_key=bool(keys))
 
     exit_code = HttpServer(app, link, listen, tell_ready).run_on(listener)
@@ -181,13 +184,17 @@ def _tell_ready(
     num_tokens = engine.num_blocks * engine.block_size
     note(
         f"serving {', '.join(names)} at {scheme}://{host}:{address[1]}/v1, "
-        f"{'with' if has_key else 'without'} API key; {engine.max_num_seqs} answers together, up "
-        f"to {engine.max_model_len} tokens each, {num_tokens} in the KV cache; weights "
-        f"{llm.weights_bytes / 2**30:.2f} GiB {llm.settings.params_dtype}, KV cache "
+        f"{'with' if has_key else 'without'} API key{_name_ranks(llm)}; {engine.max_num_seqs} "
+        f"answers together, up to {engine.max_model_len} tokens each, {num_tokens} in the KV "
+        f"cache; weights {llm.weights_bytes / 2**30:.2f} GiB {llm.settings.params_dtype}, KV cache "
         f"{llm.kv_cache_bytes / 2**30:.2f} GiB"
     )
     if not has_key and address[0] not in ("127.0.0.1", "::1"):
         note("anybody who reaches this address can use the model: --api_key_file asks for a key")
+
+
+def _name_ranks(llm: "LLM") -> str:
+    return f", on {llm.group.size} ranks" if llm.group.size > 1 else ""
 
 
 def _check_packages() -> None:

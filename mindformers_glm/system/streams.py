@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 
 def open_closed_streams() -> None:
@@ -40,3 +41,17 @@ def native_stdout_to_stderr() -> Iterator[None]:
 def drop_stdout() -> None:
     """Let what is left to write vanish, or Python tries again at exit and complains."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def keep_terminal() -> Callable[[], None]:
+    """Return what sets the terminal of stdin back to how it reads now; nothing where it is none."""
+    try:
+        kept = termios.tcgetattr(0)
+    except (termios.error, OSError):
+        return lambda: None
+
+    def restore() -> None:
+        with suppress(termios.error, OSError):  # it is gone
+            termios.tcsetattr(0, termios.TCSADRAIN, kept)
+
+    return restore

@@ -59,6 +59,14 @@ class FastVocabulary(Vocabulary):
             eos_token_ids=() if eos_token_id is None else (eos_token_id,),
             num_token_ids=max(self._backend.get_vocab(True).values(), default=-1) + 1,
         )
+        self.is_lossless = (
+            self._backend.normalizer is None
+            and self._backend.truncation is None
+            and not any(
+                token.lstrip or token.rstrip
+                for token in fast_tokenizer.added_tokens_decoder.values()
+            )
+        )
 
     def encode(self, text: str) -> list[int]:
         """Tokenize text as `tokenizer(text)` does; special tokens in it are special."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mindformers_glm.core.errors import PromptError
 from mindformers_glm.tokenizer.chat import NO_OPTIONS, ChatOptions
 from mindformers_glm.tokenizer.chat_writer import ChatWriter
 from mindformers_glm.tokenizer.replies import detect_parsers
@@ -79,12 +80,18 @@ class GlmTokenizer:
         """One more than the highest token id."""
         return self.vocabulary.num_token_ids
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, max_tokens: int | None = None) -> list[int]:
         """Tokenize text as it is, as the checkpoint's own tokenizer does.
 
         That of a tokenizer.json and of glm-4-9b-chat make special tokens of those written in the
         text, those of ChatGLM2 and ChatGLM3 do not. The latter three put [gMASK] and sop before it.
+
+        Args:
+            max_tokens: the prompt may have; a text whose length tells that it has more is not read.
+        Raises:
+            PromptError: it is such a text, or not valid Unicode.
         """
+        self._check_length([text], max_tokens)
         return self.vocabulary.encode(text)
 
     def encode_segments(self, segments: Iterable[Segment]) -> list[int]:
@@ -101,6 +108,7 @@ class GlmTokenizer:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
         options: ChatOptions = NO_OPTIONS,
+        max_tokens: int | None = None,
     ) -> list[int]:
         """Write a conversation as the checkpoint does, up to where the answer begins.
 
@@ -109,12 +117,26 @@ class GlmTokenizer:
                 them) and what the chat format reads besides, mostly "content".
             tools: descriptions of functions the model may call, given to the chat format.
             options: another template, and where the prompt ends.
+            max_tokens: as for `encode`.
         Raises:
             ConfigError: the checkpoint has no chat template, or not the one that is asked for.
             CheckpointError: its chat template is broken.
-            PromptError: the chat format cannot write these messages.
+            PromptError: the chat format cannot write these messages, or they are too long.
         """
-        return self.encode_segments(self._writer.write(messages, tools, options))
+        segments = list(self._writer.write(messages, tools, options))
+        self._check_length([each for each in segments if isinstance(each, str)], max_tokens)
+        return self.encode_segments(segments)
+
+    def _check_length(self, texts: Sequence[str], max_tokens: int | None) -> None:
+        if max_tokens is None or sum(map(len, texts)) <= max_tokens:
+            return
+        least = sum(map(self.vocabulary.least_tokens, texts))
+        if least > max_tokens:
+            raise PromptError(
+                f"The prompt has {sum(map(len, texts))} characters, which are {least} tokens or "
+                f"more, and the limit is max_model_len={max_tokens} for prompt and answer "
+                "together: shorten it."
+            )
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of tokens without the special ones."""

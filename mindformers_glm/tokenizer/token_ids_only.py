@@ -31,6 +31,7 @@ class TokenIdsOnly(GlmTokenizer):
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
         options: ChatOptions = NO_OPTIONS,
+        max_tokens: int | None = None,
     ) -> NoReturn:
         """Refuse a conversation.
 

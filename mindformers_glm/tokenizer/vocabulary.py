@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar, Protocol
 
 from mindformers_glm.core.errors import CheckpointError, PromptError
@@ -121,6 +121,8 @@ class Vocabulary(ABC):
         self.special_token_ids = frozenset(special_token_names)
         self.eos_token_ids = eos_token_ids
         self.num_token_ids = num_token_ids
+        # Whether every byte of a text is in one of its tokens.
+        self.is_lossless = False
         # The bytes of a token; none for special and unknown ids.
         self.bytes_of: Callable[[int], bytes] = lru_cache(maxsize=None)(self._look_up_bytes)
 
@@ -167,6 +169,18 @@ class Vocabulary(ABC):
     def encode_within(self, text: str) -> list[int]:
         """Tokenize what stands within a longer text."""
         return self.encode_segments(self.special_tokens.split(text))
+
+    def least_tokens(self, text: str) -> int:
+        """How many tokens a text has at least, as its length alone tells; 0 where it does not."""
+        if not self.is_lossless:
+            return 0
+        return -(-len(text.encode(errors="replace")) // self._longest_token_bytes)
+
+    @cached_property
+    def _longest_token_bytes(self) -> int:
+        texts = (len(self._look_up_bytes(token_id)) for token_id in range(self.num_token_ids))
+        names = (len(name.encode()) for name in self.special_token_names.values())
+        return max(1, *texts, *names)
 
     def list_token_bytes(self, count: int) -> list[bytes]:
         """Return the bytes of the first `count` ids; none for special and unknown ones.

@@ -1,141 +1,169 @@
-"""How fast are the answers of a served checkpoint, with 1 to 64 clients at once?
+"""How fast are the answers of a served checkpoint, with 1 to 64 clients at once, beside others?
 
-    python scripts/bench/bench_serving.py --checkpoint /tmp/slices/9b4 [--settings NAME=VALUE] \\
-        [--llama_cpp_server build/bin/llama-server --gguf 9b4-bf16.gguf] \\
-        [--vllm_url http://127.0.0.1:8001/v1] [--clients 1,4,16,64] [--requests_per_client 2]
+    python scripts/bench/bench_serving.py --checkpoint /tmp/slices/9b4 \\
+        --llama_cpp_server /tmp/peers/llama/bin/llama-server \\
+        --llama_cpp_models /tmp/peers/gguf/9b4 --vllm_python /tmp/peers/vllm/bin/python \\
+        [--formats bf16,int8] [--clients 1,4,16,64]
 
-Servers run one after another on this machine (vLLM's is started by the reader, and should be alone
-then). Each gets the same prompts of token ids, 200 to 1,000 long, and answers of 64 to 256 tokens,
-greedy and without an end of text; each number of clients has prompts of its own, so that no prefix
-cache helps. Printed are tokens/s of all clients together, time to first token and time between
-tokens (p50, p99, ms), and requests that failed, which count nowhere else.
+The servers of a format are started together and stopped at the end; those without their options are
+left out. For each number of clients they have one turn each, in every round. Each gets the same
+prompts of token ids, 200 to 1,000 long, and answers of 64 to 256 tokens, greedy and without an end
+of text; each number of clients and round has prompts of its own, so that no prefix cache helps.
+Printed are tokens/s of all clients together, time to first token, time of a token behind it (one
+number for each answer) and between events (p50 and p99, ms), requests that failed, which count
+nowhere else, and answers that were cut after --most_s, whose tokens count.
 
-Then, for ours: what HTTP, JSON and detokenizing take at 64 streams, as processor time of the thread
-of the event loop and of detokenizing so many tokens, to the time of the run; and the time to first
-token with a prompt of 1,000 tokens of which 900 are shared, with and without prefix cache.
+`--parts own` measures ours alone: what HTTP, JSON and detokenizing take with as many streams as
+clients, and the time to first token with a prompt of 1,000 tokens of which 900 are shared, with and
+without prefix cache.
 """
 
 import argparse
 import json
 import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
-from load_clients import Result, make_requests, run_clients
-from machine import REPO, describe_machine, positive, run_main
+from load_clients import HEAD, Result, make_requests, run_clients
+from machine import describe_machine, positive, run_main
+from peer_servers import (
+    LlamaCppServer,
+    OurServer,
+    Place,
+    Running,
+    VllmServer,
+    processor_s_of_threads,
+)
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.errors import GlmError
 from mindformers_glm.tokenizer import load_tokenizer
 
+Server: TypeAlias = "OurServer | LlamaCppServer | VllmServer"
 PROMPT_LENS, NEW_LENS = (200, 1_000), (64, 256)
-_START_S = 900.0
-_HEAD = ["tokens/s", "first p50", "first p99", "between p50", "between p99", "failed"]
+# Format -> our setting, llama.cpp's name of it, whether vLLM has it.
+FORMATS: dict[str, tuple[tuple[str, ...], str, bool]] = {
+    "bf16": ((), "BF16", True),
+    "int8": (("quantization=w8a8_dynamic",), "Q8_0", False),
+}
+_SHARED_LEN, _SHARED = 1_000, 900
 
 
-@contextmanager
-def serve_ours(folder: str, settings: list[str], max_num_seqs: int) -> Iterator[tuple[str, int]]:
-    """Start our server; its URL and process id."""
-    command = [sys.executable, "-m", "mindformers_glm", "serve", folder, "--port", "0"]
-    command += ["--max_num_seqs", str(max_num_seqs), "--any_model_name", "True"]
-    command += ["--access_log", "False"]
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        command += [f"--{name}", value]
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    lines: list[str] = []
-    try:
-        for line in process.stderr:
-            lines.append(line)
-            if match := re.search(r"at (http://\S+/v1)", line):
-                # Nobody may stop reading, or the server's log would block it.
-                threading.Thread(target=process.stderr.read, daemon=True).start()
-                yield match[1], process.pid
-                return
-        raise GlmError(f"The server ended before it answered: {''.join(lines[-3:])}")
-    finally:
-        _end(process)
-
-
-@contextmanager
-def serve_llama_cpp(
-    binary: str, gguf: str, threads: int, num_clients: int
-) -> Iterator[tuple[str, int]]:
-    """Start llama.cpp's server with a slot for each client."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = num_clients * (PROMPT_LENS[1] + NEW_LENS[1] + 8)
-    command = [binary, "-m", gguf, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["-t", str(threads), "-np", str(num_clients), "-c", str(context), "-ngl", "0"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            _wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
-            yield f"http://127.0.0.1:{port}/v1", process.pid
-        finally:
-            _end(process)
-
-
-def _wait_until_healthy(url: str, process: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + _START_S
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise GlmError(f"llama.cpp's server does not answer at {url}: run it by hand to see why.")
-
-
-def _end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def processor_s_of_threads(pid: int) -> dict[int, tuple[str, float]]:
-    """Name and processor time of each thread of a process, by its id."""
-    ticks_per_s = os.sysconf("SC_CLK_TCK")
-    found = {}
-    for folder in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            text = (folder / "stat").read_text()
-        except OSError:  # it has ended meanwhile
-            continue
-        found[int(folder.name)] = parse_stat(text, ticks_per_s)
+def list_servers(group: str, options: argparse.Namespace) -> list[Server]:
+    """The servers of a format that are here, ours first."""
+    settings, gguf, has_vllm = FORMATS[group]
+    name = " ".join(["ours", group, *options.settings])
+    found: list[Server] = [
+        OurServer(name, options.checkpoint, (*settings, *options.settings)),
+    ]
+    if options.llama_cpp_server:
+        path = f"{options.llama_cpp_models}/{gguf}.gguf"
+        found.append(LlamaCppServer(f"llama.cpp {gguf}", options.llama_cpp_server, path))
+    if options.vllm_python and has_vllm:
+        found.append(VllmServer(f"vLLM {group}", options.vllm_python, options.checkpoint))
     return found
 
 
-def parse_stat(text: str, ticks_per_s: int) -> tuple[str, float]:
-    """Name and seconds of user and system time in a line of /proc/*/stat."""
-    name, rest = text.partition("(")[2].rsplit(")", 1)
-    fields = rest.split()
-    return name, (int(fields[11]) + int(fields[12])) / ticks_per_s
+def compare(
+    servers: Sequence[Server], place: Place, options: argparse.Namespace, vocab_size: int
+) -> list[dict[str, Any]]:
+    """Start the servers, let them take turns, print a table for each number of clients."""
+    found: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        running = [stack.enter_context(server.start(place)) for server in servers]
+        for count in options.clients:
+            results = take_turns(running, count, options, vocab_size)
+            print_table(count, results)
+            found += [
+                {"server": name, "clients": count, "rounds": [one.as_json() for one in rounds]}
+                for name, rounds in results.items()
+            ]
+    return found
 
 
-def seconds_of_event_loop(
-    before: dict[int, tuple[str, float]], after: dict[int, tuple[str, float]], pid: int
-) -> float:
-    """Processor time of a server's first thread, which reads and writes HTTP and JSON."""
-    return after[pid][1] - before.get(pid, ("", 0.0))[1]
+def take_turns(
+    running: Sequence[Running], count: int, options: argparse.Namespace, vocab_size: int
+) -> dict[str, list[Result]]:
+    """Each server's runs with `count` clients, one in every round."""
+    results: dict[str, list[Result]] = {one.name: [] for one in running}
+    models = {one.name: name_of_model(one.url) for one in running}
+    for one in running:
+        warm_up = make_requests(-count, count, vocab_size, (8, 8), (4, 4))
+        run_clients(one.url, models[one.name], warm_up, count)
+    for number in range(options.rounds):
+        seed = 1_000 * number + count
+        total = count * options.requests_per_client
+        requests = make_requests(seed, total, vocab_size, PROMPT_LENS, NEW_LENS)
+        for one in running:
+            result = run_clients(one.url, models[one.name], requests, count, most_s=options.most_s)
+            results[one.name].append(result)
+    return results
+
+
+def name_of_model(url: str) -> str:
+    """What the server calls its model."""
+    with urllib.request.urlopen(f"{url}/models", timeout=30) as response:
+        return str(json.load(response)["data"][0]["id"])
+
+
+def print_table(count: int, results: dict[str, list[Result]]) -> None:
+    """Print a row for each server and round, and how much faster ours, the first, is."""
+    print(f"\nclients: {count}\n")
+    print("| server | answers | " + " | ".join(HEAD) + " | ours is faster by |")
+    print("|" + "---|" * (len(HEAD) + 3))
+    ours, *_ = results.values()
+    for name, rounds in results.items():
+        for own, result in zip(ours, rounds, strict=True):
+            is_other = result is not own and result.tokens_per_s
+            ratio = f"{own.tokens_per_s / result.tokens_per_s:.2f}" if is_other else ""
+            cells = [name, str(result.num_requests), *result.row(), ratio]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def measure_own(place: Place, options: argparse.Namespace, vocab_size: int) -> None:
+    """Print what the server itself takes, and what the prefix cache is worth."""
+    ours = OurServer("ours", options.checkpoint, tuple(options.settings))
+    most = max(options.clients)
+    with ours.start(place) as one:
+        requests = make_requests(5, most, vocab_size, (32, 32), (128, 128))
+        run_clients(one.url, "model", requests, most)
+        before = processor_s_of_threads(one.pid)
+        result = run_clients(one.url, "model", requests, most)
+        shares = shares_of_server(before, processor_s_of_threads(one.pid), one.pid, place.threads)
+        text_s = seconds_to_detokenize(options.checkpoint, result.num_new)
+        print(
+            f"\n{most} streams, {result.num_new} tokens in {result.wall_s:.1f} s, "
+            f"{result.num_failed} failed. Event loop (HTTP, JSON) {shares['loop_s']:.2f} s, "
+            f"{shares['loop_s'] / result.wall_s:.1%} of the time; detokenizing {text_s:.2f} s, "
+            f"{text_s / result.wall_s:.1%}.\nBeside the processor time of the rest over "
+            f"{place.threads} threads, which another program's load does not stretch: "
+            f"{(shares['loop_s'] + text_s) / shares['rest_s']:.1%} together",
+            flush=True,
+        )
+        cached_ms = first_tokens_with_a_shared_prompt(one.url, vocab_size)
+    settings = (*options.settings, "enable_prefix_caching=False")
+    with OurServer("ours", options.checkpoint, settings).start(place) as one:
+        plain_ms = first_tokens_with_a_shared_prompt(one.url, vocab_size)
+    print(
+        f"first token of a prompt that shares {_SHARED} of {_SHARED_LEN}: {cached_ms:.0f} ms, "
+        f"without prefix cache {plain_ms:.0f} ms: {cached_ms / plain_ms:.2f}"
+    )
+
+
+def shares_of_server(
+    before: dict[int, tuple[str, float]],
+    after: dict[int, tuple[str, float]],
+    pid: int,
+    num_threads: int,
+) -> dict[str, float]:
+    """Processor time of the first thread, which is the event loop, and of the rest by threads."""
+    taken = {key: end - before.get(key, ("", 0.0))[1] for key, (_, end) in after.items()}
+    loop_s = taken.pop(pid)
+    return {"loop_s": loop_s, "rest_s": sum(taken.values()) / num_threads}
 
 
 def seconds_to_detokenize(folder: str, count: int) -> float:
@@ -149,54 +177,35 @@ def seconds_to_detokenize(folder: str, count: int) -> float:
     return time.process_time() - begin
 
 
-def name_of_model(url: str) -> str:
-    """What the server calls its model."""
-    with urllib.request.urlopen(f"{url}/models", timeout=30) as response:
-        return str(json.load(response)["data"][0]["id"])
-
-
-def load(url: str, counts: list[int], per_client: int, vocab_size: int) -> dict[int, Result]:
-    """Run each number of clients; a short warm-up before."""
-    model = name_of_model(url)
-    warm_up = make_requests(-1, 2, vocab_size, (32, 32), (8, 8))
-    run_clients(url, model, warm_up, 2)
-    found = {}
-    for count in counts:
-        requests = make_requests(count, count * per_client, vocab_size, PROMPT_LENS, NEW_LENS)
-        found[count] = run_clients(url, model, requests, count)
-    return found
-
-
 def first_tokens_with_a_shared_prompt(url: str, vocab_size: int) -> float:
-    """Median time to first token of 8 prompts that share 900 of 1,000 tokens, one at a time, ms."""
-    lens = (1_000, 1_000)
-    requests = make_requests(77, 9, vocab_size, lens, (4, 4), num_shared=900)
+    """Median time to first token of 8 prompts with one beginning, one at a time, ms."""
+    lens = (_SHARED_LEN, _SHARED_LEN)
+    requests = make_requests(77, 9, vocab_size, lens, (4, 4), num_shared=_SHARED)
     run_clients(url, "model", requests[:1], 1)
     return 1e3 * float(np.median(run_clients(url, "model", requests[1:], 1).first_s))
 
 
-def print_table(name: str, results: dict[int, Result]) -> None:
-    """Print the rows of one server."""
-    print(f"\n{name}")
-    print("| clients | requests | " + " | ".join(_HEAD) + " |")
-    print("|" + "---|" * (len(_HEAD) + 2))
-    for count, result in results.items():
-        print(f"| {count} | {result.num_requests} | " + " | ".join(result.row()) + " |")
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--clients", default="1,4,16,64", type=_counts)
-    parser.add_argument("--requests_per_client", type=positive, default=2)
-    parser.add_argument("--threads", type=positive, default=os.cpu_count())
-    parser.add_argument("--llama_cpp_server", metavar="BINARY")
-    parser.add_argument("--gguf", nargs="*", default=[], help="one run of llama.cpp for each")
-    parser.add_argument("--vllm_url", help="of a vLLM server that runs, ending in /v1")
+    parser.add_argument("--checkpoint", required=True, help="folder with a tokenizer.json")
+    parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="of ours")
+    parser.add_argument("--parts", nargs="+", choices=["peers", "own"], default=["peers", "own"])
+    parser.add_argument("--formats", default=list(FORMATS), type=_formats, metavar="bf16,int8")
+    parser.add_argument("--clients", default=[1, 4, 16, 64], type=_counts, metavar="1,4,16,64")
+    parser.add_argument("--requests_per_client", type=positive, default=1)
+    parser.add_argument("--rounds", type=positive, default=1)
+    parser.add_argument("--most_s", type=positive, default=60, help="of a server's turn")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--llama_cpp_server", metavar="BINARY", help="of build_llama_cpp.sh")
+    parser.add_argument("--llama_cpp_models", metavar="DIR", help="folder of make_gguf.py")
+    parser.add_argument("--vllm_python", help="interpreter of build_vllm.sh")
+    parser.add_argument("--json", type=Path, help="file for all that was measured")
     options = parser.parse_args(arguments)
-    if bool(options.llama_cpp_server) != bool(options.gguf):
-        parser.error("--llama_cpp_server and --gguf need each other")
+    if bool(options.llama_cpp_server) != bool(options.llama_cpp_models):
+        parser.error("--llama_cpp_server and --llama_cpp_models need each other")
+    if unclear := [setting for setting in options.settings if "=" not in setting]:
+        parser.error(f"expected NAME=VALUE after --settings, got {unclear[0]}")
     return options
 
 
@@ -204,42 +213,35 @@ def _counts(text: str) -> list[int]:
     return [positive(part) for part in text.split(",")]
 
 
+def _formats(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f"takes {', '.join(FORMATS)}, got {name!r}")
+    return names
+
+
 def main() -> int:
+    """Print the tables; exit code 1 if a request failed."""
     options = parse_arguments()
     vocab_size = GlmConfig.from_hf(options.checkpoint).vocab_size
-    counts, most = options.clients, max(options.clients)
+    longest = PROMPT_LENS[1] + NEW_LENS[1] + 8
+    place = Place(options.threads, max(options.clients), longest)
     print(describe_machine())
-    print(f"prompts {PROMPT_LENS}, answers {NEW_LENS}, {options.requests_per_client} per client")
-    failed = 0
-    with serve_ours(options.checkpoint, options.settings, most) as (url, pid):
-        results = load(url, counts, options.requests_per_client, vocab_size)
-        print_table(f"ours {' '.join(options.settings)}", results)
-        failed += sum(result.num_failed for result in results.values())
-        requests = make_requests(5, most, vocab_size, (32, 32), (128, 128))
-        before = processor_s_of_threads(pid)
-        result = run_clients(url, "model", requests, most)
-        loop_s = seconds_of_event_loop(before, processor_s_of_threads(pid), pid)
-        text_s = seconds_to_detokenize(options.checkpoint, result.num_new)
-        print(
-            f"\nat {most} streams of {result.wall_s:.1f} s: event loop (HTTP, JSON) "
-            f"{loop_s / result.wall_s:.1%}, detokenizing {text_s / result.wall_s:.1%}"
-        )
-        cached_ms = first_tokens_with_a_shared_prompt(url, vocab_size)
-    settings = [*options.settings, "enable_prefix_caching=False"]
-    with serve_ours(options.checkpoint, settings, most) as (url, _):
-        plain_ms = first_tokens_with_a_shared_prompt(url, vocab_size)
     print(
-        f"first token of a prompt that shares 900 of 1,000: {cached_ms:.0f} ms, without prefix "
-        f"cache {plain_ms:.0f} ms: {cached_ms / plain_ms:.2f}"
+        f"{options.checkpoint}, {place.threads} threads; prompts {PROMPT_LENS}, answers "
+        f"{NEW_LENS}, {options.requests_per_client} a client, {options.rounds} rounds, at most "
+        f"{options.most_s} s a turn"
     )
-    for gguf in options.gguf:
-        with serve_llama_cpp(options.llama_cpp_server, gguf, options.threads, most) as (url, _):
-            results = load(url, counts, options.requests_per_client, vocab_size)
-            print_table(f"llama.cpp {Path(gguf).name}", results)
-    if options.vllm_url:
-        results = load(options.vllm_url, counts, options.requests_per_client, vocab_size)
-        print_table("vLLM", results)
-    return 1 if failed else 0
+    report: list[dict[str, Any]] = []
+    for group in options.formats if "peers" in options.parts else ():
+        print(f"\n## {group}", flush=True)
+        report += compare(list_servers(group, options), place, options, vocab_size)
+        if options.json:  # after each: a later one may fail
+            options.json.write_text(json.dumps(report, indent=1))
+    if "own" in options.parts:
+        measure_own(place, options, vocab_size)
+    return int(any(run["num_failed"] for entry in report for run in entry["rounds"]))
 
 
 if __name__ == "__main__":

@@ -207,7 +207,8 @@ def compare_folders(work: Path, names: list[str], all_ranks: list[int]) -> bool:
     exact = [folder for folder in folders if folder.with_name(f"{folder.name}-meant").exists()]
     run_worker(1, folders, ["stored"], work / "1")
     meant = [folder.with_name(f"{folder.name}-meant") for folder in exact]
-    run_worker(1, meant, ["stored"], work / "meant")
+    if meant:
+        run_worker(1, meant, ["stored"], work / "meant")
     all_good = True
     for folder in exact:
         is_good, text = compare_answers(

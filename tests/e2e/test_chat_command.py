@@ -57,7 +57,6 @@ def test_each_piped_line_is_a_turn(argv: tuple[str, ...], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("--mode", "cli_demo", "--tp_size", "2"), "scripts/msrun_launcher.sh"),
         (("--mode", "performance"), "not in this version"),
         (("--mode", "chat"), "must be cli_demo"),
         (("--mode", "cli_demo", "--tp_size", "x"), "whole number"),
@@ -73,7 +72,7 @@ def test_main_says_in_a_sentence_what_it_does_not_do(argv: tuple[str, ...], word
 class _Terminal:
     """The other side of a terminal that a program runs on."""
 
-    def __init__(self, *argv: str) -> None:
+    def __init__(self, *argv: str, folder: Path | None = None) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, *argv],
@@ -81,6 +80,7 @@ class _Terminal:
             stdout=slave,
             stderr=slave,
             env=_ENVIRON,
+            cwd=folder,
             start_new_session=True,
             preexec_fn=_take_terminal,
         )

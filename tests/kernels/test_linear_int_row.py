@@ -27,10 +27,18 @@ class Layer:
     """A random layer of one form: its operands, and what it should give."""
 
     def __init__(
-        self, rng: np.random.Generator, form: str, n: int, k: int, is_gated: bool = False
+        self,
+        rng: np.random.Generator,
+        form: str,
+        n: int,
+        k: int,
+        is_gated: bool = False,
+        zero_column: int | None = None,
     ) -> None:
         self.form, self.n = form, n
         self.q, self.scales = some_ints(rng, n, k, 8, 0)
+        if zero_column is not None:
+            self.q[:, zero_column] = 0
         self.static = StaticProduct(
             float(np.float32(0.021)),
             -7.0,
@@ -152,6 +160,34 @@ def test_int4_with_a_scale_for_each_token(
         if m:
             assert relative_error(y[:m], expected[:m]) < TOLERANCES["kernel_float32"]
         assert (y[m:] == UNTOUCHED).all()
+
+
+@pytest.mark.parametrize("form", ["w8a8_token", "w8a8_mixed", "w4a8_token"])
+@pytest.mark.parametrize("m", [1, 5, 33])
+def test_a_part_of_rows_has_the_scales_of_the_whole_ones(
+    isa: str, rng: np.random.Generator, form: str, m: int
+) -> None:
+    # The largest number of a row stands in a column of another rank: here one of weights of zero.
+    k, n, group = 260, 33, 64
+    x, is_prompt = some_rows(rng, m, k)
+    maxima = (np.abs(x).max(axis=1) * rng.uniform(1, 3, m)).astype(np.float32)[:, None]
+    whole, part = x.copy(), x.copy()
+    whole[:, :1], part[:, :1] = maxima, 0
+    if form == "w4a8_token":
+        q, scales = some_ints(rng, n, k, 4, group)
+        q[:, 0] = 0
+        operands, rows = packed_ints(q, scales, 4, group), ()
+        expected = reference.token_linear(whole, q, scales, m, None, group)
+    else:
+        layer = Layer(rng, form.removeprefix("w8a8_"), n, k, zero_column=0)
+        operands, rows = layer.operands, layer.rows(is_prompt)
+        expected = layer.reference(whole, m, is_prompt)
+    inputs = (part, maxima, *operands, *rows, count(m))
+    y = call(f"glm_linear_{form}_shared", *inputs, out=output(m, n))
+    if form == "w4a8_token":
+        assert relative_error(y, expected) < TOLERANCES["kernel_float32"]
+    else:
+        np.testing.assert_array_equal(y, expected)
 
 
 def test_int4_behind_a_norm_and_gated(isa: str, rng: np.random.Generator) -> None:

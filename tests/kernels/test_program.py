@@ -152,7 +152,7 @@ def test_an_error_names_the_operator(
         (np.append(program(FC1, LAST_FC2), np.int32(0)), "goes on behind its last stage"),
         (program(LAST_FC2), "no stage has left a result in place 0"),
         (program(FC1, (*LAST_FC2[:4], [kept(3), 4, 5])), "left a result in place 3"),
-        (program((*FC1[:3], 3, FC1[4]), LAST_FC2), "there is no place 3"),
+        (program((*FC1[:3], 4, FC1[4]), LAST_FC2), "there is no place 4"),
         (program((*FC1[:3], -2, FC1[4]), LAST_FC2), "there is no place -2"),
         (program(FC1, (*FC2[:3], 0, FC2[4]), ADD), "reads the place that its result goes to"),
         (program(FC1, FC2), "the last stage makes the output"),

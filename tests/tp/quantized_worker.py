@@ -3,15 +3,18 @@
 quantized_worker.py SIZE FOLDER=FORMAT[,FORMAT...]...: writes FORMAT-SIZE-R.npz into the working
 folder. With SIZE 1 it is the single process that the ranks are compared with. FORMAT "stored" means
 that the folder is quantized already; the files have its name then, up to a "@".
-kv-int8 is a KV cache of int8.
+kv-int8 is a KV cache of int8. With RANKS_APART in the environment each rank believes to be on a
+host of its own.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.backends.cpu import host_ranks
 from mindformers_glm.backends.cpu.footprint import count_weight_bytes
 from mindformers_glm.config.environment import launched_rank
 
@@ -42,6 +45,7 @@ def run(folder: Path, size: int, quantization: str) -> dict[str, np.ndarray]:
             "logits": llm.logits(PROMPT),
             "tokens": np.array(tokens),
             "next": llm.logits([*PROMPT[-5:], *tokens[:-1]])[4:],
+            "is_shared": np.array(host_ranks.are_joined()),
             "weights_bytes": np.array(llm.weights_bytes),
             "planned_bytes": np.array(count_weight_bytes(llm.config, llm.settings)),
         }
@@ -50,6 +54,8 @@ def run(folder: Path, size: int, quantization: str) -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     size = int(sys.argv[1])
     rank = launched_rank(size)
+    if "RANKS_APART" in os.environ:
+        os.environ["MS_NODE_RANK"] = str(rank)
     for wanted in sys.argv[2:]:
         folder, _, formats = wanted.rpartition("=")
         for name in formats.split(","):

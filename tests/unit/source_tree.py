@@ -13,7 +13,8 @@ from pathlib import Path
 PACKAGE_NAME = "mindformers_glm"
 # Parts from the top down; a part may import its own level and those below it.
 ORDER = (
-    ("serving", "launcher", "evaluation"),
+    ("serving", "evaluation"),
+    ("launcher",),
     ("quantizer",),
     ("models",),
     ("engine",),
@@ -24,7 +25,7 @@ ORDER = (
     ("system",),
 )
 # Parts of one level that do not know each other.
-STRANGERS = ({"serving", "launcher"}, {"weights", "quantization", "tokenizer"})
+STRANGERS = ({"weights", "quantization", "tokenizer"},)
 # Files of no part: they may import everything. To import them is to import what they reach.
 OUTSIDE = {
     "__init__": "models",

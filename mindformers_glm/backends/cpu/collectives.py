@@ -1,25 +1,29 @@
-"""What the ranks of a launched job send each other: MindSpore's collectives between CPU processes.
+"""What the ranks of a launched job make together in a step.
 
-MindSpore 2.7.1 offers sums of float32 and float16, and all-gathers of these and int32, among all
-processes of the job at once, over TCP. Every rank gets the same bits.
+Ranks of one host do it through shared memory, by operators as any others (csrc/exchange.cc); those
+of several hosts send each other messages (messages.py), which are nodes of the graph. Either way
+every rank gets the same bits.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
-from mindformers_glm.backends.cpu.trace import Module, Value, exchange
+from mindformers_glm.backends.cpu import host_ranks, messages
+from mindformers_glm.backends.cpu.group_cut import GroupCut
+from mindformers_glm.backends.cpu.trace import Module, Operator, Value, call, exchange
 from mindformers_glm.backends.meeting import meet_ranks
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import cut_columns, matrix_columns
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import RankError
 from mindformers_glm.core.process_group import ProcessGroup
+from mindformers_glm.core.quantization_scheme import MIXED, TOKEN
 from mindformers_glm.core.sharding import TensorParallel
 
 
@@ -44,14 +48,20 @@ def _meet(tensor_parallel: TensorParallel) -> ProcessGroup:
     if tensor_parallel.size == 1:
         return ProcessGroup(tensor_parallel)
     meet_ranks(tensor_parallel)
-    all_gather = _AllGather()
+    all_gather = messages.AllGather()
 
-    def gather(values: np.ndarray) -> np.ndarray:
-        with explain_failed_exchange():
-            gathered = all_gather(Tensor(values.view(np.int32))).asnumpy()
+    def gather_by_messages(values: np.ndarray) -> np.ndarray:
+        gathered = all_gather(Tensor(values.view(np.int32))).asnumpy()
         return gathered.view(np.int64).reshape(tensor_parallel.size, len(values))
 
-    return ProcessGroup(tensor_parallel, gather)
+    by_messages = ProcessGroup(tensor_parallel, _explained(gather_by_messages))
+    if not host_ranks.join_ranks(by_messages):
+        return by_messages
+    return ProcessGroup(tensor_parallel, _explained(host_ranks.gather_rows(by_messages)))
+
+
+def _explained(gather: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    return explain_failed_exchange()(gather)
 
 
 @contextmanager
@@ -64,6 +74,10 @@ def explain_failed_exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as problem:
+        if failure := host_ranks.find_failure():
+            raise RankError(
+                f"The ranks cannot go on: {failure}; the logs of all ranks may say more."
+            ) from problem
         if re.search("AllReduce|AllGather", str(problem)) is None:
             raise
         raise RankError(
@@ -74,15 +88,23 @@ def explain_failed_exchange() -> Iterator[None]:
 
 
 class AllReduce(Module):
-    """Sum over all ranks; nothing where there is one."""
+    """Sum over all ranks; nothing where there is one.
 
-    def __init__(self, tensor_parallel: TensorParallel) -> None:
+    Args:
+        width: axis 1 of what is summed.
+    """
+
+    def __init__(self, width: int, tensor_parallel: TensorParallel) -> None:
         super().__init__()
-        self.sum = _AllReduce() if tensor_parallel.size > 1 else None
+        self.is_needed = tensor_parallel.size > 1
+        self.operator = Operator("glm_sum_ranks", width)
+        self.cell = messages.AllReduce() if _sends_messages(self.is_needed) else None
 
     def construct(self, x: Value) -> Value:
-        """float32 of any shape, the same on every rank -> the same shape."""
-        return x if self.sum is None else exchange(self.sum, x)
+        """float32 [max_rows, width], the same shape on every rank -> the same shape."""
+        if not self.is_needed:
+            return x
+        return _call_or_exchange(self.operator, self.cell, x)
 
 
 class GatherLogits(Module):
@@ -91,11 +113,53 @@ class GatherLogits(Module):
     def __init__(self, vocab_size: int, tensor_parallel: TensorParallel) -> None:
         super().__init__()
         size = tensor_parallel.size
-        self.gather = _GatherColumns(size, vocab_size) if size > 1 else None
+        self.is_needed = size > 1
+        self.operator = Operator("glm_gather_ranks", vocab_size)
+        self.cell = (
+            messages.GatherColumns(size, vocab_size) if _sends_messages(self.is_needed) else None
+        )
 
     def construct(self, logits: Value) -> Value:
         """float32 [max_samples, vocab_size_per_partition] -> [max_samples, vocab_size]."""
-        return logits if self.gather is None else exchange(self.gather, logits)
+        if not self.is_needed:
+            return logits
+        return _call_or_exchange(self.operator, self.cell, logits)
+
+
+class ShareScales(Module):
+    """The largest magnitude of every row on any rank, where a row's scale is of all its columns.
+
+    Ranks share the columns of `name`. Then their integers are those of one process.
+
+    Attributes:
+        is_needed: whether the layer takes them.
+    """
+
+    def __init__(self, width: int, settings: RunnerSettings, name: str) -> None:
+        super().__init__()
+        scheme = settings.scheme_of(name)
+        self.is_needed = settings.model_parallel > 1 and (
+            scheme is not None and scheme.activation_scale in (TOKEN, MIXED)
+        )
+        self.operator = Operator("glm_row_maxima", 1)
+        self.width, self.columns = width, Operator("glm_take_columns", width)
+        self.cell = (
+            None if not self.is_needed or host_ranks.are_joined() else messages.AppendMaxima()
+        )
+
+    def construct(self, x: Value) -> tuple[Value, Value | None]:
+        """float32 [max_rows, width] -> the same, and [max_rows, 1] where these are needed."""
+        if not self.is_needed:
+            return x, None
+        if self.cell is None:
+            return x, _call_or_exchange(self.operator, None, x)
+        both = exchange(self.cell, x)
+        first, second = (np.array([begin], np.int32) for begin in (0, self.width))
+        num_rows = both.num_rows
+        return (
+            call(self.columns, both, first, num_rows),
+            call(Operator("glm_take_columns", 1), both, second, num_rows),
+        )
 
 
 class ShareGroups(Module):
@@ -122,80 +186,29 @@ class ShareGroups(Module):
         wide = matrix_columns(config, block, settings.model_parallel, scheme)
         rank = settings.model_parallel_rank
         self.width = len(wide[rank])
-        self.share = (
-            None
-            if scheme is None or own == wide
-            else _ShareMaxima(own, wide, rank, scheme.activation_group)
-        )
+        self.is_needed = scheme is not None and own != wide
+        self.operator = Operator("glm_share_groups", self.width)
+        self.cut = self.cell = None
+        if scheme is None or not self.is_needed:
+            return
+        cut = GroupCut.of(own, wide, rank, scheme.activation_group)
+        if host_ranks.are_joined():
+            self.cut = cut.as_operand()
+        else:
+            self.cell = messages.ShareMaxima(cut, rank)
 
     def construct(self, x: Value) -> Value:
         """float32 [max_rows, own columns] -> [max_rows, width]."""
-        return x if self.share is None else exchange(self.share, x)
+        if not self.is_needed:
+            return x
+        if self.cell is not None:
+            return exchange(self.cell, x)
+        return call(self.operator, x, self.cut, x.num_rows)
 
 
-class _AllReduce(nn.Cell):
-    def __init__(self) -> None:
-        super().__init__()
-        self.sum = ops.AllReduce()
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.sum(x)
+def _sends_messages(is_needed: bool) -> bool:
+    return is_needed and not host_ranks.are_joined()
 
 
-class _AllGather(nn.Cell):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gather = ops.AllGather()
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.gather(x)
-
-
-class _GatherColumns(nn.Cell):
-    def __init__(self, size: int, num_columns: int) -> None:
-        super().__init__()
-        self.size, self.num_columns = size, num_columns
-        self.gather = ops.AllGather()
-
-    def construct(self, x: Tensor) -> Tensor:
-        num_rows, part_size = x.shape
-        parts = self.gather(x).reshape(self.size, num_rows, part_size)
-        columns = parts.transpose(1, 0, 2).reshape(num_rows, self.size * part_size)
-        return columns[:, : self.num_columns]  # without the padding of the last parts
-
-
-class _ShareMaxima(nn.Cell):
-    """Every rank sends the largest magnitudes of its first and its last group, row by row."""
-
-    def __init__(self, own: Sequence[range], wide: Sequence[range], rank: int, group: int) -> None:
-        super().__init__()
-        # Of rank 0 the first and the last group, of rank 1, ...
-        groups = [column // group for cut in own for column in (cut.start, cut.stop - 1)]
-        mine = groups[2 * rank : 2 * rank + 2]
-        self.first, self.last = (
-            Tensor([place for place, one in enumerate(groups) if one == which], ms.int32)
-            for which in mine
-        )
-        self.num_first = min((mine[0] + 1) * group, own[rank].stop) - own[rank].start
-        self.num_last = own[rank].stop - max(mine[1] * group, own[rank].start)
-        self.before = own[rank].start - wide[rank].start
-        self.behind = wide[rank].stop - own[rank].stop
-        self.size = len(own)
-        self.gather = ops.AllGather()
-        self.depend = ops.Depend()
-
-    def construct(self, x: Tensor) -> Tensor:
-        num_rows, width = x.shape
-        magnitudes = ops.abs(x)
-        first = ops.amax(magnitudes[:, : self.num_first], axis=1, keepdims=True)
-        last = ops.amax(magnitudes[:, width - self.num_last :], axis=1, keepdims=True)
-        parts = self.gather(ops.concat((first, last), 1)).reshape(self.size, num_rows, 2)
-        maxima = parts.transpose(1, 0, 2).reshape(num_rows, 2 * self.size)
-        x = self.depend(x, maxima)  # a rank that cuts no group takes part all the same
-        if self.before > 0:
-            most = ops.amax(ops.gather(maxima, self.first, 1), axis=1, keepdims=True)
-            x = ops.concat((ops.tile(most, (1, self.before)), x), 1)
-        if self.behind > 0:
-            most = ops.amax(ops.gather(maxima, self.last, 1), axis=1, keepdims=True)
-            x = ops.concat((x, ops.tile(most, (1, self.behind))), 1)
-        return x
+def _call_or_exchange(operator: Operator, cell: nn.Cell | None, x: Value) -> Value:
+    return call(operator, x, x.num_rows) if cell is None else exchange(cell, x)

@@ -130,26 +130,42 @@ class ResidualAdd(Module):
 
 
 class Linear(WeightedModule):
-    """y = x W^T without bias; `name` chooses how the weight is kept."""
+    """y = x W^T without bias; `name` chooses how the weight is kept.
+
+    Args:
+        has_row_maxima: activations are parts of rows, whose scales are of the largest magnitudes of
+            the whole ones, which are given.
+    """
 
     def __init__(
-        self, in_features: int, out_features: int, settings: RunnerSettings, name: str
+        self,
+        in_features: int,
+        out_features: int,
+        settings: RunnerSettings,
+        name: str,
+        has_row_maxima: bool = False,
     ) -> None:
         super().__init__()
         method = choose_linear_method(settings, name)
         self.weights = self._add_weight(method.create_weight(out_features, in_features))
         self.needs_prompt_rows = method.needs_prompt_rows
-        self.operator = method.linear(out_features)
+        self.operator = method.linear(out_features, has_row_maxima)
         self.has_rounded_columns = name in settings.rounded_columns
         if self.has_rounded_columns:
             scheme = settings.scheme_of(name)
             self._add_steps(in_features, group=scheme.activation_group if scheme else 1)
 
-    def construct(self, x: Value) -> Value:
-        """float32 [max_rows, in_features] -> [max_rows, out_features]."""
+    def construct(self, x: Value, row_maxima: Value | None = None) -> Value:
+        """float32 [max_rows, in_features] -> [max_rows, out_features].
+
+        Args:
+            row_maxima: float32 [max_rows, 1], where `has_row_maxima` says so.
+        """
         if self.has_rounded_columns:
             x = call(self.rounding, x, self.input_steps, _num_rows(x))
-        return call(self.operator, x, *self.weights, *_rows(x, self.needs_prompt_rows))
+        maxima = () if row_maxima is None else (row_maxima,)
+        rows = _rows(x, self.needs_prompt_rows)
+        return call(self.operator, x, *maxima, *self.weights, *rows)
 
     def _add_steps(self, size: int, group: int) -> None:
         """The scale and the offset of each column of the activations, loaded with the weight."""

@@ -24,13 +24,17 @@ from mindformers_glm.system.processors import count_physical_cores
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 14
+ABI_VERSION = 15
 TILE_N, TILE_K = 16, 32
 # Columns of a tile of integer weights, by their bits.
 INT_TILE_K = {8: 64, 4: 128}
 ISA_VARIABLE = "MINDFORMERS_GLM_ISA"
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 
+_TEXTS = (
+    *("glm_isa", "glm_available_isa", "glm_compiler", "glm_left_out"),
+    "glm_host_ranks_failure",
+)
 _DTYPE_CODES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1}
 _FOLDER = Path(__file__).resolve().parent
@@ -80,7 +84,7 @@ def load() -> ctypes.CDLL:
             this machine cannot run.
     """
     library = ctypes.CDLL(library_path())
-    for text in ("glm_isa", "glm_available_isa", "glm_compiler", "glm_left_out"):
+    for text in _TEXTS:
         getattr(library, text).restype = ctypes.c_char_p
     address, code, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     library.glm_pack_rows.argtypes = [address, code, address, code, *[count] * 5]
@@ -92,6 +96,9 @@ def load() -> ctypes.CDLL:
     library.glm_map_file.argtypes = [address, count, code, count]
     library.glm_first_touch.argtypes = [address, count, count]
     library.glm_operator_number.argtypes = [ctypes.c_char_p]
+    library.glm_host_ranks_bytes.argtypes, library.glm_host_ranks_bytes.restype = [count], count
+    library.glm_join_host_ranks.argtypes = [address, count, count, address, ctypes.c_double]
+    library.glm_gather_bytes.argtypes = [address, address, count]
     if forced := os.environ.get(ISA_VARIABLE):
         _select(library, forced)
     _set_num_threads(library, None)

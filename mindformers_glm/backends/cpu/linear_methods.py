@@ -46,8 +46,12 @@ class LinearMethod(Protocol):
         """
         ...
 
-    def linear(self, width: int) -> Operator:
-        """The operator on (x, *parameters, num_rows)."""
+    def linear(self, width: int, has_row_maxima: bool = False) -> Operator:
+        """The operator on (x [, row_maxima], *parameters, num_rows).
+
+        Args:
+            has_row_maxima: x is a part of rows; of a method that has scales of rows.
+        """
         ...
 
     @property
@@ -115,8 +119,9 @@ class FloatMethod:
         """See LinearMethod."""
         return self.compute_dtype == "bfloat16"
 
-    def linear(self, width: int) -> Operator:
+    def linear(self, width: int, has_row_maxima: bool = False) -> Operator:
         """See LinearMethod."""
+        assert not has_row_maxima, "floats have no scales"
         return Operator(f"glm_linear_{_SUFFIXES[self.compute_dtype]}", width)
 
     def norm_linear(self, width: int) -> Operator:
@@ -182,9 +187,9 @@ class QuantizedMethod:
 
         return load
 
-    def linear(self, width: int) -> Operator:
+    def linear(self, width: int, has_row_maxima: bool = False) -> Operator:
         """See LinearMethod."""
-        return Operator(f"glm_linear_{self._suffix}", width)
+        return Operator(f"glm_linear_{self._suffix}{'_shared' * has_row_maxima}", width)
 
     def norm_linear(self, width: int) -> Operator:
         """See LinearMethod."""

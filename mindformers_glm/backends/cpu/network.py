@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mindspore import Parameter, Tensor, nn
 
-from mindformers_glm.backends.cpu.collectives import AllReduce, GatherLogits, ShareGroups
+from mindformers_glm.backends.cpu.collectives import AllReduce, GatherLogits
 from mindformers_glm.backends.cpu.fused_layers import (
     Embedding,
     GatherRows,
@@ -23,6 +23,7 @@ from mindformers_glm.backends.cpu.fused_layers import (
     RmsNormAdd,
 )
 from mindformers_glm.backends.cpu.rotary import build_cos_sin_table
+from mindformers_glm.backends.cpu.row_parallel import RowParallelLinear
 from mindformers_glm.backends.cpu.trace import Module, Value
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import partition
@@ -141,7 +142,7 @@ class LanguageModelEmbedding(Module):
             first_id=sizes.vocab_begin,
             vocab_size=sizes.vocab_size_per_partition * settings.model_parallel,
         )
-        self.all_reduce = AllReduce(settings.tensor_parallel)
+        self.all_reduce = AllReduce(config.hidden_size, settings.tensor_parallel)
 
     def construct(self, token_ids: Value) -> Value:
         """int32 [max_rows] -> float32 [max_rows, hidden_size]; one rank has a token's row."""
@@ -228,18 +229,14 @@ class SelfAttention(Module):
             settings,
         )
         self.gather_rows = GatherRows(sizes.query_size_per_partition)
-        self.share_groups = ShareGroups(config, QUERY, settings, f"{name}.linear_proj")
-        self.linear_proj = Linear(
-            self.share_groups.width, config.hidden_size, settings, f"{name}.linear_proj"
-        )
-        self.all_reduce = AllReduce(settings.tensor_parallel)
+        self.linear_proj = RowParallelLinear(config, QUERY, settings, f"{name}.linear_proj")
 
     def construct(self, x: Value, step: Step, sample_rows: Value | None = None) -> Value:
         """x before its norm, all sequences packed on axis 0; the same shape, or some rows of it."""
         h = self.core_attention(self.linear_qkv(x), step.cos_sin, step.attn_metadata)
         if sample_rows is not None:
             h = self.gather_rows(h, sample_rows)
-        return self.all_reduce(self.linear_proj(self.share_groups(h)))
+        return self.linear_proj(h)
 
     def write_kv_cache(self, x: Value, step: Step) -> Value:
         """x before its norm; keys and values are written and nothing is attended to."""
@@ -259,11 +256,8 @@ class MLP(Module):
         ffn = partition(config, settings.tensor_parallel).intermediate_size_per_partition
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.linear_fc1 = NormGatedLinear(hidden, ffn, eps, settings, f"{name}.linear_fc1")
-        self.share_groups = ShareGroups(config, FFN, settings, f"{name}.linear_fc2")
-        self.linear_fc2 = Linear(self.share_groups.width, hidden, settings, f"{name}.linear_fc2")
-        self.all_reduce = AllReduce(settings.tensor_parallel)
+        self.linear_fc2 = RowParallelLinear(config, FFN, settings, f"{name}.linear_fc2")
 
     def construct(self, x: Value) -> Value:
         """x before its norm; the same shape."""
-        h = self.share_groups(self.linear_fc1(x))
-        return self.all_reduce(self.linear_fc2(h))
+        return self.linear_fc2(self.linear_fc1(x))

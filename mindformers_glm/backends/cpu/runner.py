@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from mindspore import Tensor
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import host_ranks, library
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 from mindformers_glm.backends.cpu.collectives import explain_failed_exchange
 from mindformers_glm.backends.cpu.footprint import MAX_SAMPLES, count_memory
@@ -27,7 +27,7 @@ from mindformers_glm.weights.packed_cache import PackedCacheSettings
 # real rows, so a larger bucket costs addresses and not time, and one for all steps up to 512 rows
 # is compiled once: 40 layers take seconds.
 _ROW_BUCKETS: tuple[int, ...] = (512, 2048, 8192)
-# Ranks of a split model send each other every row of the bucket: half of them for a graph more.
+# Ranks of several hosts send each other every row of the bucket: half of them for a graph more.
 _SPLIT_ROW_BUCKETS: tuple[int, ...] = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 # MindSpore 2.7.1 waits for ever where two threads run graphs at the same time.
 _ONE_AT_A_TIME = threading.Lock()
@@ -56,13 +56,13 @@ class CpuModelRunner:
         self.workspace_bytes, self.kv_block_bytes = need.workspace_bytes, need.kv_block_bytes
         self.weights_bytes = sum(array.nbytes for array in weight_arrays(self.network).values())
         self.vocab_size = config.vocab_size
-        self._num_ranks = settings.model_parallel
+        self._sends_all_rows = settings.model_parallel > 1 and not host_ranks.are_joined()
         self._graphs = NetworkGraphs(self.network)
         # MindSpore's names for the graphs compiled so far, by cell and shapes of the inputs.
         self._compiled: dict[tuple[object, ...], str] = {}
         self.compile_s = 0.0
         largest = settings.max_num_batched_tokens
-        all_buckets = _ROW_BUCKETS if self._num_ranks == 1 else _SPLIT_ROW_BUCKETS
+        all_buckets = _SPLIT_ROW_BUCKETS if self._sends_all_rows else _ROW_BUCKETS
         buckets = [*(size for size in all_buckets if size < largest), largest]
         self._row_inputs = {rows: _RowInputs(rows, settings) for rows in buckets}
         sample_buckets = {min(rows, MAX_SAMPLES) for rows in buckets}
@@ -118,9 +118,8 @@ class CpuModelRunner:
         return self._compute_logits(hidden_states, batch.sample_rows, batch.is_prompt)
 
     def _sample_inputs_of(self, bucket: int, num_samples: int) -> "_SampleInputs":
-        # Ranks send each other every row of logits that a graph makes: a prompt by itself, the
-        # common case, gets a graph for one row.
-        if self._num_ranks > 1 and num_samples == 1 and bucket > MAX_SAMPLES:
+        # A prompt by itself, the common case, gets a graph for one row.
+        if self._sends_all_rows and num_samples == 1 and bucket > MAX_SAMPLES:
             return self._sample_inputs[1]
         return self._sample_inputs[min(bucket, MAX_SAMPLES)]
 

@@ -1,7 +1,7 @@
 """What an output of the engine adds to the answers of a request, in the form all routes share."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mindformers_glm.engine.logprobs import TokenLogprobs
@@ -59,17 +59,20 @@ class Usage:
     """Tokens of a request.
 
     num_prompt, num_cached: of prompts, and those of them that the prefix cache had.
-    num_new: of answers.
+    num_new, num_reasoning: of answers, and of the thoughts in them, as the tokenizer counts those.
     """
 
     num_prompt: int = 0
     num_cached: int = 0
     num_new: int = 0
+    num_reasoning: int = 0
 
 
 @dataclass
 class _Answer:
     num_calls: int = 0
+    num_new: int = 0
+    thoughts: list[str] = field(default_factory=list)
     is_done: bool = False
 
     def number_call(self, call: ToolCall) -> CallPart:
@@ -87,12 +90,14 @@ class PartReader:
     Attributes:
         requests: as they were submitted.
         is_whole: each has one output, the last one.
+        count_tokens: of a text within an answer.
         one_call: an answer ends with its first tool call.
         usage: what was seen so far.
     """
 
     requests: list[Request]
     is_whole: bool
+    count_tokens: Callable[[str], int]
     one_call: bool = False
     usage: Usage = field(default_factory=Usage)
 
@@ -132,7 +137,7 @@ class PartReader:
         calls = calls[: ends[0]] if is_cut else calls
         parts = tuple(map(answer.number_call, calls))
         answer.is_done = sample.finished or is_cut
-        self.usage.num_new += len(token_ids)
+        self._count(answer, len(token_ids), reply.reasoning if reply is not None else "")
         reason: str | None = "stop" if is_cut else sample.finish_reason
         if reason == "stop" and answer.num_calls:
             reason = "tool_calls"
@@ -150,6 +155,15 @@ class PartReader:
             sample.prompt_token_ids,
             self._prompt_logprobs,
         )
+
+    def _count(self, answer: _Answer, num_new: int, thoughts: str) -> None:
+        """Take note of what an output has of tokens; thoughts are counted once, at the end."""
+        self.usage.num_new += num_new
+        answer.num_new += num_new
+        answer.thoughts.append(thoughts)
+        if answer.is_done and any(answer.thoughts):
+            counted = self.count_tokens("".join(answer.thoughts))
+            self.usage.num_reasoning += min(counted, answer.num_new)
 
 
 def join_parts(parts: Iterable[Part], num_answers: int) -> list[Part]:

@@ -1,6 +1,7 @@
 """Between asyncio and the engine's thread: who waits for what, how many may, and for how long."""
 
 import asyncio
+import math
 import time
 import traceback
 from collections import deque
@@ -215,6 +216,8 @@ class Answers:
         self._places: dict[str, int] = {}
         self._events: deque[tuple[int, RequestOutput]] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._wake_s = math.inf  # when the waiter is woken though nothing came
+        self._waker: asyncio.TimerHandle | None = None
         self._num_accepted = self._num_finished = 0
         self._problem: RequestError | None = None
         self._times = link.metrics.new_request()
@@ -278,6 +281,8 @@ class Answers:
             return
         self._is_closed = True
         self._timer.cancel()
+        if self._waker is not None:
+            self._waker.cancel()
         taken_s = time.monotonic() - self._times.arrival_s if self.is_done else None
         self._link.forget(self._places, self._num_answers, taken_s)
         if self._num_accepted:
@@ -317,15 +322,23 @@ class Answers:
         self.fail(RequestError(504, f"The answer was not finished within {limit:g} s."))
 
     async def _wait(self, timeout_s: float | None) -> None:
-        # Not wait_for: it makes a task, for every token.
-        waiter = self._waiter = self._loop.create_future()
-        timer = None if timeout_s is None else self._loop.call_later(timeout_s, _wake, waiter)
+        # Neither wait_for nor a timer of its own: they are made for every token.
+        self._waiter = self._loop.create_future()
+        self._wake_s = math.inf if timeout_s is None else self._loop.time() + timeout_s
+        if self._waker is None and timeout_s is not None:
+            self._waker = self._loop.call_at(self._wake_s, self._wake_late)
         try:
-            await waiter
+            await self._waiter
         finally:
             self._waiter = None
-            if timer is not None:
-                timer.cancel()
+
+    def _wake_late(self) -> None:
+        """Wake the waiter if it is time; else look again when it would be."""
+        self._waker = None
+        if self._wake_s <= self._loop.time():
+            _wake(self._waiter)
+        elif self._wake_s < math.inf:
+            self._waker = self._loop.call_at(self._wake_s, self._wake_late)
 
 
 def _wake(waiter: "asyncio.Future[None] | None") -> None:

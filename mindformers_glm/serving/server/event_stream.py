@@ -12,6 +12,8 @@ from mindformers_glm.serving.server.errors import DEFECT, RequestError
 # (name of the event or "", its data); None: nothing to say yet.
 SseEvent: TypeAlias = "tuple[str, dict[str, Any] | str] | None"
 _KEEP_ALIVE = b": keep-alive\n\n"
+# json.dumps makes one for every call that is given more than a value.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class SlowClientError(Exception):
@@ -20,8 +22,7 @@ class SlowClientError(Exception):
 
 def to_json(value: Any) -> bytes:
     """Strict JSON in UTF-8; half a surrogate pair, which is no character, becomes a mark."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+    return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
 def write_event(event: SseEvent) -> bytes:
@@ -59,6 +60,7 @@ class EventStream:
         self._client_timeout_s = client_timeout_s
         self._close = close
         self._is_slow = False
+        self._sending_since_s: float | None = None  # by the event loop's clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -76,6 +78,7 @@ class EventStream:
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
         sender = self._sender = asyncio.ensure_future(self._send_all(send))
+        self._watch()
         gone = asyncio.ensure_future(wait_until_gone(receive))
         try:
             await asyncio.wait((sender, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -84,6 +87,7 @@ class EventStream:
             if sender.done():
                 await sender
         finally:
+            self._watcher.cancel()
             for task in (sender, gone):
                 task.cancel()
             await asyncio.gather(sender, gone, return_exceptions=True)
@@ -103,16 +107,21 @@ class EventStream:
         await self._send(send, b"", more_body=False)
 
     async def _send(self, send: Send, content: bytes, *, more_body: bool = True) -> None:
-        # Not wait_for: it makes a task, for every token.
-        timer = asyncio.get_running_loop().call_later(self._client_timeout_s, self._give_up)
-        try:
-            await send({"type": "http.response.body", "body": content, "more_body": more_body})
-        finally:
-            timer.cancel()
+        self._sending_since_s = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": content, "more_body": more_body})
+        self._sending_since_s = None
 
-    def _give_up(self) -> None:
-        self._is_slow = True
-        self._sender.cancel()
+    def _watch(self) -> None:
+        """Give up once a send has taken too long; else look again when the present one would."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        since_s = now_s if self._sending_since_s is None else self._sending_since_s
+        if now_s - since_s < self._client_timeout_s:
+            # One timer for the whole stream: making one for every token takes longer.
+            self._watcher = loop.call_at(since_s + self._client_timeout_s, self._watch)
+        else:
+            self._is_slow = True
+            self._sender.cancel()
 
 
 class ErrorEvent:

@@ -139,7 +139,10 @@ class Service:
         requests = await self.link.run_beside(lambda: self._encode(asked))
         answers.submit(requests, whole_only=whole_only)
         await answers.accepted()
-        return PartReader(requests, whole_only, asked.one_call)
+        return PartReader(requests, whole_only, self._count_tokens, asked.one_call)
+
+    def _count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.vocabulary.encode_within(text))
 
     def _encode(self, asked: Asked) -> list[Request]:
         params = asked.params
@@ -149,7 +152,7 @@ class Service:
 
     def _new_request(self, prompt: Prompt, params: SamplingParams, asked: Asked) -> Request:
         if isinstance(prompt, str):  # to be gone on with, whatever the model makes of texts
-            prompt = self.tokenizer.encode(prompt)
+            prompt = self.frontend.encode_text(prompt)
         return self.frontend.new_request(
             self.link.new_id(),
             prompt,

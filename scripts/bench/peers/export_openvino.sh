@@ -18,9 +18,14 @@ if [ ! -x "$environment/bin/optimum-cli" ]; then
   $pip uninstall -y torchvision
 fi
 
+mkdir -p "$output"
 for format in fp16 int8 int4; do
+  [ -d "$output/$format" ] && continue
   [ $format = int4 ] && grouping="--sym --group-size 128 --ratio 1.0" || grouping=""
-  [ -e "$output/$format/openvino_model.bin" ] || nice -n 10 "$environment/bin/optimum-cli" export \
-    openvino --model "$model" --task text-generation-with-past --disable-convert-tokenizer \
-    --weight-format $format $grouping "$output/$format"
+  unfinished=$output/.$format.tmp
+  rm -rf "$unfinished"
+  nice -n 10 "$environment/bin/optimum-cli" export openvino --model "$model" \
+    --task text-generation-with-past --disable-convert-tokenizer --weight-format $format \
+    $grouping "$unfinished"
+  mv "$unfinished" "$output/$format"
 done

@@ -4,7 +4,8 @@
         --model /tmp/slices/9b4 --output /tmp/peers/gguf/9b4
 
 Runs in the environment of build_llama_cpp.sh. Writes BF16.gguf and, from it by llama.cpp's own
-quantizer, the other formats. The files hold no vocabulary: the benchmark feeds token ids.
+quantizer, the other formats. The files hold the vocabulary of the folder's tokenizer.json, which a
+server needs to write its answers; the benchmarks feed token ids.
 """
 
 import argparse
@@ -12,14 +13,9 @@ import json
 from pathlib import Path
 
 import gguf
-import llama_cpp
 import numpy as np
 
-QUANTIZED = {
-    "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
-    "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
-    "Q4_K_M": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
-}
+QUANTIZED = ("Q8_0", "Q4_0", "Q4_K_M")
 
 
 def write_bf16(model: Path, output: Path) -> None:
@@ -27,6 +23,7 @@ def write_bf16(model: Path, output: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     writer = gguf.GGUFWriter(output, "glm4")
     _write_settings(writer, config)
+    _write_vocabulary(writer, model / "tokenizer.json", config["vocab_size"])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GLM4, config["num_hidden_layers"])
     for name, tensor in _read_safetensors(model / "model.safetensors").items():
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -44,10 +41,12 @@ def write_bf16(model: Path, output: Path) -> None:
     writer.close()
 
 
-def quantize(source: Path, output: Path, file_type: int, threads: int) -> None:
+def quantize(source: Path, output: Path, name: str, threads: int) -> None:
     """Let llama.cpp quantize a GGUF file, with its own choice of types for each tensor."""
+    import llama_cpp  # not needed for BF16
+
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = file_type
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")
     params.nthread = threads
     if llama_cpp.llama_model_quantize(str(source).encode(), str(output).encode(), params) != 0:
         raise SystemExit(f"llama.cpp could not quantize {source}")
@@ -66,7 +65,33 @@ def _write_settings(writer: gguf.GGUFWriter, config: dict) -> None:
     writer.add_rope_dimension_count(int(config["head_dim"] * config["partial_rotary_factor"]))
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
+
+
+def _write_vocabulary(writer: gguf.GGUFWriter, path: Path, vocab_size: int) -> None:
+    """Write GLM-4's tokens as llama.cpp's own converter does, unused ids by a name of their own."""
+    if not path.exists():
+        writer.add_tokenizer_model("no_vocab")
+        return
+    tokenizer = json.loads(path.read_text("utf-8"))
+    added = {entry["id"]: entry for entry in tokenizer["added_tokens"]}
+    texts = {token_id: text for text, token_id in tokenizer["model"]["vocab"].items()}
+    texts |= {token_id: entry["content"] for token_id, entry in added.items()}
+    kinds = []
+    for token_id in range(vocab_size):
+        if token_id in added:
+            is_special = added[token_id]["special"]
+            kinds.append(gguf.TokenType.CONTROL if is_special else gguf.TokenType.USER_DEFINED)
+        else:
+            kinds.append(gguf.TokenType.NORMAL if token_id in texts else gguf.TokenType.UNUSED)
+    merges = tokenizer["model"]["merges"]  # "a b", or newer [a, b]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("glm4")
+    writer.add_token_list([texts.get(i, f"[PAD{i}]") for i in range(vocab_size)])
+    writer.add_token_types(kinds)
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+    ends = [i for i, entry in added.items() if entry["content"] == "<|endoftext|>"]
+    writer.add_eos_token_id(ends[0])
+    writer.add_add_bos_token(False)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -87,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder for FORMAT.gguf")
-    parser.add_argument("--formats", nargs="+", choices=QUANTIZED, default=list(QUANTIZED))
+    parser.add_argument("--formats", nargs="*", choices=QUANTIZED, default=list(QUANTIZED))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -99,7 +124,7 @@ def main() -> None:
     for name in arguments.formats:
         output = arguments.output / f"{name}.gguf"
         if not output.exists():
-            quantize(bf16, unfinished, QUANTIZED[name], arguments.threads)
+            quantize(bf16, unfinished, name, arguments.threads)
             unfinished.rename(output)
 
 

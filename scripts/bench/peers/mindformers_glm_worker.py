@@ -1,8 +1,10 @@
 """Worker of bench_generate.py: this project, through the engine that `LLM` uses."""
 
 import argparse
+from collections.abc import Iterable
 
 from protocol import serve
+from request_runner import RequestRunner
 
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.backends.cpu import library
@@ -12,10 +14,11 @@ from mindformers_glm.version import __version__
 FLOAT, STORED = "bf16", "stored-"
 
 
-class OurRunner:
+class OurRunner(RequestRunner):
     """Steps the engine as `LLM.generate` does: scheduling, sampling and detokenizing included."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        super().__init__()
         is_as_stored = arguments.variant == FLOAT or arguments.variant.startswith(STORED)
         quantization = {} if is_as_stored else {"quantization": arguments.variant}
         self._llm = LLM(
@@ -28,7 +31,6 @@ class OurRunner:
             **quantization,
         )
         self._engine = self._llm.engine
-        self._request_ids: list[str] = []
         self._greedy = SamplingParams(
             do_sample=False, ignore_eos=True, max_new_tokens=arguments.max_model_len
         )
@@ -38,34 +40,15 @@ class OurRunner:
         embedding_bytes = 2 * config.vocab_size * config.hidden_size  # bfloat16 in every format
         self.weight_bytes_per_token = self._llm.weights_bytes - embedding_bytes
 
-    def start(self, prompts: list[list[int]]) -> None:
-        self._forget()
-        for prompt in prompts:
-            self._add(prompt)
-        waiting = set(self._request_ids)
-        while waiting:
-            waiting -= {output.request_id for output in self._engine.step()}
+    def _add(self, request_id: int, prompt: list[int]) -> None:
+        self._engine.add_request(str(request_id), prompt, self._greedy)
 
-    def step(self) -> None:
-        outputs = self._engine.step()
-        assert len(outputs) == len(self._request_ids), "a sequence has ended"
+    def _step(self) -> Iterable[tuple[int, int]]:
+        return [(int(one.request_id), one.token_ids[-1]) for one in self._engine.step()]
 
-    def prefill(self, prompt: list[int]) -> int:
-        self._forget()
-        self._add(prompt)
-        while not (outputs := self._engine.step()):
-            pass
-        return outputs[0].token_ids[0]
-
-    def _add(self, prompt: list[int]) -> None:
-        request_id = str(len(self._request_ids))
-        self._engine.add_request(request_id, prompt, self._greedy)
-        self._request_ids.append(request_id)
-
-    def _forget(self) -> None:
-        for request_id in self._request_ids:
-            self._engine.abort(request_id)
-        self._request_ids.clear()
+    def _end(self, request_ids: list[int]) -> None:
+        for request_id in request_ids:
+            self._engine.abort(str(request_id))
 
 
 if __name__ == "__main__":

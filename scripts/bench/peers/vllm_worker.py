@@ -6,20 +6,23 @@ The model is a Hugging Face folder, float or quantized as vLLM reads it. Its KV 
 import argparse
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from protocol import serve
+from request_runner import RequestRunner
 
 _EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight")
 _MAX_BATCH = 512
 
 
-class VllmRunner:
+class VllmRunner(RequestRunner):
     """Adds requests of token ids and steps the engine."""
 
     allocated_bytes = None
 
     def __init__(self, arguments: argparse.Namespace) -> None:
+        super().__init__()
         os.environ |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # steps are taken here
             "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -43,38 +46,18 @@ class VllmRunner:
             max_num_batched_tokens=max(_MAX_BATCH, arguments.max_model_len),
             enable_prefix_caching=False,
         ).llm_engine
-        self._request_ids: list[str] = []
-        self._num_requests = 0
         self.version = f"vllm {vllm.__version__}"
         self.weight_bytes_per_token = count_weight_bytes(Path(arguments.model))
 
-    def start(self, prompts: list[list[int]]) -> None:
-        self._forget()
-        for prompt in prompts:
-            self._add(prompt)
-        waiting = set(self._request_ids)
-        while waiting:
-            waiting -= {output.request_id for output in self._engine.step()}
+    def _add(self, request_id: int, prompt: list[int]) -> None:
+        self._engine.add_request(str(request_id), {"prompt_token_ids": prompt}, self._params)
 
-    def step(self) -> None:
-        self._engine.step()
+    def _step(self) -> Iterable[tuple[int, int]]:
+        for one in self._engine.step():
+            yield int(one.request_id), int(one.outputs[0].token_ids[-1])
 
-    def prefill(self, prompt: list[int]) -> int:
-        self._forget()
-        self._add(prompt)
-        while not (outputs := self._engine.step()):
-            pass
-        return int(outputs[0].outputs[0].token_ids[0])
-
-    def _add(self, prompt: list[int]) -> None:
-        request_id = str(self._num_requests)
-        self._num_requests += 1
-        self._engine.add_request(request_id, {"prompt_token_ids": prompt}, self._params)
-        self._request_ids.append(request_id)
-
-    def _forget(self) -> None:
-        self._engine.abort_request(self._request_ids)
-        self._request_ids.clear()
+    def _end(self, request_ids: list[int]) -> None:
+        self._engine.abort_request([str(request_id) for request_id in request_ids])
         while self._engine.has_unfinished_requests():
             self._engine.step()
 

@@ -1,6 +1,11 @@
-"""A server that streams what bench_serving.py asks for, at known times, and fails as told."""
+"""A server that streams what bench_serving.py asks for, at known times, and fails as told.
 
+As a program it takes the options of llama.cpp's server; the model "broken" ends it.
+"""
+
+import argparse
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +21,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+    def do_GET(self) -> None:
+        self._send(200, "application/json", b'{"data": [{"id": "m"}]}')
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -69,3 +77,19 @@ def fake_server(**settings: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def main() -> None:
+    """Serve under the given port until a signal ends it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-m")
+    parser.add_argument("--port", type=int)
+    arguments, _ = parser.parse_known_args()
+    if arguments.m == "broken":
+        sys.exit("the model is broken")
+    handler = type("Handler", (_Handler,), {"bodies": [], "between_s": 0.01})
+    ThreadingHTTPServer(("127.0.0.1", arguments.port), handler).serve_forever(0.01)
+
+
+if __name__ == "__main__":
+    main()

@@ -61,3 +61,16 @@ def test_outputs_add_up_wherever_the_steps_end() -> None:
 def test_a_place_behind_a_stop_string_is_not_reached() -> None:
     output = _new_reader().read(_RunningRequest().output(12, PLACES, is_last=True))
     assert output.reply == ParsedReply('ok\nf\n{"a": 1')
+
+
+def test_of_several_calls_one_is_kept_wherever_the_steps_end() -> None:
+    rng = random.Random(1)
+    for _ in range(50):
+        request = _RunningRequest()
+        reader = ReplyReader(ReplyParser("glm4", TOOLS), one_call=True)
+        lengths = sorted(rng.choices(range(len(TEXT)), k=rng.randint(0, 8)))
+        for length in [*lengths, len(TEXT)]:
+            is_last = length == len(TEXT)
+            known = PLACES if is_last else tuple(p for p in PLACES if p <= length)
+            output = reader.read(request.output(length, known, is_last=is_last))
+        assert output.reply == ParsedReply("ok", tool_calls=EXPECTED.tool_calls[:1])

@@ -68,6 +68,8 @@ struct LinearIntArgs {
   const int32_t* quant_bias;  // [num_tiles, 16]
   float input_scale, input_offset;
   const int32_t* is_prompt;  // kMixed: [num_rows], 0 where the given scale is taken
+  // kToken, kMixed: [num_rows], the magnitudes that scales of rows are of; nullptr: those of x.
+  const float* row_maxima;
 };
 
 // One row of a matrix on its way into tiles.

@@ -44,7 +44,8 @@ void CheckWholeRows(const AotCall& call, const LinearIntArgs& args) {
            std::to_string(kMostColumns);
   });
   if (args.deq_scales == nullptr) return;
-  const int first = (args.linear.norm_weight != nullptr ? 4 : 2) + (args.scales != nullptr);
+  const int first = (args.linear.norm_weight != nullptr ? 4 : 2) + (args.row_maxima != nullptr) +
+                    (args.scales != nullptr);
   const Tensor deq_scale = call.Get(first, "deq_scale", 3, {DType::kF32});
   const Tensor quant_bias = call.Get(first + 1, "quant_bias", 2, {DType::kI32});
   for (const Tensor& tensor : {deq_scale, quant_bias}) {
@@ -80,15 +81,18 @@ const int32_t* GetOrder(const AotCall& call, int index, int64_t k) {
 // Groups are of 32, 64 or 128 columns, all those of whole 128 columns; int8 may have one for a row.
 // Zeros are in the unit of the tiles' unsigned codes; column c of the tiles is that of x at order[c].
 // Where activations may have the scale that is given, in place of scales (kStatic) or behind them
-// (kMixed): see ReadGivenScale.
+// (kMixed): see ReadGivenScale. Where x is a part of the columns that a row's scale is of:
+// row_maxima f32[M, 1] behind x, the largest magnitudes of the whole rows.
 void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_bits,
                bool has_zeros = false, bool is_ordered = false,
-               ActivationScale activation_scale = ActivationScale::kGroup) {
+               ActivationScale activation_scale = ActivationScale::kGroup,
+               bool has_row_maxima = false) {
   const bool has_norm = form != Form::kLinear;
   const bool is_gated = form == Form::kNormGatedLinear;
   const bool has_scales = activation_scale != ActivationScale::kStatic;
   const int least =
-      (has_norm ? 7 : 5) + has_zeros + is_ordered + NumGivenOperands(activation_scale);
+      (has_norm ? 7 : 5) + has_zeros + is_ordered + has_row_maxima +
+      NumGivenOperands(activation_scale);
   call.ExpectParams(least, is_gated ? least : least + 1);
 
   int index = 0;
@@ -101,6 +105,12 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
   const int64_t max_rows = x.shape[0];
   linear.x = x.As<float>();
   linear.k = x.shape[1];
+  if (has_row_maxima) {
+    const Tensor row_maxima = call.Get(index++, "row_maxima", 2, {DType::kF32});
+    ExpectSize(row_maxima, 0, max_rows);
+    ExpectSize(row_maxima, 1, 1);
+    args.row_maxima = row_maxima.As<float>();
+  }
   if (has_norm) {
     SetNorm(call, index++, linear);
     linear.eps = call.GetFloat(index++, "eps");
@@ -165,6 +175,10 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
   GLM_OPERATOR(symbol##_w##weight_bits##a8##suffix,                                     \
                glm::LinearInt(call, glm::Form::form, weight_bits, 8, false, false,      \
                               glm::ActivationScale::scale))
+#define GLM_LINEAR_INT_SHARED(weight_bits, suffix, scale)                               \
+  GLM_OPERATOR(glm_linear_w##weight_bits##a8##suffix##_shared,                          \
+               glm::LinearInt(call, glm::Form::kLinear, weight_bits, 8, false, false,   \
+                              glm::ActivationScale::scale, true))
 #define GLM_LINEAR_INT_ALL(symbol, form) \
   GLM_LINEAR_INT(symbol, form, 8, 8)     \
   GLM_LINEAR_INT(symbol, form, 8, 16)    \
@@ -184,3 +198,7 @@ void LinearInt(const AotCall& call, Form form, int weight_bits, int activation_b
 GLM_LINEAR_INT_ALL(glm_linear, kLinear)
 GLM_LINEAR_INT_ALL(glm_norm_linear, kNormLinear)
 GLM_LINEAR_INT_ALL(glm_norm_gated_linear, kNormGatedLinear)
+// Ranks that share the columns of a layer share the scales of its activations' rows.
+GLM_LINEAR_INT_SHARED(8, _token, kToken)
+GLM_LINEAR_INT_SHARED(4, _token, kToken)
+GLM_LINEAR_INT_SHARED(8, _mixed, kMixed)

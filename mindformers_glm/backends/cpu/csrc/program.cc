@@ -13,8 +13,9 @@ namespace {
 
 constexpr int kMaxOperands = 16;
 constexpr int64_t kMaxConstants = 16;
-// Results that are kept at a time: of the stage before, of this one, and the residual stream.
-constexpr int64_t kNumPlaces = 3;
+// Results that are kept at a time: of the stage before, of this one, the residual stream, and what
+// ranks have made of the rows of the one before.
+constexpr int64_t kNumPlaces = 4;
 constexpr int64_t kOutput = -1;
 
 // Reads the program's numbers one after the other.

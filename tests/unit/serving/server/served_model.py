@@ -31,7 +31,6 @@ class ScriptedRunner(FakeRunner):
 
     scripts: dict[tuple[int, ...], list[int]]
     eos_token_id = -1
-    step_s = 0.0
 
     def __init__(self, vocab_size: int, block_size: int) -> None:
         super().__init__(vocab_size, block_size)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.serving.server.conftest import StartServer
 from tests.unit.serving.server.served_model import ServedModel, join_chat, plain_message
 
 PATH = "/v1/chat/completions"
@@ -246,3 +247,17 @@ def test_a_model_of_another_name_is_not_found(server: ServedModel) -> None:
 def test_blocks_of_finished_answers_come_back(server: ServedModel) -> None:
     state = server.link.state
     assert state.num_free_blocks == state.num_blocks
+
+
+def test_tokens_of_thoughts_are_counted_streamed_as_whole(start_server: StartServer) -> None:
+    server = start_server(reasoning_parser="glm_z1")
+    server.script(HELLO, "<think>\none two</think>\nfine")
+    whole = server.post(PATH, messages=HELLO)
+    streamed = server.events(PATH, messages=HELLO, stream_options={"include_usage": True})[-2]
+    for usage in (whole["usage"], streamed["usage"]):
+        assert usage["completion_tokens_details"] == {"reasoning_tokens": len("one two")}
+    told = server.post("/v1/responses", input="hello")["usage"]
+    assert told["output_tokens_details"] == {"reasoning_tokens": len("one two")}
+    server.script(HELLO, "fine")
+    usage = server.post(PATH, messages=HELLO)["usage"]
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": 0}

@@ -31,6 +31,7 @@
 #include "dot_int_avx512.h"
 #include "linear_amx.h"
 #include "linear_int_amx.h"
+#include "linear_int_many_amx.h"
 #include "linear_int_row_amx.h"
 #include "tiles_amx.h"
 #include "tiles_emulated.h"

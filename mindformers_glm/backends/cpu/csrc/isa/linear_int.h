@@ -277,8 +277,10 @@ inline IntBlock RowsFrom(IntBlock block, int64_t r) {
 template <int kBits, int P, bool kAffine = false>
 struct DotInt {
   static constexpr int64_t kRowMultiple = 1;  // rows that sums have room for
-  static constexpr int64_t kGroupSize = 4;    // tile rows at once
+  static constexpr bool kInTiles = false;     // activations, see ActivationRows
   static constexpr int kTokens = kIntBlockTokens / P;
+
+  static int64_t GroupSize(int64_t) { return 4; }  // tile rows at once
 
   explicit DotInt(const ActivationRows&) {}
 
@@ -316,12 +318,13 @@ inline void LinearIntWith(const LinearIntArgs& args) {
   const int64_t row_blocks = CeilDiv(linear.num_rows, Kernel::kRowMultiple);
   const int64_t sums_stride = row_blocks * Kernel::kRowMultiple * kTileN;
   const int num_threads = NumThreads(linear);
+  const int64_t group = Kernel::GroupSize(linear.num_tiles / num_threads);
   const bool has_groups = args.group_size > 0;
   // Where zero points differ, the activations' negative sums are kept as they are.
   x.Reserve(linear, args.activation_bits, has_groups ? args.group_size : kActivationGroup,
-            kAffine ? 1 : kBits == 8 ? kByteZero : 8, sums_stride / kTileN);
+            kAffine ? 1 : kBits == 8 ? kByteZero : 8, sums_stride / kTileN, Kernel::kInTiles);
   x.order = args.order;
-  float* all_sums = sum_scratch.Reserve<float>(num_threads * Kernel::kGroupSize * sums_stride);
+  float* all_sums = sum_scratch.Reserve<float>(num_threads * group * sums_stride);
   const bool has_tokens = args.activation_scale == ActivationScale::kToken;
   const int64_t padded_k = CeilDiv(linear.k, kActivationGroup) * kActivationGroup;
   float* floats = float_scratch.Reserve<float>(has_tokens ? num_threads * padded_k : 0);
@@ -356,12 +359,12 @@ inline void LinearIntWith(const LinearIntArgs& args) {
     block.x = rows;
     block.lines = block.w_stride / kIntLineBytes;
     block.sums_stride = sums_stride;
-    block.sums = all_sums + thread * Kernel::kGroupSize * sums_stride;
+    block.sums = all_sums + thread * group * sums_stride;
     for (;;) {
-      const auto part = ranges.Take(thread, Kernel::kGroupSize);
+      const auto part = ranges.Take(thread, group);
       if (part.begin == part.end) break;
-      for (int64_t first = part.begin; first < part.end; first += Kernel::kGroupSize) {
-        const int64_t count = std::min(part.end - first, Kernel::kGroupSize);
+      for (int64_t first = part.begin; first < part.end; first += group) {
+        const int64_t count = std::min(part.end - first, group);
         block.w = static_cast<const uint8_t*>(linear.tiles) + first * block.w_stride;
         block.w_scales = args.scales + first * block.w_scales_stride;
         if (args.zeros != nullptr) block.zeros = args.zeros + first * block.zeros_stride;

@@ -18,7 +18,9 @@ template <class Tiles, int kBits, int P, bool kAffine = false>
 class TileInt {
  public:
   static constexpr int64_t kRowMultiple = 16;
-  static constexpr int64_t kGroupSize = 2;  // tile rows at once: a gate and its up projection
+  static constexpr bool kInTiles = false;
+
+  static int64_t GroupSize(int64_t) { return 2; }  // tile rows: a gate and its up projection
 
   // Groups of 32 columns take half of a tile's.
   explicit TileInt(const ActivationRows& x)
@@ -113,23 +115,5 @@ class TileInt {
   alignas(64) int32_t ints_[P][kRowMultiple][kTileN];
   alignas(64) uint8_t widened_[2 * kIntTileBytes];
 };
-
-template <class Tiles>
-inline void LinearIntAmx(const LinearIntArgs& args) {
-  const bool has_planes = args.activation_bits == 16;
-  if (args.linear.num_rows < kLeastTileTokens || args.activation_bits == 32) {
-    kAvx512Table.linear_int(args);
-  } else if (IsAffine(args)) {
-    constexpr int kPlanes = NumPlanes(16);
-    args.weight_bits == 8 ? LinearIntWith<TileInt<Tiles, 8, kPlanes, true>, 8, true>(args)
-                          : LinearIntWith<TileInt<Tiles, 4, kPlanes, true>, 4, true>(args);
-  } else if (args.weight_bits == 8) {
-    has_planes ? LinearIntWith<TileInt<Tiles, 8, 2>, 8>(args)
-               : LinearIntWith<TileInt<Tiles, 8, 1>, 8>(args);
-  } else {
-    has_planes ? LinearIntWith<TileInt<Tiles, 4, 2>, 4>(args)
-               : LinearIntWith<TileInt<Tiles, 4, 1>, 4>(args);
-  }
-}
 
 }  // namespace glm::GLM_ISA

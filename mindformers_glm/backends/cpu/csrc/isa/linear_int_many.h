@@ -98,7 +98,9 @@ inline void MultiplyManyTokens(const IntBlock& block) {
 template <int P, bool kAffine = false>
 struct ManyTokensInt {
   static constexpr int64_t kRowMultiple = 1;
-  static constexpr int64_t kGroupSize = kManyTokensRows;
+  static constexpr bool kInTiles = false;
+
+  static int64_t GroupSize(int64_t) { return kManyTokensRows; }
 
   explicit ManyTokensInt(const ActivationRows&) {}
 

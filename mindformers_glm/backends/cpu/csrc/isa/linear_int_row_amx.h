@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../kernel_table.h"
+#include "linear_int_many_amx.h"
 #include "linear_int_row.h"
 #include "tiles_amx.h"
 

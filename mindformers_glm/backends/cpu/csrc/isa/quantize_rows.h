@@ -45,6 +45,7 @@ inline RowScale ScaleOfRow(const LinearIntArgs& args, int64_t row, float absmax)
   if (!IsTokenRow(args, row)) {
     return {args.input_scale, args.input_offset, absmax - absmax == 0.0f ? 1.0f : absmax - absmax};
   }
+  if (args.row_maxima != nullptr) absmax = args.row_maxima[row];  // no less, nor more of a number
   if (absmax < kLeastActivation) return {1.0f, 0.0f, 0.0f};
   return {absmax / kMaxActivation8, 0.0f, absmax / kMaxActivation8};
 }
@@ -74,7 +75,10 @@ inline void QuantizeToken(const ActivationRows& rows, const LinearIntArgs& args,
   for (int64_t begin = 0; begin < linear.k; begin += kActivationGroup) {
     alignas(64) int32_t integers[kActivationGroup];
     QuantizeColumns(scale, floats + begin, begin, linear.k, integers);
-    StoreActivations(integers, rows.values + row * rows.row_stride + begin, 1, 0);
+    IntElement line[kActivationGroup];
+    IntElement* in_row = rows.values + row * rows.row_stride + begin;
+    StoreActivations(integers, rows.in_tiles ? line : in_row, 1, 0);
+    if (rows.in_tiles) rows.StoreInTiles(line, row, begin);
     for (int64_t i = 0; i < kActivationGroup; i += rows.group_size) {
       const int64_t place = (begin + i) / rows.group_size * rows.num_rows + row;
       int32_t sum = 0;

@@ -47,6 +47,11 @@ struct HardwareTiles {
   static void DotSignedUnsigned() {
     asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
   }
+  // The same, both with sign.
+  template <int C, int A, int B>
+  static void DotSigned() {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(C), "i"(A), "i"(B));
+  }
 };
 
 }  // namespace glm::GLM_ISA

@@ -1,8 +1,8 @@
 // AMX tiles in plain C++, so that the code which uses them is tested on machines without them.
 //
-// Follows the operation sections of LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TDPBF16PS and
-// TDPBSUD in the Intel SDM, volume 2. Where the processor would raise #UD or #GP, the process is
-// aborted. Only the flushing of subnormal numbers is left out.
+// Follows the operation sections of LDTILECFG, TILELOADD, TILESTORED, TILEZERO, TDPBF16PS, TDPBSUD
+// and TDPBSSD in the Intel SDM, volume 2. Where the processor would raise #UD or #GP, the process
+// is aborted. Only the flushing of subnormal numbers is left out.
 #pragma once
 
 #include <cstdint>
@@ -100,14 +100,24 @@ struct EmulatedTiles {
   }
   template <int C, int A, int B>
   static void DotSignedUnsigned() {
-    static_assert(C != A && C != B && A != B, "tdpbsud needs three different tiles");
+    DotBytes<C, A, B, uint8_t>();
+  }
+  template <int C, int A, int B>
+  static void DotSigned() {
+    DotBytes<C, A, B, int8_t>();
+  }
+
+ private:
+  template <int C, int A, int B, typename Weight>
+  static void DotBytes() {
+    static_assert(C != A && C != B && A != B, "products of bytes need three different tiles");
     State& state = Get();
     const TileConfig& config = state.config;
-    Require(state.is_configured, "tdpbsud without a configuration");
+    Require(state.is_configured, "a product of bytes without a configuration");
     Require(config.row_bytes[A] % 4 == 0 && config.row_bytes[C] % 4 == 0 &&
                 config.rows[A] == config.rows[C] && config.row_bytes[B] == config.row_bytes[C] &&
                 config.row_bytes[A] / 4 == config.rows[B],
-            "tdpbsud of tiles whose shapes do not fit");
+            "a product of bytes of tiles whose shapes do not fit");
     const int num_quads = config.row_bytes[A] / 4, num_columns = config.row_bytes[C] / 4;
     for (int m = 0; m < config.rows[A]; ++m) {
       int32_t c[16];
@@ -116,7 +126,7 @@ struct EmulatedTiles {
         for (int n = 0; n < num_columns; ++n) {
           for (int i = 0; i < 4; ++i) {
             c[n] += static_cast<int8_t>(state.data[A][m][4 * k + i]) *
-                    static_cast<int32_t>(state.data[B][k][4 * n + i]);
+                    static_cast<Weight>(state.data[B][k][4 * n + i]);
           }
         }
       }
