@@ -23,16 +23,24 @@ _CHUNK_ROWS = 64  # that are compared at a time, in float64
 
 
 @dataclass(frozen=True)
+class MeasuredText:
+    """Token ids, and the first position whose logits count: of an answer, the one before it."""
+
+    token_ids: Sequence[int]
+    first: int = 0
+
+
+@dataclass(frozen=True)
 class LogitQuality:
     """What a model's logits say of the texts, beside the reference's.
 
     Attributes:
-        num_positions: that were compared: all tokens of all texts.
+        num_positions: that were compared, of all texts.
         kl: mean over positions of the Kullback-Leibler divergence from the reference's
             probabilities to this model's, in nats.
         agreement: share of positions whose likeliest token is the same.
-        reference_perplexity, perplexity: of the texts' own next tokens; None: every text is one
-            token.
+        reference_perplexity, perplexity: of the texts' own next tokens; None: no text goes on
+            behind a position that counts.
     """
 
     num_positions: int
@@ -45,8 +53,8 @@ class LogitQuality:
 class ReferenceLogits:
     """The reference's logits of each position, in a file without a name (`keep_logits`)."""
 
-    def __init__(self, file: IO[bytes], samples: Sequence[Sequence[int]]) -> None:
-        self._file, self._samples = file, samples
+    def __init__(self, file: IO[bytes], texts: Sequence[MeasuredText]) -> None:
+        self._file, self._texts = file, texts
 
     def compare(self, llm: LLM) -> LogitQuality:
         """Run another model on the same texts.
@@ -56,7 +64,7 @@ class ReferenceLogits:
         """
         self._file.seek(0)
         totals = _Totals()
-        for token_ids, start, logits in _run(llm, self._samples, "Comparing logits"):
+        for token_ids, start, logits in _run(llm, self._texts, "Comparing logits"):
             content = self._file.read(logits.nbytes)
             reference = np.frombuffer(content, np.float32)
             if reference.size != logits.size:
@@ -69,34 +77,34 @@ class ReferenceLogits:
 
 
 @contextmanager
-def keep_logits(
-    llm: LLM, samples: Sequence[Sequence[int]], folder: Path
-) -> Iterator[ReferenceLogits]:
+def keep_logits(llm: LLM, texts: Sequence[MeasuredText], folder: Path) -> Iterator[ReferenceLogits]:
     """Run the reference and keep what it says while the block runs.
 
     Args:
-        samples: token ids of each text.
+        texts: what both models are run on.
         folder: on a disk that has room for it.
     Raises:
         OSError: it has not.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
-        for _, _, logits in _run(llm, samples, "Logits of the float model"):
+        for _, _, logits in _run(llm, texts, "Logits of the float model"):
             file.write(logits.tobytes())
         file.flush()
-        yield ReferenceLogits(file, samples)
+        yield ReferenceLogits(file, texts)
 
 
 def _run(
-    llm: LLM, samples: Sequence[Sequence[int]], label: str
+    llm: LLM, texts: Sequence[MeasuredText], label: str
 ) -> Iterator[tuple[Sequence[int], int, np.ndarray]]:
-    """Each text's tokens, with pieces of its logits and the position where a piece begins."""
-    with Progress(label, sum(map(len, samples)), "tokens") as bar:
-        for token_ids in samples:
+    """Each text's tokens, with pieces of the logits that count and where a piece begins."""
+    with Progress(label, sum(len(text.token_ids) for text in texts), "tokens") as bar:
+        for text in texts:
             start = 0
-            with closing(llm.logits_chunks(token_ids)) as chunks:
+            with closing(llm.logits_chunks(text.token_ids)) as chunks:
                 for logits in chunks:
-                    yield token_ids, start, logits
+                    skipped = min(max(text.first - start, 0), len(logits))
+                    if skipped < len(logits):
+                        yield text.token_ids, start + skipped, logits[skipped:]
                     start += len(logits)
                     bar.advance(len(logits))
 

@@ -13,7 +13,12 @@ from typing import Any
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError, ConfigError
 from mindformers_glm.engine.llm import LLM
-from mindformers_glm.evaluation.logit_quality import LogitQuality, ReferenceLogits, keep_logits
+from mindformers_glm.evaluation.logit_quality import (
+    LogitQuality,
+    MeasuredText,
+    ReferenceLogits,
+    keep_logits,
+)
 from mindformers_glm.evaluation.questions import (
     Question,
     answer_questions,
@@ -21,7 +26,8 @@ from mindformers_glm.evaluation.questions import (
     read_questions,
 )
 from mindformers_glm.quantizer.calibration_texts import read_calibration_file, tokenize_texts
-from mindformers_glm.tokenizer import check_vocabulary, load_tokenizer
+from mindformers_glm.system.log import note
+from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, load_tokenizer
 
 SHIPPED_TEXTS = Path(__file__).resolve().parent.parent / "assets" / "evaluation" / "texts.jsonl"
 _USUAL_LIMIT = 8192  # of tokens, where nothing else is said
@@ -29,10 +35,14 @@ _USUAL_LIMIT = 8192  # of tokens, where nothing else is said
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What models are measured on: token ids of each text, and questions, maybe none."""
+    """What models are measured on: texts, and questions, maybe none.
 
-    samples: Sequence[Sequence[int]]
+    are_answers: the texts are the questions with their right answers, of which answers count.
+    """
+
+    texts: Sequence[MeasuredText]
     questions: Sequence[Question]
+    are_answers: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def run_float(source: Path, held_out: HeldOut, scratch: Path) -> Iterator[FloatR
         try:
             with _open(source, held_out, {}) as llm:
                 answers = answer_questions(llm, held_out.questions)
-                logits = stack.enter_context(keep_logits(llm, held_out.samples, scratch))
+                logits = stack.enter_context(keep_logits(llm, held_out.texts, scratch))
         except OSError as problem:
             raise CheckpointError(
                 f"Cannot keep the float model's logits in {scratch}: {problem.strerror}."
@@ -132,23 +142,41 @@ def read_held_out(source: Path, texts: Path | None, questions: Path | None) -> H
 
     Args:
         source: of the model, whose tokenizer is taken.
-        texts: a file of any form that calibration sets have; None: texts that ship with the
-            project, which nothing is calibrated with.
+        texts: a file of any form that calibration sets have; None: the right answers to the
+            questions, where they are texts; else texts that ship with the project, which nothing
+            is calibrated with.
         questions: a file for `read_questions`.
     Raises:
         GlmError: a file or the tokenizer cannot be read.
     """
     tokenizer, config = load_tokenizer(source), GlmConfig.from_hf(source)
     check_vocabulary(tokenizer, config.vocab_size, source)
+    asked = [] if questions is None else read_questions(questions)
+    limit = config.max_position_embeddings
+    answers = [question for question in asked if not question.choices]
+    if texts is None and answers and tokenizer.has_chat_template:
+        right = [_measure_answer(question, tokenizer) for question in answers]
+        return HeldOut([one for one in right if len(one.token_ids) <= limit], asked, True)
     found = read_calibration_file(texts or SHIPPED_TEXTS)
-    samples = tokenize_texts(found, tokenizer, config.max_position_embeddings)
+    if texts is None:
+        note(
+            f"measuring on the {len(found)} short texts that ship with the project: texts like "
+            "those the model will see are better (--report_texts)"
+        )
+    samples = tokenize_texts(found, tokenizer, limit)
     if not samples:
         raise ConfigError(f"{texts} has no text of which the tokenizer makes tokens: give another.")
-    return HeldOut(samples, [] if questions is None else read_questions(questions))
+    return HeldOut([MeasuredText(sample) for sample in samples], asked)
+
+
+def _measure_answer(question: Question, tokenizer: GlmTokenizer) -> MeasuredText:
+    prompt = tokenizer.encode_chat(question.messages, question.tools or None)
+    answer = tokenizer.encode_segments([question.answer])
+    return MeasuredText([*prompt, *answer], first=len(prompt) - 1)
 
 
 def _open(folder: Path, held_out: HeldOut, settings: Mapping[str, Any]) -> LLM:
-    longest = max(map(len, held_out.samples))
+    longest = max(len(text.token_ids) for text in held_out.texts)
     arguments: dict[str, Any] = {
         "compute_dtype": "float32",
         "device_target": "CPU",

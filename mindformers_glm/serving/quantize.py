@@ -60,11 +60,6 @@ def _read_held_out(options: QuantizeOptions) -> "HeldOut":
     from mindformers_glm.evaluation.quantized_quality import read_held_out
 
     assert options.model_path is not None
-    if options.report_texts is None:
-        note(
-            "measuring on the short texts that ship with the project: texts like those the model "
-            "will see are better (--report_texts)"
-        )
     source = Path(locate_folder(options.model_path))
     return read_held_out(source, options.report_texts, options.questions)
 
