@@ -39,6 +39,14 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
     assert choice.messages[0]["content"] == f"{_CEVAL['inputs_pretokenized']}\n答案："
 
 
+def test_a_subject_of_ceval_is_read(shared_fixtures: Path) -> None:
+    folder = shared_fixtures / "CEval/val/Social_Science"
+    questions = read_questions(folder / "teacher_qualification.jsonl")
+    assert len(questions) > 30
+    assert {question.choices for question in questions} == {("A", "B", "C", "D")}
+    assert questions[0].answer == "C"
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
