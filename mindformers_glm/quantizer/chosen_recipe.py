@@ -67,8 +67,8 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
         disabled = list_down_projections(linears) if keeps_down else []
     anti_method = options.anti_method
     if anti_method is None:
-        smooths = is_best and activation == STATIC and options.rounding != BY_AWQ
-        anti_method = "m2" if smooths else ""
+        smooths = is_best and activation != FLOAT and options.rounding != BY_AWQ
+        anti_method = "m1" if smooths else ""  # docs/lab_notes.md
     if options.do_smooth and not anti_method:
         anti_method = "m1"
     has_search = is_best and not (is_kv_only or options.mm_tensor)

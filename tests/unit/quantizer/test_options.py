@@ -104,7 +104,7 @@ def test_sparse_switches_reach_the_recipe() -> None:
 
 def test_best_rounds_by_error_and_smooths_static_activations() -> None:
     recipe = _choose("--recipe", "best").recipe
-    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m2", HISTOGRAM)
+    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m1", HISTOGRAM)
     recipe = _choose("--recipe", "best", "--anti_method", "", "--act_method", "1").recipe
     assert (recipe.anti_method, recipe.act_method) == ("", 1)
 
