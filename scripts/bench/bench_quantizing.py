@@ -91,6 +91,7 @@ def list_rows() -> list[Row]:
             Row(scheme, "nearest", w4a16),
             Row(scheme, "GPTQ", w4a16 | {"rounding": GPTQ}),
             Row(scheme, "AWQ", w4a16 | {"rounding": AWQ}),
+            Row(scheme, "GPTQ, m3", w4a16 | {"rounding": GPTQ, "anti_method": "m3"}),
             Row(scheme, "best", w4a16 | best),
         ]
         in_groups = tool | w4a16 | {"is_lowbit": True, "open_outlier": False}
