@@ -28,7 +28,7 @@ def test_claims_are_judged_by_rows_that_were_run() -> None:
         ("W8A8", "best"): _row(0.2),
         ("W8A8", "as msModelSlim, m1"): _row(0.2),
         ("W8A8", "as msModelSlim, m4"): _row(0.1),
-        ("W4A16 g64", "nearest"): _row(0.3),
+        ("W4A16 g64", "nearest"): _row(0.4),
         ("W4A16 g64", "GPTQ"): _row(0.2),
     }
     verdicts = [line.rpartition(": ") for line in check_claims("x", found)]
