@@ -15,6 +15,7 @@ import numpy as np
 from mindformers_glm.backends import FloatOperators, make_float_operators
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.quantizer.rotation import Rotation
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.tensor_names import (
     FC1,
@@ -77,6 +78,7 @@ class FloatNetwork:
         samples: token ids of each sequence; none: layers can be read and not run.
         is_exact: products are float32 throughout; else 16 bits of each factor count where the
             machine is faster so.
+        rotation: what tensors are read with; None: as they are.
     """
 
     def __init__(
@@ -85,12 +87,18 @@ class FloatNetwork:
         checkpoint: Checkpoint,
         samples: Sequence[Sequence[int]],
         is_exact: bool = True,
+        rotation: Rotation | None = None,
     ) -> None:
-        self.config, self.names = config, LayerNames.of(config)
+        self.config, self.names, self.rotation = config, LayerNames.of(config), rotation
         self._checkpoint, self._samples, self._is_exact = checkpoint, samples, is_exact
         ends = np.cumsum([0, *map(len, samples)]).tolist()
         self.sample_rows = [slice(*pair) for pair in pairwise(ends)]
         self._own_operators: FloatOperators | None = None
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether layers can be run."""
+        return bool(self._samples)
 
     @property
     def operators(self) -> FloatOperators:
@@ -107,7 +115,7 @@ class FloatNetwork:
         ids = np.concatenate([np.asarray(sample, np.int64) for sample in self._samples])
         rows = _as_float32(view.data[ids], view.dtype)
         self._checkpoint.release(name)
-        return rows
+        return rows if self.rotation is None else self.rotation.rotate_rows(rows)
 
     def read(self, number: int) -> dict[str, np.ndarray]:
         """The tensors of a layer as float32: norms, matrices and their biases.
@@ -116,7 +124,17 @@ class FloatNetwork:
             CheckpointError: a tensor has a value that is infinite or no number.
         """
         prefix = self.names.layer_prefix(number)
-        return {name: self.read_tensor(prefix + name) for name in self.list_tensors()}
+        tensors = {name: self.read_tensor(prefix + name) for name in self.list_tensors()}
+        return tensors if self.rotation is None else self.rotation.rotate_layer(tensors)
+
+    def read_embedding(self) -> dict[str, np.ndarray]:
+        """The same, of the embedding by its whole name."""
+        return self._read_ends(TENSOR_NAMES[self.config.model_type].embedding[0])
+
+    def read_output(self) -> dict[str, np.ndarray]:
+        """The same, of the final norm and the output layer."""
+        names = TENSOR_NAMES[self.config.model_type]
+        return self._read_ends(names.final_norm[0], names.output[0])
 
     def list_tensors(self) -> list[str]:
         """Their names within a layer."""
@@ -128,10 +146,11 @@ class FloatNetwork:
 
     def with_samples(self, count: int) -> "FloatNetwork":
         """The same on the first samples only."""
-        return FloatNetwork(self.config, self._checkpoint, self._samples[:count], self._is_exact)
+        samples = self._samples[:count]
+        return FloatNetwork(self.config, self._checkpoint, samples, self._is_exact, self.rotation)
 
     def read_tensor(self, name: str) -> np.ndarray:
-        """One tensor, by its whole name, as float32."""
+        """One tensor of the checkpoint itself, by its whole name, as float32."""
         view = self._checkpoint.view(name)
         values = np.empty(view.data.shape, np.float32)
         for first, rows in view.row_chunks():
@@ -142,6 +161,10 @@ class FloatNetwork:
                 "which cannot be quantized: export the model again."
             )
         return values
+
+    def _read_ends(self, *names: str) -> dict[str, np.ndarray]:
+        tensors = {name: self.read_tensor(name) for name in names}
+        return tensors if self.rotation is None else self.rotation.rotate_ends(tensors)
 
     def multiply_floats(self, tensors: Tensors, see: Callable[[str, np.ndarray], None]) -> Multiply:
         """The products of the weights themselves.

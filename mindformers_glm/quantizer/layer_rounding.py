@@ -5,6 +5,7 @@ weight and activations are rounded, as the device will compute it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +24,13 @@ from mindformers_glm.quantizer.observers import (
     observe,
     round_static,
     round_tokens,
+)
+from mindformers_glm.quantizer.output_error import (
+    OUTPUTS,
+    OutputError,
+    measure_error,
+    measure_weight_error,
+    spread_rows,
 )
 from mindformers_glm.quantizer.recipe import Recipe
 from mindformers_glm.quantizer.result import LayerResult, QuantizedModule
@@ -68,7 +76,10 @@ class LayerRounding:
         for modules in self._network.names.modules.values():
             for name in modules:
                 if self._prefix + name not in self._recipe.disable_names:
-                    self._modules.append(self._round_one(name, None, None))
+                    module = self._round_one(name, None, None)
+                    weight = self._tensors[f"{name}.weight"]
+                    error = measure_weight_error(weight, module.rows)
+                    self._modules.append(replace(module, error=error))
 
     @property
     def modules(self) -> tuple[QuantizedModule, ...]:
@@ -94,11 +105,21 @@ class LayerRounding:
             given = LinearInput(x, network.sample_rows)
             if recipe.activation in (STATIC, MIXED):
                 static = observe(x, network.sample_rows, recipe.act_method).whole
-        return LayerResult((round_module(name, weight, None, recipe, given, static),), {})
+        module = round_module(name, weight, None, recipe, given, static)
+        error = measure_weight_error(weight, module.rows)
+        return LayerResult((replace(module, error=error),), {})
 
     def _round(self, name: str, given: LinearInput, observed: ObservedRange | None) -> Product:
         module = self._round_one(name, given, observed)
-        self._modules.append(module)
+        product = self._product_of(module, given, observed)
+        error = self._measure(self._keep(name, given.x), product, len(given.x))
+        self._modules.append(replace(module, error=error))
+        return product
+
+    def _product_of(
+        self, module: QuantizedModule, given: LinearInput, observed: ObservedRange | None
+    ) -> Product:
+        """What a device computes of it."""
         weight, operators = module.rows, self._network.operators
         has_integers = self._recipe.activation != FLOAT and weight.scales.shape[1] == 1
         if has_integers and not self._recipe.is_msmodelslim:
@@ -132,10 +153,14 @@ class LayerRounding:
             self._prefix + name,
             self._tensors[f"{name}.weight"],
             self._tensors.get(f"{name}.bias"),
-            self._recipe,
+            self._recipe.for_module(self._prefix + name),
             given,
             None if observed is None else observed.whole,
         )
+
+    def _measure(self, as_float: Product, as_rounded: Product, num_rows: int) -> OutputError:
+        chunks = spread_rows(num_rows)
+        return measure_error(OUTPUTS, ((as_float(rows), as_rounded(rows)) for rows in chunks))
 
     def _keep(self, name: str, x: np.ndarray) -> Product:
         """A module that stays float."""

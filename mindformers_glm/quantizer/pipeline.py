@@ -27,7 +27,9 @@ from mindformers_glm.quantizer.levels import choose_widest, measure_widths
 from mindformers_glm.quantizer.observers import NUM_LOOKED_AT
 from mindformers_glm.quantizer.recipe import NEAREST, Recipe
 from mindformers_glm.quantizer.result import KvScales, LayerResult, QuantizedModule
-from mindformers_glm.quantizer.rounding import check_recipe
+from mindformers_glm.quantizer.rotation import Rotation
+from mindformers_glm.quantizer.rounding import check_columns, check_recipe
+from mindformers_glm.quantizer.sensitivity import FLOAT_BITS, mix_widths
 from mindformers_glm.quantizer.work_folder import WorkFolder, open_work_folder
 from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint
@@ -36,7 +38,7 @@ from mindformers_glm.weights.rules import build_rules, check_rules, resolve_atte
 from mindformers_glm.weights.tensor_names import TENSOR_NAMES
 
 # Raise it when the same job would give other bytes, or its files have another form.
-_WORK_VERSION = 1
+_WORK_VERSION = 2
 # Streams of activations: what the quantized layers make, and the float ones where those are asked.
 _QUANTIZED, _FLOAT = "quantized", "float"
 
@@ -52,7 +54,8 @@ def quantize(
 
     Args:
         checkpoint: float, a whole one.
-        samples: token ids of each calibration prompt; may be none where `needs_samples` says so.
+        samples: token ids of each calibration prompt; may be none where `needs_samples` says so:
+            errors are those of the weights then, and no layer is run.
         work: folder for what is done; a run that finds its own goes on where the last one ended,
             and gives the same bytes. It is the caller's to remove.
         progress: is advanced by one for each layer; None: a bar of its own.
@@ -83,6 +86,7 @@ def needs_samples(recipe: Recipe) -> bool:
         or recipe.anti_method
         or recipe.has_kv_scales
         or recipe.disable_level
+        or recipe.target_bits
     )
 
 
@@ -91,10 +95,10 @@ class _Run:
 
     def __init__(self, network: FloatNetwork, recipe: Recipe, folder: WorkFolder) -> None:
         self._network, self._folder = network, folder
-        self._is_run, self._has_float_pass = needs_samples(recipe), needs_float_pass(recipe)
-        self._recipe = replace(
-            recipe, disable_names=recipe.disable_names | self._find_widest(recipe)
-        )
+        self._has_float_pass = needs_float_pass(recipe)
+        self._is_run = network.has_samples
+        recipe = replace(recipe, disable_names=recipe.disable_names | self._find_widest(recipe))
+        self._recipe = self._mix_widths(recipe)
 
     def results(self) -> Iterator[LayerResult]:
         """Of all layers in order."""
@@ -106,7 +110,11 @@ class _Run:
             result, activations = self._quantize_layer(number, activations)
             self._folder.finish(number + 1, activations)
             yield self._with_float_tensors(result)
-        if self._recipe.quantizes_output:
+        rotation = self._network.rotation
+        if rotation is not None and rotation.has_residual:
+            yield LayerResult((), self._network.read_embedding())
+            yield self._rotated_output(activations)
+        elif self._recipe.quantizes_output:
             yield self._quantize_output(activations)
 
     def _first_activations(self) -> dict[str, np.ndarray]:
@@ -121,11 +129,12 @@ class _Run:
         """The layer, and the input of the next one."""
         network, recipe = self._network, self._recipe
         tensors, outputs = network.read(number), {}
-        changed: Mapping[str, np.ndarray] = {}
+        changed = {} if network.rotation is None else dict(tensors)
         kv_scales: KvScales | None = None
         if self._has_float_pass:
             seen = run_float_pass(network, recipe, tensors, activations[_FLOAT])
-            outputs[_FLOAT], changed, kv_scales = seen.hidden, seen.changed, seen.kv_scales
+            outputs[_FLOAT], kv_scales = seen.hidden, seen.kv_scales
+            changed |= seen.changed
             tensors |= changed
         rounding = LayerRounding(network, recipe, number, tensors)
         kv_observer = KvObserver(network, is_rotated=True)
@@ -152,15 +161,24 @@ class _Run:
         if self._folder.has_result(None):
             return self._folder.load_result(None)
         names = TENSOR_NAMES[self._network.config.model_type]
-        weight = self._network.read_tensor(names.output[0])
-        x = None
+        tensors = self._network.read_output()
+        weight, x = tensors[names.output[0]], None
         if self._is_run:
-            norm = self._network.read_tensor(names.final_norm[0])
+            norm = tensors[names.final_norm[0]]
             x = self._network.operators.norm(activations[_QUANTIZED], norm)
         module_name = names.output[0].removesuffix(".weight")
         result = LayerRounding.round_output(self._network, self._recipe, module_name, weight, x)
         self._folder.save_result(result)
         return result
+
+    def _rotated_output(self, activations: dict[str, np.ndarray]) -> LayerResult:
+        """The final norm and the output layer, which may be quantized."""
+        tensors = self._network.read_output()
+        if not self._recipe.quantizes_output:
+            return LayerResult((), tensors)
+        result = self._quantize_output(activations)
+        rest = {name: tensors[name] for name in _without_rounded(tensors, result.modules)}
+        return replace(result, float_tensors=rest)
 
     def _with_float_tensors(self, result: LayerResult) -> LayerResult:
         """Add those of the checkpoint that are as they were."""
@@ -185,6 +203,22 @@ class _Run:
             names = choose_widest(widths, recipe.disable_level, recipe.disable_names)
             self._folder.save_float_modules(names)
         return frozenset(names)
+
+    def _mix_widths(self, recipe: Recipe) -> Recipe:
+        """The recipe with the widths that `target_bits` leads to."""
+        if recipe.target_bits is None:
+            return recipe
+        widths = self._folder.load_widths()
+        if widths is None:
+            widths = mix_widths(self._network.with_samples(NUM_LOOKED_AT), recipe)
+            self._folder.save_widths(widths)
+        kept = {name for name, bits in widths.items() if bits == FLOAT_BITS}
+        bits_of = {
+            name: bits
+            for name, bits in widths.items()
+            if bits not in (FLOAT_BITS, recipe.weight_bits)
+        }
+        return replace(recipe, disable_names=recipe.disable_names | kept, bits_of=bits_of)
 
 
 def _left_float(
@@ -221,9 +255,11 @@ def _check(
             "(tie_word_embeddings): leave disable_last_linear True."
         )
     _check_disabled(checkpoint, config, recipe)
+    _check_groups(checkpoint, config, recipe)
     _check_samples(config, recipe, samples)
+    rotation = Rotation(config, recipe.rotation) if recipe.rotation else None
     # The tool's own bits come of float32 sums only.
-    return FloatNetwork(config, checkpoint, samples, is_exact=recipe.is_msmodelslim)
+    return FloatNetwork(config, checkpoint, samples, recipe.is_msmodelslim, rotation)
 
 
 def _check_disabled(checkpoint: Checkpoint, config: GlmConfig, recipe: Recipe) -> None:
@@ -240,6 +276,14 @@ def _check_disabled(checkpoint: Checkpoint, config: GlmConfig, recipe: Recipe) -
             f"{checkpoint.folder} has no linear layer {unknown[0]!r} that could stay float "
             f"(disable_names); it has layers such as {min(known)!r}."
         )
+
+
+def _check_groups(checkpoint: Checkpoint, config: GlmConfig, recipe: Recipe) -> None:
+    names = LayerNames.of(config)
+    for modules in names.modules.values():
+        for module in (names.layer_prefix(0) + name for name in modules):
+            if module not in recipe.disable_names:
+                check_columns(module, checkpoint.entries[f"{module}.weight"].shape[1], recipe)
 
 
 def _check_samples(config: GlmConfig, recipe: Recipe, samples: Sequence[Sequence[int]]) -> None:

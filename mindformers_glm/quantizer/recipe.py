@@ -1,11 +1,14 @@
 """What a float checkpoint is to become: the one description that options are turned into."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from mindformers_glm.core.quantized_linear import FLOAT
 
 # How weights are rounded.
 NEAREST, GPTQ, AWQ = "nearest", "gptq", "awq"
+# What is rotated before anything else (rotation.py).
+VALUES, RESIDUAL = "values", "residual"
 # How the range of a static activation is found (msModelSlim's act_method 1, 2, 3).
 MIN_MAX, HISTOGRAM, AUTOMATIC = 1, 2, 3
 
@@ -32,6 +35,12 @@ class Recipe:
         is_co_sparse: of W8A8S: the `fraction` of largest weights are outliers; else those beyond
             `sigma_factor` standard deviations with `use_sigma`, and none without (lowbit).
         has_kv_scales: scales of an int8 KV cache are calibrated too (C8).
+        rotation: "", VALUES (of each head) or RESIDUAL (the same, and the residual stream).
+        target_bits: average width of the weights of all layers' linears, those that stay float
+            counted as 16 bits: widths are mixed by sensitivity (sensitivity.py); None: all have
+            `weight_bits`, which is the narrowest otherwise.
+        max_bits: the widest of quantized weights then.
+        bits_of: module -> width, of those that have another one than `weight_bits`.
         is_msmodelslim: whatever the tool does otherwise than is best is done as it does it.
     """
 
@@ -52,4 +61,16 @@ class Recipe:
     use_sigma: bool = False
     sigma_factor: float = 3.0
     has_kv_scales: bool = False
+    rotation: str = ""
+    target_bits: float | None = None
+    max_bits: int = 8
+    bits_of: Mapping[str, int] = field(default_factory=dict)
     is_msmodelslim: bool = False
+
+    def for_module(self, name: str) -> "Recipe":
+        """The same with the width of one module; only int4 has groups then."""
+        bits = self.bits_of.get(name)
+        if bits is None:
+            return self
+        group_size = self.group_size if bits == self.weight_bits else None
+        return replace(self, weight_bits=bits, group_size=group_size, bits_of={})

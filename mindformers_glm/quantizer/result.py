@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindformers_glm.core.quantized_linear import QuantizedRows
+from mindformers_glm.quantizer.output_error import OutputError
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class QuantizedModule:
             `first_scales`, float32 [out, 1].
         bias: float32 [out]; None: the module has none.
         static: of W8A8, W8A8S and W8A8_MIX.
+        error: of its output on the calibration samples, or of its weight; None: not measured.
     """
 
     name: str
@@ -56,6 +58,7 @@ class QuantizedModule:
     static: StaticRange | None = None
     first_scales: np.ndarray | None = None
     second_scales: np.ndarray | None = None
+    error: OutputError | None = None
 
 
 @dataclass(frozen=True)

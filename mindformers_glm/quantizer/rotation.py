@@ -19,8 +19,10 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.quantizer.layer_parts import LayerParts
 from mindformers_glm.quantizer.products import multiply
+from mindformers_glm.quantizer.recipe import RESIDUAL
 from mindformers_glm.weights.tensor_names import FC1, FC2, PROJ, QKV, TENSOR_NAMES
 
+_CHUNK_ROWS = 8192  # of a matrix at a time: the copies in float64 are what memory goes to
 _PALEY_ORDERS = (20, 12)  # of Hadamard matrices that are no power of two: 6144 is 512 * 12
 
 
@@ -43,6 +45,48 @@ def check_residual_rotation(config: GlmConfig) -> None:
             f"({config.in_file_keys('tie_word_embeddings')}=true): the last norm's weights are "
             "folded into the head alone. Rotate the heads of v alone, or smooth with m1 to m5."
         )
+
+
+class Rotation:
+    """All rotations of a network; its tensors in, what they are then out.
+
+    Args:
+        kind: VALUES or RESIDUAL of recipe.py.
+    Raises:
+        UnsupportedError: see `check_residual_rotation`.
+    """
+
+    def __init__(self, config: GlmConfig, kind: str) -> None:
+        self._config = config
+        self._of_values = make_rotation(config.head_dim)
+        self._of_residual: np.ndarray | None = None
+        if kind == RESIDUAL:
+            check_residual_rotation(config)
+            self._of_residual = make_rotation(config.hidden_size)
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether embedding, final norm and head are others, too."""
+        return self._of_residual is not None
+
+    def rotate_layer(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All tensors of a layer, by their names within it."""
+        rotated = dict(tensors) | rotate_values(tensors, self._config, self._of_values)
+        if self._of_residual is None:
+            return rotated
+        return rotated | rotate_residual(rotated, self._config, self._of_residual)
+
+    def rotate_ends(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same for the embedding, or for the final norm and the head, by their whole names."""
+        if self._of_residual is None:
+            return dict(tensors)
+        return rotate_ends(tensors, self._config, self._of_residual)
+
+    def rotate_rows(self, embedded: np.ndarray) -> np.ndarray:
+        """Some rows of the embedding."""
+        if self._of_residual is None:
+            return embedded
+        return _rotate_columns(embedded, self._of_residual)
 
 
 def make_rotation(size: int, seed: int = 0) -> np.ndarray:
@@ -77,7 +121,7 @@ def rotate_residual(
     for parameter in (QKV, FC1):
         norm = parts.norm_of(parameter)
         for name in parts.linears(parameter):
-            parts.changed[name] = _rotate_columns(parts[name] * parts[norm], rotation)
+            parts.changed[name] = _rotate_columns(parts[name], rotation, parts[norm])
         parts.changed[norm] = np.ones_like(parts[norm])
     for parameter in (PROJ, FC2):
         for name in parts.linears(parameter):
@@ -91,16 +135,18 @@ def rotate_ends(
     """The same for what lies outside the layers: the embedding, the last norm and the head.
 
     Args:
-        tensors: these three, by their names in the checkpoint.
+        tensors: by their names in the checkpoint, all three, or the embedding, or the other two.
     """
     check_residual_rotation(config)
     names = TENSOR_NAMES[config.model_type]
     embedding, norm, head = (each[0] for each in (names.embedding, names.final_norm, names.output))
-    return {
-        embedding: _rotate_columns(tensors[embedding], rotation),
-        norm: np.ones_like(tensors[norm]),
-        head: _rotate_columns(tensors[head] * tensors[norm], rotation),
-    }
+    rotated = {}
+    if embedding in tensors:
+        rotated[embedding] = _rotate_columns(tensors[embedding], rotation)
+    if head in tensors:
+        rotated[norm] = np.ones_like(tensors[norm])
+        rotated[head] = _rotate_columns(tensors[head], rotation, tensors[norm])
+    return rotated
 
 
 def rotate_values(
@@ -127,9 +173,17 @@ def rotate_values(
     return parts.changed
 
 
-def _rotate_columns(weight: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """weight @ rotation, computed in float64, in the weight's dtype."""
-    return np.ascontiguousarray(multiply(weight, rotation.T), weight.dtype)
+def _rotate_columns(
+    weight: np.ndarray, rotation: np.ndarray, norm: np.ndarray | None = None
+) -> np.ndarray:
+    """weight @ rotation, or (weight * norm) @ rotation, in float64 and back in weight's dtype."""
+    rotated = np.empty(weight.shape, weight.dtype)
+    for begin in range(0, len(weight), _CHUNK_ROWS):
+        rows = weight[begin : begin + _CHUNK_ROWS]
+        rotated[begin : begin + _CHUNK_ROWS] = multiply(
+            rows if norm is None else rows * norm, rotation.T
+        )
+    return rotated
 
 
 def _hadamard(size: int) -> np.ndarray | None:

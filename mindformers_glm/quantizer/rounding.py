@@ -78,6 +78,20 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
+def check_columns(name: str, num_columns: int, recipe: Recipe) -> None:
+    """Refuse a module that groups do not divide.
+
+    Raises:
+        UnsupportedError: they do not.
+    """
+    size = recipe.group_size
+    if size is not None and num_columns % size:
+        raise UnsupportedError(
+            f"{name} has {num_columns} columns, which groups of {size} do not divide: take "
+            "another group_size, or add the layer to disable_names."
+        )
+
+
 def round_module(
     name: str,
     weight: np.ndarray,
@@ -97,11 +111,7 @@ def round_module(
         UnsupportedError: columns that groups do not divide.
     """
     size = recipe.group_size
-    if size is not None and weight.shape[1] % size:
-        raise UnsupportedError(
-            f"{name} has {weight.shape[1]} columns, which groups of {size} do not divide: take "
-            "another group_size, or add the layer to disable_names."
-        )
+    check_columns(name, weight.shape[1], recipe)
     first = second = None
     if recipe.is_sparse:
         rows = round_sparse(weight, recipe)

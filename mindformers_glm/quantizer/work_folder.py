@@ -2,6 +2,7 @@
 
     job.json              what the folder is for: refused for anything else
     float_modules.json    which modules stay float, where that took a calibration
+    widths.json           which modules have how many bits, where these are mixed
     layer_00007.safetensors    a finished layer
     output.safetensors         the output layer
     activations.safetensors    the input of the layer that comes next, on all calibration samples
@@ -15,6 +16,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from safetensors.numpy import save
 
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import QuantizedRows
+from mindformers_glm.quantizer.output_error import OutputError
 from mindformers_glm.quantizer.result import (
     KvScales,
     LayerResult,
@@ -32,7 +35,8 @@ from mindformers_glm.quantizer.result import (
 )
 from mindformers_glm.system.new_file import new_file
 
-_JOB, _FLOAT_MODULES, _ACTIVATIONS = "job.json", "float_modules.json", "activations.safetensors"
+_JOB, _FLOAT_MODULES, _WIDTHS = "job.json", "float_modules.json", "widths.json"
+_ACTIVATIONS = "activations.safetensors"
 _KV_FIELDS = ("key_scale", "key_offset", "value_scale", "value_offset")
 # What the one entry of a file's metadata is called: several would have no order of their own.
 _METADATA = "mindformers_glm"
@@ -73,6 +77,15 @@ class WorkFolder:
     def save_float_modules(self, names: tuple[str, ...]) -> None:
         """Keep which modules stay float."""
         self._write(_FLOAT_MODULES, json.dumps(names).encode())
+
+    def load_widths(self) -> dict[str, int] | None:
+        """What `save_widths` was given; None: nothing yet."""
+        file = self._path / _WIDTHS
+        return dict(json.loads(file.read_text("utf-8"))) if file.exists() else None
+
+    def save_widths(self, bits_of: Mapping[str, int]) -> None:
+        """Keep how many bits modules have."""
+        self._write(_WIDTHS, json.dumps(dict(bits_of)).encode())
 
     def save_result(self, result: LayerResult) -> None:
         """Keep a layer; of its float tensors it has those that are not the checkpoint's."""
@@ -198,6 +211,7 @@ def _describe(module: QuantizedModule) -> dict[str, Any]:
         "label": module.label,
         "weight_bits": module.weight_bits,
         "group_size": module.group_size,
+        "error": None if module.error is None else asdict(module.error),
     }
 
 
@@ -217,9 +231,9 @@ def _arrays_of(module: QuantizedModule) -> dict[str, np.ndarray]:
 
 
 def _module_of(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> QuantizedModule:
-    static = arrays.get("static")
+    static, error = arrays.get("static"), described["error"]
     return QuantizedModule(
-        **described,
+        **dict(described) | {"error": None if error is None else OutputError(**error)},
         rows=QuantizedRows(
             arrays["codes"], arrays["scales"], arrays.get("zeros"), arrays["groups"]
         ),

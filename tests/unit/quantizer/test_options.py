@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mindformers_glm.config.sentence_parser import SentenceParser
-from mindformers_glm.core.errors import ConfigError, UnsupportedError
+from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, STATIC
 from mindformers_glm.quantizer.chosen_recipe import ChosenRecipe, choose_recipe
 from mindformers_glm.quantizer.module_names import resolve_names
@@ -104,7 +104,7 @@ def test_sparse_switches_reach_the_recipe() -> None:
 
 def test_best_rounds_by_error_and_smooths_static_activations() -> None:
     recipe = _choose("--recipe", "best").recipe
-    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m2", HISTOGRAM)
+    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m1", HISTOGRAM)
     recipe = _choose("--recipe", "best", "--anti_method", "", "--act_method", "1").recipe
     assert (recipe.anti_method, recipe.act_method) == ("", 1)
 
@@ -223,7 +223,20 @@ _WRONG = {
     "--format numpy --a_bit 16": "a_bit 8",
     "--format compressed-tensors --use_kvcache_quant True": "KV cache",
     "--format gptq --a_bit 16 --disable_last_linear False": "output layer",
-    "--target_bits 1": "2 to 16",
+    "--target_bits 1": "4 to 16",
+    "--target_bits 4.5": "give --w_bit 4",
+    "--w_bit 4 --is_lowbit True --target_bits 4.5": "sparse",
+    "--target_bits 9 --mm_tensor True": "mm_tensor",
+    "--target_bits 9 --disable_level L2": "disable_level",
+    "--rounding best": "nearest, gptq, awq",
+    "--rounding gptq --mm_tensor True": "mm_tensor",
+    "--rounding gptq --w_bit 4 --is_lowbit True": "sparse",
+    "--rounding awq --anti_method m4": "scales of its own",
+    "--rounding awq --do_smooth True": "scales of its own",
+    "--rounding gptq --w_bit 16 --a_bit 16 --use_kvcache_quant True": "no weights to round",
+    "--rotation values --w_bit 16 --a_bit 16 --use_kvcache_quant True": "needs weights",
+    "--rotation all": "values, residual",
+    "--rotation values --format numpy": "float model",
 }
 
 
@@ -234,9 +247,22 @@ def test_wrong_use_is_one_sentence(words: str) -> None:
     assert str(caught.value).endswith(".")
 
 
-def test_what_this_version_lacks_is_said() -> None:
-    with pytest.raises(UnsupportedError, match="target_bits"):
-        _choose("--target_bits", "4.5")
+def test_searches_reach_the_recipe() -> None:
+    recipe = _choose("--a_bit", "16", "--rounding", "awq", "--rotation", "residual").recipe
+    assert (recipe.rounding, recipe.rotation) == ("awq", "residual")
+    recipe = _choose("--recipe", "best", "--rounding", "nearest").recipe
+    assert recipe.rounding == "nearest"
+    # One scale for a whole weight is rounded to nearest whatever the recipe.
+    assert _choose("--recipe", "best", "--mm_tensor", "True").recipe.rounding == "nearest"
+
+
+def test_mixed_widths_find_what_stays_float_themselves() -> None:
+    recipe = _choose("--target_bits", "9").recipe
+    assert (recipe.target_bits, recipe.disable_names, recipe.max_bits) == (9, frozenset(), 8)
+    words = "--target_bits 5 --w_bit 4 --a_bit 16 --format awq --disable_names lm_head"
+    recipe = _choose(*words.split()).recipe
+    assert (recipe.weight_bits, recipe.max_bits) == (4, 4)  # AWQ has no other
+    assert recipe.disable_names == {"lm_head"}
 
 
 @pytest.mark.parametrize("missing", ["model_path", "save_directory"])

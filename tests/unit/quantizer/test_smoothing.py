@@ -12,7 +12,10 @@ from mindformers_glm.quantizer.smoothing.input_statistics import (
     StatisticsCollector,
 )
 from mindformers_glm.quantizer.smoothing.outlier_channels import scale_outlier_channels
-from mindformers_glm.quantizer.smoothing.scale_search import search_magnitude_power
+from mindformers_glm.quantizer.smoothing.scale_search import (
+    search_magnitude_power,
+    search_threshold,
+)
 from mindformers_glm.quantizer.smoothing.smooth import METHODS, smooth_layer, smoothed_inputs
 from mindformers_glm.quantizer.weight_grid import WeightGrid
 from mindformers_glm.weights.tensor_names import FC1, FC2, PROJ, QKV
@@ -31,6 +34,12 @@ TOOL_SCALES = {
     "m4": "2.38919 2.41407 47.4184 2.40396 3.2564 3.20592 2.4516 15.5159 2.40379 2.6239 2.86779 "
     "1.95208",
     "m5": "1 1 2.9446 1 1 1 1 1 1 1 1 1",
+}
+
+# The same of `_near_case`, where channels lie less far out.
+NEAR_SCALES = {
+    "m2": "1 3.69165 8.61627 1 2.70403 2.26766 1 3.56069 1 2.57268 1.38355 1.84877",
+    "m5": "1 1 1.98093 1 1 1 1 1.09436 1 1 1 1",
 }
 
 
@@ -120,6 +129,30 @@ def _tool_case() -> tuple[list[np.ndarray], list[np.ndarray]]:
         (rng.standard_normal((10, 12)) * spread + spread / 3).astype(np.float32) for _ in range(3)
     ]
     return samples, [rng.standard_normal((rows, 12)).astype(np.float32) / 8 for rows in (9, 5)]
+
+
+def _near_case() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(4)
+    spread = np.ones(12, np.float32)
+    spread[[2, 7, 9]] = [4, -3, 2]
+    samples = [
+        (rng.standard_normal((10, 12)) * spread + spread / 3).astype(np.float32) for _ in range(3)
+    ]
+    sizes = np.linspace(0.2, 3, 12)
+    weights = [(rng.standard_normal((rows, 12)) / 8 * sizes).astype(np.float32) for rows in (9, 5)]
+    return samples, weights
+
+
+@pytest.mark.parametrize("method", NEAR_SCALES)
+def test_outliers_that_lie_near_are_found_as_by_the_tool(method: str) -> None:
+    samples, weights = _near_case()
+    inputs = _collect(samples, num_kept_tokens=1)
+    if method == "m2":
+        found = search_threshold(inputs, weights)
+    else:
+        found = scale_outlier_channels(inputs.minimum, inputs.maximum)
+    expected = np.array(NEAR_SCALES[method].split(), np.float32)
+    assert np.allclose(found, expected, rtol=5e-6)
 
 
 def _collect(samples: list[np.ndarray], **options: int) -> InputStatistics:
