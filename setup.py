@@ -188,6 +188,11 @@ setup(
             "huggingface_hub<1",
             *_SERVE,  # the page starts a server where it is given none
         ],
+        "ray": [
+            # 2.60 is what was tried; settings of Serve that are used here came with 2.52.
+            "ray[serve,data]>=2.60,<2.61",
+            *_SERVE,  # replicas are plain servers
+        ],
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2",

@@ -4,6 +4,7 @@ run_config.py and launch_config.py read it too; so does backends/cpu/library.py,
 """
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -159,6 +160,33 @@ def declare_prediction(is_pynative: bool, is_deterministic: bool) -> None:
     if is_deterministic:
         os.environ["LCCL_DETERMINISTIC"] = "1"
         os.environ["CUSTOM_MATMUL_SHUFFLE"] = "off"
+
+
+# Ray: no reports to its makers; its replicas write their logs to files only; whoever reserves no
+# card still sees those of the machine.
+_OF_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def prepare_for_ray(proxy_callback: str, *, is_own_cluster: bool) -> None:
+    """Set what Ray 2.60 reads while it is imported; a variable of the user's stays.
+
+    Args:
+        proxy_callback: module:function of what stands in its HTTP proxies.
+        is_own_cluster: it is started by this process.
+
+    Whoever reaches the ports of a cluster can run programs there. One of our own asks for a secret
+    that nobody else knows; Ray by itself would write one into the user's home.
+    """
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", proxy_callback)
+    for name, value in _OF_RAY.items():
+        os.environ.setdefault(name, value)
+    if is_own_cluster and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def failed_meeting(problem: RuntimeError) -> ConfigError:

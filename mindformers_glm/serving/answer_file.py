@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mindformers_glm.core.errors import GlmError
-from mindformers_glm.engine.request_output import RequestOutput
+from mindformers_glm.engine.request_output import FinishReason
 from mindformers_glm.serving.json_prompts import Prompt
 from mindformers_glm.serving.result_file import FileState, append_text, write_atomically
 
@@ -18,16 +18,31 @@ _WRITING_SHARE = 0.02
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
+class FinishedOutput(Protocol):
+    """What of a finished answer is written; a RequestOutput has it."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def finish_reason(self) -> FinishReason | None: ...
+    @property
+    def error(self) -> str | None: ...
+    @property
+    def prompt_token_ids(self) -> Sequence[int]: ...
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+
+
 @dataclass(frozen=True)
 class _Format:
     """How an answer is written, and the whole file."""
 
-    write_entry: Callable[[int, Prompt, RequestOutput], str]
+    write_entry: Callable[[int, Prompt, FinishedOutput], str]
     write_file: Callable[[Iterable[str]], str]
     is_appended: bool = False
 
 
-def as_result(output: RequestOutput) -> dict[str, Any]:
+def as_result(output: FinishedOutput) -> dict[str, Any]:
     """One prompt's entry in upstream's format; `error` only where it failed."""
     result: dict[str, Any] = {"text_generation_text": [output.text]}
     if output.finish_reason == "error":
@@ -35,7 +50,7 @@ def as_result(output: RequestOutput) -> dict[str, Any]:
     return result
 
 
-def _as_json(index: int, prompt: Prompt, output: RequestOutput) -> str:
+def _as_json(index: int, prompt: Prompt, output: FinishedOutput) -> str:
     """One prompt's entry in a .json or .jsonl file; `index` counts from 0."""
     entry = {
         "index": index,
@@ -79,7 +94,7 @@ class AnswerFile:
         self._state: FileState | None = None  # of the file as it was left
         self._not_before_s = 0.0
 
-    def add(self, index: int, prompt: Prompt, output: RequestOutput) -> None:
+    def add(self, index: int, prompt: Prompt, output: FinishedOutput) -> None:
         """Take a finished answer. A file that cannot be written now is tried again later."""
         self._entries[index] = self._format.write_entry(index, prompt, output)
         try:

@@ -3,8 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from mindformers_glm.engine.request_output import RequestOutput
-from mindformers_glm.serving.answer_file import AnswerFile, as_result
+from mindformers_glm.serving.answer_file import AnswerFile, FinishedOutput, as_result
 from mindformers_glm.serving.json_prompts import Prompt
 from mindformers_glm.system.log import note
 
@@ -15,7 +14,7 @@ class FinishedAnswers:
     def __init__(self, prompts: Sequence[Prompt], file: AnswerFile | None) -> None:
         self._prompts = prompts
         self._file = file
-        self._outputs: dict[int, RequestOutput] = {}
+        self._outputs: dict[int, FinishedOutput] = {}
         self._is_told = False
         self._telling = threading.Lock()
 
@@ -24,7 +23,7 @@ class FinishedAnswers:
         """Whether a prompt failed."""
         return any(output.finish_reason == "error" for output in self._outputs.values())
 
-    def add(self, index: int, output: RequestOutput) -> None:
+    def add(self, index: int, output: FinishedOutput) -> None:
         """Take and save the answer to the prompt at `index`."""
         self._outputs[index] = output
         if self._file is not None:

@@ -36,6 +36,12 @@ from mindformers_glm.weights.shares import is_share_folder
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options: every setting is one."""
+    parser.add_argument(
+        "--ray",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="answer by several engines: replicas=N[,cpus=X,address=...] (docs/ray.md)",
+    )
     add_options(parser)
 
 
@@ -48,6 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not config.verbose:
         # Upstream's deprecation warnings concern its developers.
         warnings.filterwarnings("ignore")
+    if arguments.ray is not None:
+        from mindformers_glm.serving.ray_predict import predict_on_ray
+
+        prompts = _read_and_check(config)
+        _check_tokenizer(config)
+        return predict_on_ray(arguments, config, prompts)
     return predict(config, _load)
 
 
@@ -78,12 +90,16 @@ def create_llm(config: RunConfig) -> TextGenerator:
     """Load the model; this is where MindSpore is imported."""
     from mindformers_glm import LLM
 
-    folder = config.pretrained_model_dir
-    if (folder / "config.json").exists() and find_tokenizer_file(folder) is None:
-        # Prompts are texts here, and each would be refused, after the weights are loaded.
-        raise CheckpointError(TokenIdsOnly(str(folder)).refusal)
+    _check_tokenizer(config)
     llm: TextGenerator = LLM(config.pretrained_model_dir, **config.llm)
     return llm
+
+
+def _check_tokenizer(config: RunConfig) -> None:
+    """Prompts are texts here, and each would be refused, after the weights are loaded."""
+    folder = config.pretrained_model_dir
+    if (folder / "config.json").exists() and find_tokenizer_file(folder) is None:
+        raise CheckpointError(TokenIdsOnly(str(folder)).refusal)
 
 
 def tell_level(config: RunConfig) -> None:
@@ -103,17 +119,12 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
     """
     figures = RunFigures()
     ranks = config.llm["model_parallel"]
-    prompts = read_prompts(config.predict_data, has_stdin=ranks == 1)
+    prompts = _read_and_check(config)
     params = SamplingParams(**config.sampling)
     is_writer = config.rank == 0  # every rank has the same answers
-    if is_writer:
-        check_place(config.save_file)
-    _check_prompts_are_kept(config)
-    check_folder(config)
     if len(prompts) > 1 and not config.is_batch_size_given:
         note(f"{len(prompts)} prompts run one by one; --predict_batch_size N runs N together")
     prepare_environment(config)
-    tell_level(config)
     llm = create(config)
     llm.warm_up()
     figures.end_loading(llm)
@@ -125,6 +136,18 @@ def predict(config: RunConfig, create: Callable[[RunConfig], TextGenerator] = cr
             answers.tell()
     figures.tell(llm, ranks)
     return int(answers.has_errors)
+
+
+def _read_and_check(config: RunConfig) -> list[Prompt]:
+    """Read the prompts, and look for what can be wrong before the long work."""
+    prompts = read_prompts(config.predict_data, has_stdin=config.llm["model_parallel"] == 1)
+    SamplingParams(**config.sampling)
+    if config.rank == 0:
+        check_place(config.save_file)
+    _check_prompts_are_kept(config)
+    check_folder(config)
+    tell_level(config)
+    return prompts
 
 
 def _answer(

@@ -28,6 +28,12 @@ _ENGINE_STOP_S = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options: settings, and the spellings of other servers."""
     parser.add_argument("folder", nargs="?", metavar="DIR", help="same as --pretrained_model_dir")
+    parser.add_argument(
+        "--ray",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="serve by Ray: replicas=N[,min=N,max=N,ingresses=N,address=...] (docs/ray.md)",
+    )
     add_options(parser, "serve")
     add_other_names(parser)
 
@@ -49,6 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     if config.rank > 0:
         return follow_rank_0(config, _llm_arguments(config))
     _check_packages()
+    if arguments.ray is not None:
+        from mindformers_glm.serving.ray_serve import serve_on_ray
+
+        return serve_on_ray(arguments, config)
     return serve(config, _typed_folder(arguments))
 
 

@@ -1,4 +1,4 @@
-"""The server that a web page starts for itself: `mindformers-glm serve` as a process."""
+"""A server of a program's own: `mindformers-glm serve` as a process."""
 
 import re
 import signal
@@ -21,10 +21,13 @@ class OwnServer:
 
     Args:
         words: the options of `serve` beside address and log.
+        host: the address.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
-        options = ["--host", "127.0.0.1", "--port", "0", "--access_log", "False"]
+    def __init__(
+        self, words: Sequence[str], *, host: str = "127.0.0.1", has_access_log: bool = False
+    ) -> None:
+        options = ["--host", host, "--port", "0", "--access_log", str(has_access_log)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mindformers_glm", "serve", *words, *options],
             stdin=subprocess.DEVNULL,
@@ -65,13 +68,17 @@ class OwnServer:
 
         threading.Thread(target=wait, daemon=True).start()
 
-    def end(self) -> None:
-        """End it, at once where it does not do so in time."""
+    def end(self, drain_s: float = 0.0) -> None:
+        """End it, at once where it does not do so in time.
+
+        Args:
+            drain_s: that its answers may take besides.
+        """
         self._is_ending = True
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(_END_S)
+            self._process.wait(drain_s + _END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

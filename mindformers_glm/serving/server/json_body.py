@@ -28,7 +28,7 @@ async def read_json_object(request: Request, max_bytes: int, timeout_s: float) -
     """
     _check_type(request.headers.get("content-type"))
     try:
-        body = await asyncio.wait_for(_read(request, max_bytes), timeout_s)
+        body = await asyncio.wait_for(read_body(request, max_bytes), timeout_s)
     except asyncio.TimeoutError:
         raise RequestError(
             408, f"The request's body did not arrive within {timeout_s:g} s: send it faster."
@@ -71,7 +71,12 @@ def _check_type(given: str | None) -> None:
         )
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read all bytes of a request's body.
+
+    Raises:
+        RequestError: there are more than `max_bytes`.
+    """
     parts: list[bytes] = []
     num_bytes = 0
     async for part in request.stream():
