@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.quantizer.export.layout import FORMATS
+from mindformers_glm.quantizer.export.layout import FORMATS, NUMPY_SET
 from mindformers_glm.quantizer.recipe import AWQ, GPTQ, NEAREST, RESIDUAL, VALUES
 from mindformers_glm.system.files import parse_json
 
 BEST, FAST, AS_THE_TOOL = "best", "fast", "msmodelslim"
 RECIPES = (BEST, FAST, AS_THE_TOOL)
+NO_REPORT, LAYERS, FULL = "none", "layers", "full"
+REPORTS = (NO_REPORT, LAYERS, FULL)
 ANTI_METHODS = ("", "m1", "m2", "m3", "m4", "m5")
 _LEVEL = re.compile(r"L(\d{1,4})")
 
@@ -71,6 +73,9 @@ class QuantizeOptions:
     format: str = FORMATS[0]
     calib_samples: int | None = None
     work_directory: Path | None = None
+    report: str = LAYERS
+    report_texts: Path | None = None
+    questions: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,20 @@ def read_options(arguments: argparse.Namespace) -> QuantizeOptions:
     for name in ("model_path", "save_directory"):
         if name not in given:
             raise ConfigError(f"--{name} is needed: {_OPTIONS[name].help}.")
-    return QuantizeOptions(**given)
+    options = QuantizeOptions(**given)
+    _check_report(options)
+    return options
+
+
+def _check_report(options: QuantizeOptions) -> None:
+    is_full = options.report == FULL
+    if not is_full and (options.report_texts or options.questions):
+        raise ConfigError("--report_texts and --questions are of --report full: add it.")
+    if is_full and options.format == NUMPY_SET:
+        raise ConfigError(
+            f"--report full runs the result as a folder of its own, which --format {NUMPY_SET} "
+            "does not write: take --report layers."
+        )
 
 
 def _read_text(name: str, text: str) -> str:
@@ -254,4 +272,12 @@ _OPTIONS = {
     "format": _Option(_one_of(*FORMATS), "|".join(FORMATS), "whose folders are written"),
     "calib_samples": _Option(_count(minimum=1), "N", "at most so many texts"),
     "work_directory": _Option(_read_path, "DIR", "where a killed run goes on; beside the result"),
+    "report": _Option(
+        _one_of(*REPORTS),
+        "|".join(REPORTS),
+        "errors by layer (the usual); full: also KL, perplexity and questions beside the float "
+        "model",
+    ),
+    "report_texts": _Option(_read_path, "FILE", "report full: held-out texts, as of calib_file"),
+    "questions": _Option(_read_path, "FILE", "report full: questions with answers, or C-Eval's"),
 }

@@ -56,14 +56,18 @@ def measure_error(measured_on: str, pairs: Iterable[tuple[np.ndarray, np.ndarray
         pairs: float32 (float values, quantized values) of one shape.
     """
     signal = rounded = product = noise = largest = largest_value = 0.0
-    for values, others in pairs:
-        difference = others - values
-        signal += float(np.vdot(values, values))
-        rounded += float(np.vdot(others, others))
-        product += float(np.vdot(values, others))
-        noise += float(np.vdot(difference, difference))
-        largest = max(largest, float(np.abs(difference).max(initial=0)))
-        largest_value = max(largest_value, float(np.abs(values).max(initial=0)))
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever reads the outputs refuses them
+        for values, others in pairs:
+            difference = others - values
+            signal += float(np.vdot(values, values))
+            rounded += float(np.vdot(others, others))
+            product += float(np.vdot(values, others))
+            noise += float(np.vdot(difference, difference))
+            largest = max(largest, float(np.abs(difference).max(initial=0)))
+            largest_value = max(largest_value, float(np.abs(values).max(initial=0)))
+    if not math.isfinite(signal + rounded + noise):
+        most = float(np.finfo(np.float32).max)
+        return OutputError(measured_on, -_MOST_SNR_DB, 0.0, most, most)
     lengths = math.sqrt(signal * rounded)
     return OutputError(
         measured_on=measured_on,

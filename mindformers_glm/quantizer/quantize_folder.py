@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mindformers_glm.config.glm_config import GlmConfig
@@ -20,8 +20,9 @@ from mindformers_glm.quantizer.calibration_texts import (
 from mindformers_glm.quantizer.chosen_recipe import ChosenRecipe, choose_recipe
 from mindformers_glm.quantizer.export.write_folder import FLOAT, Written, check_place, write_folder
 from mindformers_glm.quantizer.module_names import list_linears
-from mindformers_glm.quantizer.options import QuantizeOptions
+from mindformers_glm.quantizer.options import FULL, NO_REPORT, QuantizeOptions
 from mindformers_glm.quantizer.pipeline import needs_samples, quantize
+from mindformers_glm.quantizer.report import ErrorReport
 from mindformers_glm.system.log import note
 from mindformers_glm.system.new_file import check_new_file
 from mindformers_glm.tokenizer import check_vocabulary, load_tokenizer
@@ -33,8 +34,10 @@ from mindformers_glm.weights.rules import build_rules, check_rules, resolve_atte
 class QuantizedFolder:
     """What a run has made."""
 
+    source: Path
     folder: Path
     written: Written
+    report: ErrorReport
 
 
 def quantize_folder(options: QuantizeOptions) -> QuantizedFolder:
@@ -58,8 +61,10 @@ def quantize_folder(options: QuantizeOptions) -> QuantizedFolder:
         work = options.work_directory or output.with_name(f".{output.name}.quantizing")
         _check_writable(output)
         try:
-            results = quantize(checkpoint, chosen.recipe, samples, work)
-            written = write_folder(checkpoint, results, output, chosen.export)
+            report = _new_report(source, chosen, samples)
+            results = report.watch(quantize(checkpoint, chosen.recipe, samples, work))
+            add_files = None if options.report == NO_REPORT else report.write
+            written = write_folder(checkpoint, results, output, chosen.export, add_files)
         except BaseException:
             if work.exists():
                 note(f"what is done is kept in {work}: the same command goes on there")
@@ -67,7 +72,20 @@ def quantize_folder(options: QuantizeOptions) -> QuantizedFolder:
     if options.w_bit != 16 and written.labels.keys() == {FLOAT}:
         note("no linear module is quantized: disable_names and disable_level leave none")
     shutil.rmtree(work, ignore_errors=True)
-    return QuantizedFolder(output, written)
+    return QuantizedFolder(source, output, written, report)
+
+
+def _new_report(source: Path, chosen: ChosenRecipe, samples: list[list[int]]) -> ErrorReport:
+    recipe = asdict(chosen.recipe)
+    recipe["disable_names"] = sorted(chosen.recipe.disable_names)
+    return ErrorReport(
+        {
+            "source": str(source),
+            "format": chosen.export.layout,
+            "recipe": recipe,
+            "calibration": {"texts": len(samples), "tokens": sum(map(len, samples))},
+        }
+    )
 
 
 @contextmanager
@@ -91,7 +109,7 @@ def _open_float(source: Path) -> Iterator[tuple[Checkpoint, GlmConfig]]:
 def _read_samples(
     options: QuantizeOptions, chosen: ChosenRecipe, source: Path, config: GlmConfig
 ) -> list[list[int]]:
-    if not needs_samples(chosen.recipe):
+    if not needs_samples(chosen.recipe) and options.report != FULL:
         if options.calib_file or options.calib_texts or options.anti_file:
             note("no calibration texts are read: these options measure nothing on texts")
         return []

@@ -16,7 +16,9 @@ def main(argv: Sequence[str], script_folder: Path) -> int:
         description="A chat in the browser. All options of `mindformers-glm webui` work too.",
     )
     parser.add_argument("--model_path", metavar="DIR", help="checkpoint folder; none: glm4-mini")
-    parser.add_argument("--tp_size", default="1", metavar="N", help="processes that share the model")
+    parser.add_argument(
+        "--tp_size", default="1", metavar="N", help="processes that share the model"
+    )
     try:
         arguments, rest = parser.parse_known_args(list(argv))
     except CommandLineError as problem:

@@ -35,7 +35,7 @@ def write_random_model(folder: Path, dialect: str, dtype: str, seed: int) -> flo
         else glm | {"model_type": dialect, "architectures": [classes[dialect]]}
     )
     write_random_checkpoint(folder, dialect, keys, deviation, seed)
-    _write_tokenizer(folder, glm["vocab_size"])
+    write_tokenizer(folder, glm["vocab_size"])
     return deviation
 
 
@@ -105,7 +105,8 @@ def _to_chatglm_keys(glm: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_tokenizer(folder: Path, vocab_size: int) -> None:
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """One letter for each token of the vocabulary."""
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pieces = [letters.pre_tokenize_str(chr(_FIRST_CHARACTER + n))[0][0] for n in range(vocab_size)]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}

@@ -87,11 +87,13 @@ def write_folder(
     results: Iterable[LayerResult],
     output: Path,
     settings: ExportSettings,
+    add_files: Callable[[Path], None] | None = None,
 ) -> Written:
     """Write `output`; what is there when it fails is what was there before.
 
     Args:
         checkpoint: the float one that the results were made of.
+        add_files: writes further files, when all layers are written.
     Raises:
         ConfigError: see `check_place`.
         CheckpointError: the disk is full, say; or the checkpoint is not usable.
@@ -104,6 +106,8 @@ def write_folder(
         with new_folder(output) as temporary:
             temporary.chmod(FOLDER_MODE)
             writer.write(results, temporary)
+            if add_files is not None:
+                add_files(temporary)
             num_bytes = sum(file.stat().st_size for file in temporary.rglob("*"))
     except OSError as problem:
         raise CheckpointError(f"Cannot write {output}: {problem.strerror}.") from None

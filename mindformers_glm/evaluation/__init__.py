@@ -1,0 +1,1 @@
+"""Measures what a model's answers are worth, and what quantizing has changed in them."""
