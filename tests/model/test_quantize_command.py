@@ -71,7 +71,6 @@ def test_a_quantized_folder_answers_as_the_float_one(
         tmp_path / "out", max_model_len=64, params_dtype="float32", compute_dtype="float32"
     ) as llm:
         error = relative_error(llm.logits(PROMPT), expected)
-    print(error)
     assert error < allowed, error
 
 
