@@ -3,15 +3,19 @@
 import json
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.quantizer.sparse_copy import copy_sparse
+from mindformers_glm.quantizer.work_folder import WorkFolder
 from mindformers_glm.serving import cli
 from mindformers_glm.weights.checkpoint import Checkpoint
 from tests.e2e.run_process import REPO, Run, finish
@@ -230,6 +234,51 @@ def test_a_link_leads_to_the_place(target: str, written_checkpoint: Path, work: 
     assert cli.main(["quantize", *words, "--a_bit", "16"]) == 0
     assert (work / target / "config.json").exists()
     assert (work / "out").is_symlink()
+
+
+def test_ctrl_c_keeps_the_work_and_two_runs_at_once_are_told(
+    written_checkpoint: Path,
+    work: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["quantize", "--model_path", str(written_checkpoint), "--a_bit", "16"]
+    words += ["--work_directory", f"{work}/mine", "--save_directory"]
+    finish_layer = WorkFolder.finish
+    seen: list[int] = []
+
+    def interrupt(folder: WorkFolder, next_layer: int, activations: Any) -> None:
+        finish_layer(folder, next_layer, activations)
+        if not seen:
+            seen.append(next_layer)
+            assert cli.main([*words, f"{work}/second"]) == 1  # while this run is at work
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(WorkFolder, "finish", interrupt)
+    assert cli.main([*words, f"{work}/out"]) == 130
+    told = capfd.readouterr().err.splitlines()
+    assert [line for line in told if line.startswith("error:")] == [
+        f"error: Another process quantizes in {work}/mine: wait for it, or give another work "
+        "folder."
+    ]
+    assert told[-1] == "interrupted"
+    assert [file.name for file in work.iterdir()] == ["mine"]
+    assert cli.main([*words, f"{work}/out"]) == 0
+    assert [file.name for file in work.iterdir()] == ["out"]
+
+
+def test_damaged_weights_are_named(
+    written_checkpoint: Path, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = work / "float"
+    shutil.copytree(written_checkpoint, source)
+    file = sorted(source.glob("*.safetensors"))[0]
+    file.write_bytes(file.read_bytes()[:-100])
+    words = ["--model_path", str(source), "--save_directory", f"{work}/out", "--a_bit", "16"]
+    assert cli.main(["quantize", *words]) == 1
+    (error,) = capfd.readouterr().err.splitlines()
+    assert file.name in error
+    assert [found.name for found in work.iterdir()] == ["float"]
 
 
 def test_a_work_folder_is_removed_when_all_is_done(written_checkpoint: Path, work: Path) -> None:
