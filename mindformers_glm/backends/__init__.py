@@ -19,6 +19,7 @@ from mindformers_glm.system.log import note
 
 __all__ = [
     "BACKENDS",
+    "FLOAT_TARGET",
     "Backend",
     "FloatMatrix",
     "FloatOperators",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 BACKENDS: dict[str, Backend] = {"CPU": CpuBackend(), "Ascend": AscendBackend()}
+# Where float32 runs on every machine: `make_float_operators`, and what is compared with them.
+FLOAT_TARGET = "CPU"
 
 
 def select_backend(device_target: str | None) -> Backend:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mindformers_glm.backends import FLOAT_TARGET
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError, ConfigError
 from mindformers_glm.engine.llm import LLM
@@ -179,7 +180,7 @@ def _open(folder: Path, held_out: HeldOut, settings: Mapping[str, Any]) -> LLM:
     longest = max(len(text.token_ids) for text in held_out.texts)
     arguments: dict[str, Any] = {
         "compute_dtype": "float32",
-        "device_target": "CPU",
+        "device_target": FLOAT_TARGET,
         "max_model_len": longest if longest > _USUAL_LIMIT else None,
         "packed_cache": "off",
         "tool_call_parser": "none",

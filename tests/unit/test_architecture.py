@@ -27,9 +27,9 @@ _MAX_FUNCTION_LINES = 60
 # The house of issue 13 had 17,390; what real use found (issue 14) took about 6,500 more.
 # Of issue 15 (Ascend), `doctor` takes about 1,500, its self-test of the network 1,200, what runs
 # on a card 700 more. Quantized checkpoints: 1,900 lines of readers, 4,500 of what runs them. A
-# server: 4,200, forms of answers: 1,500. Quantizing GLM, a web page, Ray and ranks that serve may
-# take 10,000 more.
-_MAX_PACKAGE_LINES = 52_000
+# server: 4,200, forms of answers: 1,500. Quantizing takes 6,200, its quality 500, Ray 1,700, a web
+# page 1,200, ranks that serve and add up in shared memory 1,500.
+_MAX_PACKAGE_LINES = 53_000
 
 
 @pytest.fixture(scope="module")
