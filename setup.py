@@ -196,6 +196,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2",
+            "pytest-xdist>=3.5",  # two processes: most of a test is MindSpore on one core
             "hypothesis>=6",  # finds conversations and templates nobody would think of
             "ruff>=0.6",
             "mypy>=1.10",

@@ -9,4 +9,5 @@ source scripts/make_venv.sh
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/python" -m ruff format --check .
 "$VENV/bin/python" -m mypy
-"$VENV/bin/python" -m pytest "$@"
+# Two processes, each with whole files: modules share their models. `-n 0` is one.
+"$VENV/bin/python" -m pytest -n 2 --dist loadfile "$@"
