@@ -45,7 +45,7 @@ class Job:
             start_new_session=True,
         )
 
-    def wait(self, timeout_s: float = 120) -> Ended:
+    def wait(self, timeout_s: float = 300) -> Ended:
         stdout, stderr = self._process.communicate(timeout=timeout_s)
         return Ended(self._process.returncode, stdout, stderr)
 

@@ -15,7 +15,7 @@ from tests.tp.launched import END_S
 pytestmark = [pytest.mark.tp, pytest.mark.slow]
 ALL_REDUCE = Path(__file__).parent / "all_reduce_worker.py"
 # What the launcher adds to msrun's variables.
-OWN = "OMP_NUM_THREADS LOG_MF_PATH PYTHONUNBUFFERED MS_NODE_TIMEOUT"
+OWN = "OMP_NUM_THREADS LOG_MF_PATH PYTHONUNBUFFERED MS_NODE_TIMEOUT MINDFORMERS_GLM_LAUNCHER_PIPE"
 # What a worker's own import of mindspore sets; msrun's workers inherit it from msrun's.
 IMPORTED = "HCCL_CONNECT_TIMEOUT LD_LIBRARY_PATH PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
 # What differs from one start to the next.
