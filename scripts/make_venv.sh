@@ -36,5 +36,5 @@ else
     echo "Using the virtual environment in $VENV"
 fi
 echo "Installing mindformers_glm${EXTRAS:-} into $VENV: downloads what it needs (once; 3.3 GB" \
-    "installed) and compiles the CPU kernels, which takes minutes each time"
+    "installed) and compiles the CPU kernels, unless an install before did: minutes"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e ".${EXTRAS:-}"
