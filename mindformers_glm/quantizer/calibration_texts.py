@@ -156,6 +156,7 @@ def _read_archive(path: Path, max_texts: int | None) -> list[CalibrationText]:
                         raise ConfigError(f"{path} has a {member.filename} of too many bytes.")
                     table = archive.read(member)
                     texts += _read_table(table, f"{path}, {member.filename}")
+    # zipfile raises the last two for a compression it does not know and for a password.
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as problem:
         raise ConfigError(f"Cannot unpack {path} ({problem}): download it again.") from None
     if not texts:

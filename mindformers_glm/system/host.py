@@ -93,6 +93,11 @@ def has_module(name: str) -> bool:
         return False
 
 
+def count_free_bytes(folder: Path) -> int:
+    """What can still be written to the disk of a folder that exists."""
+    return shutil.disk_usage(folder).free
+
+
 def is_port_free(port: int) -> bool:
     """Whether a server could listen at this port of 127.0.0.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -118,6 +123,7 @@ class Host:
         find_version: see `find_package_version`.
         has_module: see the function.
         is_port_free: see the function.
+        count_free_bytes: see the function.
     """
 
     environ: Mapping[str, str]
@@ -129,6 +135,7 @@ class Host:
     find_version: Callable[[str], str | None] = find_package_version
     has_module: Callable[[str], bool] = has_module
     is_port_free: Callable[[int], bool] = is_port_free
+    count_free_bytes: Callable[[Path], int] = count_free_bytes
 
     def path(self, name: str | Path) -> Path:
         """Where the file /`name` is."""
@@ -174,7 +181,7 @@ class Host:
         path = self.path(folder)
         for candidate in (path, *path.parents):
             with suppress(OSError, ValueError):
-                return shutil.disk_usage(candidate).free
+                return self.count_free_bytes(candidate)
         return None
 
     def find_program(self, name: str, folders: Sequence[str] = ()) -> str | None:

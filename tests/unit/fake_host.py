@@ -136,6 +136,7 @@ def make_host(root: Path, environ: Mapping[str, str] | None = None, **changes: A
         "find_version": VERSIONS.get,
         "has_module": lambda name: False,
         "is_port_free": lambda port: True,
+        "count_free_bytes": lambda folder: 200 * 2**30,
     }
     return Host(environ or {}, root, **(fields | changes))
 

@@ -272,14 +272,11 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, environ: dict[str, str], s
     assert find(diagnose(host), "launcher port").state == state
 
 
-def test_the_folder_of_packed_caches_is_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_of_packed_caches_is_looked_at(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     diagnosis = diagnose(make_host(tmp_path, {"MINDFORMERS_GLM_CACHE": str(folder)}))
     assert find(diagnosis, "cache folder").found.startswith(f"{folder}, ")
-    monkeypatch.setattr(Host, "free_bytes", lambda self, folder: GIB)
-    diagnosis = diagnose(make_host(tmp_path))
+    diagnosis = diagnose(make_host(tmp_path, count_free_bytes=lambda folder: GIB))
     assert find(diagnosis, "cache folder").found == "beside the checkpoints, 1.0 GB free"
     assert find(diagnosis, "cache folder").state == "hint"
     folder.write_text("")
