@@ -218,6 +218,8 @@ class ChatPage:
             fields, tools = self._read_request(values, words)
             model = self._reach(values[self._model] or "", fields)
             self.answers.begin(visitor, model)
+            if conversation.is_forgotten:  # between being taken and now: nothing was there to stop
+                return
             with closing(model.answer(asked, tools)) as pieces:
                 for shown in follow_answer(pieces, model, conversation, words):
                     # What was forgotten is not shown again.

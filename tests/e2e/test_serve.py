@@ -9,8 +9,8 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -85,20 +85,28 @@ def test_serve_by_mindies_config_answers_over_tls_and_ends_after_its_answers(
     context = ssl.create_default_context(cafile=str(certificate[0]))
     context.check_hostname = False
 
-    def ask(body: dict[str, Any], found: list[tuple[int, bytes]]) -> None:
+    def ask(method: str, path: str, body: str = "") -> tuple[int, bytes]:
         client = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=context)
-        client.request("POST", "/v1/completions", json.dumps(body), KEY)
+        client.request(method, path, body, KEY)
         response = client.getresponse()
-        started.release()
-        found.append((response.status, response.read()))
+        return response.status, response.read()
 
-    started = threading.Semaphore(0)
+    def num_taken() -> int:
+        words = "(?:num_requests_running|num_requests_waiting|request_success_total)"
+        text = ask("GET", "/metrics")[1].decode()
+        return sum(int(float(n)) for n in re.findall(rf"^vllm:{words}{{.*}} (.+)$", text, re.M))
+
     answers: list[tuple[int, bytes]] = []
-    long = {"prompt": "北京", "max_tokens": 200, "ignore_eos": True, "stream": True}
-    threads = [threading.Thread(target=ask, args=(long, answers)) for _ in range(6)]
+    long = json.dumps({"prompt": "北京", "max_tokens": 500, "ignore_eos": True, "stream": True})
+
+    def ask_long() -> None:
+        answers.append(ask("POST", "/v1/completions", long))
+
+    threads = [threading.Thread(target=ask_long) for _ in range(6)]
     for thread in threads:
         thread.start()
-    started.acquire()
+    while num_taken() < 6:  # a request after the signal would be refused
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join(60)

@@ -187,6 +187,8 @@ def test_a_conversation_that_is_forgotten_while_an_answer_is_awaited_stays_so(
     visitor.ask("hello", "you said hello")
     visitor.say("silent")
     visitor.sees("silent", status="Waiting for the answer ...")
+    # The page says so before it asks; what is forgotten before that is never asked for.
+    _wait_for(lambda: server.bodies[-1]["messages"][-1]["content"] == "silent")
     visitor.page.locator(button).click()
     _wait_for(lambda: server.num_closed == num_closed + 1)
     visitor.ask("again", "you said again")
@@ -298,7 +300,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _wait_for(is_true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + _WAIT_MS / 1000
     while not is_true():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from mindformers_glm.serving.chat_model import Piece
 from mindformers_glm.serving.web_conversation import Conversation
 from mindformers_glm.serving.web_guide import main
 from mindformers_glm.serving.web_words import ENGLISH, WORDS
+from tests.e2e.scripted_server import scripted_server
 
 _DEAD = "http://127.0.0.1:9"
 
@@ -156,3 +158,20 @@ def test_an_answer_without_a_word_is_said_to_be_none() -> None:
     pieces = iter([Piece(num_tokens=1, finish_reason="stop")])
     *_, (_, status) = follow_answer(pieces, model, conversation, WORDS[ENGLISH])
     assert status.startswith("no answer, 1 tokens")
+
+
+def test_what_was_forgotten_before_it_was_asked_for_is_not_asked_for() -> None:
+    pytest.importorskip("gradio", reason="the extra `web` is not installed")
+    from mindformers_glm.serving.web_page import ChatPage, PageSettings
+
+    with scripted_server() as server:
+        page = ChatPage(PageSettings(server.url, "one", "", {}, {}, "", ""))
+        conversation = Conversation()
+        conversation.add("hello")
+        conversation.is_forgotten = True
+        values = {page._conversation: conversation, page._language: ENGLISH, page._model: "one"}
+        values |= dict.fromkeys([page._system, page._tools, *page._numbers], "")
+        request = SimpleNamespace(session_hash="visitor")
+        assert list(page._answer(values, request)) == []  # type: ignore[arg-type]
+        assert server.bodies == []
+    assert conversation.messages == []
