@@ -24,7 +24,7 @@ from mindformers_glm.system.processors import count_physical_cores
 
 # csrc/dispatch.cc holds the same number; raise both when a symbol, its parameters or the tile
 # layout changes.
-ABI_VERSION = 15
+ABI_VERSION = 16
 TILE_N, TILE_K = 16, 32
 # Columns of a tile of integer weights, by their bits.
 INT_TILE_K = {8: 64, 4: 128}

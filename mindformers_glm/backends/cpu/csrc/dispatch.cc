@@ -18,7 +18,7 @@ namespace {
 
 // Raised whenever an exported symbol, its parameters or a tensor layout changes; library.py holds
 // the same number.
-constexpr int kAbiVersion = 15;
+constexpr int kAbiVersion = 16;
 
 #if defined(GLM_X86)
 // Which register states the operating system saves (XCR0), read by XGETBV.

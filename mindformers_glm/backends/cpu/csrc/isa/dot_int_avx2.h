@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "../kernel_table.h"
+#include "../weight_streams.h"
 
 namespace glm::GLM_ISA {
 
@@ -13,7 +14,7 @@ using IntElement = int16_t;
 constexpr int NumPlanes(int /*activation_bits*/) { return 1; }
 constexpr int32_t kByteZero = 128;
 
-constexpr int kFewTokens = 1, kFewTokensRows = 1;
+constexpr int kSingleTokenRows = kMostStreams;
 constexpr int kIntBlockTokens = 4, kIntBlockRows = 1;
 constexpr int kSumsAtOnce = 4;
 constexpr int kRowBlockTokens = kIntBlockTokens, kRowBlockRows = kIntBlockRows;

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "../kernel_table.h"
+#include "../weight_streams.h"
 
 namespace glm::GLM_ISA {
 
@@ -13,8 +14,8 @@ constexpr int NumPlanes(int activation_bits) { return activation_bits / 8; }
 constexpr int32_t kByteZero = 128;
 
 // 16 sums, 4 weights and the activations are 21 of 32 registers. A single token is limited by
-// memory, which one stream of weights uses best.
-constexpr int kFewTokens = 1, kFewTokensRows = 1;
+// memory: see weight_streams.h.
+constexpr int kSingleTokenRows = kMostStreams;
 constexpr int kIntBlockTokens = 8, kIntBlockRows = 2;
 constexpr int kSumsAtOnce = 8;
 // Where sums stay integers over a whole row: 24 of them, 4 weights and the activations.

@@ -11,7 +11,7 @@ constexpr int NumPlanes(int activation_bits) { return activation_bits / 8; }
 constexpr int32_t kByteZero = 0;
 
 // Of 32 registers: 16 to 24 of sums, 4 or 8 of weights, the activations.
-constexpr int kFewTokens = 1, kFewTokensRows = 2;
+constexpr int kSingleTokenRows = 2;
 constexpr int kIntBlockTokens = 6, kIntBlockRows = 1;
 constexpr int kSumsAtOnce = 4;
 constexpr int kRowBlockTokens = kIntBlockTokens, kRowBlockRows = kIntBlockRows;

@@ -10,7 +10,7 @@ constexpr int NumPlanes(int /*activation_bits*/) { return 1; }
 constexpr int32_t kByteZero = 128;
 
 // Of 32 registers: 16 of sums, 8 of weights that are widened, the activations.
-constexpr int kFewTokens = 1, kFewTokensRows = 1;
+constexpr int kSingleTokenRows = 1;
 constexpr int kIntBlockTokens = 4, kIntBlockRows = 1;
 constexpr int kSumsAtOnce = 4;
 constexpr int kRowBlockTokens = kIntBlockTokens, kRowBlockRows = kIntBlockRows;

@@ -15,7 +15,7 @@ constexpr int NumPlanes(int /*activation_bits*/) { return 1; }
 constexpr int32_t kByteZero = 128;
 
 // Tile rows and tokens of one block, also for few tokens. Planes share the tokens among them.
-constexpr int kFewTokens = 1, kFewTokensRows = 1;
+constexpr int kSingleTokenRows = 1;
 constexpr int kIntBlockTokens = 2, kIntBlockRows = 1;
 // So many sums hide the latency of a product.
 constexpr int kSumsAtOnce = 1;

@@ -52,14 +52,13 @@ struct DotInt {
   // Inlined by gcc 12 into LinearIntWith it is 6 % slower, and MindSpore between the operators too.
   __attribute__((noinline)) void Multiply(const IntBlock& block, int64_t count, int64_t num_rows) {
     int64_t r = 0;
-    if (num_rows > kFewTokens) {
+    if (num_rows > 1) {
       for (; r + kIntBlockRows <= count; r += kIntBlockRows) {
         MultiplyTileRows<kBits, P, kIntBlockRows, kTokens, kAffine>(RowsFrom(block, r), num_rows);
       }
-    } else {
-      for (; r + kFewTokensRows <= count; r += kFewTokensRows) {
-        MultiplyTileRows<kBits, P, kFewTokensRows, kFewTokens, kAffine>(RowsFrom(block, r),
-                                                                        num_rows);
+    } else if (TakesStreams()) {
+      for (; r + kSingleTokenRows <= count; r += kSingleTokenRows) {
+        MultiplyTileRows<kBits, P, kSingleTokenRows, 1, kAffine>(RowsFrom(block, r), num_rows);
       }
     }
     for (; r < count; ++r) {

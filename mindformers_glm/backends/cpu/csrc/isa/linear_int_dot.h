@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../kernel_table.h"
+#include "../weight_streams.h"
 #include "linear_work.h"
 #include "quantize_activations.h"
 
@@ -18,6 +19,11 @@ constexpr int64_t kIntBlockK = 256;
 // cache, while the products take their time.
 constexpr int64_t kIntPrefetchBytes = 4096;
 constexpr int64_t kIntPrefetchLines = 128;
+
+// Whether a single token takes kSingleTokenRows tile rows at once, each a stream of memory.
+inline bool TakesStreams() {
+  return kSingleTokenRows > 1 && (kSingleTokenRows < kMostStreams || WeightStreams() > 1);
+}
 
 // One line of a tile row: 16 weight rows of 4 columns, or of int4 twice 4.
 template <int kBits>

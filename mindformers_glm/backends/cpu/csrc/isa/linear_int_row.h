@@ -176,7 +176,7 @@ struct DotRows {
   __attribute__((noinline)) void Multiply(const RowBlock& block, int64_t count, int64_t num_rows) {
     int64_t r = 0;
     if (num_rows == 1) {
-      r = Run<kFewTokensRows, 1>(block, r, count, num_rows);
+      if (TakesStreams()) r = Run<kSingleTokenRows, 1>(block, r, count, num_rows);
     } else if (num_rows <= kIntBlockTokens) {  // one block: weights are read as they come
       r = Run<kIntBlockRows, kIntBlockTokens>(block, r, count, num_rows);
     } else {
