@@ -216,7 +216,8 @@ def _end(drain_s: float, signals: Signals) -> None:
     import ray
     from ray import serve
 
-    note("ending after the answers under way; a second signal ends them")
+    if signals.has_come:
+        note("ending after the answers under way; a second signal ends them")
     serve.delete(APPLICATION, _blocking=False)
     end_s = time.monotonic() + drain_s + _END_S
     while _status() is not None and time.monotonic() < end_s and not signals.has_hurried:
