@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,8 +38,10 @@ def test_a_killed_replica_costs_no_request_without_a_token(server: RayServer) ->
 def test_the_replica_is_back_by_itself(server: RayServer) -> None:
     before = server.wait_for_replicas(2)
     server.find(ENGINE)[0].kill()  # Ray's own process this time
+    begin_s = time.monotonic()
     server.wait_for(lambda: len(server.addresses() & before) == 1)
     assert server.wait_for_replicas(2) != before
+    print(f"back after {time.monotonic() - begin_s:.0f} s")
 
 
 @pytest.mark.slow
@@ -56,7 +59,7 @@ def test_a_frozen_replica_is_left_for_another(server: RayServer) -> None:
     victim = server.find(SERVER)[0]
     became = ask_while(server.url, victim.suspend)
     assert became["whole"] + became["told"] == 48, became
-    assert not victim.is_running() or server.wait_for(lambda: not victim.is_running())
+    server.wait_for(lambda: victim not in server.find(SERVER))
     server.wait_for_replicas(2)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.ray_server import Program, start
+from tests.e2e.ray_server import LIMIT_S, Program, start
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(work: Path) -> None:
     killed, journal = _start(work, "ray.jsonl")
     children = psutil.Process(killed.process.pid).children(recursive=True)
     killed.kill()
-    assert not psutil.wait_procs(children, timeout=60)[1]  # they end with it
+    assert not psutil.wait_procs(children, timeout=LIMIT_S)[1]  # they end with it
     kept = len(journal.read_text().splitlines()) - 1
     again = start(
         lambda: Program(work, *_words("ray.jsonl", *_RAY)),
