@@ -28,7 +28,7 @@ LIMIT_S = 900.0  # a machine with twenty times as much to do as it can
 ENGINE = "ServeReplica:mindformers-glm:Engine"  # what Ray calls the processes
 INGRESS = "ServeReplica:mindformers-glm:Ingress"
 SERVER = "-m mindformers_glm serve"  # of a replica
-_TOO_SLOW = "timed out during startup"
+_TOO_SLOW = re.compile(r"timed out during startup|proxies not available after")
 _MOST_STARTS = 4
 _CALLBACK = "mindformers_glm.serving.ray_proxy:middlewares"
 _QUESTION = "请介绍一下北京"
@@ -125,8 +125,9 @@ class Program:
 
 
 def start(make: Callable[[], Started], is_there: Callable[[Started], Any]) -> Started:
-    """Start a program until it is there: a busy machine is too slow for Ray 2.60, whose
-    `ray.init` and `ray start` give up after 30 s (node.py).
+    """Start a program until it is there: a busy machine can be too slow for Ray.
+
+    Ray 2.60 gives up starting after 30 s (node.py), and its proxies after 60 s.
     """
     for left in reversed(range(_MOST_STARTS)):
         program = make()
@@ -134,7 +135,7 @@ def start(make: Callable[[], Started], is_there: Callable[[Started], Any]) -> St
             program.wait_for(lambda: is_there(program))  # noqa: B023
             break
         except AssertionError:
-            if not left or program.process.poll() is None or _TOO_SLOW not in program.log:
+            if not left or program.process.poll() is None or not _TOO_SLOW.search(program.log):
                 program.kill()
                 raise
     return program

@@ -8,7 +8,16 @@ from typing import TypeVar
 
 import pytest
 
-from tests.e2e.ray_server import Program, addresses, ask, ask_while, environment, start
+from tests.e2e.ray_server import (
+    Program,
+    RayServer,
+    addresses,
+    ask,
+    ask_while,
+    environment,
+    start,
+    wait_for,
+)
 from tests.two_hosts import ADDRESSES, enter, pull_cable, run_on, two_hosts
 
 pytest.importorskip("ray")
@@ -58,17 +67,20 @@ def test_a_machine_joins_and_is_lost(hosts: tuple[str, str], tmp_path: Path) -> 
         return {one.partition(":")[0] for one in _on(hosts[0], lambda: addresses(_URL))}
 
     start_ray(0, "--head", "--port=6379", "--include-dashboard=false")
-    server = Program(
-        tmp_path,
-        *("mindformers_glm", "serve", "--ray", *_SERVE),
-        prefix=run_on(hosts[0]),
-        environ=environ,
-    )
+
+    def serve() -> RayServer:
+        return RayServer(tmp_path, *_SERVE, prefix=run_on(hosts[0]), environ=environ)
+
+    server = serve()
     server.wait_for(lambda: machines() == {_HEAD})
     second = start_ray(1, f"--address={_HEAD}:6379")
     server.wait_for(lambda: machines() == {_HEAD, _SECOND})
     for number in range(8):  # of eight beginnings each replica has some
         assert _on(hosts[0], partial(ask, _URL, number)) == "whole"
+    other = serve()
+    wait_for(lambda: other.process.poll() is not None)
+    assert other.process.returncode == 1
+    assert "serves mindformers-glm already" in other.log
     became = ask_while(_URL, partial(pull_cable, hosts[1]), partial(enter, hosts[0]))
     assert became["whole"] + became["told"] == 48, became
     server.wait_for(lambda: machines() == {_HEAD})
