@@ -23,7 +23,8 @@ from mindformers_glm.system.log import note
 APPLICATION = "mindformers-glm"
 _LOOPBACKS = ("127.0.0.1", "::1", "localhost")
 _ALL = ("0.0.0.0", "::", "")  # of a machine's addresses
-_LOOK_S = 1.0
+_LOOK_S = 2.0
+_ASK_S = 0.5  # between two questions to Ray Serve whether it is done
 _END_S = 60.0  # for the end of replicas and ingresses beside their answers
 # Who signals all processes of a service (systemd, a shell) may be heard twice.
 _ONE_SIGNAL_S = 1.0
@@ -160,7 +161,7 @@ def _wait_for_start(signals: Signals) -> bool:
         if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             problems = [one.message for one in status.deployments.values() if one.message]
             raise GlmError(f"The replicas cannot start: {_reason(problems or [status.message])}")
-        time.sleep(0.2)
+        time.sleep(_ASK_S)
     return False
 
 
@@ -221,5 +222,5 @@ def _end(drain_s: float, signals: Signals) -> None:
     serve.delete(APPLICATION, _blocking=False)
     end_s = time.monotonic() + drain_s + _END_S
     while _status() is not None and time.monotonic() < end_s and not signals.has_hurried:
-        time.sleep(0.2)
+        time.sleep(_ASK_S)
     ray.shutdown()

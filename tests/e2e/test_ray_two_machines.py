@@ -25,6 +25,14 @@ pytestmark = pytest.mark.slow
 
 _HEAD, _SECOND = ADDRESSES
 _SMALL = ("--num-cpus=2", "--object-store-memory=134217728", "--block")
+# Each host has its ports for itself. Where they are not given, Ray 2.60 waits 15 s for its agents
+# to choose them and then ends, which is too short a time on a busy machine.
+_PORTS = (
+    "--dashboard-agent-listen-port=52365",
+    "--dashboard-agent-grpc-port=52366",
+    "--runtime-env-agent-port=52367",
+    "--metrics-export-port=52368",
+)
 # A machine of 2 CPUs has room for two ingresses and one replica of 1: the other one has to wait.
 _SERVE = (f"replicas=2,cpus=1,address={_HEAD}:6379", "--host", "0.0.0.0", "--port", "8000")
 _URL = f"http://{_HEAD}:8000"
@@ -59,7 +67,7 @@ def test_a_machine_joins_and_is_lost(hosts: tuple[str, str], tmp_path: Path) -> 
         command = ("ray.scripts.scripts", "start", f"--node-ip-address={ADDRESSES[host]}")
         options = {"prefix": run_on(hosts[host]), "environ": environ}
         return start(
-            lambda: Program(tmp_path, *command, *words, *_SMALL, **options),
+            lambda: Program(tmp_path, *command, *words, *_PORTS, *_SMALL, **options),
             lambda program: "block forever" in program.log,
         )
 
