@@ -163,11 +163,12 @@ def declare_prediction(is_pynative: bool, is_deterministic: bool) -> None:
 
 
 # Ray: no reports to its makers; its replicas write their logs to files only; whoever reserves no
-# card still sees those of the machine.
+# card still sees those of the machine; engines do not stand back (nice 15) for other programs.
 _OF_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
 }
 
 

@@ -12,8 +12,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from mindformers_glm.config.environment import api_keys
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.serving.predict import check_folder
 from mindformers_glm.serving.ray_cluster import machine_cpus
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 ENGINE_NAME, INGRESS_NAME = "Engine", "Ingress"
 _HEALTH_S = 2.0  # between two looks at a replica
+_STARTS = 2  # that may fail before the first replica answers; later ones are tried for ever
 _END_S = 40.0  # for a replica's end beside its answers
 _MOST_AT_AN_INGRESS = 10_000  # requests; replicas have their own limits
 _IN_YAML = ("model", "settings", "words")
@@ -88,12 +90,14 @@ def create_application(
                 metrics_interval_s=_HEALTH_S,
                 look_back_period_s=10.0,
                 upscale_delay_s=10.0,
+                downscale_delay_s=settings.downscale_delay_s,
             )
         }
     engine = serve.deployment(
         name=ENGINE_NAME,
         ray_actor_options={"num_cpus": shares.cpus},
         max_replicas_per_node=shares.most_on_a_machine,
+        max_constructor_retry_count=_STARTS,
         health_check_period_s=_HEALTH_S,
         graceful_shutdown_timeout_s=config.server["drain_timeout_s"] + _END_S,
         **number,
@@ -116,6 +120,8 @@ def check_for_ray(config: Any) -> None:
         ConfigError: with the reason; or the checkpoint is missing.
     """
     server = config.server
+    if config.llm["model_parallel"] > 1:
+        refuse_ranks(config.llm["model_parallel"])
     if server["ssl_certfile"] is not None or server["ssl_keyfile"] is not None:
         raise ConfigError(
             "Ray Serve's ingress speaks plain HTTP: leave ssl_certfile and ssl_keyfile out, and "
@@ -126,6 +132,32 @@ def check_for_ray(config: Any) -> None:
         raise ConfigError(
             f"There is no checkpoint folder {config.pretrained_model_dir}: it must be at that "
             "place on every machine."
+        )
+
+
+def refuse_ranks(num_ranks: int) -> NoReturn:
+    """A replica is one process.
+
+    Raises:
+        ConfigError: says so.
+    """
+    raise ConfigError(
+        f"--ray runs replicas of one process each: leave model_parallel={num_ranks} and the "
+        "launcher out, or serve without --ray."
+    )
+
+
+def check_keys(config: Any) -> None:
+    """Find out whether the processes of a running cluster know the API keys of this one.
+
+    Raises:
+        ConfigError: they do not: their environment is another one.
+    """
+    given, file = config.server["api_key"], config.server["api_key_file"]
+    if api_keys(given, file) != api_keys(given, file, environ={}):
+        raise ConfigError(
+            "The API key of MINDFORMERS_GLM_API_KEY would not reach the processes of a running "
+            "cluster: give --api_key_file, a file at that place on every machine."
         )
 
 

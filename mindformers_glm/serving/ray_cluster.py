@@ -1,6 +1,7 @@
 """A Ray cluster to work on: a running one, or one of this process's own, small and quiet."""
 
 import logging
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -8,11 +9,12 @@ from mindformers_glm.config.environment import prepare_for_ray
 from mindformers_glm.core.errors import ConfigError, GlmError, first_words
 
 _PROXY_CALLBACK = "mindformers_glm.serving.ray_proxy:middlewares"
+_VERSION = "2.60."  # others call what is used here otherwise, or not at all
 _OBJECT_STORE_BYTES = 128 * 2**20  # requests do not go through it
 
 
 def check_packages(*names: str) -> None:
-    """Find out whether Ray is there, without importing it.
+    """Find out whether Ray is there, and the right one, without importing it.
 
     Raises:
         ConfigError: it is not.
@@ -21,6 +23,11 @@ def check_packages(*names: str) -> None:
         raise ConfigError(
             f"--ray needs {', '.join(missing)}: run pip install 'mindformers-glm[ray]', or pip "
             "install -e '.[ray]' in the source folder."
+        )
+    if not (found := version("ray")).startswith(_VERSION):
+        raise ConfigError(
+            f"--ray needs Ray {_VERSION}*, and {found} is installed: run pip install "
+            f"'ray[serve,data]=={_VERSION}*'."
         )
 
 
@@ -50,6 +57,14 @@ def connect(address: str, *, is_verbose: bool) -> None:
     # Its loggers have their level from the import on.
     for name in ("ray", "ray.serve", "ray.data"):
         logging.getLogger(name).setLevel(level)
+
+
+def serve_address() -> tuple[str, int] | None:
+    """Host and port of Ray Serve's proxies where it runs in the cluster."""
+    from ray.serve.context import _get_global_client  # nothing public says it (Ray Serve 2.60)
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return None if client is None else (client.http_config.host, client.http_config.port)
 
 
 def machine_cpus() -> list[float]:

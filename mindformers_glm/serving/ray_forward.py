@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _PATIENCE_S = 30.0  # for a replica, where there is none
 _MOST_TRIES = 5
 _CONNECT_S = 5.0
+_LARGE = 64 * 1024  # bytes of a body that take some time to be parsed
 _PAUSE_S = 0.2  # before the same replica is asked again
 # Of one connection and not of the message (RFC 9110, 7.6.1), or written anew.
 _OF_THE_CONNECTION = {
@@ -69,7 +70,11 @@ class Forwarder:
             await self._session.close()
 
     async def _try_all(self, scope: Scope, body: bytes, reply: Reply) -> None:
-        beginning = prompt_beginning(body)
+        beginning = (
+            prompt_beginning(body)
+            if len(body) <= _LARGE
+            else await asyncio.to_thread(prompt_beginning, body)  # others' answers go on
+        )
         failed: list[str] = []
         refused: RefusedError | None = None
         for _ in range(_MOST_TRIES):

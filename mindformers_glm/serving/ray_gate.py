@@ -1,7 +1,9 @@
 """The application of an ingress: everything goes to a replica but health and addresses."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -13,7 +15,7 @@ from mindformers_glm.serving.ray_forward import Forwarder
 from mindformers_glm.serving.ray_proxy import MARK
 from mindformers_glm.serving.ray_table import ReplicaTable
 from mindformers_glm.serving.ray_words import read_words
-from mindformers_glm.serving.server.door import KeyGuard
+from mindformers_glm.serving.server.door import KeyGuard, allow_origins
 from mindformers_glm.serving.server.errors import DEFECT, RequestError, tell_defect
 from mindformers_glm.serving.server.json_body import read_body
 from mindformers_glm.serving.server.service import json_response
@@ -63,6 +65,8 @@ class Gate:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        if not path.startswith("/"):  # OPTIONS *: what follows a host's name must not be part of it
+            raise RequestError(404, f"There is no route {path!r:.100}.")
         if path in _HEALTH:
             if not self._table.ready:
                 raise RequestError(503, "No replica is ready.")
@@ -84,6 +88,23 @@ class Gate:
             raise RequestError(408, "The request's body did not arrive in time.") from None
 
 
+def add_doors(gate: ASGIApp, server: Mapping[str, Any]) -> ASGIApp:
+    """What stands before a gate: the key, web pages of other origins, the application's prefix.
+
+    Args:
+        server: settings of the servers behind it.
+    """
+    keys = api_keys(server["api_key"], server["api_key_file"])
+    app = KeyGuard(gate, keys) if keys else gate
+    if origins := server["allowed_origins"]:
+        app = allow_origins(app, origins)
+
+    async def enter(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(_below_prefix(scope), receive, _mark(send))
+
+    return enter
+
+
 class Ingress:
     """The ASGI application of a process of Ray Serve, with the task that follows the replicas.
 
@@ -98,15 +119,14 @@ class Ingress:
         self._application = serve.get_replica_context().app_name
         self._table = ReplicaTable()
         self._gate = Gate(self._table, server["max_body_size"], server["client_timeout_s"])
-        keys = api_keys(server["api_key"], server["api_key_file"])
-        self._app: ASGIApp = KeyGuard(self._gate, keys) if keys else self._gate
+        self._app = add_doors(self._gate, server)
         self._following: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] == "http":
-            await self._app(scope, receive, _mark(send))
+            await self._app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -132,6 +152,17 @@ class Ingress:
             except Exception as problem:
                 write_line(f"error: an ingress cannot ask the head for replicas: {problem}")
             await asyncio.sleep(_LOOK_S)
+
+
+def _below_prefix(scope: Scope) -> Scope:
+    """The request as a replica knows its paths, without the application's route_prefix."""
+    prefix, path = scope.get("root_path", ""), scope["path"]
+    if not prefix or not path.startswith(prefix):
+        return scope
+    rest = path[len(prefix) :] or "/"
+    raw: bytes = scope.get("raw_path") or b""
+    raw_rest = raw[len(prefix) :] if raw.startswith(prefix.encode()) else quote(rest).encode()
+    return {**scope, "root_path": "", "path": rest, "raw_path": raw_rest or b"/"}
 
 
 def _mark(send: Send) -> Send:

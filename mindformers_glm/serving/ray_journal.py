@@ -88,6 +88,12 @@ class Journal:
                 "choose another --save_file."
             )
         for line in lines[1:-1]:  # the last one has no end: it is empty, or was cut
-            entry = json.loads(line)
-            index = entry.pop("index")
-            self.outputs[index] = KeptOutput(**entry)
+            try:
+                entry = json.loads(line)
+                index = entry.pop("index")
+                self.outputs[index] = KeptOutput(**entry)
+            except (ValueError, AttributeError, KeyError, TypeError):
+                raise ConfigError(
+                    f"{self.path} is damaged at {line!r:.40}: take that line out, and its answer "
+                    "is asked for again, or delete the file."
+                ) from None

@@ -9,7 +9,7 @@ from typing import Any
 from mindformers_glm.core.errors import ConfigError
 
 INGRESS_CPUS = 0.5  # reserved for each ingress
-_NUMBERS = ("replicas", "min", "max", "ingresses", "queue", "cpus")
+_NUMBERS = ("replicas", "min", "max", "ingresses", "queue", "downscale_delay_s", "cpus")
 _WHOLE = re.compile(r"[1-9]\d{0,5}", re.ASCII)
 _DECIMAL = re.compile(r"\d{1,6}(\.\d{1,4})?", re.ASCII)
 
@@ -23,6 +23,7 @@ class RaySettings:
         min, max: between which the number of replicas follows their queues.
         ingresses: processes that take requests and choose a replica.
         queue: requests for each replica, running and waiting, that the number of replicas aims at.
+        downscale_delay_s: for how long fewer must be enough before one is ended.
         cpus: that Ray reserves for a replica; None: what a machine has, shared evenly.
         address: of a running cluster; "": one of this process's own, on this machine.
     """
@@ -32,6 +33,7 @@ class RaySettings:
     max: int = 0
     ingresses: int = 2
     queue: int = 16
+    downscale_delay_s: int = 600
     cpus: float | None = None
     address: str = ""
 
@@ -125,10 +127,13 @@ def share_machines(settings: RaySettings, machine_cpus: Sequence[float]) -> Shar
     that ingresses come back on whatever machine is left.
 
     Args:
-        machine_cpus: how many CPUs Ray counts on each.
+        machine_cpus: how many CPUs Ray counts on each; those without any hold no replica.
     Raises:
         ConfigError: there is no room.
     """
+    machine_cpus = [cpus for cpus in machine_cpus if cpus > 0]
+    if not machine_cpus:
+        raise ConfigError("No machine of the cluster has CPUs to give (ray start --num-cpus=N).")
     reserved = settings.ingresses * INGRESS_CPUS
     room = min(machine_cpus) - reserved
     cpus = settings.cpus

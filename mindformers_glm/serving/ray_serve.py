@@ -3,26 +3,52 @@
 import argparse
 import logging
 import signal
-import threading
 import time
+from types import FrameType
 from typing import Any
 
 from mindformers_glm.config.environment import api_keys
 from mindformers_glm.config.run_config import RunConfig
-from mindformers_glm.core.errors import GlmError, first_words
+from mindformers_glm.core.errors import ConfigError, GlmError, first_words
 from mindformers_glm.serving import ray_board
-from mindformers_glm.serving.ray_app import check_for_ray, create_application
-from mindformers_glm.serving.ray_cluster import check_packages, connect
+from mindformers_glm.serving.ray_app import check_for_ray, check_keys, create_application
+from mindformers_glm.serving.ray_cluster import check_packages, connect, serve_address
 from mindformers_glm.serving.ray_gate import REPLICAS
 from mindformers_glm.serving.ray_options import read_ray_option
+from mindformers_glm.serving.ray_table import ReplicaTable
 from mindformers_glm.serving.ray_words import given_words
 from mindformers_glm.serving.server.run_server import open_socket
 from mindformers_glm.system.log import note
 
 APPLICATION = "mindformers-glm"
 _LOOPBACKS = ("127.0.0.1", "::1", "localhost")
+_ALL = ("0.0.0.0", "::", "")  # of a machine's addresses
 _LOOK_S = 2.0
+_ASK_S = 0.5  # between two questions to Ray Serve whether it is done
 _END_S = 60.0  # for the end of replicas and ingresses beside their answers
+# Who signals all processes of a service (systemd, a shell) may be heard twice.
+_ONE_SIGNAL_S = 1.0
+
+
+class Signals:
+    """Hears SIGINT and SIGTERM: the first one asks for the end, a second one for it at once."""
+
+    def __init__(self) -> None:
+        self._first_s = 0.0
+        self.has_hurried = False
+
+    @property
+    def has_come(self) -> bool:
+        """Whether there was one."""
+        return bool(self._first_s)
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        now_s = time.monotonic()
+        if not self._first_s:
+            self._first_s = now_s
+        elif now_s > self._first_s + _ONE_SIGNAL_S:
+            self.has_hurried = True
 
 
 def serve_on_ray(arguments: argparse.Namespace, config: RunConfig) -> int:
@@ -31,41 +57,94 @@ def serve_on_ray(arguments: argparse.Namespace, config: RunConfig) -> int:
     Args:
         arguments: the command line; `ray` holds the words of that option.
     Raises:
-        GlmError: an option is wrong, or the replicas cannot start.
+        GlmError: an option is wrong, the replicas cannot start, or the cluster is lost.
     """
     settings = read_ray_option(arguments.ray)
-    check_packages("ray", "aiohttp")
+    check_packages("ray", "aiohttp", "fastapi", "grpc")
     check_for_ray(config)
+    if settings.address:
+        check_keys(config)
+    has_key = bool(api_keys(config.server["api_key"], config.server["api_key_file"]))
     host, port = config.server["host"], config.server["port"]
-    is_local = host in _LOOPBACKS
-    listener = open_socket(host, port)  # tells early that it is taken
-    port = listener.getsockname()[1]
-    listener.close()
-    ended = threading.Event()
+    if not settings.address:
+        port = _free_port(host, port)
     connect(settings.address, is_verbose=config.verbose)
+    signals = Signals()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, signals.take)
+    try:
+        return _serve(arguments, config, host, port, signals, has_key=has_key)
+    except GlmError:
+        raise
+    except Exception as problem:  # Ray has no one type for what a cluster that ends does
+        raise GlmError(f"The Ray cluster has failed: {first_words(problem)}") from None
+
+
+def _serve(
+    arguments: argparse.Namespace,
+    config: RunConfig,
+    host: str,
+    port: int,
+    signals: Signals,
+    *,
+    has_key: bool,
+) -> int:
     from ray import serve
 
+    settings = read_ray_option(arguments.ray)
     if not config.verbose:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # set anew by the import
-    try:
-        application = create_application(
-            settings, given_words(arguments, config), "" if settings.address else host
+    place = "" if settings.address or host in _ALL else host
+    application = create_application(settings, given_words(arguments, config), place)
+    if _status() is not None:
+        raise ConfigError(
+            f"The cluster {settings.address} serves {APPLICATION} already, by another serve --ray "
+            "perhaps: end that one first."
         )
-        serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+    port = _start_proxies(host, port)
+    try:
         target = serve.RunTarget(application, name=APPLICATION, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
-        if not _wait_for_start(ended):
-            return 0
-        _tell_ready(host, port, has_key=_has_key(config), is_local=is_local)
-        _follow(ended)
+        if _wait_for_start(signals):
+            _tell_ready(host, port, has_key=has_key)
+            _follow(signals)
     finally:
-        _end(config.server["drain_timeout_s"])
+        _end(config.server["drain_timeout_s"], signals)
     return 0
 
 
-def _wait_for_start(ended: threading.Event) -> bool:
+def _free_port(host: str, port: int) -> int:
+    """The port, or one that is free in place of 0.
+
+    Raises:
+        ConfigError: it is taken.
+    """
+    with open_socket(host, port) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _start_proxies(host: str, port: int) -> int:
+    """Have Ray Serve listen on all machines, or find that it does already; return the port.
+
+    Raises:
+        ConfigError: the port is taken, or Ray Serve listens elsewhere.
+    """
+    from ray import serve
+
+    running = serve_address()
+    if running is None:
+        port = _free_port(host, port)
+        serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+        return port
+    if running != (host, port or running[1]):
+        raise ConfigError(
+            f"Ray Serve listens at {running[0]} port {running[1]} in this cluster already: give "
+            "--host and --port so, or end it by serve shutdown."
+        )
+    return running[1]
+
+
+def _wait_for_start(signals: Signals) -> bool:
     """Whether the application runs; False: a signal came first.
 
     Raises:
@@ -73,13 +152,16 @@ def _wait_for_start(ended: threading.Event) -> bool:
     """
     from ray.serve.schema import ApplicationStatus
 
-    while not ended.wait(0.2):
+    while not signals.has_come:
         status = _status()
-        if status is None or status.status == ApplicationStatus.RUNNING:
+        if status is None:
+            raise GlmError(f"Somebody else has deleted {APPLICATION} from the cluster.")
+        if status.status == ApplicationStatus.RUNNING:
             return True
         if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
             problems = [one.message for one in status.deployments.values() if one.message]
             raise GlmError(f"The replicas cannot start: {_reason(problems or [status.message])}")
+        time.sleep(_ASK_S)
     return False
 
 
@@ -93,33 +175,35 @@ def _reason(messages: list[str]) -> str:
     return first_words(RuntimeError(" ".join(messages)))
 
 
-def _follow(ended: threading.Event) -> None:
-    """Tell of replicas that come and go until a signal comes."""
-    known: set[str] = set()
-    beats: dict[str, int] = {}
-    while not ended.wait(_LOOK_S if known else 0.1):
-        entries = ray_board.read_all(APPLICATION)
-        alive = {name for name, one in entries.items() if one["beat"] != beats.get(name)}
-        beats = {name: one["beat"] for name, one in entries.items()}
-        for name in sorted(alive - known):
-            note(f"replica {name} answers at {entries[name]['url']}/v1")
-        for name in sorted(known - alive):
+def _follow(signals: Signals) -> None:
+    """Tell of replicas that come and go until a signal comes.
+
+    Raises:
+        GlmError: the application is gone.
+    """
+    table = ReplicaTable(time.monotonic)
+    known: dict[str, str] = {}  # URLs by names
+    while not signals.has_come:
+        if _status() is None:
+            raise GlmError(f"Somebody else has deleted {APPLICATION} from the cluster.")
+        table.update(ray_board.read_all(APPLICATION))
+        present = {one.name: one.url for one in table.ready}
+        for name in sorted(present.keys() - known.keys()):
+            note(f"replica {name} answers at {present[name]}/v1")
+        for name in sorted(known.keys() - present.keys()):
             note(f"replica {name} is gone")
-        known = alive
+        known = present
+        time.sleep(_LOOK_S)
 
 
-def _tell_ready(host: str, port: int, *, has_key: bool, is_local: bool) -> None:
+def _tell_ready(host: str, port: int, *, has_key: bool) -> None:
     shown = f"[{host}]" if ":" in host else host
     note(
         f"serving by Ray at http://{shown}:{port}/v1, {'with' if has_key else 'without'} API key; "
         f"http://{shown}:{port}{REPLICAS} lists the replicas, each of which is a server too"
     )
-    if not has_key and not is_local:
+    if not has_key and host not in _LOOPBACKS:
         note("anybody who reaches this address can use the model: --api_key_file asks for a key")
-
-
-def _has_key(config: RunConfig) -> bool:
-    return bool(api_keys(config.server["api_key"], config.server["api_key_file"]))
 
 
 def _status() -> Any:
@@ -128,14 +212,15 @@ def _status() -> Any:
     return serve.status().applications.get(APPLICATION)
 
 
-def _end(drain_s: float) -> None:
+def _end(drain_s: float, signals: Signals) -> None:
     """Let answers under way come to their end; a cluster of one's own ends with this process."""
     import ray
     from ray import serve
 
-    note("ending after the answers under way")
+    if signals.has_come:
+        note("ending after the answers under way; a second signal ends them")
     serve.delete(APPLICATION, _blocking=False)
     end_s = time.monotonic() + drain_s + _END_S
-    while _status() is not None and time.monotonic() < end_s:
-        time.sleep(0.2)
+    while _status() is not None and time.monotonic() < end_s and not signals.has_hurried:
+        time.sleep(_ASK_S)
     ray.shutdown()

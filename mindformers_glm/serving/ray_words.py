@@ -1,26 +1,44 @@
 """The settings of a command, as words that go to another process and back."""
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mindformers_glm.backends import default_target
 from mindformers_glm.config.command_line import add_options, add_other_names
 from mindformers_glm.config.run_config import RunConfig, load_run_config
 from mindformers_glm.config.sentence_parser import SentenceParser
+from mindformers_glm.config.settings_reader import setting_from_text
 from mindformers_glm.core.errors import ConfigError
+
+_FOLDERS = ("pretrained_model_dir", "load_checkpoint")  # two names of one
+_KEY_FILE = "serve.api_key_file"
 
 
 def given_words(arguments: argparse.Namespace, config: RunConfig) -> list[str]:
-    """What was given of settings on a command line that has been parsed to `config`."""
-    words = ["--config", arguments.config] if arguments.config is not None else []
+    """What was given of settings on a command line that has been parsed to `config`.
+
+    Names of files and folders become absolute ones: others may work in another folder.
+    """
+    words = []
+    if arguments.config is not None:
+        # One that is not here is beside the package, on every machine.
+        file = Path(os.path.expanduser(arguments.config))
+        words += ["--config", str(file.absolute() if file.is_file() else arguments.config)]
     for name, texts in arguments.given:
+        if setting_from_text(name, texts, arguments.command)[0].path in (*_FOLDERS, _KEY_FILE):
+            continue
         # --name=VALUE takes a value that begins with -.
         words += [f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts]
     if arguments.options:
         words += ["--options", *arguments.options]
-    if not config.is_shipped_checkpoint:  # others may work in another folder
-        words.append(f"--pretrained_model_dir={config.pretrained_model_dir.absolute()}")
+    if not config.is_shipped_checkpoint:
+        folder = config.pretrained_model_dir.absolute()
+        words += [f"--{name}={folder}" for name in _FOLDERS]
+    if arguments.command == "serve" and (keys := config.server["api_key_file"]) is not None:
+        words.append(f"--{_KEY_FILE}={Path(os.path.expanduser(keys)).absolute()}")
     return words
 
 

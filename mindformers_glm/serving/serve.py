@@ -4,7 +4,7 @@ import argparse
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mindformers_glm.backends import default_target
 from mindformers_glm.config.command_line import add_options, add_other_names
@@ -48,11 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
         arguments,
         script_folder=arguments.script_folder,
         default_target=default_target(),
-        start_ranks=RankStarter(arguments.words),
+        start_ranks=RankStarter(arguments.words) if arguments.ray is None else _refuse_ranks,
     )
     if not config.verbose:
         warnings.filterwarnings("ignore")
-    if config.rank > 0:
+    if config.rank > 0 and arguments.ray is None:
         return follow_rank_0(config, _llm_arguments(config))
     _check_packages()
     if arguments.ray is not None:
@@ -124,6 +124,12 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
 
     exit_code = HttpServer(app, link, listen, tell_ready).run_on(listener)
     return _end(link, exit_code)
+
+
+def _refuse_ranks(num_ranks: int) -> NoReturn:
+    from mindformers_glm.serving.ray_app import refuse_ranks
+
+    refuse_ranks(num_ranks)
 
 
 def _end(link: Any, exit_code: int) -> int:

@@ -1,10 +1,8 @@
 """Two hosts of one rank each: two network namespaces joined by a cable of their own."""
 
-import os
 import re
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,38 +11,19 @@ import pytest
 from tests.tp.launched import END_S, Ended, Job, wait_until
 from tests.tp.main_job import FLOAT32, RESULT, SPLIT, answer_alone
 from tests.tp.test_cluster import ALL_REDUCE
+from tests.two_hosts import ADDRESSES, run_on, two_hosts
 
 pytestmark = [pytest.mark.tp, pytest.mark.slow]
 CONNECT = Path(__file__).parent / "connect_worker.py"
-MASTER = "10.77.0.1"
+MASTER = ADDRESSES[0]
 LaunchOn = Callable[..., Job]
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[tuple[str, str]]:
-    """Names of two network namespaces whose addresses are 10.77.0.1 and 10.77.0.2."""
-    names = (f"glm{os.getpid()}a", f"glm{os.getpid()}b")
-    if shutil.which("ip") is None:
-        pytest.skip("the command ip is not installed (Debian package iproute2)")
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", names[0], "netns", names[0], "type", "veth", "peer", names[1])
-        ip("link", "set", names[1], "netns", names[1])
-        for number, name in enumerate(names, start=1):
-            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", name)
-            ip("-n", name, "link", "set", "lo", "up")
-            ip("-n", name, "link", "set", name, "up")
+    """Names of two hosts."""
+    with two_hosts("t") as names:
         yield names
-    except subprocess.CalledProcessError as problem:
-        pytest.skip(f"network namespaces cannot be made here: {problem.stderr.decode().strip()}")
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
 @pytest.fixture
@@ -63,8 +42,7 @@ def launch_on(hosts: tuple[str, str], launch: Callable[..., Job], work: Path) ->
     ) -> Job:
         number = str(host if node_rank is None else node_rank)
         numbers = ["2", "1", MASTER, "8118", number, "logs", "True", str(timeout_s)]
-        prefix = ("ip", "netns", "exec", hosts[host])
-        return launch(command, *numbers, prefix=prefix, **environ)
+        return launch(command, *numbers, prefix=run_on(hosts[host]), **environ)
 
     return launch_on
 

@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -21,7 +19,7 @@ from mindformers_glm.serving.server import (
 )
 from mindformers_glm.serving.server.asked import Asked
 from mindformers_glm.serving.server.chat_fields import read_options, read_tools
-from mindformers_glm.serving.server.door import AccessLog, KeyGuard, handle_errors
+from mindformers_glm.serving.server.door import AccessLog, KeyGuard, allow_origins, handle_errors
 from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.serving.server.fields import Fields
 from mindformers_glm.serving.server.metrics import CONTENT_TYPE
@@ -126,22 +124,12 @@ def create_app(
         Route(path, _bind(_answer_by(reader), service), methods=["POST"])
         for path, reader in _ANSWERING.items()
     ]
-    doors = [Middleware(AccessLog, metrics=service.link.metrics, is_on=has_access_log)]
-    if allowed_origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=allowed_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=["x-request-id", "warning", "retry-after"],
-        )
-        doors.append(cors)
-    if api_keys:
-        doors.append(Middleware(KeyGuard, keys=api_keys))
     app: ASGIApp = Starlette(routes=routes, exception_handlers={HTTPException: _tell_no_route})
-    for door in reversed(doors):
-        app = door.cls(app, *door.args, **door.kwargs)
-    return app
+    if api_keys:
+        app = KeyGuard(app, api_keys)
+    if allowed_origins:
+        app = allow_origins(app, allowed_origins)
+    return AccessLog(app, service.link.metrics, is_on=has_access_log)
 
 
 def _answer_by(reader: Reader) -> Handler:

@@ -39,6 +39,7 @@ def test_the_number_of_replicas_follows_their_queues(
         ({"settings": {"max_num_seqs": "many"}}, "max_num_seqs"),
         ({"settings": {"serve": {"port": 1}}}, "is a block"),
         ({"settings": {"ssl_certfile": "cert.pem"}}, "plain HTTP"),
+        ({"settings": {"parallel_config.model_parallel": 2}}, "needs processes"),
         ({"model": "/nowhere"}, "/nowhere"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from mindformers_glm.serving.ray_gate import Gate
+from mindformers_glm.serving.ray_gate import Gate, add_doors
 from mindformers_glm.serving.ray_proxy import MARK, SecondTry
 from mindformers_glm.serving.ray_table import READY, ReplicaTable
 
@@ -71,12 +71,13 @@ async def _silent(writer: asyncio.StreamWriter) -> None:
 
 
 class Fleet:
-    """A gate before servers; `asked` counts the requests of each."""
+    """A gate before servers; `asked` counts the requests of each, `paths` has those of all."""
 
-    def __init__(self, gate: Gate, table: ReplicaTable, asked: list[int]) -> None:
+    def __init__(self, gate: Gate, table: ReplicaTable, asked: list[int], paths: list[str]) -> None:
         self.gate = gate
         self.table = table
         self.asked = asked
+        self.paths = paths
         self.entries: dict[str, dict[str, Any]] = {}
 
     async def ask(self, path: str = _CHAT, body: bytes = _BODY) -> Reply:
@@ -84,8 +85,8 @@ class Fleet:
         return await ask(self.gate, path, body)
 
 
-async def ask(app: Any, path: str, body: bytes = _BODY) -> Reply:
-    """Call an ASGI application; gives status, headers and body."""
+async def ask(app: Any, path: str, body: bytes = _BODY, **more: Any) -> Reply:
+    """Call an ASGI application; gives status, headers and body. `more` goes into the scope."""
     messages: list[dict[str, Any]] = []
     given = iter([{"type": "http.request", "body": body, "more_body": False}])
 
@@ -99,7 +100,7 @@ async def ask(app: Any, path: str, body: bytes = _BODY) -> Reply:
         messages.append(dict(message))
 
     scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": []}
-    await app(scope, receive, send)
+    await app(scope | more, receive, send)
     assert [m["type"] for m in messages].count("http.response.start") == 1
     assert not messages[-1].get("more_body", False)
     headers = {k.decode(): v.decode() for k, v in messages[0]["headers"]}
@@ -111,7 +112,8 @@ async def fleet_of(*writes: Write) -> AsyncIterator[Fleet]:
     """Servers that answer so, named so that "hi" goes to the first one first."""
     asked = [0] * len(writes)
     table = ReplicaTable()
-    fleet = Fleet(Gate(table, 10_000, 5.0), table, asked)
+    paths: list[str] = []
+    fleet = Fleet(Gate(table, 10_000, 5.0), table, asked, paths)
     servers = []
     for place, write in enumerate(writes):
 
@@ -122,6 +124,7 @@ async def fleet_of(*writes: Write) -> AsyncIterator[Fleet]:
             write: Write = write,
         ) -> None:
             head = await reader.readuntil(b"\r\n\r\n")
+            paths.append(head.split()[1].decode())
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             await reader.readexactly(length)
             asked[place] += 1
@@ -261,6 +264,68 @@ def test_health_is_that_of_the_replicas() -> None:
         async with fleet_of(_whole) as fleet:
             assert (await fleet.ask("/health"))[0] == 200
             assert (await fleet.ask("/metrics"))[0] == 404
+
+    _run(work)
+
+
+@pytest.mark.parametrize("path", ["*", "@example.org/", ""])
+def test_what_is_no_path_goes_to_no_other_host(path: str) -> None:
+    async def work() -> None:
+        async with fleet_of(_whole) as fleet:
+            assert (await fleet.ask(path))[0] == 404
+            assert fleet.asked == [0]
+
+    _run(work)
+
+
+def _doors(gate: Gate, *, origins: tuple[str, ...] = (), keys: tuple[str, ...] = ()) -> Any:
+    server = {"api_key": keys, "api_key_file": None, "allowed_origins": origins}
+    return add_doors(gate, server)
+
+
+@pytest.mark.parametrize(
+    ("path", "raw_path", "wanted"),
+    [
+        ("/glm/v1/a b", b"/glm/v1/a%20b", "/v1/a%20b"),
+        ("/glm/v1/a b", b"/gl%6d/v1/a%20b", "/v1/a%20b"),
+        ("/glm", b"/glm", "/"),
+        ("/v1/models", b"/v1/models", "/v1/models"),  # without the prefix
+    ],
+)
+def test_replicas_hear_nothing_of_the_applications_prefix(
+    path: str, raw_path: bytes, wanted: str
+) -> None:
+    async def work() -> None:
+        async with fleet_of(_whole) as fleet:
+            door = _doors(fleet.gate)
+            assert (await ask(door, path, raw_path=raw_path, root_path="/glm"))[0] == 200
+            assert fleet.paths == [wanted]
+
+    _run(work)
+
+
+def test_health_below_a_prefix_needs_no_key_and_other_paths_do() -> None:
+    async def work() -> None:
+        async with fleet_of(_whole) as fleet:
+            door = _doors(fleet.gate, keys=("secret",))
+            assert (await ask(door, "/glm/health", root_path="/glm"))[0] == 200
+            assert (await ask(door, "/glm/replicas", root_path="/glm"))[0] == 401
+            key = [(b"authorization", b"Bearer secret")]
+            assert (await ask(door, "/glm/replicas", root_path="/glm", headers=key))[0] == 200
+
+    _run(work)
+
+
+def test_a_web_page_of_an_allowed_origin_may_ask_before_it_gives_its_key() -> None:
+    page = [(b"origin", b"http://page"), (b"access-control-request-method", b"POST")]
+
+    async def work() -> None:
+        async with fleet_of(_whole) as fleet:
+            door = _doors(fleet.gate, origins=("http://page",), keys=("secret",))
+            status, headers, _ = await ask(door, _CHAT, method="OPTIONS", headers=page)
+            assert (status, headers["access-control-allow-origin"]) == (200, "http://page")
+            status, headers, _ = await ask(door, _CHAT, headers=page)
+            assert (status, headers["access-control-allow-origin"]) == (401, "http://page")
 
     _run(work)
 

@@ -35,6 +35,16 @@ def test_a_journal_of_other_prompts_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "r.txt", {"prompts": ["b"]})
 
 
+@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"index": 1}'])
+def test_a_damaged_line_is_a_sentence(line: str, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "r.txt", {})
+    journal.add(0, keep(_OUTPUT))
+    with journal.path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(ConfigError, match="is damaged at"):
+        Journal(tmp_path / "r.txt", {})
+
+
 def test_nothing_is_left_at_the_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "r.txt", {})
     journal.add(0, keep(_OUTPUT))

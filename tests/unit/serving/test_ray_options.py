@@ -32,6 +32,9 @@ def test_a_range_makes_the_number_follow_the_load() -> None:
         ("ingresses=1", "at least 2"),
         ("cpus=0", "a number above 0"),
         ("address=", "is empty"),
+        ("replicas=x", "whole number from 1"),
+        ("replicas", "takes replicas="),
+        ("downscale_delay_s=0", "whole number from 1"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(text: str, wanted: str) -> None:
@@ -53,6 +56,12 @@ def test_a_small_replica_does_not_crowd_ingresses_out() -> None:
     # 4 - 1 for ingresses leaves room for 3 replicas of 1, whatever is lost elsewhere.
     shares = share_machines(RaySettings(replicas=8, cpus=1.0), [4.0, 16.0])
     assert shares.most_on_a_machine == 3
+
+
+def test_a_head_without_cpus_holds_no_replica() -> None:
+    assert share_machines(RaySettings(replicas=2), [0.0, 4.0, 4.0]).cpus == 3.0
+    with pytest.raises(ConfigError, match="No machine of the cluster has CPUs"):
+        share_machines(RaySettings(), [0.0])
 
 
 def test_a_machine_without_room_is_a_sentence() -> None:
