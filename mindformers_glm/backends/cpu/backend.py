@@ -86,8 +86,8 @@ class CpuBackend:
         if count is None:
             library.set_num_threads(share.num_threads)
             note(
-                f"{ranks}: {share.num_threads} for each, not OMP_NUM_THREADS {asked}, with which "
-                "threads would wait for each other; --num_threads takes any number"
+                f"{ranks}: threads of each: {share.num_threads}, since those of OMP_NUM_THREADS "
+                "would wait for each other; --num_threads takes any number"
             )
         else:
             note(

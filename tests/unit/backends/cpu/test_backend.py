@@ -73,7 +73,7 @@ def test_ranks_of_a_machine_share_its_cores_whatever_the_variable_says(
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     CpuBackend().set_num_threads(_pair([]), None)
     assert set_counts == expected
-    told = "2 ranks share this host's processors: 1 for each, not OMP_NUM_THREADS 5"
+    told = "2 ranks share this host's processors: threads of each: 1, since those of OMP_NUM"
     assert (told in capfd.readouterr().err) == (variable == "5")
 
 
