@@ -192,6 +192,19 @@ def test_a_server_that_does_not_start_leaves_its_last_words(binary: str) -> None
         pass
 
 
+def test_another_server_that_does_not_start_is_left_out(
+    binary: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_serving, "NEW_LENS", (3, 5))
+    servers = [LlamaCppServer("ours", binary, "a"), LlamaCppServer("other", binary, "broken")]
+    options = parse_arguments(["--checkpoint", "x", "--clients", "1"])
+    found = compare(servers, Place(1, 1, 1_300), options, vocab_size=1_000)
+    assert [(run["server"], len(run["rounds"])) for run in found] == [("other", 0), ("ours", 1)]
+    assert "left out: other ended with code 1" in capsys.readouterr().out
+    with pytest.raises(GlmError, match="ours ended"):
+        compare([LlamaCppServer("ours", binary, "broken")], Place(1, 1, 1_300), options, 1_000)
+
+
 def test_servers_end_with_a_benchmark_that_is_terminated(binary: str) -> None:
     script = (
         "import sys, time\n"
