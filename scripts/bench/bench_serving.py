@@ -41,6 +41,7 @@ from peer_servers import (
 )
 
 from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.errors import GlmError
 from mindformers_glm.tokenizer import load_tokenizer
 
 Server: TypeAlias = "OurServer | LlamaCppServer | VllmServer"
@@ -71,10 +72,19 @@ def list_servers(group: str, options: argparse.Namespace) -> list[Server]:
 def compare(
     servers: Sequence[Server], place: Place, options: argparse.Namespace, vocab_size: int
 ) -> list[dict[str, Any]]:
-    """Start the servers, let them take turns, print a table for each number of clients."""
+    """Start the servers, let them take turns, print a table for each number of clients.
+
+    Another engine's server that does not start is told, noted and left out.
+    """
     found: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        running = [stack.enter_context(server.start(place)) for server in servers]
+        running = [stack.enter_context(servers[0].start(place))]
+        for server in servers[1:]:
+            try:
+                running.append(stack.enter_context(server.start(place)))
+            except GlmError as problem:
+                print(f"left out: {problem}", flush=True)
+                found.append({"server": server.name, "problem": str(problem), "rounds": []})
         for count in options.clients:
             results = take_turns(running, count, options, vocab_size)
             print_table(count, results)
@@ -230,7 +240,7 @@ def _formats(text: str) -> list[str]:
 
 
 def main() -> int:
-    """Print the tables; exit code 1 if a request failed."""
+    """Print the tables; exit code 1 if a request failed or a server did not start."""
     options = parse_arguments()
     vocab_size = GlmConfig.from_hf(options.checkpoint).vocab_size
     longest = PROMPT_LENS[1] + NEW_LENS[1] + 8
@@ -249,7 +259,8 @@ def main() -> int:
     if "own" in options.parts:
         report.append(measure_own(place, options, vocab_size))
         write_report(options.json, report)
-    return int(any(run["num_failed"] for entry in report for run in entry["rounds"]))
+    is_left_out = any("problem" in entry for entry in report)
+    return int(is_left_out or any(run["num_failed"] for e in report for run in e["rounds"]))
 
 
 if __name__ == "__main__":

@@ -165,10 +165,11 @@ def run_clients(
         for connection in connections:
             connection.cut()
 
-    threads = [threading.Thread(target=work, args=(one,)) for one in connections]
+    threads = [threading.Thread(target=work, args=(one,), daemon=True) for one in connections]
     for thread in threads:
         thread.start()
     timer = threading.Timer(most_s, hang_up)
+    timer.daemon = True
     timer.start()
     for thread in threads:
         thread.join()

@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,7 +40,11 @@ def describe_machine() -> str:
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:
-    """End the process with what `main` returns, or with one sentence of what was wrong."""
+    """End the process with what `main` returns, or with one sentence of what was wrong.
+
+    SIGTERM ends it as Ctrl-C does, with what it has started: that has groups of its own.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         sys.exit(main())
     except subprocess.CalledProcessError as error:  # which has said itself what was wrong

@@ -4,11 +4,13 @@ import socket
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.system.host_memory import read_available_memory
 from mindformers_glm.system.processors import physical_cores, usable_processors
 
+T = TypeVar("T")
 _BITS = 32  # of a word of a mask of processors
 _NUM_WORDS = 64  # masks of 2048 processors; those beyond are not shared out
 
@@ -19,11 +21,14 @@ class HostShare:
 
     num_threads: cores that this rank may use, each divided by the ranks that may use it; None for a
         rank that is alone, which takes what is best (backends/cpu/library.py).
+    most_threads: the same of processors, two on a core with hyperthreads: more threads wait for
+        each other, and a rank for all threads of the others.
     """
 
     group: ProcessGroup
     local_ranks: tuple[int, ...]
     num_threads: int | None
+    most_threads: int | None = None
 
     def available_memory(self, own_bytes: int = 0) -> int | None:
         """Return this rank's share of the memory that can still be taken, in bytes.
@@ -49,7 +54,10 @@ def share_host(group: ProcessGroup) -> HostShare:
     rows = group.gather([host, *_to_mask(processors)])
     local_ranks = tuple(rank for rank, row in enumerate(rows) if row[0] == host)
     masks = [_from_mask(rows[rank][1:]) for rank in local_ranks]
-    return HostShare(group, local_ranks, count_threads(processors, masks))
+    num_threads = count_threads(processors, masks)
+    if len(local_ranks) == 1:
+        return HostShare(group, local_ranks, num_threads)
+    return HostShare(group, local_ranks, num_threads, _divide(processors, masks))
 
 
 def count_threads(own: set[int], masks: Sequence[set[int]]) -> int:
@@ -58,9 +66,12 @@ def count_threads(own: set[int], masks: Sequence[set[int]]) -> int:
     Example: 2 ranks that may both use 4 cores get 2 threads each; where the launcher gave each 2
     cores of its own, 2 as well.
     """
-    users = [physical_cores(mask) for mask in masks]
-    cores = physical_cores(own)
-    return max(1, int(sum(1 / sum(core in used for used in users) for core in cores) + 1e-6))
+    return _divide(physical_cores(own), [physical_cores(mask) for mask in masks])
+
+
+def _divide(own: set[T], all_users: Sequence[set[T]]) -> int:
+    """How many of `own` are left for one of the users, each divided by those that have it."""
+    return max(1, int(sum(1 / sum(one in used for used in all_users) for one in own) + 1e-6))
 
 
 def _to_mask(processors: set[int]) -> list[int]:

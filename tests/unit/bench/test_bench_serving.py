@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -188,6 +190,40 @@ def test_a_server_that_does_not_start_leaves_its_last_words(binary: str) -> None
         LlamaCppServer("peer", "/no/binary", "a").start(Place(1, 1, 100)),
     ):
         pass
+
+
+def test_another_server_that_does_not_start_is_left_out(
+    binary: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_serving, "NEW_LENS", (3, 5))
+    servers = [LlamaCppServer("ours", binary, "a"), LlamaCppServer("other", binary, "broken")]
+    options = parse_arguments(["--checkpoint", "x", "--clients", "1"])
+    found = compare(servers, Place(1, 1, 1_300), options, vocab_size=1_000)
+    assert [(run["server"], len(run["rounds"])) for run in found] == [("other", 0), ("ours", 1)]
+    assert "left out: other ended with code 1" in capsys.readouterr().out
+    with pytest.raises(GlmError, match="ours ended"):
+        compare([LlamaCppServer("ours", binary, "broken")], Place(1, 1, 1_300), options, 1_000)
+
+
+def test_servers_end_with_a_benchmark_that_is_terminated(binary: str) -> None:
+    script = (
+        "import sys, time\n"
+        f"sys.path += {sys.path!r}\n"
+        "from machine import run_main\n"
+        "from peer_servers import LlamaCppServer, Place\n"
+        "def main():\n"
+        f"    with LlamaCppServer('peer', {binary!r}, 'a').start(Place(1, 1, 100)) as one:\n"
+        "        print(one.pid, flush=True)\n"
+        "        time.sleep(60)\n"
+        "run_main(main)\n"
+    )
+    bench = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert bench.stdout is not None
+    pid = int(bench.stdout.readline())
+    bench.terminate()
+    assert bench.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_time_of_the_event_loop_is_told_apart() -> None:

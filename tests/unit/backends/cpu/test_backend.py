@@ -1,5 +1,6 @@
 """backends/cpu/backend.py: threads and memory of a rank, as the rest of the program asks."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,19 @@ def set_counts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     counts: list[Any] = []
     monkeypatch.setattr(library, "set_num_threads", counts.append)
+    monkeypatch.setattr(library, "num_threads", lambda: counts[-1] or _of_openmp())
     return counts
+
+
+def _of_openmp() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS") or 1)
+
+
+@pytest.fixture
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two cores."""
+    monkeypatch.setattr(host_share, "usable_processors", lambda: {0, 1})
+    monkeypatch.setattr(host_share, "physical_cores", lambda mask: {str(core) for core in mask})
 
 
 def test_a_number_that_is_asked_for_is_set_and_none_leaves_it_to_the_library(
@@ -45,19 +58,51 @@ def test_a_number_that_is_asked_for_is_set_and_none_leaves_it_to_the_library(
     assert set_counts == [2, None]
 
 
-@pytest.mark.parametrize(("variable", "expected"), [(None, 1), ("", 1), ("1", 1), ("5", None)])
-def test_ranks_of_a_machine_share_its_cores_unless_somebody_chose(
+@pytest.mark.parametrize(
+    ("variable", "expected"), [(None, [1]), ("", [1]), ("1", [1]), ("5", [None, 1])]
+)
+@pytest.mark.usefixtures("two_processors")
+def test_ranks_of_a_machine_share_its_cores_whatever_the_variable_says(
     set_counts: list[Any],
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
     variable: str | None,
-    expected: int | None,
+    expected: list[int | None],
 ) -> None:
-    monkeypatch.setattr(host_share, "usable_processors", lambda: {0, 1})
-    monkeypatch.setattr(host_share, "physical_cores", lambda mask: {str(core) for core in mask})
     if variable is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
     CpuBackend().set_num_threads(_pair([]), None)
-    assert set_counts == [expected]
+    assert set_counts == expected
+    told = "2 ranks share this host's processors: threads of each: 1, since those of OMP_NUM"
+    assert (told in capfd.readouterr().err) == (variable == "5")
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_the_variable_holds_where_the_processors_are_enough_for_it(
+    set_counts: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_share, "usable_processors", lambda: set(range(4)))
+    monkeypatch.setattr(host_share, "physical_cores", lambda mask: {str(n // 2) for n in mask})
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # hyperthreads, two of each rank
+    CpuBackend().set_num_threads(_pair([]), None)
+    assert set_counts == [None]
+
+
+@pytest.mark.usefixtures("two_processors")
+def test_too_many_threads_that_are_asked_for_are_set_and_told(
+    set_counts: list[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    CpuBackend().set_num_threads(_pair([]), 2)
+    assert set_counts == [2]
+    assert "with num_threads 2 each they wait for each other; leave" in capfd.readouterr().err
+    CpuBackend().set_num_threads(ALONE, 2)
+    assert capfd.readouterr().err == ""
+
+
+def test_ranks_ask_each_other_whatever_each_was_told(set_counts: list[Any]) -> None:
+    calls: list[np.ndarray] = []
+    CpuBackend().set_num_threads(_pair(calls), 1)
+    assert len(calls) == 1
 
 
 def test_parts_of_columns_are_for_layers_whose_columns_are_split() -> None:
