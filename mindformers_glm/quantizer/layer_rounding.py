@@ -63,7 +63,7 @@ class LayerRounding:
         rounded = [self._prefix + name not in self._recipe.disable_names for name in modules]
         given, observed = LinearInput(x, self._network.sample_rows), None
         if any(rounded) and self._recipe.activation in (STATIC, MIXED):
-            observed = observe(x, self._network.sample_rows, self._recipe.act_method)
+            observed = _observe(self._network, self._recipe, x)
         products = [
             self._round(name, given, observed) if is_rounded else self._keep(name, x)
             for name, is_rounded in zip(modules, rounded, strict=True)
@@ -104,7 +104,7 @@ class LayerRounding:
         if x is not None:
             given = LinearInput(x, network.sample_rows)
             if recipe.activation in (STATIC, MIXED):
-                static = observe(x, network.sample_rows, recipe.act_method).whole
+                static = _observe(network, recipe, x).whole
         module = round_module(name, weight, None, recipe, given, static)
         error = measure_weight_error(weight, module.rows)
         return LayerResult((replace(module, error=error),), {})
@@ -185,6 +185,10 @@ class LayerRounding:
         scales = _by_row([found.scale for found in observed.by_sample], sample_rows)
         offsets = _by_row([found.offset for found in observed.by_sample], sample_rows)
         return round_static(x, scales[rows], offsets[rows]), scales[rows]
+
+
+def _observe(network: FloatNetwork, recipe: Recipe, x: np.ndarray) -> ObservedRange:
+    return observe(x, network.sample_rows, recipe.act_method, recipe.is_msmodelslim)
 
 
 def _by_row(values: Sequence[np.float32], sample_rows: Sequence[slice]) -> np.ndarray:

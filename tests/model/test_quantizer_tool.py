@@ -3,7 +3,9 @@
 msModelSlim 26.1.0 on tiny random models; the data is not the project's. Weights depend on nothing
 but themselves and are the tool's to the last bit. Ranges of activations come through the network
 behind its own rounding: a sum in another order may let one activation be rounded the other way,
-and everything behind it differs a little. Up to there, ranges are the tool's too.
+and everything behind it differs a little. Up to there, ranges are the tool's too. The tool itself,
+run on another machine than made these files, is as far from them as the figures below
+(docs/lab_notes.md), and within the last bit of ours.
 """
 
 import json
@@ -18,13 +20,14 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.quantized_linear import DYNAMIC, STATIC
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.quantizer.pipeline import quantize
-from mindformers_glm.quantizer.recipe import Recipe
+from mindformers_glm.quantizer.recipe import HISTOGRAM, Recipe
 from mindformers_glm.quantizer.result import LayerResult, QuantizedModule
 from mindformers_glm.weights.checkpoint import Checkpoint
 
 # The name, our results, the tool's tensors.
 Compared = tuple[str, list[LayerResult], dict[str, np.ndarray]]
 _W8A8 = Recipe(activation=STATIC)
+_W8A8C8 = replace(_W8A8, act_method=HISTOGRAM, has_kv_scales=True)
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,15 @@ class Case:
 
     Attributes:
         range_error: of scales of activations, the largest relative difference in all layers; None:
-            the tool calibrated otherwise.
+            there are none.
         num_exact: modules from the first on whose scales are the tool's to the last bit or so.
+        offset_error: the largest difference of offsets behind them.
     """
 
     recipe: Recipe
     range_error: float | None = None
     num_exact: int = 0
+    offset_error: int = 0
 
 
 CASES = {
@@ -48,8 +53,9 @@ CASES = {
     "glm_w8a8": Case(_W8A8, 5.1e-4, 4),
     "chatglm_w8a8": Case(_W8A8, 1e-9, 6),
     "chatglm_w8a8_m1": Case(replace(_W8A8, anti_method="m1"), 1.8e-5, 4),
-    "glm_w8a8c8": Case(replace(_W8A8, has_kv_scales=True)),
-    "chatglm_w8a8c8": Case(replace(_W8A8, has_kv_scales=True)),
+    # A bin more or less of a histogram is a step, whatever has let one value change sides.
+    "glm_w8a8c8": Case(_W8A8C8, 8e-2, 4, 6),
+    "chatglm_w8a8c8": Case(_W8A8C8, 3e-7, 4),
     "glm4_w8a8_dynamic": Case(Recipe(activation=DYNAMIC)),
     "glm4_w8a16": Case(Recipe()),
     "glm4_w4a16_pc": Case(Recipe(weight_bits=4)),
@@ -125,16 +131,17 @@ def test_scales_of_activations_are_the_tools(case: Compared) -> None:
     name, results, tool = case
     allowed = CASES[name].range_error
     if allowed is None:
-        pytest.skip("no static activations, or calibrated otherwise by the tool")
-    modules = _modules(results)
-    errors = []
-    for module in modules:
+        pytest.skip("no static activations")
+    errors, offset_errors = [], []
+    for module in _modules(results):
         assert module.static is not None
         expected = tool[f"{module.name}.input_scale"][0]
         errors.append(abs(module.static.scale / expected - 1))
-        assert module.static.offset == tool[f"{module.name}.input_offset"][0]
+        offset_errors.append(abs(module.static.offset - tool[f"{module.name}.input_offset"][0]))
     assert max(errors[: CASES[name].num_exact]) <= 2e-7, errors
+    assert not any(offset_errors[: CASES[name].num_exact])
     assert max(errors) < allowed, errors
+    assert max(offset_errors) <= CASES[name].offset_error
 
 
 def test_everything_else_is_the_tools(case: Compared) -> None:
