@@ -13,7 +13,13 @@ from typing import Any
 from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, STATIC
 from mindformers_glm.quantizer.export.layout import AWQ, ExportSettings
 from mindformers_glm.quantizer.module_names import list_down_projections, resolve_names
-from mindformers_glm.quantizer.option_checks import check_options, choose_group_size, is_sparse
+from mindformers_glm.quantizer.option_checks import (
+    can_split,
+    check_options,
+    choose_group_size,
+    has_ranks,
+    is_sparse,
+)
 from mindformers_glm.quantizer.options import AS_THE_TOOL, BEST, QuantizeOptions
 from mindformers_glm.quantizer.recipe import AWQ as BY_AWQ
 from mindformers_glm.quantizer.recipe import GPTQ as BY_GPTQ
@@ -49,6 +55,7 @@ def choose_recipe(options: QuantizeOptions, linears: Sequence[str]) -> ChosenRec
         label="FLOAT" if options.w_bit == 16 else label_of(recipe),
         has_float32=options.recipe == AS_THE_TOOL,
         mindie_keys=_mindie_keys(options, recipe) if options.mindie_format else None,
+        num_ranks=recipe.num_ranks,
     )
     return ChosenRecipe(recipe, export, tuple(_list_notices(options)))
 
@@ -94,6 +101,8 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
         rotation=options.rotation or "",
         target_bits=options.target_bits,
         max_bits=4 if options.format == AWQ else 8,
+        num_ranks=options.tp_size if can_split(options) else 1,
+        has_exchange_scales=options.use_reduce_quant and has_ranks(options),
         is_msmodelslim=options.recipe == AS_THE_TOOL,
     )
 
@@ -103,12 +112,17 @@ def _list_notices(options: QuantizeOptions) -> list[str]:
         "--device_type npu: quantizing runs on the CPU, and its files are the same": (
             options.device_type == "npu"
         ),
-        "--use_reduce_quant: int8 sums between cards are not measured without cards; the result "
-        "exchanges sums as floats": options.use_reduce_quant,
+        "--use_reduce_quant has no effect without --tp_size of 2 or more in msModelSlim's format, "
+        "with static activations or weights alone by rows: its scales are of each rank": (
+            options.use_reduce_quant and not has_ranks(options)
+        ),
+        "--use_reduce_quant: scales of int8 sums are written for cards; ranks of this project "
+        "exchange sums as floats": options.use_reduce_quant and has_ranks(options),
         "--use_fa_quant, --fa_amp: int8 attention is the cards' own and is not written; int8 "
         "caches are (--use_kvcache_quant)": options.use_fa_quant or options.fa_amp > 0,
-        f"--tp_size {options.tp_size}: whole weights are written, which any number of ranks can "
-        "run; scales for each rank are not": options.tp_size > 1,
+        f"--tp_size {options.tp_size} has no effect: scales of each rank are of msModelSlim's "
+        "format, with static activations or weights alone by rows; whole weights are written, "
+        "which any number of ranks can run": options.tp_size > 1 and not can_split(options),
         "--is_lowbit True: the tool's own tuning of accuracy is not public; disable_level and "
         "--recipe best are what there is": options.is_lowbit
         and not is_sparse(options)
@@ -174,4 +188,5 @@ def _mindie_keys(options: QuantizeOptions, recipe: Recipe) -> dict[str, Any]:
         "w_sym": options.w_sym,
         "open_outlier": options.open_outlier,
         "is_dynamic": options.is_dynamic,
+        **({"reduce_quant_type": "per_channel"} if recipe.has_exchange_scales else {}),
     }

@@ -99,9 +99,7 @@ def _count(x: np.ndarray, low: np.float32, high: np.float32) -> np.ndarray:
     return counts.astype(np.float64)
 
 
-def _tools_ends(
-    x: np.ndarray, low: np.float32, high: np.float32
-) -> tuple[np.float32, np.float32]:
+def _tools_ends(x: np.ndarray, low: np.float32, high: np.float32) -> tuple[np.float32, np.float32]:
     """Between which msModelSlim counts: it cuts off what is behind the point of both.
 
     PyTorch's histc, which it calls, takes two zeros for the range of the values, and widens a

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.weights.rules import LINEARS, WeightRule
+from mindformers_glm.weights.tensor_names import FC2, PROJ
 
 _OUTPUT_LAYER = "output_layer.weight"
 _LAYER = re.compile(r"(?:model|transformer\.encoder)\.layers\.(\d+|\*)\.(.+)")
@@ -28,6 +29,16 @@ def list_linears(rules: Sequence[WeightRule]) -> list[str]:
         for rule in linear
         for source in rule.sources
         if source.name not in others
+    ]
+
+
+def list_row_parallel(rules: Sequence[WeightRule]) -> list[str]:
+    """Those of the layers whose columns ranks split."""
+    return [
+        source.name.removesuffix(".weight")
+        for rule in rules
+        if rule.parameter.endswith((PROJ, FC2))
+        for source in rule.sources
     ]
 
 

@@ -44,15 +44,19 @@ def observe(
         x: float32 [rows of all samples, channels].
         is_tools: a histogram is what msModelSlim makes of one sample after the other; else of all.
     """
-    if act_method == AUTOMATIC:
-        is_narrow = width(x, sample_rows) <= _WIDEST_FOR_HISTOGRAM
-        act_method = HISTOGRAM if is_narrow else MIN_MAX
-    if act_method == HISTOGRAM:
+    if choose_method(x, sample_rows, act_method) == HISTOGRAM:
         return _observe_grown(x, sample_rows) if is_tools else _observe_histogram(x, sample_rows)
     low = _running_means([x[rows].min() for rows in sample_rows])
     high = _running_means([x[rows].max() for rows in sample_rows])
     ranges = tuple(static_range(*pair) for pair in zip(low, high, strict=True))
     return ObservedRange(ranges[-1], ranges)
+
+
+def choose_method(x: np.ndarray, sample_rows: Sequence[slice], act_method: int) -> int:
+    """MIN_MAX or HISTOGRAM, also where it goes by the input (AUTOMATIC)."""
+    if act_method != AUTOMATIC:
+        return act_method
+    return HISTOGRAM if width(x, sample_rows) <= _WIDEST_FOR_HISTOGRAM else MIN_MAX
 
 
 def _observe_histogram(x: np.ndarray, sample_rows: Sequence[slice]) -> ObservedRange:

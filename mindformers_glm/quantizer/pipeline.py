@@ -25,6 +25,7 @@ from mindformers_glm.quantizer.kv_scales import KvObserver
 from mindformers_glm.quantizer.layer_rounding import LayerRounding
 from mindformers_glm.quantizer.levels import choose_widest, measure_widths
 from mindformers_glm.quantizer.observers import NUM_LOOKED_AT
+from mindformers_glm.quantizer.rank_parts import ROW_PARALLEL, check_cut
 from mindformers_glm.quantizer.recipe import NEAREST, Recipe
 from mindformers_glm.quantizer.result import KvScales, LayerResult, QuantizedModule
 from mindformers_glm.quantizer.rotation import Rotation
@@ -38,7 +39,7 @@ from mindformers_glm.weights.rules import build_rules, check_rules, resolve_atte
 from mindformers_glm.weights.tensor_names import TENSOR_NAMES
 
 # Raise it when the same job would give other bytes, or its files have another form.
-_WORK_VERSION = 2
+_WORK_VERSION = 3
 # Streams of activations: what the quantized layers make, and the float ones where those are asked.
 _QUANTIZED, _FLOAT = "quantized", "float"
 
@@ -87,6 +88,7 @@ def needs_samples(recipe: Recipe) -> bool:
         or recipe.has_kv_scales
         or recipe.disable_level
         or recipe.target_bits
+        or recipe.has_exchange_scales
     )
 
 
@@ -152,6 +154,7 @@ class _Run:
             kv_prefix=prefix + network.names.kv_module if recipe.has_kv_scales else "",
             kv_scales=kv_scales or kv_observer.scales,
             number=number,
+            exchange_scales=rounding.exchange_scales,
         )
         self._folder.save_result(result)
         return result, outputs
@@ -280,10 +283,13 @@ def _check_disabled(checkpoint: Checkpoint, config: GlmConfig, recipe: Recipe) -
 
 def _check_groups(checkpoint: Checkpoint, config: GlmConfig, recipe: Recipe) -> None:
     names = LayerNames.of(config)
-    for modules in names.modules.values():
+    for parameter, modules in names.modules.items():
         for module in (names.layer_prefix(0) + name for name in modules):
+            num_columns = checkpoint.entries[f"{module}.weight"].shape[1]
+            if parameter in ROW_PARALLEL:
+                check_cut(module, num_columns, recipe.num_ranks)
             if module not in recipe.disable_names:
-                check_columns(module, checkpoint.entries[f"{module}.weight"].shape[1], recipe)
+                check_columns(module, num_columns, recipe)
 
 
 def _check_samples(config: GlmConfig, recipe: Recipe, samples: Sequence[Sequence[int]]) -> None:

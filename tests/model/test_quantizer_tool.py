@@ -19,6 +19,8 @@ from safetensors.numpy import load_file
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.quantized_linear import DYNAMIC, STATIC
 from mindformers_glm.quantization.stored_format import find_format
+from mindformers_glm.quantizer.export.layout import ExportSettings
+from mindformers_glm.quantizer.export.write_folder import write_folder
 from mindformers_glm.quantizer.pipeline import quantize
 from mindformers_glm.quantizer.recipe import HISTOGRAM, Recipe
 from mindformers_glm.quantizer.result import LayerResult, QuantizedModule
@@ -26,6 +28,7 @@ from mindformers_glm.weights.checkpoint import Checkpoint
 
 # The name, our results, the tool's tensors.
 Compared = tuple[str, list[LayerResult], dict[str, np.ndarray]]
+_TYPES = "quant_model_description.json"
 _W8A8 = Recipe(activation=STATIC)
 _W8A8C8 = replace(_W8A8, act_method=HISTOGRAM, has_kv_scales=True)
 
@@ -196,3 +199,35 @@ def test_our_own_recipe_takes_scales_of_what_the_cache_holds(
     )
     assert np.abs(heads / before - 1)[:, : config.rotary_dim].max() > 0.02
     np.testing.assert_allclose(ours.value_scale, tools.value_scale, rtol=0.02)
+
+
+def test_parts_for_ranks_are_the_tools(fixtures: Path, tmp_path: Path) -> None:
+    """Every tensor and word of the description; twice, for the work folder has all of it, too."""
+    folder = fixtures / "chatglm_w8a8_tp2"
+    (file,) = folder.glob("*.safetensors")
+    tool = load_file(file)
+    samples = np.load(fixtures / "calib_ids.npy").tolist()
+    down = [f"transformer.encoder.layers.{n}.mlp.dense_4h_to_h" for n in range(2)]
+    recipe = replace(_W8A8, disable_names=frozenset(down), is_msmodelslim=True, num_ranks=2)
+    recipe = replace(recipe, has_exchange_scales=True)
+    for out in (tmp_path / "out", tmp_path / "again"):
+        with Checkpoint.open(fixtures / "chatglm_float") as checkpoint:
+            results = quantize(checkpoint, recipe, samples, tmp_path / "work")
+            write_folder(checkpoint, results, out, ExportSettings(has_float32=True, num_ranks=2))
+        described = (out / "quant_model_description.json").read_text()
+        assert json.loads(described) == json.loads((folder / _TYPES).read_text())
+        (made,) = out.glob("*.safetensors")
+        found = load_file(made)
+        assert found.keys() == tool.keys()
+        for name, values in tool.items():
+            assert found[name].dtype == values.dtype
+            in_layer, kind = ".layers.1." not in name, name.split(".")[-1]
+            if values.dtype == np.float32 and "_scale" in name:
+                # Sums of floats have the tool's but for their last bits; behind the first layer
+                # one activation is rounded the other way.
+                tolerance = 1e-6 if in_layer or kind == "weight_scale" else 3e-2
+                np.testing.assert_allclose(found[name], values, rtol=tolerance, err_msg=name)
+            elif kind == "deq_scale":  # the bits of such a scale
+                np.testing.assert_allclose(found[name], values, rtol=1e-6, err_msg=name)
+            else:
+                np.testing.assert_array_equal(found[name], values, err_msg=name)
