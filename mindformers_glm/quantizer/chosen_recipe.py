@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, STATIC
-from mindformers_glm.quantizer.export.layout import AWQ, ExportSettings
-from mindformers_glm.quantizer.module_names import list_down_projections, resolve_names
+from mindformers_glm.quantizer.export.layout import AWQ, NUMPY_SET, ExportSettings
+from mindformers_glm.quantizer.module_names import (
+    has_output_layer,
+    list_down_projections,
+    resolve_names,
+)
 from mindformers_glm.quantizer.option_checks import (
     can_split,
     check_options,
@@ -78,19 +82,20 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
         anti_method = "m1" if smooths else ""  # docs/lab_notes.md
     if options.do_smooth and not anti_method:
         anti_method = "m1"
+    kept = frozenset(linears) if is_kv_only else resolve_names(disabled, linears)
     has_search = is_best and not (is_kv_only or options.mm_tensor)
     usual_method = HISTOGRAM if is_best else MIN_MAX
     return Recipe(
         weight_bits=8 if has_outliers or is_kv_only else options.w_bit,
         activation=activation,
         group_size=choose_group_size(options),
-        is_symmetric=options.w_sym,
-        is_per_tensor=options.mm_tensor,
+        is_symmetric=options.w_sym or is_kv_only,
+        is_per_tensor=options.mm_tensor and not is_kv_only,
         act_method=options.act_method or usual_method,
-        anti_method=anti_method,
-        disable_names=frozenset(linears) if is_kv_only else resolve_names(disabled, linears),
-        disable_level=options.disable_level,
-        quantizes_output=not options.disable_last_linear,
+        anti_method="" if is_kv_only else anti_method,
+        disable_names=kept,
+        disable_level=0 if is_kv_only else options.disable_level,
+        quantizes_output=not (options.disable_last_linear or has_output_layer(kept)),
         rounding=options.rounding or (BY_GPTQ if has_search else NEAREST),
         is_sparse=has_outliers,
         is_co_sparse=options.co_sparse,
@@ -147,7 +152,18 @@ def _list_notices(options: QuantizeOptions) -> list[str]:
 def _without_effect(options: QuantizeOptions) -> dict[str, bool]:
     """Options that only say more of something that was not chosen."""
     usual, sparse = QuantizeOptions(), is_sparse(options)
+    idle = _names_of_weights(options) if options.w_bit == 16 else ""
+    is_grouped = choose_group_size(options) is not None
     return {
+        f"{idle} has no effect: --w_bit 16 leaves weights as they are": bool(idle),
+        "--part_file_size has no effect: --format numpy has one file of each kind": (
+            options.part_file_size is not None and options.format == NUMPY_SET
+        ),
+        "--group_size has no effect with --recipe msmodelslim: the tool has groups with "
+        "--is_lowbit True --open_outlier False": (
+            options.group_size is not None
+            and (options.w_bit, sparse, is_grouped) == (4, False, False)
+        ),
         "--group_size has no effect: weights in groups have 4 bits and are not sparse": (
             options.group_size is not None and (options.w_bit != 4 or sparse)
         ),
@@ -163,6 +179,20 @@ def _without_effect(options: QuantizeOptions) -> dict[str, bool]:
         "--calib_samples has no effect on --calib_texts": bool(options.calib_texts)
         and options.calib_samples is not None,
     }
+
+
+def _names_of_weights(options: QuantizeOptions) -> str:
+    """What was given that says how weights become integers."""
+    given = {
+        "--disable_names": options.disable_names is not None,
+        "--disable_level": options.disable_level > 0,
+        "--disable_last_linear False": not options.disable_last_linear,
+        "--anti_method": bool(options.anti_method),
+        "--do_smooth": options.do_smooth,
+        "--mm_tensor": options.mm_tensor,
+        "--w_sym False": not options.w_sym,
+    }
+    return ", ".join(name for name, is_given in given.items() if is_given)
 
 
 def _mindie_keys(options: QuantizeOptions, recipe: Recipe) -> dict[str, Any]:

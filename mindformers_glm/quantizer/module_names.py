@@ -51,6 +51,11 @@ def list_down_projections(linears: Iterable[str]) -> list[str]:
     return [name for name in linears if _DOWN.fullmatch(name)]
 
 
+def has_output_layer(names: Iterable[str]) -> bool:
+    """Whether the output layer is among them."""
+    return any(name in _OUTPUTS for name in names)
+
+
 def resolve_names(given: Iterable[str], linears: Sequence[str]) -> frozenset[str]:
     """The checkpoint's names of modules that are given in any dialect's.
 

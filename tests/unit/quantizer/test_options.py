@@ -156,6 +156,14 @@ def test_mindie_keys_are_those_of_the_tool() -> None:
     assert keys["mm_tensor"] is False
 
 
+def test_an_output_layer_that_is_named_stays_float() -> None:
+    words = ("--disable_last_linear", "False")
+    assert _choose(*words).recipe.quantizes_output
+    assert not _choose(*words, "--disable_names", "lm_head").recipe.quantizes_output
+    cache_alone = ("--w_bit", "16", "--a_bit", "16", "--use_kvcache_quant", "True")
+    assert not _choose(*words, *cache_alone).recipe.quantizes_output
+
+
 def test_scales_of_each_rank_reach_the_recipe_and_the_format() -> None:
     chosen = _choose("--tp_size", "2")
     assert (chosen.recipe.num_ranks, chosen.export.num_ranks, chosen.notices) == (2, 2, ())
@@ -189,6 +197,11 @@ _NOTICED = {
     "--attention_mask_name mask": "attention_mask_name",
     "--model_name glm": "model_name",
     "--group_size 32": "group_size",
+    "--group_size 32 --w_bit 4 --a_bit 16 --recipe msmodelslim": "open_outlier False",
+    "--part_file_size 1 --format numpy": "part_file_size",
+    "--w_bit 16 --a_bit 16 --use_kvcache_quant True --disable_level L2 --anti_method m4": (
+        "--disable_level, --anti_method has no effect"
+    ),
     "--open_outlier False": "open_outlier",
     "--fraction 0.05": "fraction",
     "--sigma_factor 2": "sigma_factor",
