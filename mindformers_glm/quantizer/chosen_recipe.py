@@ -11,9 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, STATIC
-from mindformers_glm.quantizer.export.layout import AWQ, ExportSettings
-from mindformers_glm.quantizer.module_names import list_down_projections, resolve_names
-from mindformers_glm.quantizer.option_checks import check_options, choose_group_size, is_sparse
+from mindformers_glm.quantizer.export.layout import AWQ, NUMPY_SET, ExportSettings
+from mindformers_glm.quantizer.module_names import (
+    has_output_layer,
+    list_down_projections,
+    resolve_names,
+)
+from mindformers_glm.quantizer.option_checks import (
+    can_split,
+    check_options,
+    choose_group_size,
+    has_ranks,
+    is_sparse,
+)
 from mindformers_glm.quantizer.options import AS_THE_TOOL, BEST, QuantizeOptions
 from mindformers_glm.quantizer.recipe import AWQ as BY_AWQ
 from mindformers_glm.quantizer.recipe import GPTQ as BY_GPTQ
@@ -49,6 +59,7 @@ def choose_recipe(options: QuantizeOptions, linears: Sequence[str]) -> ChosenRec
         label="FLOAT" if options.w_bit == 16 else label_of(recipe),
         has_float32=options.recipe == AS_THE_TOOL,
         mindie_keys=_mindie_keys(options, recipe) if options.mindie_format else None,
+        num_ranks=recipe.num_ranks,
     )
     return ChosenRecipe(recipe, export, tuple(_list_notices(options)))
 
@@ -71,19 +82,20 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
         anti_method = "m1" if smooths else ""  # docs/lab_notes.md
     if options.do_smooth and not anti_method:
         anti_method = "m1"
+    kept = frozenset(linears) if is_kv_only else resolve_names(disabled, linears)
     has_search = is_best and not (is_kv_only or options.mm_tensor)
     usual_method = HISTOGRAM if is_best else MIN_MAX
     return Recipe(
         weight_bits=8 if has_outliers or is_kv_only else options.w_bit,
         activation=activation,
         group_size=choose_group_size(options),
-        is_symmetric=options.w_sym,
-        is_per_tensor=options.mm_tensor,
+        is_symmetric=options.w_sym or is_kv_only,
+        is_per_tensor=options.mm_tensor and not is_kv_only,
         act_method=options.act_method or usual_method,
-        anti_method=anti_method,
-        disable_names=frozenset(linears) if is_kv_only else resolve_names(disabled, linears),
-        disable_level=options.disable_level,
-        quantizes_output=not options.disable_last_linear,
+        anti_method="" if is_kv_only else anti_method,
+        disable_names=kept,
+        disable_level=0 if is_kv_only else options.disable_level,
+        quantizes_output=not (options.disable_last_linear or has_output_layer(kept)),
         rounding=options.rounding or (BY_GPTQ if has_search else NEAREST),
         is_sparse=has_outliers,
         is_co_sparse=options.co_sparse,
@@ -94,6 +106,8 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
         rotation=options.rotation or "",
         target_bits=options.target_bits,
         max_bits=4 if options.format == AWQ else 8,
+        num_ranks=options.tp_size if can_split(options) else 1,
+        has_exchange_scales=options.use_reduce_quant and has_ranks(options),
         is_msmodelslim=options.recipe == AS_THE_TOOL,
     )
 
@@ -103,12 +117,17 @@ def _list_notices(options: QuantizeOptions) -> list[str]:
         "--device_type npu: quantizing runs on the CPU, and its files are the same": (
             options.device_type == "npu"
         ),
-        "--use_reduce_quant: int8 sums between cards are not measured without cards; the result "
-        "exchanges sums as floats": options.use_reduce_quant,
+        "--use_reduce_quant has no effect without --tp_size of 2 or more in msModelSlim's format, "
+        "with static activations or weights alone by rows: its scales are of each rank": (
+            options.use_reduce_quant and not has_ranks(options)
+        ),
+        "--use_reduce_quant: scales of int8 sums are written for cards; ranks of this project "
+        "exchange sums as floats": options.use_reduce_quant and has_ranks(options),
         "--use_fa_quant, --fa_amp: int8 attention is the cards' own and is not written; int8 "
         "caches are (--use_kvcache_quant)": options.use_fa_quant or options.fa_amp > 0,
-        f"--tp_size {options.tp_size}: whole weights are written, which any number of ranks can "
-        "run; scales for each rank are not": options.tp_size > 1,
+        f"--tp_size {options.tp_size} has no effect: scales of each rank are of msModelSlim's "
+        "format, with static activations or weights alone by rows; whole weights are written, "
+        "which any number of ranks can run": options.tp_size > 1 and not can_split(options),
         "--is_lowbit True: the tool's own tuning of accuracy is not public; disable_level and "
         "--recipe best are what there is": options.is_lowbit
         and not is_sparse(options)
@@ -133,7 +152,18 @@ def _list_notices(options: QuantizeOptions) -> list[str]:
 def _without_effect(options: QuantizeOptions) -> dict[str, bool]:
     """Options that only say more of something that was not chosen."""
     usual, sparse = QuantizeOptions(), is_sparse(options)
+    idle = _names_of_weights(options) if options.w_bit == 16 else ""
+    is_grouped = choose_group_size(options) is not None
     return {
+        f"{idle} has no effect: --w_bit 16 leaves weights as they are": bool(idle),
+        "--part_file_size has no effect: --format numpy has one file of each kind": (
+            options.part_file_size is not None and options.format == NUMPY_SET
+        ),
+        "--group_size has no effect with --recipe msmodelslim: the tool has groups with "
+        "--is_lowbit True --open_outlier False": (
+            options.group_size is not None
+            and (options.w_bit, sparse, is_grouped) == (4, False, False)
+        ),
         "--group_size has no effect: weights in groups have 4 bits and are not sparse": (
             options.group_size is not None and (options.w_bit != 4 or sparse)
         ),
@@ -149,6 +179,20 @@ def _without_effect(options: QuantizeOptions) -> dict[str, bool]:
         "--calib_samples has no effect on --calib_texts": bool(options.calib_texts)
         and options.calib_samples is not None,
     }
+
+
+def _names_of_weights(options: QuantizeOptions) -> str:
+    """What was given that says how weights become integers."""
+    given = {
+        "--disable_names": options.disable_names is not None,
+        "--disable_level": options.disable_level > 0,
+        "--disable_last_linear False": not options.disable_last_linear,
+        "--anti_method": bool(options.anti_method),
+        "--do_smooth": options.do_smooth,
+        "--mm_tensor": options.mm_tensor,
+        "--w_sym False": not options.w_sym,
+    }
+    return ", ".join(name for name, is_given in given.items() if is_given)
 
 
 def _mindie_keys(options: QuantizeOptions, recipe: Recipe) -> dict[str, Any]:
@@ -174,4 +218,5 @@ def _mindie_keys(options: QuantizeOptions, recipe: Recipe) -> dict[str, Any]:
         "w_sym": options.w_sym,
         "open_outlier": options.open_outlier,
         "is_dynamic": options.is_dynamic,
+        **({"reduce_quant_type": "per_channel"} if recipe.has_exchange_scales else {}),
     }

@@ -21,6 +21,7 @@ from mindformers_glm.quantizer.float_layers import (
 from mindformers_glm.quantizer.linear_input import LinearInput
 from mindformers_glm.quantizer.observers import (
     ObservedRange,
+    choose_method,
     observe,
     round_static,
     round_tokens,
@@ -32,8 +33,15 @@ from mindformers_glm.quantizer.output_error import (
     measure_weight_error,
     spread_rows,
 )
+from mindformers_glm.quantizer.rank_parts import (
+    ROW_PARALLEL,
+    ExchangeObserver,
+    add_floats,
+    cut_columns,
+    join_parts,
+)
 from mindformers_glm.quantizer.recipe import Recipe
-from mindformers_glm.quantizer.result import LayerResult, QuantizedModule
+from mindformers_glm.quantizer.result import ExchangeScales, LayerResult, QuantizedModule
 from mindformers_glm.quantizer.rounding import round_module
 
 
@@ -51,6 +59,7 @@ class LayerRounding:
         self._network, self._recipe, self._tensors = network, recipe, tensors
         self._number, self._prefix = number, network.names.layer_prefix(number)
         self._modules: list[QuantizedModule] = []
+        self.exchange_scales: dict[str, ExchangeScales] = {}
 
     def multiply(self, parameter: str, x: np.ndarray) -> Product:
         """See Multiply in float_layers.py."""
@@ -61,9 +70,11 @@ class LayerRounding:
                 "numbers on the calibration samples: the checkpoint's weights are broken."
             )
         rounded = [self._prefix + name not in self._recipe.disable_names for name in modules]
+        if self._recipe.num_ranks > 1 and parameter in ROW_PARALLEL:
+            return self._multiply_in_parts(modules[0], x, rounded[0])
         given, observed = LinearInput(x, self._network.sample_rows), None
         if any(rounded) and self._recipe.activation in (STATIC, MIXED):
-            observed = observe(x, self._network.sample_rows, self._recipe.act_method)
+            observed = _observe(self._network, self._recipe, x)
         products = [
             self._round(name, given, observed) if is_rounded else self._keep(name, x)
             for name, is_rounded in zip(modules, rounded, strict=True)
@@ -73,13 +84,25 @@ class LayerRounding:
 
     def round_without_inputs(self) -> None:
         """All its linears, where nothing is calibrated."""
-        for modules in self._network.names.modules.values():
+        for parameter, modules in self._network.names.modules.items():
             for name in modules:
                 if self._prefix + name not in self._recipe.disable_names:
-                    module = self._round_one(name, None, None)
+                    is_split = self._recipe.num_ranks > 1 and parameter in ROW_PARALLEL
+                    module = (
+                        self._round_parts(name) if is_split else self._round_one(name, None, None)
+                    )
                     weight = self._tensors[f"{name}.weight"]
                     error = measure_weight_error(weight, module.rows)
                     self._modules.append(replace(module, error=error))
+
+    def _round_parts(self, name: str) -> QuantizedModule:
+        weight = self._tensors[f"{name}.weight"]
+        recipe = self._recipe.for_module(self._prefix + name)
+        cuts = cut_columns(weight.shape[1], recipe.num_ranks)
+        parts = [
+            round_module(name, np.ascontiguousarray(weight[:, cut]), None, recipe) for cut in cuts
+        ]
+        return join_parts(self._prefix + name, parts)
 
     @property
     def modules(self) -> tuple[QuantizedModule, ...]:
@@ -104,7 +127,7 @@ class LayerRounding:
         if x is not None:
             given = LinearInput(x, network.sample_rows)
             if recipe.activation in (STATIC, MIXED):
-                static = observe(x, network.sample_rows, recipe.act_method).whole
+                static = _observe(network, recipe, x).whole
         module = round_module(name, weight, None, recipe, given, static)
         error = measure_weight_error(weight, module.rows)
         return LayerResult((replace(module, error=error),), {})
@@ -115,6 +138,42 @@ class LayerRounding:
         error = self._measure(self._keep(name, given.x), product, len(given.x))
         self._modules.append(replace(module, error=error))
         return product
+
+    def _multiply_in_parts(self, name: str, x: np.ndarray, is_rounded: bool) -> Product:
+        """Of a linear whose columns are split for ranks: each has ranges of its own."""
+        recipe, sample_rows = self._recipe, self._network.sample_rows
+        method = choose_method(x, sample_rows, recipe.act_method)
+        recipe = replace(recipe, act_method=method).for_module(self._prefix + name)
+        weight, everything = self._tensors[f"{name}.weight"], slice(0, len(x))
+        outputs: list[np.ndarray] = []
+        parts: list[QuantizedModule] = []
+        for columns in cut_columns(x.shape[1], recipe.num_ranks):
+            given = LinearInput(np.ascontiguousarray(x[:, columns]), sample_rows)
+            own = np.ascontiguousarray(weight[:, columns])
+            if is_rounded:
+                has_range = recipe.activation in (STATIC, MIXED)
+                observed = _observe(self._network, recipe, given.x) if has_range else None
+                static = None if observed is None else observed.whole
+                parts.append(round_module(name, own, None, recipe, given, static))
+                outputs.append(self._product_of(parts[-1], given, observed)(everything))
+            else:
+                outputs.append(self._network.operators.matrix(own).multiply(given.x))
+        total = self._add_up(name, outputs)
+        if parts:
+            error = self._measure(self._keep(name, x), lambda rows: total[rows], len(x))
+            module = join_parts(self._prefix + name, parts)
+            self._modules.append(replace(module, error=error))
+        return lambda rows: total[rows]
+
+    def _add_up(self, name: str, outputs: list[np.ndarray]) -> np.ndarray:
+        """What the ranks have exchanged: floats, but for the tool's sums of int8."""
+        total = add_floats(outputs)
+        if self._recipe.has_exchange_scales:
+            observer = ExchangeObserver(self._network.sample_rows)
+            rounded = observer.add_up(outputs)
+            self.exchange_scales[self._prefix + name] = observer.scales
+            return rounded if self._recipe.is_msmodelslim else total
+        return total
 
     def _product_of(
         self, module: QuantizedModule, given: LinearInput, observed: ObservedRange | None
@@ -185,6 +244,10 @@ class LayerRounding:
         scales = _by_row([found.scale for found in observed.by_sample], sample_rows)
         offsets = _by_row([found.offset for found in observed.by_sample], sample_rows)
         return round_static(x, scales[rows], offsets[rows]), scales[rows]
+
+
+def _observe(network: FloatNetwork, recipe: Recipe, x: np.ndarray) -> ObservedRange:
+    return observe(x, network.sample_rows, recipe.act_method, recipe.is_msmodelslim)
 
 
 def _by_row(values: Sequence[np.float32], sample_rows: Sequence[slice]) -> np.ndarray:

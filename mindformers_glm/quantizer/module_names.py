@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.weights.rules import LINEARS, WeightRule
+from mindformers_glm.weights.tensor_names import FC2, PROJ
 
 _OUTPUT_LAYER = "output_layer.weight"
 _LAYER = re.compile(r"(?:model|transformer\.encoder)\.layers\.(\d+|\*)\.(.+)")
@@ -31,6 +32,16 @@ def list_linears(rules: Sequence[WeightRule]) -> list[str]:
     ]
 
 
+def list_row_parallel(rules: Sequence[WeightRule]) -> list[str]:
+    """Those of the layers whose columns ranks split."""
+    return [
+        source.name.removesuffix(".weight")
+        for rule in rules
+        if rule.parameter.endswith((PROJ, FC2))
+        for source in rule.sources
+    ]
+
+
 def _is_linear(rule: WeightRule) -> bool:
     return rule.parameter == _OUTPUT_LAYER or rule.parameter.endswith(tuple(LINEARS))
 
@@ -38,6 +49,11 @@ def _is_linear(rule: WeightRule) -> bool:
 def list_down_projections(linears: Iterable[str]) -> list[str]:
     """Those whose inputs have the widest ranges."""
     return [name for name in linears if _DOWN.fullmatch(name)]
+
+
+def has_output_layer(names: Iterable[str]) -> bool:
+    """Whether the output layer is among them."""
+    return any(name in _OUTPUTS for name in names)
 
 
 def resolve_names(given: Iterable[str], linears: Sequence[str]) -> frozenset[str]:

@@ -26,6 +26,18 @@ def is_sparse(options: QuantizeOptions) -> bool:
     return (options.w_bit, options.a_bit) == (4, 8) and is_wanted
 
 
+def can_split(options: QuantizeOptions) -> bool:
+    """Whether linears whose columns ranks split can have ranges of each rank."""
+    is_whole_rows = choose_group_size(options) is None and not is_sparse(options)
+    is_slim, is_kv_only = options.format == MSMODELSLIM, options.w_bit == 16
+    return is_slim and is_whole_rows and not (options.is_dynamic or is_kv_only)
+
+
+def has_ranks(options: QuantizeOptions) -> bool:
+    """Whether they have."""
+    return options.tp_size > 1 and can_split(options)
+
+
 def choose_group_size(options: QuantizeOptions) -> int | None:
     """Columns that share a scale, of int4: as the tool's options say.
 

@@ -17,28 +17,24 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_glm.config.glm_config import GlmConfig
-from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
-from mindformers_glm.core.quantized_linear import MIXED, STATIC
-from mindformers_glm.quantizer.float_layers import FloatNetwork, LayerNames, Multiply
+from mindformers_glm.quantizer.float_layers import FloatNetwork, Multiply
 from mindformers_glm.quantizer.float_pass import needs_float_pass, run_float_pass
+from mindformers_glm.quantizer.job_checks import check_job
 from mindformers_glm.quantizer.kv_scales import KvObserver
 from mindformers_glm.quantizer.layer_rounding import LayerRounding
 from mindformers_glm.quantizer.levels import choose_widest, measure_widths
 from mindformers_glm.quantizer.observers import NUM_LOOKED_AT
-from mindformers_glm.quantizer.recipe import NEAREST, Recipe
+from mindformers_glm.quantizer.recipe import Recipe
 from mindformers_glm.quantizer.result import KvScales, LayerResult, QuantizedModule
-from mindformers_glm.quantizer.rotation import Rotation
-from mindformers_glm.quantizer.rounding import check_columns, check_recipe
 from mindformers_glm.quantizer.sensitivity import FLOAT_BITS, mix_widths
 from mindformers_glm.quantizer.work_folder import WorkFolder, open_work_folder
 from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.fingerprint import checkpoint_fingerprint
-from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
 from mindformers_glm.weights.tensor_names import TENSOR_NAMES
 
 # Raise it when the same job would give other bytes, or its files have another form.
-_WORK_VERSION = 2
+_WORK_VERSION = 3
 # Streams of activations: what the quantized layers make, and the float ones where those are asked.
 _QUANTIZED, _FLOAT = "quantized", "float"
 
@@ -64,7 +60,7 @@ def quantize(
             disabled that it does not have; `work` is another job's, or cannot be written to.
         ConfigError, UnsupportedError: the recipe or the samples cannot be used.
     """
-    job = _check(checkpoint, recipe, samples)
+    job = check_job(checkpoint, recipe, samples)
     digest = _digest(checkpoint, job.config, recipe, samples)
     total = job.config.num_hidden_layers + recipe.quantizes_output
     bar = progress or Progress("Quantizing", total, "layers")
@@ -76,18 +72,6 @@ def quantize(
     finally:
         if progress is None:
             bar.close()
-
-
-def needs_samples(recipe: Recipe) -> bool:
-    """Whether anything is calibrated."""
-    return bool(
-        recipe.activation in (STATIC, MIXED)
-        or recipe.rounding != NEAREST
-        or recipe.anti_method
-        or recipe.has_kv_scales
-        or recipe.disable_level
-        or recipe.target_bits
-    )
 
 
 class _Run:
@@ -152,6 +136,7 @@ class _Run:
             kv_prefix=prefix + network.names.kv_module if recipe.has_kv_scales else "",
             kv_scales=kv_scales or kv_observer.scales,
             number=number,
+            exchange_scales=rounding.exchange_scales,
         )
         self._folder.save_result(result)
         return result, outputs
@@ -199,7 +184,9 @@ class _Run:
         names = self._folder.load_float_modules()
         if names is None:
             few = self._network.with_samples(NUM_LOOKED_AT)
-            widths = measure_widths(few, is_absolute=recipe.is_sparse)
+            # Of these the tool looks at magnitudes alone.
+            is_lowbit = recipe.is_sparse and not recipe.is_co_sparse
+            widths = measure_widths(few, is_absolute=is_lowbit)
             names = choose_widest(widths, recipe.disable_level, recipe.disable_names)
             self._folder.save_float_modules(names)
         return frozenset(names)
@@ -232,74 +219,6 @@ def _left_float(
 def _without_rounded(names: Iterable[str], modules: Sequence[QuantizedModule]) -> list[str]:
     rounded = {module.name for module in modules}
     return [name for name in names if name.rpartition(".")[0] not in rounded]
-
-
-def _check(
-    checkpoint: Checkpoint, recipe: Recipe, samples: Sequence[Sequence[int]]
-) -> FloatNetwork:
-    """Refuse what cannot work before anything is done."""
-    if checkpoint.is_share:
-        raise CheckpointError(
-            f"{checkpoint.folder} is cut for each rank: give the float checkpoint itself."
-        )
-    if checkpoint.quantized is not None:
-        raise CheckpointError(
-            f"{checkpoint.folder} is quantized already: give the float checkpoint."
-        )
-    config = resolve_attention_bias(GlmConfig.from_hf(checkpoint.folder), checkpoint)
-    check_rules(build_rules(config), checkpoint)
-    check_recipe(recipe)
-    if recipe.quantizes_output and config.tie_word_embeddings:
-        raise UnsupportedError(
-            "The output layer cannot be quantized where it is the embedding too "
-            "(tie_word_embeddings): leave disable_last_linear True."
-        )
-    _check_disabled(checkpoint, config, recipe)
-    _check_groups(checkpoint, config, recipe)
-    _check_samples(config, recipe, samples)
-    rotation = Rotation(config, recipe.rotation) if recipe.rotation else None
-    # The tool's own bits come of float32 sums only.
-    return FloatNetwork(config, checkpoint, samples, recipe.is_msmodelslim, rotation)
-
-
-def _check_disabled(checkpoint: Checkpoint, config: GlmConfig, recipe: Recipe) -> None:
-    names = LayerNames.of(config)
-    output = TENSOR_NAMES[config.model_type].output[0].removesuffix(".weight")
-    known = {output} | {
-        names.layer_prefix(number) + module
-        for number in range(config.num_hidden_layers)
-        for modules in names.modules.values()
-        for module in modules
-    }
-    if unknown := sorted(recipe.disable_names - known):
-        raise CheckpointError(
-            f"{checkpoint.folder} has no linear layer {unknown[0]!r} that could stay float "
-            f"(disable_names); it has layers such as {min(known)!r}."
-        )
-
-
-def _check_groups(checkpoint: Checkpoint, config: GlmConfig, recipe: Recipe) -> None:
-    names = LayerNames.of(config)
-    for modules in names.modules.values():
-        for module in (names.layer_prefix(0) + name for name in modules):
-            if module not in recipe.disable_names:
-                check_columns(module, checkpoint.entries[f"{module}.weight"].shape[1], recipe)
-
-
-def _check_samples(config: GlmConfig, recipe: Recipe, samples: Sequence[Sequence[int]]) -> None:
-    if needs_samples(recipe) and not samples:
-        raise ConfigError(
-            "This recipe calibrates activations and there are no calibration samples: give some."
-        )
-    for place, sample in enumerate(samples):
-        if not sample:
-            raise ConfigError(f"Calibration sample {place} has no tokens: leave it out.")
-        for token in sample:
-            if not 0 <= token < config.vocab_size:
-                raise ConfigError(
-                    f"Calibration sample {place} has token {token}, and the vocabulary ends at "
-                    f"{config.vocab_size - 1}: the tokenizer is another model's."
-                )
 
 
 def _digest(

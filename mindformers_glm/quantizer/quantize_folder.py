@@ -25,9 +25,10 @@ from mindformers_glm.quantizer.export.write_folder import (
     real_place,
     write_folder,
 )
+from mindformers_glm.quantizer.job_checks import needs_samples
 from mindformers_glm.quantizer.module_names import list_linears
 from mindformers_glm.quantizer.options import FULL, NO_REPORT, QuantizeOptions
-from mindformers_glm.quantizer.pipeline import needs_samples, quantize
+from mindformers_glm.quantizer.pipeline import quantize
 from mindformers_glm.quantizer.report import ErrorReport
 from mindformers_glm.quantizer.work_folder import OtherWorkError, has_work
 from mindformers_glm.system.log import note
@@ -119,7 +120,8 @@ def _read_samples(
     options: QuantizeOptions, chosen: ChosenRecipe, source: Path, config: GlmConfig
 ) -> list[list[int]]:
     if not needs_samples(chosen.recipe) and options.report != FULL:
-        if options.calib_file or options.calib_texts or options.anti_file:
+        given = (options.calib_file, options.calib_texts, options.anti_file, options.calib_samples)
+        if any(given):
             note("no calibration texts are read: these options measure nothing on texts")
         return []
     tokenizer = load_tokenizer(source)

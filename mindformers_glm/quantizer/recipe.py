@@ -41,6 +41,8 @@ class Recipe:
             `weight_bits`, which is the narrowest otherwise.
         max_bits: the widest of quantized weights then.
         bits_of: module -> width, of those that have another one than `weight_bits`.
+        num_ranks: linears whose columns are split have ranges of each of so many ranks.
+        has_exchange_scales: scales of int8 sums between those are found too.
         is_msmodelslim: whatever the tool does otherwise than is best is done as it does it.
     """
 
@@ -65,6 +67,8 @@ class Recipe:
     target_bits: float | None = None
     max_bits: int = 8
     bits_of: Mapping[str, int] = field(default_factory=dict)
+    num_ranks: int = 1
+    has_exchange_scales: bool = False
     is_msmodelslim: bool = False
 
     def for_module(self, name: str) -> "Recipe":

@@ -1,7 +1,7 @@
 """What quantizing gives, layer by layer, in no tool's format: exports read it from here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,17 @@ class KvScales:
 
 
 @dataclass(frozen=True)
+class ExchangeScales:
+    """Scales of sums that cards exchange as int8, one of each output.
+
+    of_parts: float32 [ranks, out], of what each rank adds; of_sum: float32 [out].
+    """
+
+    of_parts: np.ndarray
+    of_sum: np.ndarray
+
+
+@dataclass(frozen=True)
 class QuantizedModule:
     """One linear module of the checkpoint, rounded.
 
@@ -47,6 +58,8 @@ class QuantizedModule:
         bias: float32 [out]; None: the module has none.
         static: of W8A8, W8A8S and W8A8_MIX.
         error: of its output on the calibration samples, or of its weight; None: not measured.
+        parts: its columns as each rank has them, where they were rounded so; `rows` has them side
+            by side, and `static` is None.
     """
 
     name: str
@@ -59,6 +72,7 @@ class QuantizedModule:
     first_scales: np.ndarray | None = None
     second_scales: np.ndarray | None = None
     error: OutputError | None = None
+    parts: tuple["QuantizedModule", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,7 @@ class LayerResult:
         kv_prefix: of the scales of a cache: "model.layers.0.self_attn", or ChatGLM's
             "transformer.encoder.layers.0.self_attention.query_key_value".
         number: of the layer; None: the output layer.
+        exchange_scales: of linears whose columns are split for ranks, float ones too, by name.
     """
 
     modules: tuple[QuantizedModule, ...]
@@ -83,3 +98,4 @@ class LayerResult:
     kv_prefix: str = ""
     kv_scales: KvScales | None = None
     number: int | None = None
+    exchange_scales: Mapping[str, ExchangeScales] = field(default_factory=dict)

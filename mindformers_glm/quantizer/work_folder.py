@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from safetensors.numpy import save
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import QuantizedRows
 from mindformers_glm.quantizer.output_error import OutputError
+from mindformers_glm.quantizer.rank_parts import join_parts
 from mindformers_glm.quantizer.result import (
+    ExchangeScales,
     KvScales,
     LayerResult,
     QuantizedModule,
@@ -96,6 +98,8 @@ class WorkFolder:
             arrays |= {f"{place}.{name}": values for name, values in _arrays_of(module).items()}
         if result.kv_scales is not None:
             arrays |= {f"kv.{name}": getattr(result.kv_scales, name) for name in _KV_FIELDS}
+        for name, scales in result.exchange_scales.items():
+            arrays |= {f"of_parts.{name}": scales.of_parts, f"of_sum.{name}": scales.of_sum}
         metadata = {"modules": modules, "kv_prefix": result.kv_prefix, "number": result.number}
         arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
         self._write(_file_name(result.number), save(arrays, {_METADATA: json.dumps(metadata)}))
@@ -117,6 +121,10 @@ class WorkFolder:
             kv_prefix=metadata["kv_prefix"],
             kv_scales=KvScales(**parts["kv"]) if "kv" in parts else None,
             number=metadata["number"],
+            exchange_scales={
+                name: ExchangeScales(of_parts, parts["of_sum"][name])
+                for name, of_parts in parts.get("of_parts", {}).items()
+            },
         )
 
     def has_result(self, number: int | None) -> bool:
@@ -212,10 +220,17 @@ def _describe(module: QuantizedModule) -> dict[str, Any]:
         "weight_bits": module.weight_bits,
         "group_size": module.group_size,
         "error": None if module.error is None else asdict(module.error),
+        "parts": [_describe(part) for part in module.parts],
     }
 
 
 def _arrays_of(module: QuantizedModule) -> dict[str, np.ndarray]:
+    if module.parts:
+        return {
+            f"{place}.{name}": values
+            for place, part in enumerate(module.parts)
+            for name, values in _arrays_of(part).items()
+        }
     rows, static = module.rows, module.static
     found: dict[str, np.ndarray | None] = {
         "codes": rows.codes,
@@ -231,9 +246,17 @@ def _arrays_of(module: QuantizedModule) -> dict[str, np.ndarray]:
 
 
 def _module_of(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> QuantizedModule:
-    static, error = arrays.get("static"), described["error"]
+    known = described["error"]
+    error = None if known is None else OutputError(**known)
+    if described["parts"]:
+        parts = [
+            _module_of(part, _below(f"{place}.", arrays))
+            for place, part in enumerate(described["parts"])
+        ]
+        return replace(join_parts(described["name"], parts), error=error)
+    static = arrays.get("static")
     return QuantizedModule(
-        **dict(described) | {"error": None if error is None else OutputError(**error)},
+        **dict(described) | {"error": error, "parts": ()},
         rows=QuantizedRows(
             arrays["codes"], arrays["scales"], arrays.get("zeros"), arrays["groups"]
         ),
@@ -242,3 +265,11 @@ def _module_of(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
         first_scales=arrays.get("first_scales"),
         second_scales=arrays.get("second_scales"),
     )
+
+
+def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        name.removeprefix(prefix): values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }

@@ -209,6 +209,36 @@ def test_a_full_disk_leaves_the_work_and_the_same_command_goes_on(
     assert [file.name for file in work.iterdir()] == ["out"]
 
 
+def test_a_disk_that_fills_up_at_any_moment_is_one_sentence(
+    written_checkpoint: Path, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A real one, which gets larger until all has room: the same command goes on each time."""
+    disk = work / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    words = ["--model_path", str(written_checkpoint), "--save_directory", f"{disk}/out"]
+    seen = set()
+    try:
+        for number in range(1, 20):
+            size = f"remount,size={8 * int(1.6**number)}k"
+            subprocess.run(["mount", "-o", size, str(disk)], check=True)
+            if cli.main(["quantize", *words, "--a_bit", "16"]) == 0:
+                break
+            errors = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+            assert len(errors) == 1
+            assert errors[0].endswith(": No space left on device.")
+            seen.add(errors[0].split()[3])
+            assert {file.name for file in disk.iterdir()} <= {".out.quantizing"}
+        assert {file.name for file in disk.iterdir()} == {"out"}
+        assert len(seen) > 1, seen  # within the work, and within the result
+        with Checkpoint.open(disk / "out", find_format=find_format) as written:
+            assert written.quantized is not None
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_work_of_another_quantization_is_left_alone(
     written_checkpoint: Path, work: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

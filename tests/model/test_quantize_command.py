@@ -31,6 +31,8 @@ _CASES = (
     ("chatglm", f"{_W4} --rounding gptq --target_bits 5 --format gptq", _MIXED, 0.5),
     ("glm", f"{_W4} --rounding awq --target_bits 7 --format awq", {"W4A16", "FLOAT"}, 0.5),
     ("glm4", f"{_W4} --recipe best --target_bits 5 --rotation values", _MIXED, 0.5),
+    ("glm4", "--tp_size 2 --use_reduce_quant True --mindie_format", {"W8A8", "FLOAT"}, 0.25),
+    ("chatglm", "--a_bit 16 --tp_size 4 --rounding gptq", {"W8A16"}, 0.06),
     ("glm4", "--target_bits 10 --mindie_format --rounding gptq", {"W8A8", "FLOAT"}, 0.25),
 )
 

@@ -24,6 +24,10 @@ _OF_MATRIX = (
     *(".k_proj.kv_cache_scale", ".k_proj.kv_cache_offset"),
     *(".v_proj.kv_cache_scale", ".v_proj.kv_cache_offset"),
 )
+_OF_PART = (
+    *(".weight", ".weight_scale", ".weight_offset", ".input_scale", ".input_offset"),
+    *(".quant_bias", ".deq_scale"),
+)
 _OF_VECTOR = (".weight", ".bias", ".module.weight", ".module.bias")
 
 
@@ -39,6 +43,7 @@ class ExportSettings:
             in the dtype that the checkpoint has them in.
         mindie_keys: the old layout of msModelSlim, and the keys that it adds to config.json; None:
             the new layout.
+        num_ranks: linears whose columns are split are written in parts for so many ranks.
     """
 
     layout: str = MSMODELSLIM
@@ -46,6 +51,7 @@ class ExportSettings:
     part_bytes: int | None = None
     has_float32: bool = False
     mindie_keys: dict[str, Any] | None = None
+    num_ranks: int = 1
 
 
 class Layout(Protocol):
@@ -90,16 +96,22 @@ class Layout(Protocol):
         ...
 
 
-def list_longest_names(names: dict[str, int]) -> list[str]:
+def list_longest_names(names: dict[str, int], num_ranks: int = 1) -> list[str]:
     """What the header of all files may have to name.
 
     Args:
         names: the tensors of the checkpoint, and how many axes they have.
+        num_ranks: see ExportSettings.
     """
+    in_parts = [
+        f".tp_list.{rank}{end}"
+        for rank in range(num_ranks if num_ranks > 1 else 0)
+        for end in (*_OF_PART, ".reduce_scale")
+    ]
     return [
         name.removesuffix(".weight") + end
         for name, axes in names.items()
-        for end in (_OF_MATRIX if axes > 1 else _OF_VECTOR)
+        for end in ((*_OF_MATRIX, ".gather_scale", *in_parts) if axes > 1 else _OF_VECTOR)
     ]
 
 

@@ -9,7 +9,8 @@ msmodelslim.py was compared with; W4A8_DYNAMIC by the tool's own saver of its se
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ import numpy as np
 
 from mindformers_glm.core.errors import UnsupportedError
 from mindformers_glm.quantization import packing
-from mindformers_glm.quantizer.export.new_tensor import NewTensor, new_tensor, round_floats
+from mindformers_glm.quantizer.export.new_tensor import (
+    NewTensor,
+    new_tensor,
+    round_floats,
+    split_columns,
+)
 from mindformers_glm.quantizer.export.safetensors_writer import SafetensorsWriter
-from mindformers_glm.quantizer.result import KvScales, QuantizedModule
+from mindformers_glm.quantizer.result import ExchangeScales, KvScales, QuantizedModule
 from mindformers_glm.quantizer.static_terms import compute_static_terms
 
 _FLOAT, _C8 = "FLOAT", "C8"
@@ -37,6 +43,8 @@ class ModelSlimLayout:
         mindie_keys: the old layout, and what config.json gets besides `quantize`; None: the new.
         has_int64: deq_scale is written as the bits of a float32 in int64, which the card's product
             with float16 results takes.
+        num_ranks: of those that `split` are in parts for, as each has its columns (tp_list).
+        split: linear modules that are.
     """
 
     def __init__(
@@ -45,14 +53,17 @@ class ModelSlimLayout:
         label: str,
         mindie_keys: Mapping[str, Any] | None,
         has_int64: bool,
+        num_ranks: int = 1,
+        split: Collection[str] = (),
     ) -> None:
         self._writer, self._label = writer, label
         self._mindie_keys, self._has_int64 = mindie_keys, has_int64
+        self._num_ranks, self._split = num_ranks, frozenset(split)
         self._types: dict[str, str] = {}
         self._labels: Counter[str] = Counter()
         self._group_sizes: set[int] = set()
         self._norms: dict[str, NewTensor] = {}
-        self._has_kv_scales = False
+        self._has_kv_scales = self._has_exchange_scales = False
 
     @property
     def _is_new(self) -> bool:
@@ -80,7 +91,21 @@ class ModelSlimLayout:
 
     def add_float(self, tensor: NewTensor) -> None:
         """See Layout."""
-        self._add(tensor, _FLOAT)
+        module = tensor.name.removesuffix(".weight")
+        if self._num_ranks == 1 or module not in self._split:
+            self._add(tensor, _FLOAT)
+            return
+        names = [f"{_part_name(module, rank)}.weight" for rank in range(self._num_ranks)]
+        for part in split_columns(tensor, names):
+            self._add(part, _FLOAT)
+
+    def add_exchange_scales(self, module: str, scales: ExchangeScales) -> None:
+        """Write the scales of int8 sums between ranks, of a module that has been added."""
+        kind = self._types[f"{_part_name(module, 0)}.weight"]
+        self._add(new_tensor(f"{module}.gather_scale", scales.of_sum), kind)
+        for rank, of_part in enumerate(scales.of_parts):
+            self._add(new_tensor(f"{module}.reduce_scale.{rank}", of_part), kind)
+        self._has_exchange_scales = True
 
     def add_shifted_norm(self, name: str, weight: np.ndarray, bias: np.ndarray, dtype: str) -> None:
         """See Layout; the old layout has both under two names."""
@@ -123,6 +148,8 @@ class ModelSlimLayout:
             )
         head: dict[str, Any] = {"version": _VERSION} if self._is_new else {}
         head["model_quant_type"] = whole
+        if self._has_exchange_scales:
+            head["reduce_quant_type"] = "per_channel"
         if self._is_new and self._group_sizes:
             head["group_size"] = next(iter(self._group_sizes))
         if self._is_new and self._has_kv_scales:
@@ -137,6 +164,10 @@ class ModelSlimLayout:
         """All of a module but its float bias."""
         name, rows = module.name, module.rows
         yield new_tensor(f"{name}.weight", self._pack(module))
+        if module.parts:
+            for rank, part in enumerate(module.parts):
+                yield from self._encode(replace(part, name=_part_name(name, rank)))
+            return
         zeros = np.zeros_like(rows.scales) if rows.zeros is None else rows.zeros
         if module.second_scales is not None and module.first_scales is not None:
             yield new_tensor(f"{name}.weight_scale", module.first_scales.astype(np.float32))
@@ -169,6 +200,10 @@ class ModelSlimLayout:
         if is_by_rows:
             return np.ascontiguousarray(packing.pack(codes.T, 4).T).view(np.int8)
         return packing.pack(codes, 4).view(np.int8)
+
+
+def _part_name(module: str, rank: int) -> str:
+    return f"{module}.tp_list.{rank}"
 
 
 def _make_scale_bias(module: QuantizedModule) -> np.ndarray:

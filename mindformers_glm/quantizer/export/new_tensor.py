@@ -1,6 +1,6 @@
 """Tensors on their way into a file: a header, and bytes that need not all be in memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,18 @@ def copy_floats(view: TensorView, dtype: str) -> NewTensor:
     """A tensor of a checkpoint, widened or rounded to `dtype` while it is copied."""
     num_bytes = view.data.size * (4 if dtype == "float32" else 2)
     return NewTensor(view.name, dtype, view.data.shape, num_bytes, _convert(view, dtype))
+
+
+def split_columns(tensor: NewTensor, names: Sequence[str]) -> list[NewTensor]:
+    """As many tensors, each with as many of a matrix' columns."""
+    num_rows, num_columns = tensor.shape
+    rows = np.concatenate([chunk.reshape(-1, num_columns) for chunk in tensor.chunks])
+    shape, num_bytes = (num_rows, num_columns // len(names)), tensor.num_bytes // len(names)
+    parts = np.split(rows, len(names), axis=1)
+    return [
+        NewTensor(name, tensor.dtype, shape, num_bytes, (_as_block(part),))
+        for name, part in zip(names, parts, strict=True)
+    ]
 
 
 def _convert(view: TensorView, dtype: str) -> Iterator[np.ndarray]:

@@ -33,7 +33,7 @@ from mindformers_glm.quantizer.export.new_tensor import copy_floats, round_float
 from mindformers_glm.quantizer.export.numpy_set import NumpySetLayout
 from mindformers_glm.quantizer.export.safetensors_writer import SafetensorsWriter, header_room
 from mindformers_glm.quantizer.export.words import AwqLayout, GptqLayout
-from mindformers_glm.quantizer.module_names import list_linears
+from mindformers_glm.quantizer.module_names import list_linears, list_row_parallel
 from mindformers_glm.quantizer.result import LayerResult
 from mindformers_glm.system.files import read_json_object
 from mindformers_glm.system.new_folder import new_folder
@@ -166,11 +166,20 @@ class _FolderWriter:
         if self._settings.layout == NUMPY_SET:
             return NumpySetLayout(folder, has_int64)
         entries = self._checkpoint.entries.values()
-        names = list_longest_names({entry.name: len(entry.shape) for entry in entries})
+        axes, num_ranks = (
+            {entry.name: len(entry.shape) for entry in entries},
+            self._settings.num_ranks,
+        )
+        names = list_longest_names(axes, num_ranks)
         writer = SafetensorsWriter(folder, header_room(names), self._settings.part_bytes)
         makers: dict[str, Callable[[], Layout]] = {
             MSMODELSLIM: lambda: ModelSlimLayout(
-                writer, self._settings.label, self._settings.mindie_keys, has_int64
+                writer,
+                self._settings.label,
+                self._settings.mindie_keys,
+                has_int64,
+                num_ranks,
+                list_row_parallel(self._rules),
             ),
             COMPRESSED_TENSORS: lambda: CompressedLayout(writer, self._linears),
             GPTQ: lambda: GptqLayout(writer, self._linears),
@@ -198,6 +207,9 @@ class _FolderWriter:
         self._has_shifted_norms |= bool(made)
         if result.kv_scales is not None:
             layout.add_kv_scales(result.kv_prefix, result.kv_scales)
+        for name, scales in result.exchange_scales.items():
+            assert isinstance(layout, ModelSlimLayout)  # no other has parts for ranks
+            layout.add_exchange_scales(name, scales)
 
     def _write_rest(self, layout: Layout) -> None:
         """What no layer has: embeddings, the last norm, the output layer."""

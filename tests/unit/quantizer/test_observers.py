@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from mindformers_glm.quantizer.histogram import Histogram
 from mindformers_glm.quantizer.observers import (
     observe,
     round_static,
     round_tokens,
-    search_range,
     static_range,
     width,
 )
@@ -85,7 +85,7 @@ def test_the_histograms_range_is_pytorchs(shape: str) -> None:
     observer = HistogramObserver(bins=2048, dtype=torch.qint8, qscheme=torch.per_tensor_affine)
     observer(torch.from_numpy(x))
     scale, offset = observer.calculate_qparams()
-    found = static_range(*search_range(x))
+    found = static_range(*Histogram.of(x).search_range())
     assert found.scale == pytest.approx(scale.item(), rel=1e-6)
     assert found.offset == offset.item()
 
@@ -107,7 +107,40 @@ def test_the_histogram_of_many_samples_is_near_pytorchs() -> None:
 
 
 def test_a_constant_input_has_a_range() -> None:
-    assert search_range(np.full((2, 2), 3.0, np.float32)) == (3.0, 3.0)
+    assert Histogram.of(np.full((2, 2), 3.0, np.float32)).search_range() == (3.0, 3.0)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.7, 8.0])
+def test_the_tools_histogram_is_pytorchs_between_whole_numbers(scale: float) -> None:
+    torch = pytest.importorskip("torch")
+    x = scale * np.random.default_rng(3).standard_t(4, (20, 128)).astype(np.float32)
+    ends = {"min": int(x.min()), "max": int(x.max())}
+    expected = torch.histc(torch.from_numpy(x), 2048, **ends).numpy()
+    np.testing.assert_array_equal(Histogram.of(x, is_tools=True).counts, expected)
+
+
+def test_a_histogram_that_grows_keeps_its_values_where_they_are() -> None:
+    rng = np.random.default_rng(4)
+    samples = [scale * rng.standard_normal((8, 512)).astype(np.float32) for scale in (90, 40, 400)]
+    histogram = Histogram.of(samples[0], is_tools=True)
+    for sample in samples[1:]:
+        histogram = histogram.with_sample(sample)
+    values = np.concatenate(samples)
+    low, high = np.float64(histogram.low), np.float64(histogram.high)
+    assert low == values.min()
+    assert values.max() <= high < values.max() + 0.01 * (high - low)
+    # Values beyond the last whole number are lost, a few of 12,288.
+    assert 0.995 < histogram.counts.sum() / values.size <= 1
+    middles = low + (np.arange(2048) + 0.5) * (high - low) / 2048
+    mean_square = (histogram.counts * middles**2).sum() / histogram.counts.sum()
+    assert mean_square == pytest.approx((values.astype(np.float64) ** 2).mean(), rel=0.03)
+
+
+def test_the_tools_histogram_knows_nothing_of_later_samples() -> None:
+    x = _rows()
+    whole = observe(x, _SAMPLES, HISTOGRAM, is_tools=True)
+    assert whole.by_sample[1] == observe(x[:4], _SAMPLES[:2], HISTOGRAM, is_tools=True).whole
+    assert whole.by_sample[-1] == whole.whole
 
 
 @pytest.mark.parametrize(("outlier", "method"), [(0.0, HISTOGRAM), (1e3, MIN_MAX)])

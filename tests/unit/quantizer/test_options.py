@@ -156,6 +156,26 @@ def test_mindie_keys_are_those_of_the_tool() -> None:
     assert keys["mm_tensor"] is False
 
 
+def test_an_output_layer_that_is_named_stays_float() -> None:
+    words = ("--disable_last_linear", "False")
+    assert _choose(*words).recipe.quantizes_output
+    assert not _choose(*words, "--disable_names", "lm_head").recipe.quantizes_output
+    cache_alone = ("--w_bit", "16", "--a_bit", "16", "--use_kvcache_quant", "True")
+    assert not _choose(*words, *cache_alone).recipe.quantizes_output
+
+
+def test_scales_of_each_rank_reach_the_recipe_and_the_format() -> None:
+    chosen = _choose("--tp_size", "2")
+    assert (chosen.recipe.num_ranks, chosen.export.num_ranks, chosen.notices) == (2, 2, ())
+    assert not chosen.recipe.has_exchange_scales
+    chosen = _choose("--tp_size", "4", "--use_reduce_quant", "True", "--mindie_format")
+    assert chosen.recipe.has_exchange_scales
+    assert chosen.export.mindie_keys is not None
+    assert chosen.export.mindie_keys["reduce_quant_type"] == "per_channel"
+    for words in ("--is_dynamic True", "--w_bit 4 --co_sparse True", "--format numpy"):
+        assert _choose("--tp_size", "2", *words.split()).recipe.num_ranks == 1
+
+
 def test_parts_are_counted_in_units_of_1024() -> None:
     assert _choose("--part_file_size", "4").export.part_bytes == 4 * 2**30
 
@@ -165,7 +185,10 @@ _NOTICED = {
     "--use_reduce_quant True": "use_reduce_quant",
     "--use_fa_quant True": "use_fa_quant",
     "--fa_amp 3": "fa_amp",
-    "--tp_size 2": "tp_size",
+    "--tp_size 2 --is_dynamic True": "tp_size",
+    "--tp_size 2 --w_bit 4 --a_bit 16 --group_size 32": "tp_size",
+    "--tp_size 2 --a_bit 16 --format gptq": "tp_size",
+    "--tp_size 2 --use_reduce_quant True": "floats",
     "--is_lowbit True": "is_lowbit",
     "--calib_file a.json --anti_file b.json": "anti_file",
     "--trust_remote_code True": "trust_remote_code",
@@ -174,6 +197,11 @@ _NOTICED = {
     "--attention_mask_name mask": "attention_mask_name",
     "--model_name glm": "model_name",
     "--group_size 32": "group_size",
+    "--group_size 32 --w_bit 4 --a_bit 16 --recipe msmodelslim": "open_outlier False",
+    "--part_file_size 1 --format numpy": "part_file_size",
+    "--w_bit 16 --a_bit 16 --use_kvcache_quant True --disable_level L2 --anti_method m4": (
+        "--disable_level, --anti_method has no effect"
+    ),
     "--open_outlier False": "open_outlier",
     "--fraction 0.05": "fraction",
     "--sigma_factor 2": "sigma_factor",

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from mindformers_glm.core.errors import CheckpointError, ConfigError, UnsupportedError
 from mindformers_glm.core.quantized_linear import DYNAMIC, STATIC
-from mindformers_glm.quantizer.pipeline import needs_samples, quantize
+from mindformers_glm.quantizer.job_checks import needs_samples
+from mindformers_glm.quantizer.pipeline import quantize
 from mindformers_glm.quantizer.recipe import Recipe
 from mindformers_glm.quantizer.result import LayerResult
 from mindformers_glm.weights.checkpoint import Checkpoint
