@@ -176,14 +176,8 @@ class ModelSlimLinear:
     def _read_codes(self, weight: np.ndarray, rows: range, columns: range) -> np.ndarray:
         if not self._is_packed_int4:
             codes = weight[rows.start : rows.stop, columns.start : columns.stop]
-            if (
-                TYPES[self.kind].bits == 4
-                and codes.size
-                and not -8 <= codes.min() <= codes.max() <= 7
-            ):
-                raise CheckpointError(
-                    f"{self.layer}.weight holds more than int4: download it again."
-                )
+            if TYPES[self.kind].bits == 4:
+                checks.check_int4(codes, f"{self.layer}.weight")
             return codes
         if self._packs_rows:
             pairs = packing.aligned(rows, 2)
