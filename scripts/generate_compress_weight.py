@@ -22,26 +22,24 @@ def _exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> int:
     """Return the exit code: 1 after an error of the user, 2 of the line, 130 if interrupted."""
-    from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser
-    from mindformers_glm.core.errors import GlmError
+    from mindformers_glm.serving.cli import report_problems
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # unwinds, so nothing is left
+        signal.signal(number, signal.default_int_handler)
+    return report_problems(_copy)
+
+
+def _copy() -> int:
+    from mindformers_glm.config.sentence_parser import SentenceParser
     from mindformers_glm.quantizer.sparse_copy import copy_sparse
     from mindformers_glm.system.log import note
 
     parser = SentenceParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--weight_path", type=Path, required=True, help="folder of W8A8S")
     parser.add_argument("--save_path", type=Path, required=True, help="a new folder")
-    for number in (signal.SIGINT, signal.SIGTERM):  # unwinds, so nothing is left
-        signal.signal(number, signal.default_int_handler)
-    try:
-        arguments = parser.read(sys.argv[1:])
-        output = Path(os.path.abspath(arguments.save_path.expanduser()))
-        copy_sparse(arguments.weight_path.expanduser(), output)
-    except GlmError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2 if isinstance(problem, CommandLineError) else 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    arguments = parser.read(sys.argv[1:])
+    output = Path(os.path.abspath(arguments.save_path.expanduser()))
+    copy_sparse(arguments.weight_path.expanduser(), output)
     note(
         f"{output} is W8A8S as it was: what the cards' compressor makes of it (W8A8SC) is not "
         "public, and W8A8S runs wherever that would"

@@ -27,10 +27,11 @@ if __name__ == "__main__":
 
 from mindformers_glm.config.environment import quantized_folder  # noqa: E402
 from mindformers_glm.config.model_names import locate_folder  # noqa: E402
-from mindformers_glm.config.sentence_parser import CommandLineError, SentenceParser  # noqa: E402
-from mindformers_glm.core.errors import ConfigError, GlmError  # noqa: E402
+from mindformers_glm.config.sentence_parser import SentenceParser  # noqa: E402
+from mindformers_glm.core.errors import ConfigError  # noqa: E402
 from mindformers_glm.quantization.share_format import ShareEncoder  # noqa: E402
 from mindformers_glm.quantization.stored_format import find_format  # noqa: E402
+from mindformers_glm.serving.cli import report_problems  # noqa: E402
 from mindformers_glm.system.log import note  # noqa: E402
 from mindformers_glm.system.sizes import format_bytes  # noqa: E402
 from mindformers_glm.weights.share_writer import write_shares  # noqa: E402
@@ -38,25 +39,22 @@ from mindformers_glm.weights.share_writer import write_shares  # noqa: E402
 
 def main() -> int:
     """Return the exit code: 1 after an error of the user, 2 of the line, 130 if interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # unwinds, so nothing is left
+        signal.signal(number, signal.default_int_handler)
+    return report_problems(_cut)
+
+
+def _cut() -> int:
     parser = SentenceParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model_path", type=Path, required=True, help="Hugging Face folder")
     parser.add_argument("--tp_size", type=int, required=True, help="number of ranks")
     parser.add_argument("--output", type=Path, help="new folder (default: DIR-tpN beside DIR)")
-    for number in (signal.SIGINT, signal.SIGTERM):  # unwinds, so nothing is left
-        signal.signal(number, signal.default_int_handler)
-    try:
-        arguments = parser.read(sys.argv[1:])
-        source = _as_absolute(Path(locate_folder(arguments.model_path)))
-        output = _as_absolute(arguments.output or _default_output(source, arguments.tp_size))
-        sizes = write_shares(
-            source, output, arguments.tp_size, find_format, ShareEncoder(), quantized_folder()
-        )
-    except GlmError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2 if isinstance(problem, CommandLineError) else 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    arguments = parser.read(sys.argv[1:])
+    source = _as_absolute(Path(locate_folder(arguments.model_path)))
+    output = _as_absolute(arguments.output or _default_output(source, arguments.tp_size))
+    sizes = write_shares(
+        source, output, arguments.tp_size, find_format, ShareEncoder(), quantized_folder()
+    )
     note(
         f"{output} ({format_bytes(sum(sizes))}) is ready for {len(sizes)} ranks, which read "
         f"{_describe_sizes(sizes)}"

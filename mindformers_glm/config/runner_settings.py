@@ -201,9 +201,12 @@ class RunnerSettings:
             if layers := found.pop(name):
                 found[name] = list(layers)
         if self.stored_schemes is not None:
-            found["stored_schemes"] = {
-                name: None if scheme is None else asdict(scheme)
+            kept = {
+                name: on_ranks(scheme, name, self.model_parallel)
                 for name, scheme in self.stored_schemes
+            }
+            found["stored_schemes"] = {
+                name: None if scheme is None else asdict(scheme) for name, scheme in kept.items()
             }
         return found
 

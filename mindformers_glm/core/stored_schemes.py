@@ -55,19 +55,20 @@ class StoredSchemes:
         """The layers that the tool has left float, in part or whole."""
         return [name for name, schemes in self.stored.items() if None in schemes]
 
+    def find_widened(self, num_ranks: int = 1) -> list[str]:
+        """The quantized layers that run as float, as no operator takes their integers."""
+        return [
+            name
+            for name, scheme in (self.kept or {}).items()
+            if on_ranks(scheme, name, num_ranks) is None and any(self.stored[name])
+        ]
+
     def describe_float(self, num_ranks: int = 1) -> str:
         """A sentence on layers that lose their integers; empty where there are none."""
-        kept = {
-            name: on_ranks(scheme, name, num_ranks) for name, scheme in (self.kept or {}).items()
-        }
-        lost = {
-            name: schemes
-            for name, schemes in self.stored.items()
-            if kept[name] is None and any(scheme is not None for scheme in schemes)
-        }
+        lost = self.find_widened(num_ranks)
         if not lost:
             return ""
-        names = {scheme.name for schemes in lost.values() for scheme in schemes if scheme}
+        names = {scheme.name for layer in lost for scheme in self.stored[layer] if scheme}
         return (
             f"{len(lost)} of {len(self.stored)} linear layers are quantized in a way that has no "
             f"operator here{' on several ranks' * (num_ranks > 1)} "

@@ -1,6 +1,5 @@
 """The Python API: a checkpoint folder in, answers out."""
 
-from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as Items
 from inspect import signature
@@ -14,7 +13,6 @@ from mindformers_glm.config.device_settings import DeviceSettings
 from mindformers_glm.config.environment import launched_rank, packed_cache_folder, quantized_folder
 from mindformers_glm.config.num_threads import check_num_threads
 from mindformers_glm.config.runner_settings import GIVEN_SETTINGS
-from mindformers_glm.core.errors import GlmError
 from mindformers_glm.core.process_group import ProcessGroup
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_requests_are_shared
@@ -25,7 +23,6 @@ from mindformers_glm.engine.argument_names import (
 )
 from mindformers_glm.engine.constraints import ConstraintCompiler
 from mindformers_glm.engine.engine_config import ENGINE_SETTINGS, EngineConfig
-from mindformers_glm.engine.generation_bar import GenerationBar
 from mindformers_glm.engine.llm_arguments import (
     Conversation,
     Prompt,
@@ -40,10 +37,10 @@ from mindformers_glm.engine.llm_arguments import (
     spread_params,
 )
 from mindformers_glm.engine.llm_engine import LLMEngine
-from mindformers_glm.engine.one_thread import OneThread
 from mindformers_glm.engine.open_model import open_model
+from mindformers_glm.engine.open_requests import OpenRequests
 from mindformers_glm.engine.reply_reader import ReplyParsers
-from mindformers_glm.engine.request_frontend import Request, RequestFrontend, Tools
+from mindformers_glm.engine.request_frontend import RequestFrontend, Tools
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.row_logits import compute_row_logits, iter_row_logits
 from mindformers_glm.engine.sampling_params import SamplingParams
@@ -198,12 +195,8 @@ class LLM:
             constraints,
             self.settings.max_model_len,
         )
-        self._num_requests = 0
-        self._one_thread = OneThread()
         self._group = model.group
-        self._undelivered: defaultdict[str, deque[RequestOutput]] = defaultdict(deque)
-        self._requests: dict[str, Request] = {}
-        self._open_engine: LLMEngine | None = LLMEngine(
+        engine = LLMEngine(
             model.runner,
             EngineConfig.for_runner(self.settings, model.num_blocks, engine_settings),
             self.tokenizer,
@@ -217,6 +210,7 @@ class LLM:
             max_position_embeddings=self.config.max_position_embeddings,
             constraints=constraints,
         )
+        self._requests = OpenRequests(self.frontend, engine, self._group)
 
     def generate(
         self,
@@ -237,7 +231,7 @@ class LLM:
             ConfigError: sampling_params are of another type, or not as many as prompts.
         """
         wanted: list[Any] = [prompts] if is_single_prompt(prompts) else list(prompts)
-        return self._answer_all(wanted, sampling_params)
+        return self._requests.answer_all(wanted, sampling_params)
 
     def generate_steps(
         self,
@@ -260,7 +254,7 @@ class LLM:
         requests = [
             (*asked, None, "auto", NO_OPTIONS) for asked in zip(prompts, params, strict=True)
         ]
-        yield from self._run_together(requests, is_text_shown)
+        yield from self._requests.run_together(requests, is_text_shown)
 
     def stream(
         self,
@@ -293,13 +287,13 @@ class LLM:
         options = ChatOptions.given(
             chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
         )
-        request_id = self._add(prompt, sampling_params, tools, tool_choice, options)
+        request_id = self._requests.add(prompt, sampling_params, tools, tool_choice, options)
         try:
-            self._check_ranks_agree([request_id])
-            for outputs in self._collect([request_id]):
+            self._requests.check_ranks_agree([request_id])
+            for outputs in self._requests.collect([request_id]):
                 yield from outputs
         finally:
-            self._discard([request_id])
+            self._requests.discard([request_id])
 
     @overload
     def chat(
@@ -365,10 +359,10 @@ class LLM:
             chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message
         )
         if is_list(messages) and len(messages) > 0 and is_list(messages[0]):
-            return self._answer_all(
+            return self._requests.answer_all(
                 messages, sampling_params, tools, tool_choice, options, parallel_tool_calls
             )
-        return self._answer_all(
+        return self._requests.answer_all(
             [messages], sampling_params, tools, tool_choice, options, parallel_tool_calls
         )[0]
 
@@ -378,7 +372,7 @@ class LLM:
         Raises:
             PromptError: no tokens, more than max_model_len, or ids outside the vocabulary.
         """
-        with self._one_thread:
+        with self._requests.one_thread:
             self._check_logits_agree(token_ids)
             return compute_row_logits(self.engine, token_ids)
 
@@ -391,19 +385,19 @@ class LLM:
         Raises:
             PromptError: as `logits`, with the first piece.
         """
-        with self._one_thread:
+        with self._requests.one_thread:
             self._check_logits_agree(token_ids)
             chunks = iter_row_logits(self.engine, token_ids)
         try:
             while True:
-                with self._one_thread:
+                with self._requests.one_thread:
                     _ = self.engine  # says so where it was closed meanwhile
                     chunk = next(chunks, None)
                 if chunk is None:
                     return
                 yield chunk
         finally:
-            self._one_thread.run_when_free(chunks.close)
+            self._requests.one_thread.run_when_free(chunks.close)
 
     @property
     def group(self) -> ProcessGroup:
@@ -412,7 +406,7 @@ class LLM:
 
     def warm_up(self) -> None:
         """Compile now what the first step would compile, so that it takes no longer than others."""
-        with self._one_thread:
+        with self._requests.one_thread:
             self.engine.runner.execute(ModelBatch.of_no_rows())
 
     @property
@@ -437,10 +431,7 @@ class LLM:
 
     def close(self) -> None:
         """Give the memory of weights and KV cache back; the object cannot be used any more."""
-        with self._one_thread:
-            if self._open_engine is not None:
-                self._open_engine.runner.close()
-            self._open_engine = None
+        self._requests.close()
 
     def __enter__(self) -> "LLM":
         return self
@@ -455,125 +446,10 @@ class LLM:
         Raises:
             GlmError: this LLM is closed.
         """
-        if self._open_engine is None:
-            raise GlmError("This LLM is closed: create a new one.")
-        return self._open_engine
-
-    def _answer_all(
-        self,
-        prompts: Items[Any],
-        sampling_params: SamplingParams | Items[SamplingParams] | None,
-        tools: Tools | None = None,
-        tool_choice: ToolChoice = "auto",
-        options: ChatOptions = NO_OPTIONS,
-        is_parallel: bool = True,
-    ) -> list[RequestOutput]:
-        params = spread_params(sampling_params, len(prompts))
-        requests = [
-            (*asked, tools, tool_choice, options, is_parallel)
-            for asked in zip(prompts, params, strict=True)
-        ]
-        outputs: dict[int, RequestOutput] = {}
-        for step in self._run_together(requests):
-            outputs |= {place: output for place, output in step if output.finished}
-        return [outputs[place] for place in range(len(prompts))]
-
-    def _run_together(
-        self, requests: Items[tuple[Any, ...]], is_text_shown: bool = False
-    ) -> Generator[list[tuple[int, RequestOutput]], None, None]:
-        """Run what `_add` takes, and yield as `generate_steps` does."""
-        request_ids: list[str] = []
-        try:
-            for request in requests:
-                request_ids.append(self._add(*request))
-            self._check_ranks_agree(request_ids)
-            places = {request_id: place for place, request_id in enumerate(request_ids)}
-            num_prompt_tokens = sum(len(self._requests[i].token_ids) for i in request_ids)
-            num_finished = 0
-            with GenerationBar(
-                self.engine.times, len(request_ids), num_prompt_tokens, is_text_shown
-            ) as bar:
-                for outputs in self._collect(request_ids):
-                    num_finished += sum(output.finished for output in outputs)
-                    bar.show(num_finished)
-                    yield [(places[output.request_id], output) for output in outputs]
-        finally:
-            self._discard(request_ids)
-
-    def _add(
-        self,
-        prompt: Prompt,
-        params: SamplingParams | None,
-        tools: Tools | None,
-        tool_choice: ToolChoice,
-        options: ChatOptions,
-        is_parallel: bool = True,
-    ) -> str:
-        """Queue a prompt; what is wrong with it becomes its only output."""
-        with self._one_thread:
-            request_id = str(self._num_requests)
-            self._num_requests += 1
-            request = self.frontend.new_request(
-                request_id,
-                prompt,
-                params,
-                tools,
-                tool_choice,
-                options,
-                parallel_tool_calls=is_parallel,
-            )
-            refusal = self.frontend.submit(request, self.engine)
-            if refusal is not None:
-                self._undelivered[request_id].append(refusal)
-            self._requests[request_id] = request
-            return request_id
-
-    def _check_ranks_agree(self, request_ids: Items[str]) -> None:
-        if self._group.size == 1:
-            return
-        earlier = self.engine.num_tokens_under_way
-        for request_id in request_ids:
-            earlier.pop(request_id, None)
-        requests = [self._requests[i] for i in request_ids]
-        asked = [(each.token_ids, (each.params, each.grammar)) for each in requests]
-        check_requests_are_shared(self._group, asked, earlier)
+        return self._requests.engine
 
     def _check_logits_agree(self, token_ids: Items[int]) -> None:
         asked = token_ids if is_list(token_ids) else [token_ids]
         # The entry tells it from a prompt: ranks that call generate() compute other batches.
         under_way = self.engine.num_tokens_under_way | {"logits": len(asked)}
         check_requests_are_shared(self._group, [(asked, (SamplingParams(), None))], under_way)
-
-    def _collect(self, request_ids: Items[str]) -> Iterator[list[RequestOutput]]:
-        """Step until these requests are done, yield their outputs; others' are kept for them."""
-        open_ids = set(request_ids)
-        while open_ids:
-            with self._one_thread:
-                outputs = self._take(open_ids)
-            yield outputs
-            if open_ids:
-                with self._one_thread:
-                    for output in self.engine.step():
-                        self._undelivered[output.request_id].append(output)
-
-    def _take(self, open_ids: set[str]) -> list[RequestOutput]:
-        """What has come for these requests; those that are done are removed from `open_ids`."""
-        outputs = [
-            self._requests[request_id].read(output)
-            for request_id in [i for i in self._undelivered if i in open_ids]
-            for output in self._undelivered.pop(request_id)
-        ]
-        open_ids -= {output.request_id for output in outputs if output.finished}
-        return outputs
-
-    def _discard(self, request_ids: Items[str]) -> None:
-        """End what is left of requests that nobody waits for any more."""
-
-        def discard() -> None:
-            for request_id in request_ids:
-                self._undelivered.pop(request_id, None)
-                self._requests.pop(request_id, None)
-                if self._open_engine is not None:
-                    self._open_engine.abort(request_id)
-
-        self._one_thread.run_when_free(discard)

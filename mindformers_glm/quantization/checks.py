@@ -68,6 +68,18 @@ def as_offsets(values: np.ndarray, name: str) -> np.ndarray:
     return offsets
 
 
+def check_int4(codes: np.ndarray, name: str) -> None:
+    """Check that int8 codes, a byte each, are those of int4.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if codes.size and not -8 <= codes.min() <= codes.max() <= 7:
+        raise CheckpointError(
+            f"{name} holds more than int4, which the folder says it is: download it again."
+        )
+
+
 def as_zeros(values: np.ndarray, name: str) -> np.ndarray | None:
     """float32 of whole numbers; None where all are zero.
 

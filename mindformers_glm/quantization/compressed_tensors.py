@@ -234,6 +234,8 @@ class CompressedLinear:
             codes = stored[f"{self.layer}.weight"][
                 rows.start : rows.stop, columns.start : columns.stop
             ]
+            if self.settings.bits == 4:
+                checks.check_int4(codes, f"{self.layer}.weight")
             return self._decode(codes) if self.settings.is_float else codes
         shape = stored[f"{self.layer}.weight_shape"]
         if tuple(shape) != self.shape:

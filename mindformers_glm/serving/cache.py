@@ -10,7 +10,7 @@ from mindformers_glm.config.environment import packed_cache_folder
 from mindformers_glm.config.sentence_parser import SentenceParser
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.system.sizes import format_bytes
-from mindformers_glm.weights.packed_cache import FOLDER_NAME, list_caches
+from mindformers_glm.weights.packed_cache import FOLDER_NAME, describe_format, list_caches
 from mindformers_glm.weights.packed_file import verify_file
 from mindformers_glm.weights.packed_header import PackedFileError, PackedHeader
 
@@ -71,8 +71,8 @@ def _describe(file: Path, header: PackedHeader | PackedFileError) -> Iterator[tu
         yield "state", f"not used, {header}: the next start that needs it replaces it"
     else:
         yield "checkpoint", header.source
-        settings = [f"{name} {value}" for name, value in header.key["format"].items()]
-        yield "format", ", ".join(settings)
+        settings = describe_format(header.key["format"])
+        yield "format", ", ".join(f"{name} {value}" for name, value in settings.items())
     try:
         stat = file.lstat()
     except OSError:  # removed meanwhile, say

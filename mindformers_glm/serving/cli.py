@@ -8,7 +8,7 @@ that cannot be understood; 130 interrupted; 141 nobody reads the output any more
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mindformers_glm.core.errors import GlmError, first_words
@@ -61,17 +61,18 @@ def main(
     words = list(sys.argv[1:] if argv is None else argv)
     set_verbose(asks_for_verbose(words))  # until the settings are known: YAML may give it too
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    exit_code = _run_and_report(words, prog, script_folder)
+    exit_code = report_problems(lambda: _run(words, prog, script_folder))
     if exit_code != 0 and is_launched():
         leave_at_once(exit_code)
     return exit_code
 
 
-def _run_and_report(words: list[str], prog: str, script_folder: Path | None) -> int:
+def report_problems(run: Callable[[], int]) -> int:
+    """Run a program and return its exit code; what ends it is one sentence on stderr."""
     from mindformers_glm.config.sentence_parser import CommandLineError
 
     try:
-        exit_code = _run(words, prog, script_folder)
+        exit_code = run()
         sys.stdout.flush()  # so that a closed pipe is noticed here
         return exit_code
     except CommandLineError as problem:

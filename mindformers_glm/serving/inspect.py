@@ -45,6 +45,7 @@ from mindformers_glm.weights.rules import (
 )
 from mindformers_glm.weights.surplus import check_repeats, describe_surplus
 
+_SEVERAL = 2  # ranks: what is float there is float on more
 _GENERATION_BOOKKEEPING = ("_from_model_config", "transformers_version")
 
 
@@ -257,11 +258,16 @@ def _describe_quantization(stored: StoredSchemes) -> _Section:
         lines.append(("float layers", ", ".join(_join_numbers(stored.float_layers))))
     if widened := stored.describe_float():
         lines.append(("widened", widened))
+    widened_layers, on_ranks = stored.find_widened(), stored.find_widened(_SEVERAL)
+    if on_ranks != widened_layers:
+        lines.append(("widened on ranks", stored.describe_float(_SEVERAL)))
     facts = {
         "tool": stored.tool,
         "schemes": stored.counts,
         "float_layers": stored.float_layers,
         "kept_as": {name: scheme and scheme.name for name, scheme in (stored.kept or {}).items()},
+        "widened_layers": widened_layers,
+        "widened_layers_on_ranks": on_ranks,
     }
     return _Section(lines, {"quantization": facts})
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,9 +204,32 @@ def _rank_of(key: Mapping[str, Any]) -> tuple[Any, Any]:
     return key["format"].get("model_parallel"), key["format"].get("model_parallel_rank")
 
 
+def describe_format(weight_format: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that a cache is of, for people.
+
+    What is not set is left out, and layers are counted: a large model has hundreds, each with a
+    scheme of its own.
+    """
+    return {
+        name: _describe_layers(value) if isinstance(value, dict | list) else str(value)
+        for name, value in weight_format.items()
+        if value not in (None, [], {})
+    }
+
+
+def _describe_layers(layers: Mapping[str, Any] | Sequence[Any]) -> str:
+    if not isinstance(layers, Mapping):
+        return f"{len(layers)} layer{'s' * (len(layers) > 1)}"
+    names = Counter(
+        str(scheme.get("name")) if isinstance(scheme, Mapping) else "float"
+        for scheme in layers.values()
+    )
+    return " and ".join(f"{count} {name}" for name, count in names.most_common())
+
+
 def _file_name(key: Mapping[str, Any]) -> str:
     """A name that tells people what it is, and is another one for every key."""
-    words = [str(value) for value in key["format"].values() if value is not None]
+    words = describe_format(key["format"]).values()
     label = re.sub(r"[^\w.-]+", "_", "-".join(words))[:100]
     digest = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:12]
     return f"{label}-{digest}{SUFFIX}"

@@ -84,7 +84,7 @@ def no_shards() -> Shards:
 def has_shards(folder: Path) -> bool:
     """Whether there are weight files, whole or not."""
     return any(
-        _list(folder, pattern)
+        list_files(folder, pattern)
         for kind in WEIGHT_FORMATS
         for pattern in (kind.pattern, kind.index_pattern)
     )
@@ -99,7 +99,7 @@ def find_shards(folder: Path) -> Shards:
             shard, or several candidates of which none is clearly meant.
     """
     for kind in WEIGHT_FORMATS:
-        if _list(folder, kind.pattern) or _list(folder, kind.index_pattern):
+        if list_files(folder, kind.pattern) or list_files(folder, kind.index_pattern):
             return _find_shards_of(kind, folder)
     refuse_adapter_alone(folder)
     if any((folder / name).exists() for name in _QUANTIZER_FILES):
@@ -122,12 +122,8 @@ def find_shards(folder: Path) -> Shards:
     )
 
 
-def _list(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if not is_adapter_file(path))
-
-
 def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
-    indexes = _list(folder, kind.index_pattern)
+    indexes = list_files(folder, kind.index_pattern)
     if len(indexes) > 1:
         raise CheckpointError(
             f"{folder} has several indexes ({', '.join(index.name for index in indexes)}): "
@@ -155,7 +151,7 @@ def _find_shards_of(kind: WeightFormat, folder: Path) -> Shards:
 
 def _find_without_index(kind: WeightFormat, folder: Path) -> list[Path]:
     single = folder / kind.single_file
-    files = [single] if single.exists() else _list(folder, kind.pattern)
+    files = [single] if single.exists() else list_files(folder, kind.pattern)
     series: dict[tuple[str, str], set[int]] = {}
     for file in files:
         if match := _SHARD_NAME.fullmatch(file.name):
@@ -203,3 +199,8 @@ def list_names(names: list[str]) -> str:
     """The first five of them, and how many more there are."""
     shown = ", ".join(names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder that match, sorted; none of an adapter."""
+    return sorted(path for path in folder.glob(pattern) if not is_adapter_file(path))

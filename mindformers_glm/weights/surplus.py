@@ -11,11 +11,11 @@ from mindformers_glm.core.sharding import Piece
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.rules import WeightRule, find_surplus
-from mindformers_glm.weights.shards import list_names
+from mindformers_glm.weights.shards import list_files, list_names
 
 
 def tell_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
-    """Note what of the folder is not used, a line for tensors and one for an adapter."""
+    """Note what of the folder is not used, a line for files and tensors, one for an adapter."""
     if unused := describe_surplus(rules, checkpoint):
         note(f"not used of {checkpoint.folder}: {unused}")
     if adapter := find_adapter(checkpoint.folder):
@@ -26,11 +26,25 @@ def tell_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
 
 
 def describe_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> str:
-    """Name the surplus tensors by what they are; empty where there are none."""
+    """Name surplus files and tensors by what they are; empty where there are none."""
     names: dict[str, list[str]] = {}
+    if unread := _find_unread_files(checkpoint):
+        names["other weights run in their place"] = unread
     for name, what in find_surplus(rules, checkpoint).items():
         names.setdefault(what, []).append(name)
     return "; ".join(f"{list_names(found)} ({what})" for what, found in names.items())
+
+
+def _find_unread_files(checkpoint: Checkpoint) -> list[str]:
+    """Weights beside those that run: float ones that quantized ones were made of, say."""
+    if checkpoint.is_share:  # the others are of other ranks
+        return []
+    read = {file.resolve() for file in checkpoint.files}
+    return [
+        file.name
+        for file in list_files(checkpoint.folder, "*.safetensors")
+        if file.resolve() not in read
+    ]
 
 
 def check_repeats(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from aot_call import prepare
 from machine import describe_machine, positive, run_main
 
-from mindformers_glm.backends.cpu import allocation, library
+from mindformers_glm.backends.cpu import allocation, library, tile_packing
 from mindformers_glm.core.sharding import LARGEST_GROUP
 
 # Weights and what activations are rounded to; float formats with the suffix of their symbol.
@@ -102,8 +102,8 @@ def main() -> None:
 def make_format(name: str, weight: np.ndarray, group_size: int, num_bytes: int) -> Format:
     """Pack `weight` [N, K] and copy it until there are at least two copies of `num_bytes`."""
     if name in FLOAT_FORMATS:
-        tiles = allocation.allocate(library.packed_shape(*weight.shape), "bfloat16")
-        library.pack_rows(tiles, weight, "float32", "bfloat16", 0)
+        tiles = allocation.allocate(tile_packing.packed_shape(*weight.shape), "bfloat16")
+        tile_packing.pack_rows(tiles, weight, "float32", "bfloat16", 0)
         packed: tuple[np.ndarray, ...] = (tiles,)
         symbol = f"glm_linear_{FLOAT_FORMATS[name]}"
     else:
@@ -120,7 +120,7 @@ def make_format(name: str, weight: np.ndarray, group_size: int, num_bytes: int) 
 
 def give_scale(tiles: np.ndarray, scales: np.ndarray, is_mixed: bool) -> tuple[np.ndarray, ...]:
     """Operands of int8 weights beside activations that have a scale and an offset of their own."""
-    quant_bias = allocation.allocate((len(tiles), library.TILE_N), "int32")
+    quant_bias = allocation.allocate((len(tiles), tile_packing.TILE_N), "int32")
     static_input = np.array([0.03, 3.0], np.float32)
     return (tiles, *((scales.copy(),) if is_mixed else ()), scales, quant_bias, static_input)
 
@@ -129,10 +129,10 @@ def pack_integers(name: str, weight: np.ndarray, group_size: int) -> tuple[np.nd
     """What an operator on integers takes besides the activations and their number."""
     bits = int(name[1])
     group_size = group_size if bits == 4 else 0
-    shapes = library.quantized_shapes(*weight.shape, bits, group_size)
+    shapes = tile_packing.quantized_shapes(*weight.shape, bits, group_size)
     tiles = allocation.allocate(shapes[0], "uint8")
     scales = allocation.allocate(shapes[1], "float32")
-    library.quantize_rows(tiles, scales, weight, "float32", bits, group_size, 0)
+    tile_packing.quantize_rows(tiles, scales, weight, "float32", bits, group_size, 0)
     if name.endswith("_groups"):
         scales = np.repeat(scales, weight.shape[1] // LARGEST_GROUP, axis=1)
     packed = [tiles, scales]

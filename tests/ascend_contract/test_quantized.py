@@ -259,6 +259,7 @@ def test_matrices_of_one_layer_that_round_their_input_otherwise_are_refused(
         ("input_offset", 2.5, CheckpointError, "input_offset holds 2.5, expected a whole number"),
         ("input_offset", 200, CheckpointError, "input_offset holds 200"),
         ("input_scale", 1e-6, UnsupportedError, "whose reciprocal float16 does not hold"),
+        ("input_scale", 1e9, UnsupportedError, "whose reciprocal float16 does not hold"),
         ("input_scale", np.nan, CheckpointError, "not a positive number"),
         ("deq_scale", 0, CheckpointError, "not a positive number"),
     ],
@@ -279,6 +280,20 @@ def test_values_that_the_operators_cannot_take_are_one_sentence(
 
     change_tensors(folder, damage)
     with pytest.raises(error, match=words):
+        open_runner(folder, "float16")
+
+
+@pytest.mark.parametrize("value", [1e-9, 1e6])
+def test_scales_that_the_type_of_activations_does_not_hold_are_one_sentence(
+    value: float, calls: Counter[str], tmp_path: Path
+) -> None:
+    folder, _ = write(tmp_path, "slim-w8a16")
+
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["model.layers.0.mlp.down_proj.weight_scale"][3] = value
+
+    change_tensors(folder, change)
+    with pytest.raises(UnsupportedError, match=r"layers\.0.*linear_fc2 has a scale of .*float16"):
         open_runner(folder, "float16")
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import tile_packing
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 from tests.kernels import reference
 
@@ -51,12 +51,12 @@ def loaded(array: np.ndarray) -> np.ndarray:
 def packed(weight: np.ndarray, dtype: str, is_gated: bool = False) -> np.ndarray:
     """Tiles of a float32 matrix; what pads rows is filled with NaN, as nothing may depend on it."""
     num_rows = weight.shape[0] // (2 if is_gated else 1)
-    shape = library.packed_shape(num_rows, weight.shape[1], is_gated)
+    shape = tile_packing.packed_shape(num_rows, weight.shape[1], is_gated)
     tiles = stored(np.full(shape, np.nan, np.float32), dtype)
     if is_gated:
-        library.pack_gated(tiles, weight, "float32", dtype)
+        tile_packing.pack_gated(tiles, weight, "float32", dtype)
     else:
-        library.pack_rows(tiles, weight, "float32", dtype, 0)
+        tile_packing.pack_rows(tiles, weight, "float32", dtype, 0)
     return tiles
 
 
@@ -84,9 +84,9 @@ def packed_ints(
         ]
         tiles, tile_scales = (np.stack(parts, axis=1) for parts in zip(*halves, strict=True))
         return tiles.reshape(-1, *tiles.shape[2:]), tile_scales.reshape(-1, *tile_scales.shape[2:])
-    shape, scales_shape = library.quantized_shapes(*q.shape, bits, group_size)
+    shape, scales_shape = tile_packing.quantized_shapes(*q.shape, bits, group_size)
     zero = 1 << (bits - 1)
-    padded = np.full((shape[0] * 16, shape[1] * library.INT_TILE_K[bits]), zero, np.int32)
+    padded = np.full((shape[0] * 16, shape[1] * tile_packing.INT_TILE_K[bits]), zero, np.int32)
     padded[len(q) :] = zero + 3
     padded[: len(q), : q.shape[1]] = q + zero
     # [tile row, n, tile, line, (half,) column] -> [(half,) tile row, tile, line, n, column]
@@ -106,7 +106,7 @@ def packed_zeros(
     if is_gated:
         halves = [packed_zeros(part, num_columns, bits, group_size) for part in np.split(zeros, 2)]
         return np.stack(halves, axis=1).reshape(-1, *halves[0].shape[1:])
-    _, shape = library.quantized_shapes(len(zeros), num_columns, bits, group_size)
+    _, shape = tile_packing.quantized_shapes(len(zeros), num_columns, bits, group_size)
     return _by_tiles((zeros + (1 << (bits - 1))).astype(np.uint8), shape, padding_rows=np.uint8(77))
 
 

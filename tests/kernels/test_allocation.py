@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindformers_glm.backends.cpu import fused_layers, library, loading
+from mindformers_glm.backends.cpu import fused_layers, loading, mapped_memory, tile_packing
 from mindformers_glm.backends.cpu.allocation import HUGE_PAGE, allocate, count_numa_nodes
 from mindformers_glm.backends.cpu.parameters import as_parameter
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -17,17 +17,17 @@ from mindformers_glm.weights.packed_header import lay_out
 @pytest.mark.parametrize("shape", [(3, 5, 16, 32), (1,), (5000,), (4099, 3), (1, 4096)])
 def test_first_touch_leaves_zeros(shape):
     array = allocate(shape, "float32")
-    library.first_touch(array)
+    mapped_memory.first_touch(array)
     assert not array.any()
 
 
 def test_first_touch_refuses_what_it_cannot_write():
     array = np.zeros((4, 4), np.float32)
     with pytest.raises(ValueError, match="contiguous"):
-        library.first_touch(array[:, 1:])
+        mapped_memory.first_touch(array[:, 1:])
     array.flags.writeable = False
     with pytest.raises(ValueError, match="written"):
-        library.first_touch(array)
+        mapped_memory.first_touch(array)
 
 
 def test_nodes_are_counted(tmp_path: Path):
@@ -42,10 +42,10 @@ def test_weights_are_placed_before_loading_where_there_are_several_nodes(monkeyp
 
     touched: list[tuple[int, ...]] = []
     monkeypatch.setattr(fused_layers, "count_numa_nodes", lambda: num_nodes)
-    monkeypatch.setattr(library, "first_touch", lambda array: touched.append(array.shape))
+    monkeypatch.setattr(mapped_memory, "first_touch", lambda array: touched.append(array.shape))
     settings = RunnerSettings.with_defaults("float32", 64)
     fused_layers.NormLinear(64, 48, True, 16, 1e-5, settings, "linear_qkv").place_weights()
-    expected = [(64,), library.packed_shape(48, 64), (48,)]
+    expected = [(64,), tile_packing.packed_shape(48, 64), (48,)]
     assert sorted(touched) == (sorted(expected) if num_nodes > 1 else [])
     monkeypatch.setattr(loading, "count_numa_nodes", lambda: num_nodes)
     assert (loading.file_mapper() is None) is (num_nodes > 1)
@@ -65,11 +65,11 @@ def test_an_array_becomes_a_part_of_a_file_and_fresh_memory_again(tmp_path: Path
     memory = array.view(np.uint8)
     memory.fill(7)
     with (tmp_path / "file").open("rb") as file:
-        library.map_file(array, file.fileno(), 2 * 2**20)
+        mapped_memory.map_file(array, file.fileno(), 2 * 2**20)
     np.testing.assert_array_equal(memory, content[2 * 2**20 :])
     memory[5] ^= 1  # the process's own, not the file's
     assert (tmp_path / "file").read_bytes() == content.tobytes()
-    library.map_file(array, -1, 0)
+    mapped_memory.map_file(array, -1, 0)
     assert not array.any()
     memory.fill(3)
 
@@ -77,7 +77,7 @@ def test_an_array_becomes_a_part_of_a_file_and_fresh_memory_again(tmp_path: Path
 def test_an_offset_off_a_huge_page_is_refused(tmp_path: Path, capfd):
     write_pages(tmp_path / "file", 4 * 2**20)
     with (tmp_path / "file").open("rb") as file, pytest.raises(RuntimeError):
-        library.map_file(allocate((2**20,), "float32"), file.fileno(), 4096)
+        mapped_memory.map_file(allocate((2**20,), "float32"), file.fileno(), 4096)
     assert "huge pages" in capfd.readouterr().err
 
 
@@ -87,7 +87,10 @@ def alias(address: int, num_bytes: int) -> np.ndarray:
 
 
 def assert_refused(array: np.ndarray) -> None:
-    for call in (lambda: library.map_file(array, -1, 0), lambda: library.give_back(array)):
+    for call in (
+        lambda: mapped_memory.map_file(array, -1, 0),
+        lambda: mapped_memory.give_back(array),
+    ):
         with pytest.raises(ValueError, match="are not the whole of one array"):
             call()
 
@@ -120,7 +123,7 @@ def test_memory_of_others_is_not_mapped_over():
 def test_memory_that_is_gone_is_not_mapped_over():
     array = allocate((2 * HUGE_PAGE,), "uint8")
     gone = alias(array.ctypes.data, array.nbytes)
-    library.map_file(gone, -1, 0)
+    mapped_memory.map_file(gone, -1, 0)
     del array
     assert_refused(gone)
 
@@ -132,20 +135,20 @@ def test_an_array_in_another_order_is_not_mapped_over():
 def test_other_views_of_the_whole_are_the_same_memory():
     array = allocate((1024, 2048), "float32")
     array.fill(7)
-    library.give_back(as_parameter(array, "float32", "weight").asnumpy())
+    mapped_memory.give_back(as_parameter(array, "float32", "weight").asnumpy())
     assert not array.any()
 
 
 def test_a_view_keeps_the_memory_and_its_owner():
     view = allocate((2 * HUGE_PAGE,), "uint8").view(np.float32)
     view.fill(7)
-    library.give_back(view)
+    mapped_memory.give_back(view)
     assert not view.any()
 
 
 def test_a_small_array_is_not_given_back():
     array = np.ones(1024, np.float32)
-    library.give_back(array)
+    mapped_memory.give_back(array)
     assert array.all()
 
 
@@ -165,7 +168,7 @@ def test_a_packed_file_gives_the_same_bytes_mapped_or_copied(tmp_path: Path):
     key = {"identity": "1", "format": {}}
     planned = lay_out("/models/GLM", key, written)
     write_file(tmp_path / "x.glmpack", planned, written)
-    for map_file in (library.map_file, None):
+    for map_file in (mapped_memory.map_file, None):
         arrays = make(None)
         # How much the system maps in huge pages, if anything, is its own affair.
         mapped = read_file(tmp_path / "x.glmpack", key, arrays, map_file)

@@ -9,7 +9,7 @@ ms = pytest.importorskip("mindspore")
 
 from mindspore import Tensor, nn  # noqa: E402  (mindspore may be missing)
 
-from mindformers_glm.backends.cpu import library  # noqa: E402
+from mindformers_glm.backends.cpu import tile_packing  # noqa: E402
 from mindformers_glm.backends.cpu.allocation import allocate  # noqa: E402
 from mindformers_glm.backends.cpu.parameters import as_parameter, replace_array  # noqa: E402
 from mindformers_glm.backends.cpu.program import Graph  # noqa: E402
@@ -57,11 +57,11 @@ class Network:
 
         def tiles(name: str, matrix: np.ndarray, is_gated: bool = False) -> ms.Parameter:
             rows = len(matrix) // (2 if is_gated else 1)
-            array = allocate(library.packed_shape(rows, matrix.shape[1], is_gated), dtype)
+            array = allocate(tile_packing.packed_shape(rows, matrix.shape[1], is_gated), dtype)
             if is_gated:
-                library.pack_gated(array, matrix, "float32", dtype)
+                tile_packing.pack_gated(array, matrix, "float32", dtype)
             else:
-                library.pack_rows(array, matrix, "float32", dtype, 0)
+                tile_packing.pack_rows(array, matrix, "float32", dtype, 0)
             return as_parameter(array, dtype, name)
 
         def plain(name: str, array: np.ndarray) -> ms.Parameter:

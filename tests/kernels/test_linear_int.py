@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from aot_call import KernelRefusedError, call
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import library, tile_packing
 from mindformers_glm.core.quantization_scheme import GROUP_SIZES
 from tests.conftest import TOLERANCES, relative_error
 from tests.kernels import reference
@@ -281,10 +281,10 @@ def test_float_weights_survive_to_their_precision(
     tiles, scales = (
         np.zeros(shape, dtype)
         for shape, dtype in zip(
-            library.quantized_shapes(n, k, bits, group), (np.uint8, np.float32), strict=True
+            tile_packing.quantized_shapes(n, k, bits, group), (np.uint8, np.float32), strict=True
         )
     )
-    library.quantize_rows(tiles, scales, weight, "float32", bits, group, 0)
+    tile_packing.quantize_rows(tiles, scales, weight, "float32", bits, group, 0)
     x = rng.standard_normal((4, k)).astype(np.float32)
     exact = reference.linear(x, weight, 4)
     limits = {(8, 8): 2e-2, (8, 16): 1.2e-2, (4, 8): 0.2, (4, 16): 0.2}

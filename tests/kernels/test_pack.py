@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import tile_packing
 from mindformers_glm.backends.cpu.allocation import allocate
 from tests.kernels import reference
 from tests.kernels.kernel_calls import loaded, packed, stored
@@ -30,8 +30,8 @@ def test_packed_matrix_has_every_element_in_its_tile(
     isa: str, rng: np.random.Generator, shape: tuple[int, int], src_dtype: str, dst_dtype: str
 ) -> None:
     source = stored(rng.standard_normal(shape), src_dtype)
-    tiles = stored(np.full(library.packed_shape(*shape), np.nan), dst_dtype)
-    library.pack_rows(tiles, source, src_dtype, dst_dtype, 0)
+    tiles = stored(np.full(tile_packing.packed_shape(*shape), np.nan), dst_dtype)
+    tile_packing.pack_rows(tiles, source, src_dtype, dst_dtype, 0)
     expected = reference.round_to(loaded(source), dst_dtype)
     np.testing.assert_array_equal(unpacked(tiles, *shape), expected)
 
@@ -41,10 +41,10 @@ def test_stacked_sources_are_packed_one_below_the_other(
     isa: str, rng: np.random.Generator, dtype: str
 ) -> None:
     parts = [stored(rng.standard_normal((n, 40)), dtype) for n in (20, 3, 3, 38)]
-    tiles = stored(np.full(library.packed_shape(64, 40), np.nan), dtype)
+    tiles = stored(np.full(tile_packing.packed_shape(64, 40), np.nan), dtype)
     offset = 0
     for part in parts:
-        library.pack_rows(tiles, part, dtype, dtype, offset)
+        tile_packing.pack_rows(tiles, part, dtype, dtype, offset)
         offset += len(part)
     np.testing.assert_array_equal(unpacked(tiles, 64, 40), loaded(np.vstack(parts)))
 
@@ -63,8 +63,8 @@ def test_source_may_be_unaligned(isa: str, rng: np.random.Generator, offset: int
     memory = np.zeros(values.nbytes + offset, np.uint8)
     memory[offset:] = values.ravel().view(np.uint8)
     source = np.ndarray(values.shape, values.dtype, buffer=memory[offset:].data)
-    tiles = allocate(library.packed_shape(5, 40), "float32")
-    library.pack_rows(tiles, source, "bfloat16", "float32", 0)
+    tiles = allocate(tile_packing.packed_shape(5, 40), "float32")
+    tile_packing.pack_rows(tiles, source, "bfloat16", "float32", 0)
     np.testing.assert_array_equal(unpacked(tiles, 5, 40), loaded(values))
 
 
@@ -72,10 +72,10 @@ def test_every_16_bit_pattern_survives(isa: str) -> None:
     patterns = np.arange(1 << 16, dtype=np.uint16)
     for dtype, array in [("bfloat16", patterns), ("float16", patterns.view(np.float16))]:
         wide = np.empty(1 << 16, np.float32)
-        library.convert(wide, array, "float32", dtype)
+        tile_packing.convert(wide, array, "float32", dtype)
         np.testing.assert_array_equal(wide, loaded(array))
         back = np.empty_like(array)
-        library.convert(back, wide, dtype, "float32")
+        tile_packing.convert(back, wide, dtype, "float32")
         is_nan = np.isnan(wide)
         np.testing.assert_array_equal(back.view(np.uint16)[~is_nan], array.view(np.uint16)[~is_nan])
         assert np.isnan(loaded(back)[is_nan]).all()
@@ -90,23 +90,23 @@ def test_rounding_is_to_nearest_even(isa: str, rng: np.random.Generator, dtype: 
     special = np.float32([0.0, -0.0, 65504, 65519, 65520, 65536, 3e38, np.inf, -np.inf, 2.0**-25])
     values = np.concatenate([values, ties, np.nextafter(ties, 0), np.nextafter(ties, 2), special])
     found = stored(np.zeros_like(values), dtype)
-    library.convert(found, values, dtype, "float32")
+    tile_packing.convert(found, values, dtype, "float32")
     np.testing.assert_array_equal(loaded(found), reference.round_to(values, dtype))
 
 
 def test_wrong_arrays_are_refused(rng: np.random.Generator) -> None:
     source = rng.standard_normal((20, 40)).astype(np.float32)
-    tiles = allocate(library.packed_shape(20, 40), "float32")
+    tiles = allocate(tile_packing.packed_shape(20, 40), "float32")
     with pytest.raises(ValueError, match="do not fit"):
-        library.pack_rows(tiles, source, "float32", "float32", 13)
+        tile_packing.pack_rows(tiles, source, "float32", "float32", 13)
     with pytest.raises(ValueError, match="do not fit"):
-        library.pack_rows(tiles, source[:, :20].copy(), "float32", "float32", 0)
+        tile_packing.pack_rows(tiles, source[:, :20].copy(), "float32", "float32", 0)
     with pytest.raises(ValueError, match="contiguous"):
-        library.pack_rows(tiles, source.T, "float32", "float32", 0)
+        tile_packing.pack_rows(tiles, source.T, "float32", "float32", 0)
     with pytest.raises(ValueError, match="contiguous bfloat16"):
-        library.pack_rows(tiles, source, "bfloat16", "float32", 0)
+        tile_packing.pack_rows(tiles, source, "bfloat16", "float32", 0)
     with pytest.raises(ValueError, match="elements"):
-        library.convert(np.empty(3, np.float32), np.empty(4, np.float32), "float32", "float32")
+        tile_packing.convert(np.empty(3, np.float32), np.empty(4, np.float32), "float32", "float32")
     tiles.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
-        library.pack_rows(tiles, source, "float32", "float32", 0)
+        tile_packing.pack_rows(tiles, source, "float32", "float32", 0)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import tile_packing
 from mindformers_glm.backends.cpu.packed_integers import PackedIntegers
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import QuantizedRows
@@ -25,7 +25,7 @@ def _form(weight: np.ndarray, bits: int, group_size: int) -> QuantizedRows:
 def _empty(
     rows: int, columns: int, bits: int, group_size: int, is_gated: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    shapes = library.quantized_shapes(rows, columns, bits, group_size, is_gated)
+    shapes = tile_packing.quantized_shapes(rows, columns, bits, group_size, is_gated)
     return np.zeros(shapes[0], np.uint8), np.zeros(shapes[1], np.float32)
 
 
@@ -44,7 +44,7 @@ def test_tiles_and_scales_are_the_quantizers(
         for offset, count in ((0, 5), (5, rows)):  # the second part begins inside a tile
             weight = rng.normal(size=(count, columns)).astype(np.float32)
             of_half = half if is_gated else None
-            library.quantize_rows(
+            tile_packing.quantize_rows(
                 expected, expected_scales, weight, "float32", bits, group_size, offset, of_half
             )
             packed.put(_form(weight, bits, group_size), offset, half, None, "weight")
@@ -60,7 +60,7 @@ def test_columns_of_other_ranks_become_zeros(bits: int, group_size: int) -> None
     expected, expected_scales = _empty(16, 256, bits, group_size, False)
     tiles, scales = _empty(16, 256, bits, group_size, False)
     kept = range(24, 100)
-    library.quantize_rows(
+    tile_packing.quantize_rows(
         expected, expected_scales, weight, "float32", bits, group_size, 0, kept=kept
     )
     form = _form(weight, bits, group_size)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import tile_packing
 from mindformers_glm.backends.cpu.allocation import allocate
 from tests.kernels import reference
 from tests.kernels.kernel_calls import loaded, stored, unpacked_ints
@@ -14,7 +14,7 @@ FORMATS = [(8, 0), (4, 32), (4, 64), (4, 128)]
 def allocated(
     rows: int, columns: int, bits: int, group: int, is_gated: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    tiles_shape, scales_shape = library.quantized_shapes(rows, columns, bits, group, is_gated)
+    tiles_shape, scales_shape = tile_packing.quantized_shapes(rows, columns, bits, group, is_gated)
     return allocate(tiles_shape, "uint8"), allocate(scales_shape, "float32")
 
 
@@ -33,8 +33,8 @@ def test_integers_and_scales_equal_reference(
     values = stored(rng.standard_normal(shape) * np.exp2(rng.uniform(-9, 9, (n, 1))), src_dtype)
     tiles, scales = allocated(n, k, bits, group)
     first = n // 3
-    library.quantize_rows(tiles, scales, values[:first], src_dtype, bits, group, 0)
-    library.quantize_rows(tiles, scales, values[first:], src_dtype, bits, group, first)
+    tile_packing.quantize_rows(tiles, scales, values[:first], src_dtype, bits, group, 0)
+    tile_packing.quantize_rows(tiles, scales, values[first:], src_dtype, bits, group, first)
     q, q_scales = unpacked_ints(tiles, scales, n, k, bits)
     expected, expected_scales = reference.quantize_weight(loaded(values), bits, group)
     np.testing.assert_array_equal(q, expected)
@@ -47,7 +47,7 @@ def test_halves_round_to_even_and_zeros_stay(isa: str, bits: int, group: int) ->
     row = np.float32([least, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.5, 0, most])
     weight = np.stack([row, -row, 0 * row, 1e-10 * row])
     tiles, scales = allocated(4, 10, bits, group)
-    library.quantize_rows(tiles, scales, weight, "float32", bits, group, 0)
+    tile_packing.quantize_rows(tiles, scales, weight, "float32", bits, group, 0)
     q, q_scales = unpacked_ints(tiles, scales, 4, 10, bits)
     np.testing.assert_array_equal(q[0], [least, 0, 2, 2, 0, -2, -2, 4, 0, most])
     np.testing.assert_array_equal(q[1] * q_scales[1, 0], -q[0])
@@ -58,7 +58,7 @@ def test_halves_round_to_even_and_zeros_stay(isa: str, bits: int, group: int) ->
 def test_int4_uses_all_sixteen_integers_for_either_sign(isa: str) -> None:
     row = np.float32([-8, 7.9, 0.4])
     tiles, scales = allocated(2, 3, 4, 32)
-    library.quantize_rows(tiles, scales, np.stack([row, -row]), "float32", 4, 32, 0)
+    tile_packing.quantize_rows(tiles, scales, np.stack([row, -row]), "float32", 4, 32, 0)
     q, q_scales = unpacked_ints(tiles, scales, 2, 3, 4)
     np.testing.assert_array_equal(q, [[-8, 7, 0], [-8, 7, 0]])
     np.testing.assert_array_equal(q_scales[:, 0], [1, -1])
@@ -74,7 +74,7 @@ def test_gate_and_up_tiles_alternate(
     expected, expected_scales = reference.quantize_weight(weight, bits, group)
     for part in range(2):
         rows = slice(part * half, (part + 1) * half)
-        library.quantize_rows(tiles, scales, weight[rows], "float32", bits, group, 0, part)
+        tile_packing.quantize_rows(tiles, scales, weight[rows], "float32", bits, group, 0, part)
     for part in range(2):
         rows = slice(part * half, (part + 1) * half)
         q, q_scales = unpacked_ints(tiles[part::2], scales[part::2], half, 150, bits)
@@ -91,7 +91,7 @@ def test_source_may_be_unaligned(isa: str, rng: np.random.Generator, offset: int
     memory[offset:] = values.ravel().view(np.uint8)
     source = np.ndarray(values.shape, values.dtype, buffer=memory[offset:].data)
     tiles, scales = allocated(5, 40, 8, 0)
-    library.quantize_rows(tiles, scales, source, "bfloat16", 8, 0, 0)
+    tile_packing.quantize_rows(tiles, scales, source, "bfloat16", 8, 0, 0)
     q, _ = unpacked_ints(tiles, scales, 5, 40, 8)
     np.testing.assert_array_equal(q, reference.quantize_weight(loaded(values), 8, 0)[0])
 
@@ -104,7 +104,7 @@ def test_what_is_no_number_makes_its_scale_one(
     weight = np.ones((2, 256), np.float32)
     weight[0, 40] = value
     tiles, scales = allocated(2, 256, bits, group)
-    library.quantize_rows(tiles, scales, weight, "float32", bits, group, 0)
+    tile_packing.quantize_rows(tiles, scales, weight, "float32", bits, group, 0)
     _, q_scales = unpacked_ints(tiles, scales, 2, 256, bits)
     assert not np.isfinite(q_scales[0, 40 // (group or 256)])
     assert np.isfinite(q_scales[1]).all()
@@ -126,7 +126,7 @@ def test_a_part_of_the_columns_has_the_scales_of_the_whole_rows(
     tiles, scales = allocated(20, last - first, bits, group)
     maxima = np.abs(whole).max(axis=1) if bits == 8 else None
     kept_columns = range(begin - first, end - first)
-    library.quantize_rows(
+    tile_packing.quantize_rows(
         tiles, scales, part, "float32", bits, group, 0, row_maxima=maxima, kept=kept_columns
     )
     q, q_scales = unpacked_ints(tiles, scales, 20, last - first, bits)
@@ -141,15 +141,15 @@ def test_wrong_arrays_are_refused(rng: np.random.Generator) -> None:
     source = rng.standard_normal((20, 40)).astype(np.float32)
     tiles, scales = allocated(20, 40, 4, 32)
     with pytest.raises(ValueError, match="do not fit"):
-        library.quantize_rows(tiles, scales, source, "float32", 4, 32, 13)
+        tile_packing.quantize_rows(tiles, scales, source, "float32", 4, 32, 13)
     with pytest.raises(ValueError, match="do not fit"):
-        library.quantize_rows(tiles, scales, source, "float32", 4, 64, 0)
+        tile_packing.quantize_rows(tiles, scales, source, "float32", 4, 64, 0)
     with pytest.raises(ValueError, match="do not fit"):
-        library.quantize_rows(tiles, scales, source, "float32", 8, 0, 0)
+        tile_packing.quantize_rows(tiles, scales, source, "float32", 8, 0, 0)
     with pytest.raises(ValueError, match="5 bits"):
-        library.quantize_rows(tiles, scales, source, "float32", 5, 32, 0)
+        tile_packing.quantize_rows(tiles, scales, source, "float32", 5, 32, 0)
     with pytest.raises(ValueError, match="contiguous"):
-        library.quantize_rows(tiles, scales, source.T, "float32", 4, 32, 0)
+        tile_packing.quantize_rows(tiles, scales, source.T, "float32", 4, 32, 0)
     maxima = np.ones(19, np.float32)
     with pytest.raises(ValueError, match="expected 20 row maxima"):
-        library.quantize_rows(tiles, scales, source, "float32", 4, 32, 0, row_maxima=maxima)
+        tile_packing.quantize_rows(tiles, scales, source, "float32", 4, 32, 0, row_maxima=maxima)

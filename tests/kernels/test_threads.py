@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from aot_call import KernelRefusedError, call
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import library, mapped_memory, tile_packing
 from mindformers_glm.core.errors import ConfigError
 from mindformers_glm.system.processors import count_physical_cores
 
@@ -31,9 +31,9 @@ def _needs_gccs_openmp() -> None:
 
 
 def _run_a_linear() -> None:
-    shape = (64, 8, library.TILE_N, library.TILE_K)
+    shape = (64, 8, tile_packing.TILE_N, tile_packing.TILE_K)
     x, tiles = np.ones((32, 256), np.float32), np.ones(shape, np.float32)
-    out = np.empty((32, 64 * library.TILE_N), np.float32)
+    out = np.empty((32, 64 * tile_packing.TILE_N), np.float32)
     call("glm_linear_f32", x, tiles, np.array([32], np.int32), out=out)
 
 
@@ -97,7 +97,7 @@ def test_the_callers_number_of_openmp_threads_is_its_own(keeps_team: bool) -> No
         for step in (
             library.keep_team if keeps_team else library.load,
             _run_a_linear,
-            lambda: library.first_touch(np.zeros((8, 4096), np.float32)),
+            lambda: mapped_memory.first_touch(np.zeros((8, 4096), np.float32)),
             library.leave_team,
         ):
             step()

@@ -105,8 +105,7 @@ def test_how_a_mixed_folder_is_run_does_not_change_its_answers(
     with LLM(folder, **sizes, **changes) as llm:
         assert _answers(llm, prompts) == expected
         assert _answers(llm, prompts) == expected  # from the prefix cache, where there is one
-        assert llm._open_engine is not None
-        assert bool(llm._open_engine.scheduler.num_preemptions) == (how == "preemption")
+        assert bool(llm.engine.scheduler.num_preemptions) == (how == "preemption")
 
 
 def test_an_answer_that_becomes_a_prompt_is_computed_as_one(tmp_path: Path) -> None:

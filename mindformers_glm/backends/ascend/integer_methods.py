@@ -244,8 +244,17 @@ class WeightOnlyMethod(IntegerMethod):
         self, views: Sequence[QuantizedView], scales: np.ndarray, zeros: np.ndarray
     ) -> dict[str, np.ndarray]:
         numpy_dtype = NUMPY_DTYPES[self._dtype]
-        found = {"w_scale": scales.astype(numpy_dtype)}
-        return found | ({"w_offset": (-zeros).astype(numpy_dtype)} if self.takes_zeros else {})
+        with np.errstate(over="ignore"):
+            held = scales.astype(numpy_dtype)
+        found = held.astype(np.float32)
+        lost = (found == 0) | np.isinf(found)
+        if lost.any():
+            raise UnsupportedError(
+                f"{self.layer} has a scale of {scales[lost][0]:.3g}, which {np.dtype(numpy_dtype)} "
+                "does not hold: set params_dtype and compute_dtype to bfloat16."
+            )
+        offsets = {"w_offset": (-zeros).astype(numpy_dtype)} if self.takes_zeros else {}
+        return {"w_scale": held, **offsets}
 
 
 def check_static_input(layer: str, static_input: StaticInput, dtype: str) -> None:
@@ -255,8 +264,10 @@ def check_static_input(layer: str, static_input: StaticInput, dtype: str) -> Non
         UnsupportedError: names it.
     """
     reciprocal = np.float32(1) / np.float32(static_input.scale)
-    limit = np.finfo(np.float16).max if dtype == "float16" else np.finfo(np.float32).max
-    if not reciprocal <= limit:
+    # bfloat16 has float32's range.
+    with np.errstate(over="ignore"):
+        held = float(reciprocal.astype(np.float16 if dtype == "float16" else np.float32))
+    if not 0 < held < np.inf:
         raise UnsupportedError(
             f"{layer} has the input_scale {static_input.scale:.3g}, whose reciprocal {dtype} does "
             "not hold: set params_dtype and compute_dtype to bfloat16."

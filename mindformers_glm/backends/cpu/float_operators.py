@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import library, tile_packing
 from mindformers_glm.backends.cpu.allocation import allocate
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 from mindformers_glm.backends.cpu.operators import call_operator
@@ -24,12 +24,12 @@ class _Tiles:
     def __init__(self, symbol: str, shape: tuple[int, ...], dtype: str) -> None:
         num_rows, num_columns = shape
         self._symbol, self._num_rows, self._dtype = symbol, num_rows, dtype
-        self._tiles = allocate(library.packed_shape(num_rows, num_columns), dtype)
+        self._tiles = allocate(tile_packing.packed_shape(num_rows, num_columns), dtype)
 
     def put(self, first_row: int, rows: np.ndarray) -> None:
         """Fill in some float32 rows."""
         rows = np.ascontiguousarray(rows)
-        library.pack_rows(self._tiles, rows, "float32", self._dtype, first_row)
+        tile_packing.pack_rows(self._tiles, rows, "float32", self._dtype, first_row)
 
     def multiply(self, x: np.ndarray) -> np.ndarray:
         """See FloatMatrix."""

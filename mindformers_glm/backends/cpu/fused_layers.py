@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import mapped_memory, tile_packing
 from mindformers_glm.backends.cpu.allocation import allocate, count_numa_nodes
 from mindformers_glm.backends.cpu.column_steps import load_column_steps
 from mindformers_glm.backends.cpu.linear_methods import LinearWeight, choose_linear_method
@@ -49,7 +49,7 @@ class WeightedModule(Module):
         """Give each thread's share of the tiles to its own memory node, if there are several."""
         if count_numa_nodes() > 1:
             for array in self.weight_arrays().values():
-                library.first_touch(array)
+                mapped_memory.first_touch(array)
 
     def _add_rows(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         """A parameter in row order: the embedding table, norm weights, biases."""
@@ -355,5 +355,5 @@ def _convert_stacked(array: np.ndarray, dtype: str, views: Sequence[Any]) -> Non
     for view in views:
         for first, rows in view.row_chunks():
             place = array[start + first : start + first + len(rows)]
-            library.convert(place, rows, dst_dtype=dtype, src_dtype=view.dtype)
+            tile_packing.convert(place, rows, dst_dtype=dtype, src_dtype=view.dtype)
         start += view.num_rows

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Parameter
 
-from mindformers_glm.backends.cpu.library import TILE_N
 from mindformers_glm.backends.cpu.parameters import as_parameter
+from mindformers_glm.backends.cpu.tile_packing import TILE_N
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import StaticActivation
 from mindformers_glm.weights.quantized_view import QuantizedView

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from mindspore import Parameter
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import tile_packing
 from mindformers_glm.backends.cpu.allocation import allocate
 from mindformers_glm.backends.cpu.given_scales import GivenScales
 from mindformers_glm.backends.cpu.packed_integers import PackedIntegers
@@ -102,11 +102,11 @@ class FloatMethod:
     ) -> LinearWeight:
         """See LinearMethod."""
         dtype = self.params_dtype
-        tiles = allocate(library.packed_shape(num_rows, num_columns, is_gated), dtype)
+        tiles = allocate(tile_packing.packed_shape(num_rows, num_columns, is_gated), dtype)
 
         def load(views: Sequence[Any]) -> None:
             for chunk in row_chunks(views, is_gated):
-                library.pack_rows(
+                tile_packing.pack_rows(
                     tiles, chunk.rows, chunk.dtype, dtype, chunk.row_offset, chunk.gated_half
                 )
 
@@ -149,7 +149,7 @@ class QuantizedMethod:
     ) -> LinearWeight:
         """See LinearMethod; all is filled together with the integers."""
         scheme = self.scheme
-        tiles, scales = library.quantized_shapes(
+        tiles, scales = tile_packing.quantized_shapes(
             num_rows, num_columns, scheme.weight_bits, scheme.group_size or 0, is_gated
         )
         forms = {"weight": (tiles, "uint8"), "weight_scale": (scales, "float32")}
@@ -172,7 +172,7 @@ class QuantizedMethod:
             # Scales are those of the whole matrix, of which a rank may have some columns.
             widened = [view.widened(self.scheme.activation_group) for view in views]
             for chunk in row_chunks(widened, is_gated):
-                library.quantize_rows(
+                tile_packing.quantize_rows(
                     tiles,
                     scales,
                     chunk.rows,

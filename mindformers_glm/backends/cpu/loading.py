@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import library, mapped_memory, tile_packing
 from mindformers_glm.backends.cpu.allocation import count_numa_nodes
 from mindformers_glm.backends.cpu.fused_layers import WeightedModule
 from mindformers_glm.backends.cpu.network import GPTModel
@@ -80,7 +80,7 @@ def kv_cache_arrays(model: GPTModel) -> list[np.ndarray]:
 
 def weight_layout() -> str:
     """Names the layout of the Parameters, the same for every instruction set (csrc/pack.cc)."""
-    return f"cpu{library.ABI_VERSION}-{library.TILE_N}x{library.TILE_K}"
+    return f"cpu{library.ABI_VERSION}-{tile_packing.TILE_N}x{tile_packing.TILE_K}"
 
 
 def file_mapper() -> Callable[[np.ndarray, int, int], None] | None:
@@ -88,7 +88,7 @@ def file_mapper() -> Callable[[np.ndarray, int, int], None] | None:
 
     With several memory nodes a copy lies with the thread that reads it, a file lies anywhere.
     """
-    return library.map_file if count_numa_nodes() == 1 else None
+    return mapped_memory.map_file if count_numa_nodes() == 1 else None
 
 
 def _weighted_modules(model: GPTModel) -> dict[str, WeightedModule]:

@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mindformers_glm.backends.cpu.library import INT_TILE_K, TILE_N
+from mindformers_glm.backends.cpu.tile_packing import INT_TILE_K, TILE_N
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.quantized_linear import QuantizedRows
 
 
 @dataclass(frozen=True)
 class PackedIntegers:
-    """Arrays of `library.quantized_shapes` and csrc/linear_int.cc, to be filled.
+    """Arrays of `tile_packing.quantized_shapes` and csrc/linear_int.cc, to be filled.
 
     group_size: 0 for 8 bits where a row has one scale.
     stride: 2 where gate and up tiles alternate.

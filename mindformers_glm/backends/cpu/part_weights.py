@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mindformers_glm.backends.cpu import library
+from mindformers_glm.backends.cpu import tile_packing
 from mindformers_glm.backends.cpu.allocation import allocate
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.rounding import round_to_dtype
@@ -41,9 +41,9 @@ class PartWeight:
 
     def _put(self, start: int, rows: np.ndarray, dtype: str) -> None:
         if self.num_rows is None:
-            library.convert(self.array[start : start + len(rows)], rows, self.dtype, dtype)
+            tile_packing.convert(self.array[start : start + len(rows)], rows, self.dtype, dtype)
         else:
-            library.pack_rows(self.array, rows, dtype, self.dtype, start)
+            tile_packing.pack_rows(self.array, rows, dtype, self.dtype, start)
 
 
 def load_part_weights(
@@ -75,5 +75,5 @@ def _allocate(rule: WeightRule, dtype: str) -> PartWeight:
     num_columns = len(pieces[0].columns)
     if rule.parameter == _EMBEDDING:
         return PartWeight(allocate((num_rows, num_columns), dtype), dtype)
-    tiles = allocate(library.packed_shape(num_rows, num_columns), dtype)
+    tiles = allocate(tile_packing.packed_shape(num_rows, num_columns), dtype)
     return PartWeight(tiles, dtype, num_rows)

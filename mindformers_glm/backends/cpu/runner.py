@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from mindspore import Tensor
 
-from mindformers_glm.backends.cpu import host_ranks, library
+from mindformers_glm.backends.cpu import host_ranks, library, mapped_memory
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 from mindformers_glm.backends.cpu.collectives import explain_failed_exchange
 from mindformers_glm.backends.cpu.footprint import MAX_SAMPLES, count_memory
@@ -84,7 +84,7 @@ class CpuModelRunner:
     def close(self) -> None:
         """Give the memory of weights and KV cache back; MindSpore's graphs keep the Parameters."""
         for array in (*weight_arrays(self.network).values(), *kv_cache_arrays(self.network)):
-            library.give_back(array)
+            mapped_memory.give_back(array)
 
     def execute(self, batch: ModelBatch) -> np.ndarray:
         """Run one step; see backends/runner.py.

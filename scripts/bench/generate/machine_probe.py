@@ -11,7 +11,7 @@ import numpy as np
 from aot_call import call
 from machine import describe_machine
 
-from mindformers_glm.backends.cpu import allocation, library
+from mindformers_glm.backends.cpu import allocation, library, tile_packing
 
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8")
 # fc1 of GLM-4-9B at a prefill of 512 tokens.
@@ -44,11 +44,13 @@ class GemmProbe:
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
-        self._weight = allocation.allocate(library.packed_shape(_GEMM_OUT, _GEMM_IN), "bfloat16")
+        self._weight = allocation.allocate(
+            tile_packing.packed_shape(_GEMM_OUT, _GEMM_IN), "bfloat16"
+        )
         for start in range(0, _GEMM_OUT, 4096):
             rows = min(4096, _GEMM_OUT - start)
             values = rng.standard_normal((rows, _GEMM_IN), np.float32)
-            library.pack_rows(self._weight, values, "float32", "bfloat16", start)
+            tile_packing.pack_rows(self._weight, values, "float32", "bfloat16", start)
         self._x = rng.standard_normal((_GEMM_ROWS, _GEMM_IN), np.float32)
         self._out = np.empty((_GEMM_ROWS, _GEMM_OUT), np.float32)
         self.measure(1)

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mindformers_glm.backends.cpu.library import TILE_K, TILE_N, quantized_shapes
+from mindformers_glm.backends.cpu.tile_packing import TILE_K, TILE_N, quantized_shapes
 
 _ITEM_BYTES = (4, 2, 2)  # of the type codes in csrc/dtype.h
 

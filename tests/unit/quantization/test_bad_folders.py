@@ -283,6 +283,11 @@ BAD: dict[str, tuple[str, Change, str]] = {
         _ct_weights(symmetric=False),
         "static activations with scales of groups or zero points",
     ),
+    "int8 by the name of int4": (
+        "ct-w8a8-dynamic",
+        _ct_weights(num_bits=4),
+        "holds more than int4, which the folder says it is",
+    ),
     "zero points of a symmetric layer": (
         "ct-w4a16-asymmetric",
         _ct_weights(symmetric=True),

@@ -42,6 +42,24 @@ def test_list_describes_each_file(cached_folder, capsys, place):
         assert text in output
 
 
+def test_list_counts_the_layers_of_a_quantized_checkpoint(cached_folder, capsys):
+    layers = {f"decoder.layers.{i}.mlp.linear_fc1": {"name": "w8a8_static"} for i in range(40)}
+    schemes = {"quantization": None, "stored_schemes": layers | {"output_layer": None}}
+    key = {"identity": "1234", "format": KEY["format"] | schemes | {"shifted_norms": ["a", "b"]}}
+    write_file(cache_file(cached_folder), lay_out("/models/GLM", key, ARRAYS), ARRAYS)
+    assert main(["cache", "list", str(cached_folder)]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("  format"))
+    assert line.endswith("stored_schemes 40 w8a8_static and 1 float, shifted_norms 2 layers")
+    assert "None" not in line
+
+
+def test_list_survives_a_format_of_another_program(cached_folder, capsys):
+    key = {"identity": "1234", "format": {"stored_schemes": {"a": "w8", "b": 3}, "layout": [1]}}
+    write_file(cache_file(cached_folder), lay_out("/models/GLM", key, ARRAYS), ARRAYS)
+    assert main(["cache", "list", str(cached_folder)]) == 0
+    assert "/models/GLM" in capsys.readouterr().out
+
+
 def test_the_environment_names_the_folder(cached_folder, capsys, monkeypatch):
     monkeypatch.setenv("MINDFORMERS_GLM_CACHE", str(cached_folder / FOLDER_NAME))
     assert main(["cache", "list"]) == 0

@@ -22,7 +22,7 @@ def test_tool_format_schemes_and_float_layers_are_named(tmp_path: Path) -> None:
     assert lines["quantized by"] == "GPTQ (version 1)"
     assert lines["schemes"] == "12 matrices W4A16, groups of 32; 1 matrix float"
     assert lines["float layers"] == "output_layer"
-    assert "widened" not in lines
+    assert not {"widened", "widened on ranks"} & set(lines)
     assert found.facts["can_run"]
     facts = found.facts["quantization"]
     assert facts["kept_as"]["decoder.layers.0.mlp.linear_fc1"] == "w4a16"
@@ -36,6 +36,18 @@ def test_layers_that_lose_their_integers_are_told(tmp_path: Path) -> None:
         in (dict(found.lines)["widened"])
     )
     assert "NF4, groups of 64" in dict(found.lines)["schemes"]
+
+
+def test_layers_that_lose_their_integers_on_several_ranks_are_told(tmp_path: Path) -> None:
+    found = look_at(tmp_path, folders.WEIGHT_ONLY["gptq-v1-reordered"])
+    assert "widened" not in dict(found.lines)
+    told = dict(found.lines)["widened on ranks"]
+    assert (
+        "4 of 9 linear layers are quantized in a way that has no operator here on several" in told
+    )
+    names = found.facts["quantization"]["widened_layers_on_ranks"]
+    assert {name.rpartition(".")[2] for name in names} == {"linear_proj", "linear_fc2"}
+    assert found.facts["quantization"]["widened_layers"] == []
 
 
 def test_memory_is_that_of_the_integers(tmp_path: Path) -> None:

@@ -333,3 +333,16 @@ def test_an_adapter_that_is_not_merged_into_its_names_is_called_so(
     folder = write_folder(wrapped, raw_config)
     with Checkpoint.open(folder) as checkpoint, pytest.raises(CheckpointError, match="LoRA"):
         check_rules(build_rules(GlmConfig.from_hf(folder)), checkpoint)
+
+
+def test_weight_files_that_are_not_read_are_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(folder)
+    assert "not used" not in capsys.readouterr().err
+    save_file({"old": np.zeros(2, np.float32)}, folder / "old.safetensors")
+    save_file({"lora": np.zeros(2, np.float32)}, folder / "adapter_model.safetensors")
+    load(folder)
+    told = [x for x in capsys.readouterr().err.splitlines() if "not used" in x]
+    assert len(told) == 1
+    assert told[0].endswith("old.safetensors (other weights run in their place)")
