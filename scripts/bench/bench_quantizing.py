@@ -91,7 +91,8 @@ def measure_rows(model: MeasuredModel, rows: Sequence[Row], cells: MeasuredCells
         reference = stack.enter_context(run_float(model.folder, held_out, work))
         for row in missing:
             begun_s = time.perf_counter()
-            cell = _measure(model, row, reference, work / "quantized")
+            measured = reference.without_questions() if row.anti_method else reference
+            cell = _measure(model, row, measured, work / "quantized")
             cells.save(row, cell)
             print(
                 f"{model.name}: {row.name}: KL {cell['logits']['kl']:.5f}, "
