@@ -137,6 +137,16 @@ def _without_effect(options: QuantizeOptions) -> dict[str, bool]:
         "--group_size has no effect: weights in groups have 4 bits and are not sparse": (
             options.group_size is not None and (options.w_bit != 4 or sparse)
         ),
+        "--is_lowbit True with --open_outlier True, its default, gives weights of 4 bits the "
+        "scales of rows, as in the tool; for groups add --open_outlier False": (
+            options.is_lowbit and _has_rows_of_int4(options)
+        ),
+        "--group_size has no effect: the tool has groups with --is_lowbit True --open_outlier "
+        "False alone": (
+            options.group_size is not None
+            and not options.is_lowbit
+            and _has_rows_of_int4(options)
+        ),
         "--open_outlier has no effect without --is_lowbit True and 4 bits": not options.open_outlier
         and (not options.is_lowbit or options.w_bit != 4 or sparse),
         "--fraction has no effect without --co_sparse True": not options.co_sparse
@@ -149,6 +159,12 @@ def _without_effect(options: QuantizeOptions) -> dict[str, bool]:
         "--calib_samples has no effect on --calib_texts": bool(options.calib_texts)
         and options.calib_samples is not None,
     }
+
+
+def _has_rows_of_int4(options: QuantizeOptions) -> bool:
+    """Whether int4 weights have a scale for each row."""
+    is_int4 = options.w_bit == 4 and not is_sparse(options)
+    return is_int4 and choose_group_size(options) is None
 
 
 def _mindie_keys(options: QuantizeOptions, recipe: Recipe) -> dict[str, Any]:

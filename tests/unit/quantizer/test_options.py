@@ -175,6 +175,8 @@ _NOTICED = {
     "--model_name glm": "model_name",
     "--group_size 32": "group_size",
     "--open_outlier False": "open_outlier",
+    "--w_bit 4 --a_bit 16 --is_lowbit True": "open_outlier",
+    "--w_bit 4 --a_bit 16 --recipe msmodelslim --group_size 64": "group_size",
     "--fraction 0.05": "fraction",
     "--sigma_factor 2": "sigma_factor",
     "--a_bit 16 --act_method 2": "act_method",
