@@ -38,7 +38,7 @@ from mindformers_glm.weights.rules import build_rules, check_rules, resolve_atte
 from mindformers_glm.weights.tensor_names import TENSOR_NAMES
 
 # Raise it when the same job would give other bytes, or its files have another form.
-_WORK_VERSION = 2
+_WORK_VERSION = 3
 # Streams of activations: what the quantized layers make, and the float ones where those are asked.
 _QUANTIZED, _FLOAT = "quantized", "float"
 
