@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, STATIC
-from mindformers_glm.quantizer.export.layout import AWQ, ExportSettings
+from mindformers_glm.quantizer.export.layout import AWQ, NUMPY_SET, ExportSettings
 from mindformers_glm.quantizer.module_names import list_down_projections, resolve_names
 from mindformers_glm.quantizer.option_checks import check_options, choose_group_size, is_sparse
 from mindformers_glm.quantizer.options import AS_THE_TOOL, BEST, QuantizeOptions
@@ -68,7 +68,7 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
     anti_method = options.anti_method
     if anti_method is None:
         smooths = is_best and not is_kv_only and options.rounding != BY_AWQ
-        anti_method = _best_anti_method(options.w_bit, activation) if smooths else ""
+        anti_method = _best_anti_method(options, activation) if smooths else ""
     if options.do_smooth and not anti_method:
         anti_method = "m1"
     has_search = is_best and not (is_kv_only or options.mm_tensor)
@@ -98,13 +98,17 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
     )
 
 
-def _best_anti_method(weight_bits: int, activation: str) -> str:
+def _best_anti_method(options: QuantizeOptions, activation: str) -> str:
     """The least KL by measurement: docs/quantization.md, bench_quantizing.py's second table.
 
-    Few channels of weights of 4 bits are let grow, for the others of a group get coarser by it.
+    m5 lets few channels grow, for in groups of 4 bits all others get coarser by it; one scale of
+    all activations gains by m4, which flattens channels nearly whatever it costs the weights.
     """
-    if weight_bits == 4:
+    if options.w_bit == 4:
         return "m5"
+    if activation == STATIC and options.format != NUMPY_SET:
+        return "m4"
+    # .npy files leave biases of float modules, which m4 may change, to the float model.
     return "" if activation == FLOAT else "m1"
 
 

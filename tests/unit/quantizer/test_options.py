@@ -104,7 +104,7 @@ def test_sparse_switches_reach_the_recipe() -> None:
 
 def test_best_rounds_by_error_and_finds_ranges_by_histogram() -> None:
     recipe = _choose("--recipe", "best").recipe
-    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m1", HISTOGRAM)
+    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m4", HISTOGRAM)
     recipe = _choose("--recipe", "best", "--anti_method", "", "--act_method", "1").recipe
     assert (recipe.anti_method, recipe.act_method) == ("", 1)
 
@@ -112,6 +112,8 @@ def test_best_rounds_by_error_and_finds_ranges_by_histogram() -> None:
 @pytest.mark.parametrize(
     ("words", "method"),
     [
+        ("", "m4"),
+        ("--format numpy", "m1"),
         ("--is_dynamic True", "m1"),
         ("--w_bit 4 --is_dynamic True", "m5"),
         ("--w_bit 4 --a_bit 16", "m5"),
