@@ -8,7 +8,7 @@ For glm4-mini and two random models with outliers (outlier_models.py): each fold
 mean over the tokens of held-out texts, in nats. Bytes are those of the weight files. TABLE keeps
 the models and a file for each figure that is measured: the same command measures what is missing,
 also after a kill, and prints the whole. A figure whose file is removed, or whose recipe is another
-one by now, is measured again. Several processes may share a TABLE, of different models.
+one by now, is measured again. Several processes may share a TABLE once its models are there.
 """
 
 import argparse
@@ -90,6 +90,8 @@ def measure_rows(model: MeasuredModel, rows: Sequence[Row], cells: MeasuredCells
         held_out = read_held_out(model.folder, model.texts, model.questions)
         reference = stack.enter_context(run_float(model.folder, held_out, work))
         for row in missing:
+            if cells.load(row) is not None:  # by another process meanwhile
+                continue
             begun_s = time.perf_counter()
             measured = reference.without_questions() if row.anti_method else reference
             cell = _measure(model, row, measured, work / "quantized")
