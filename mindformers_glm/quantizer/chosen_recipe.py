@@ -68,7 +68,8 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
     anti_method = options.anti_method
     if anti_method is None:
         smooths = is_best and not is_kv_only and options.rounding != BY_AWQ
-        anti_method = _best_anti_method(options, activation) if smooths else ""
+        keeps_down = set(list_down_projections(linears)) <= resolve_names(disabled, linears)
+        anti_method = _best_anti_method(options, activation, keeps_down) if smooths else ""
     if options.do_smooth and not anti_method:
         anti_method = "m1"
     has_search = is_best and not (is_kv_only or options.mm_tensor)
@@ -98,17 +99,21 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
     )
 
 
-def _best_anti_method(options: QuantizeOptions, activation: str) -> str:
+def _best_anti_method(options: QuantizeOptions, activation: str, keeps_down: bool) -> str:
     """The least KL by measurement: docs/quantization.md, bench_quantizing.py's second table.
 
     m5 lets few channels grow, for in groups of 4 bits all others get coarser by it; one scale of
     all activations gains by m4, which flattens channels nearly whatever it costs the weights.
+    Where down projections are rounded too, that was too much on glm4-mini: m1 leaves them alone.
+
+    Args:
+        keeps_down: down projections stay float.
     """
     if options.w_bit == 4:
         return "m5"
-    if activation == STATIC and options.format != NUMPY_SET:
-        return "m4"
     # .npy files leave biases of float modules, which m4 may change, to the float model.
+    if activation == STATIC and keeps_down and options.format != NUMPY_SET:
+        return "m4"
     return "" if activation == FLOAT else "m1"
 
 

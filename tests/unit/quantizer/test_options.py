@@ -114,6 +114,8 @@ def test_best_rounds_by_error_and_finds_ranges_by_histogram() -> None:
     [
         ("", "m4"),
         ("--format numpy", "m1"),
+        ("--disable_names model.layers.*.mlp.down_proj lm_head", "m4"),
+        ("--disable_names", "m1"),
         ("--is_dynamic True", "m1"),
         ("--w_bit 4 --is_dynamic True", "m5"),
         ("--w_bit 4 --a_bit 16", "m5"),
