@@ -6,7 +6,7 @@ difference is that of the quantization alone.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,10 @@ class FloatReference:
 
     def __init__(self, held_out: HeldOut, logits: ReferenceLogits, answers: list[str]) -> None:
         self._held_out, self._logits, self._answers = held_out, logits, answers
+
+    def without_questions(self) -> "FloatReference":
+        """The same texts alone, which take less time."""
+        return FloatReference(replace(self._held_out, questions=()), self._logits, [])
 
     def compare(self, folder: Path, settings: Mapping[str, Any] | None = None) -> QuantizedQuality:
         """Run a quantized folder.

@@ -21,6 +21,9 @@ from mindformers_glm.quantizer.products import multiply_transposed
 from mindformers_glm.quantizer.weight_grid import WeightGrid
 
 _BLOCK = 128  # columns between two large products
+_DAMPING = 0.01  # of the paper's code
+# The narrowest ranges that are tried, as shares of the whole: by bits of the weights.
+_NARROWEST = {4: 0.3, 8: 0.9}
 _ROWS_AT_ONCE = 256  # of a search for clipped ranges, which then stays in the caches
 
 
@@ -33,13 +36,13 @@ class GptqOptions:
             rounded one after the other, which a file tells by g_idx.
         has_static_groups: with has_act_order: groups stay of neighbouring columns, and their
             scales are of the weights as they were.
-        damping: what is added to the diagonal of H, as a share of its mean.
+        damping: what is added to the diagonal of H, as a share of its mean (`choose_damping`).
         num_clip_steps: narrower ranges that are tried for each scale; 0: the whole range.
     """
 
     has_act_order: bool = True
     has_static_groups: bool = False
-    damping: float = 0.01
+    damping: float = _DAMPING
     num_clip_steps: int = 16
 
 
@@ -199,6 +202,15 @@ def round_gptq(
     return RoundedWeight(columns.to_rows(), float(columns.row_errors.sum()), nearest_error)
 
 
+def choose_damping(num_tokens: int, num_channels: int) -> float:
+    """How far H of some calibration tokens is to be trusted: the usual damping, less for many.
+
+    Damping stands for what so few tokens cannot tell, which shrinks as their number grows over
+    that of the channels (docs/lab_notes.md).
+    """
+    return _DAMPING * min(1.0, max(0.1, num_channels / num_tokens))
+
+
 def fit_clipped(
     grid: WeightGrid, weights: np.ndarray, importance: np.ndarray, num_steps: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -206,12 +218,12 @@ def fit_clipped(
 
     Args:
         weights: float32 [columns, rows]; importance: float32 [columns].
-        num_steps: ranges that are tried, down to half of what 4-bit weights take up and nine
-            tenths of what 8-bit weights do; 0: the whole range alone.
+        num_steps: ranges that are tried, down to three tenths of what 4-bit weights take up and
+            nine tenths of what 8-bit weights do; 0: the whole range alone.
     Returns:
         float32 [rows] each.
     """
-    narrowest = 0.5 if grid.bits == 4 else 0.9
+    narrowest = _NARROWEST[grid.bits]
     parts = []
     for begin in range(0, weights.shape[1], _ROWS_AT_ONCE):
         part = np.ascontiguousarray(weights[:, begin : begin + _ROWS_AT_ONCE])

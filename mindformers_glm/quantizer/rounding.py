@@ -11,7 +11,7 @@ import numpy as np
 
 from mindformers_glm.core.errors import ConfigError, UnsupportedError
 from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, MIXED, STATIC, QuantizedRows
-from mindformers_glm.quantizer.gptq import GptqOptions, round_gptq
+from mindformers_glm.quantizer.gptq import GptqOptions, choose_damping, round_gptq
 from mindformers_glm.quantizer.linear_input import LinearInput
 from mindformers_glm.quantizer.recipe import AWQ, GPTQ, NEAREST, Recipe
 from mindformers_glm.quantizer.result import QuantizedModule, StaticRange
@@ -195,7 +195,8 @@ def _round_gptq(weight: np.ndarray, grid: WeightGrid, given: LinearInput | None)
     Groups stay those of neighbouring columns: no format but GPTQ's own can say others.
     """
     assert given is not None, "GPTQ calibrates"
-    return round_gptq(weight, given.hessian, grid, GptqOptions(has_static_groups=True)).rows
+    options = GptqOptions(has_static_groups=True, damping=choose_damping(*given.x.shape))
+    return round_gptq(weight, given.hessian, grid, options).rows
 
 
 # AWQ changes the layer before (float_pass.py); what it leaves is rounded to nearest.

@@ -1,245 +1,166 @@
-"""What each way of quantizing costs in quality: one table for docs/quantization.md.
+"""What each way of quantizing costs in quality: the tables of docs/quantization.md.
 
-    python scripts/bench/bench_quantizing.py
-    python scripts/bench/bench_quantizing.py --models mini --rows 'W8A8, *' --no_questions
+    python scripts/bench/bench_quantizing.py --folder TABLE
+    python scripts/bench/bench_quantizing.py --folder TABLE --models mini --rows 'W8A8, *'
 
-For glm4-mini and two random models with outliers (outlier_models.py): the folder is made as
+For glm4-mini and two random models with outliers (outlier_models.py): each folder is made as
 `mindformers-glm quantize` makes it and run as it is served, with products in float32. KL is the
-mean over the tokens of held-out texts, in nats. Bytes are those of the weight files. The table
-comes line by line as Markdown; below it stands what it says of the project's own claims.
+mean over the tokens of held-out texts, in nats. Bytes are those of the weight files. TABLE keeps
+the models and a file for each figure that is measured: the same command measures what is missing,
+also after a kill, and prints the whole. A figure whose file is removed, or whose recipe is another
+one by now, is measured again. Several processes may share a TABLE once its models are there.
 """
 
 import argparse
 import json
-import sys
+import os
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from machine import REPO, describe_machine, run_main
+from machine import describe_machine, run_main
+from outlier_models import MODELS, MeasuredModel, prepare_model
+from quantizing_rows import Row, check_claims, list_rows
+from quantizing_tables import FLOAT, anti_table, main_table
 
-sys.path.insert(0, str(REPO / "scripts"))
-
-from outlier_models import MeasuredModel, prepare_mini, prepare_random
-
-from mindformers_glm.evaluation.quantized_quality import (
-    QuantizedQuality,
-    read_held_out,
-    run_float,
-)
-from mindformers_glm.quantizer.options import (
-    AS_THE_TOOL,
-    BEST,
-    NO_REPORT,
-    QuantizeOptions,
-)
+from mindformers_glm.config.glm_config import GlmConfig
+from mindformers_glm.core.errors import ConfigError
+from mindformers_glm.evaluation.quantized_quality import FloatReference, read_held_out, run_float
+from mindformers_glm.quantizer.chosen_recipe import choose_recipe
+from mindformers_glm.quantizer.module_names import list_linears
+from mindformers_glm.quantizer.options import NO_REPORT
 from mindformers_glm.quantizer.quantize_folder import quantize_folder
-from mindformers_glm.quantizer.recipe import AWQ, GPTQ
-
-_ASSET = REPO / "mindformers_glm" / "assets" / "glm4-mini"
-_ANTI_METHODS = ("m1", "m2", "m3", "m4", "m5")
-_TOOL = "as msModelSlim"
-_NOT_THE_TOOLS = "m4"  # ours computes the same; the tool's own corrupts every GLM
+from mindformers_glm.system.new_file import new_file
+from mindformers_glm.weights.rules import build_rules
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table."""
+class MeasuredCells:
+    """The figures of one model: a JSON file each, which appears whole or not at all.
 
-    scheme: str
-    way: str
-    options: dict[str, Any] = field(default_factory=dict)
+    Args:
+        folder: is made.
+    """
 
+    def __init__(self, folder: Path, model: MeasuredModel) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._linears = folder, _list_linears(model)
 
-def list_rows() -> list[Row]:
-    """All ways, in the order of the table."""
-    w8a16: dict[str, Any] = {"a_bit": 16}
-    best: dict[str, Any] = {"recipe": BEST}
-    tool: dict[str, Any] = {"recipe": AS_THE_TOOL}
-    everything: dict[str, Any] = {"disable_names": []}
-    rows = [
-        Row("W8A16", "nearest", w8a16),
-        Row("W8A16", "best", w8a16 | best),
-        Row("W8A8", "nearest"),
-        *(Row("W8A8", f"nearest, {m}", {"anti_method": m}) for m in _ANTI_METHODS),
-        Row("W8A8", "best", best),
-        Row("W8A8", _TOOL, tool),
-        *(Row("W8A8", f"{_TOOL}, {m}", tool | {"anti_method": m}) for m in _ANTI_METHODS),
-        *(
-            Row(
-                "W8A8",
-                f"{_TOOL}, {m or 'none'}, histogram",
-                tool | {"anti_method": m, "act_method": 2},
-            )
-            for m in ("", "m1", "m2")
-        ),
-        Row("W8A8, down too", "nearest", everything),
-        Row("W8A8, down too", "best", everything | best),
-        Row("W8A8 + C8", "nearest", {"use_kvcache_quant": True}),
-        Row("W8A8 + C8", "best", best | {"use_kvcache_quant": True}),
-        Row("W8A8_DYNAMIC", "nearest", {"is_dynamic": True}),
-        Row("W8A8_DYNAMIC", "best", best | {"is_dynamic": True}),
-    ]
-    for size in (128, 64, 32):
-        w4a16 = {"w_bit": 4, "a_bit": 16, "group_size": size}
-        scheme = f"W4A16 g{size}"
-        rows += [
-            Row(scheme, "nearest", w4a16),
-            Row(scheme, "GPTQ", w4a16 | {"rounding": GPTQ}),
-            Row(scheme, "AWQ", w4a16 | {"rounding": AWQ}),
-            Row(scheme, "GPTQ, m3", w4a16 | {"rounding": GPTQ, "anti_method": "m3"}),
-            Row(scheme, "best", w4a16 | best),
-        ]
-        in_groups = tool | w4a16 | {"is_lowbit": True, "open_outlier": False}
-        if size == 64:
-            rows += [
-                Row(scheme, _TOOL, in_groups),
-                *(
-                    Row(scheme, f"{_TOOL}, {m}", in_groups | {"anti_method": m})
-                    for m in _ANTI_METHODS
-                ),
-            ]
-    w4a8 = {"w_bit": 4, "is_dynamic": True}
-    return [*rows, Row("W4A8_DYNAMIC", "nearest", w4a8), Row("W4A8_DYNAMIC", "best", w4a8 | best)]
-
-
-def make_folder(model: MeasuredModel, row: Row, output: Path) -> int:
-    """Quantize a model by a row; the bytes of its weight files."""
-    options = QuantizeOptions(
-        model_path=model.folder,
-        save_directory=output,
-        calib_file=model.calibration,
-        report=NO_REPORT,
-        **row.options,
-    )
-    quantize_folder(options)
-    return _weight_bytes(output)
-
-
-def measure(
-    model: MeasuredModel, rows: list[Row], has_questions: bool, work: Path
-) -> Iterator[tuple[Row, QuantizedQuality, int]]:
-    """Each row's folder beside the float one."""
-    held_out = read_held_out(model.folder, model.texts, model.questions)
-    if not has_questions:
-        held_out = replace(held_out, questions=[])
-    with run_float(model.folder, held_out, work) as reference:
-        yield Row("float", ""), reference.compare(model.folder), _weight_bytes(model.folder)
-        for number, row in enumerate(rows):
-            output = work / f"{model.folder.name}_{number}"
-            num_bytes = make_folder(model, row, output)
-            yield row, reference.compare(output), num_bytes
-
-
-def _weight_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def print_table(
-    model: MeasuredModel, rows: list[Row], has_questions: bool, work: Path
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """Print the table of a model as it is made, and give its figures."""
-    print(f"\n### {model.name}\n\n| scheme | way | KL | perplexity | right | as float's | MB |")
-    print("|---|---|---|---|---|---|---|")
-    found = {}
-    for row, quality, num_bytes in measure(model, rows, has_questions, work):
-        logits, answers = quality.logits, quality.answers
-        right = "" if answers is None else f"{answers.right} of {answers.num_questions}"
-        same = "" if answers is None else f"{answers.same}"
-        print(
-            f"| {row.scheme} | {row.way} | {logits.kl:.5f} | {logits.perplexity:.3f} | {right} "
-            f"| {same} | {num_bytes / 2**20:.2f} |",
-            flush=True,
-        )
-        found[row.scheme, row.way] = {**quality.to_dict(), "bytes": num_bytes}
-    return found
-
-
-def check_claims(name: str, found: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
-    """What the figures say of the claims; a line each, of rows that were run."""
-
-    def kl(scheme: str, way: str) -> float | None:
-        row = found.get((scheme, way))
-        return None if row is None else float(row["logits"]["kl"])
-
-    def points_lost(scheme: str, way: str) -> float | None:
-        row = found.get((scheme, way))
-        if row is None or row["answers"] is None:
+    def load(self, row: Row) -> dict[str, Any] | None:
+        """What was measured of a row by the recipe that it has now; None: nothing."""
+        try:
+            cell = json.loads(self._file(row).read_text("utf-8"))
+        except FileNotFoundError:
             return None
-        answers = row["answers"]
-        return float(
-            100 * (answers["reference_right"] - answers["right"]) / answers["num_questions"]
-        )
+        except ValueError:
+            raise ConfigError(f"{self._file(row)} is no JSON: remove it.") from None
+        is_same = isinstance(cell, dict) and cell.get("recipe") == self._recipe(row)
+        return cell if is_same else None
 
-    limits = {
-        ("W8A16", "nearest"): 0.0,
-        ("W8A8", "nearest"): 1.0,
-        ("W8A8", "best"): 1.0,
-        ("W4A16 g64", "best"): 1.0,
-    }
-    for (scheme, way), limit in limits.items():
-        lost = points_lost(scheme, way)
-        if lost is not None:
-            verdict = "holds" if lost <= limit else "FAILS"
-            yield f"{name}: {scheme} {way} loses {lost:+.2f} points, at most {limit:g}: {verdict}"
-    for size in (128, 64, 32):
-        nearest, gptq = kl(f"W4A16 g{size}", "nearest"), kl(f"W4A16 g{size}", "GPTQ")
-        if nearest is not None and gptq is not None:
-            verdict = "holds" if gptq * 1.5 <= nearest else "FAILS"
-            yield (
-                f"{name}: W4A16 g{size}, KL of nearest is {nearest / gptq:.2f} times GPTQ's, at "
-                f"least 1.5: {verdict}"
+    def save(self, row: Row, cell: dict[str, Any]) -> None:
+        """Keep what was measured."""
+        text = json.dumps({"row": row.name, "recipe": self._recipe(row), **cell}, indent=1)
+        with new_file(self._file(row)) as file, os.fdopen(os.dup(file), "w") as stream:
+            stream.write(text + "\n")
+
+    def _file(self, row: Row) -> Path:
+        return self._folder / f"{row.name.replace(', ', '__').replace(' ', '_')}.json"
+
+    def _recipe(self, row: Row) -> dict[str, Any]:
+        """Of JSON's types."""
+        if row == FLOAT:
+            return {}
+        recipe = asdict(choose_recipe(row.to_options(), self._linears).recipe)
+        recipe["disable_names"] = sorted(recipe["disable_names"])
+        return dict(json.loads(json.dumps(recipe)))
+
+
+def measure_rows(model: MeasuredModel, rows: Sequence[Row], cells: MeasuredCells) -> None:
+    """Measure what is missing, beside the float model, which is run once for all."""
+    missing = [row for row in (FLOAT, *rows) if cells.load(row) is None]
+    if not missing:
+        return
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        held_out = read_held_out(model.folder, model.texts, model.questions)
+        reference = stack.enter_context(run_float(model.folder, held_out, work))
+        for row in missing:
+            if cells.load(row) is not None:  # by another process meanwhile
+                continue
+            begun_s = time.perf_counter()
+            measured = reference.without_questions() if row.anti_method else reference
+            cell = _measure(model, row, measured, work / "quantized")
+            cells.save(row, cell)
+            print(
+                f"{model.name}: {row.name}: KL {cell['logits']['kl']:.5f}, "
+                f"{time.perf_counter() - begun_s:.0f} s",
+                flush=True,
             )
-    for scheme in ("W8A8", "W4A16 g64"):
-        tools = [
-            value["logits"]["kl"]
-            for (other, way), value in found.items()
-            if other == scheme and way.startswith(_TOOL) and not way.endswith(_NOT_THE_TOOLS)
-        ]
-        best = kl(scheme, "best")
-        if tools and best is not None:
-            verdict = "holds" if best < min(tools) else "FAILS"
-            yield (
-                f"{name}: {scheme} best has KL {best:.5f}, msModelSlim's best way "
-                f"{min(tools):.5f}: {verdict}"
-            )
+
+
+def _measure(
+    model: MeasuredModel, row: Row, reference: FloatReference, output: Path
+) -> dict[str, Any]:
+    folder = model.folder
+    if row != FLOAT:
+        places = {"model_path": folder, "save_directory": output, "calib_file": model.calibration}
+        quantize_folder(row.to_options(**places, report=NO_REPORT))
+        folder = output
+    quality = reference.compare(folder)
+    num_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    shutil.rmtree(output, ignore_errors=True)
+    return {**quality.to_dict(), "bytes": num_bytes, "measured_by": describe_machine()}
+
+
+def _list_linears(model: MeasuredModel) -> list[str]:
+    return list_linears(build_rules(GlmConfig.from_hf(model.folder)))
+
+
+def _print_tables(
+    models: Sequence[MeasuredModel], all_cells: Sequence[MeasuredCells], rows: Sequence[Row]
+) -> None:
+    found = {}
+    for model, cells in zip(models, all_cells, strict=True):
+        loaded = {row.name: cells.load(row) for row in (FLOAT, *rows)}
+        found[model.name] = {name: cell for name, cell in loaded.items() if cell is not None}
+    print("\n" + "\n".join(main_table(found, rows)))
+    print("\n" + "\n".join(anti_table(found, rows)) + "\n")
+    for name, figures in found.items():
+        print("\n".join(check_claims(name, figures)))
 
 
 def main() -> int:
-    """Print the tables; what was measured also goes to --output as JSON."""
+    """Measure what is missing, then print the tables and what they say of the claims."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    names = ("mini", "glm4", "glm")
-    parser.add_argument("--models", nargs="+", choices=names, default=names)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--rows", nargs="+", default=["*"], help="'SCHEME, WAY', * for any text")
-    parser.add_argument("--no_questions", action="store_true", help="KL and perplexity only")
-    parser.add_argument("--output", type=Path, help="JSON of all figures")
+    parser.add_argument(
+        "--folder", type=Path, help="keeps models and figures for the next run; none: nothing is"
+    )
     arguments = parser.parse_args()
     rows = [
         row
         for row in list_rows()
-        if any(fnmatchcase(f"{row.scheme}, {row.way}", wanted) for wanted in arguments.rows)
+        if any(fnmatchcase(row.name, wanted) for wanted in arguments.rows)
     ]
-    print(describe_machine())
-    claims: list[str] = []
-    figures = {}
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        for place, name in enumerate(arguments.models):
-            begun_s = time.perf_counter()
-            model = (
-                prepare_mini(_ASSET, work) if name == "mini" else prepare_random(name, work, place)
-            )
-            found = print_table(model, rows, not arguments.no_questions, work)
-            claims += check_claims(model.name, found)
-            figures[model.name] = {f"{a}, {b}": value for (a, b), value in found.items()}
-            print(f"\n{time.perf_counter() - begun_s:.0f} s", flush=True)
-    print("\n" + "\n".join(claims))
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps(figures, indent=1))
+    if not rows:
+        raise ConfigError(f"No row is called {' or '.join(arguments.rows)}: '*' takes all.")
+    print(describe_machine(), flush=True)
+    with ExitStack() as stack:
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        models = [prepare_model(name, folder / name) for name in arguments.models]
+        all_cells = [
+            MeasuredCells(folder / name / "cells", model)
+            for name, model in zip(arguments.models, models, strict=True)
+        ]
+        for model, cells in zip(models, all_cells, strict=True):
+            measure_rows(model, rows, cells)
+        _print_tables(models, all_cells, rows)
     return 0
 
 

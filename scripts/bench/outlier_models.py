@@ -10,18 +10,26 @@ by less than that, so that they matter more than others do.
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import REPO
 from make_slice import write_random_checkpoint
 from random_models import draw_prompt, write_tokenizer
 from safetensors.numpy import load_file, save_file
 
 from mindformers_glm import LLM, SamplingParams
+from mindformers_glm.system.new_folder import new_folder
 from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
 
+MINI = "mini"
+MODELS = ("glm", "glm4", MINI)
+_SEEDS = {"glm": 2, "glm4": 1}
+_ASSET = REPO / "mindformers_glm" / "assets" / "glm4-mini"
+_FLOAT, _CALIBRATION, _TEXTS = "float", "calibration.jsonl", "texts.jsonl"
 _NUM_CALIBRATED, _NUM_MEASURED = 32, 16
 _TOKENS = 96  # of a text that a random model writes
 _NUM_OUTLIERS, _GROWTH, _SHRINKING = 6, 30.0, 6.0
@@ -70,12 +78,31 @@ class MeasuredModel:
     questions: Path | None = None
 
 
-def prepare_mini(asset: Path, work: Path) -> MeasuredModel:
-    """glm4-mini and its conversations, written by its own chat template."""
+def prepare_model(name: str, folder: Path) -> MeasuredModel:
+    """One of MODELS, made in a folder, which appears whole; what is there is taken as it is."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with new_folder(folder) as made:
+            if name == MINI:
+                _write_conversations(made / _CALIBRATION)
+            else:
+                _make_random(name, made, _SEEDS[name])
+    if name == MINI:
+        return MeasuredModel(
+            "glm4-mini", _ASSET, folder / _CALIBRATION, None, _ASSET / "heldout.jsonl"
+        )
+    return MeasuredModel(
+        f"{name}, outliers", folder / _FLOAT, folder / _CALIBRATION, folder / _TEXTS
+    )
+
+
+def _write_conversations(file: Path) -> None:
+    """Some of glm4-mini's training mixture, by its own chat template."""
+    sys.path.insert(0, str(REPO / "scripts"))
     from glm4_mini.corpus import training_examples
 
-    writer = new_fast_tokenizer(tokenizer_file=str(asset / "tokenizer.json"))
-    template = json.loads((asset / "tokenizer_config.json").read_text("utf-8"))["chat_template"]
+    writer = new_fast_tokenizer(tokenizer_file=str(_ASSET / "tokenizer.json"))
+    template = json.loads((_ASSET / "tokenizer_config.json").read_text("utf-8"))["chat_template"]
 
     def write(messages: list[Any], answer: str, tools: list[Any]) -> str:
         whole = [*messages, {"role": "assistant", "content": answer}]
@@ -84,38 +111,25 @@ def prepare_mini(asset: Path, work: Path) -> MeasuredModel:
 
     examples = training_examples(seed=3)
     trained = [next(examples) for _ in range(_NUM_CALIBRATED)]
-    return MeasuredModel(
-        "glm4-mini",
-        asset,
-        _write_texts(
-            work / "mini_calibration.jsonl",
-            [write(list(one.messages), one.answer, list(one.tools)) for one in trained],
-        ),
-        None,
-        asset / "heldout.jsonl",
-    )
+    _write_texts(file, [write(list(one.messages), one.answer, list(one.tools)) for one in trained])
 
 
-def prepare_random(dialect: str, work: Path, seed: int) -> MeasuredModel:
-    """A random model with outliers, all of it drawn from `seed`."""
-    folder = work / f"random_{dialect}"
+def _make_random(dialect: str, made: Path, seed: int) -> None:
+    """A random model with outliers, all of it drawn from `seed`, and the texts that it writes."""
+    folder = made / _FLOAT
     write_random_checkpoint(folder, dialect, _DIALECTS[dialect], _DEVIATION, seed)
     write_tokenizer(folder, _COMMON["vocab_size"])
     _add_outliers(folder / "model.safetensors", np.random.default_rng(seed))
     count = _NUM_CALIBRATED + _NUM_MEASURED
     prompts = [draw_prompt(_COMMON["vocab_size"], 4, seed + number) for number in range(count)]
     params = SamplingParams(temperature=1.0, top_k=0, max_new_tokens=_TOKENS, ignore_eos=True)
-    with LLM(folder, seed=seed, packed_cache="off") as llm:
+    with LLM(folder, seed=seed, packed_cache="off", compute_dtype="float32") as llm:
         texts = [
             llm.tokenizer.decode([*prompt, *output.token_ids])
             for prompt, output in zip(prompts, llm.generate(prompts, params), strict=True)
         ]
-    return MeasuredModel(
-        f"random {dialect}, outliers",
-        folder,
-        _write_texts(work / f"{dialect}_calibration.jsonl", texts[:_NUM_CALIBRATED]),
-        _write_texts(work / f"{dialect}_texts.jsonl", texts[_NUM_CALIBRATED:]),
-    )
+    _write_texts(made / _CALIBRATION, texts[:_NUM_CALIBRATED])
+    _write_texts(made / _TEXTS, texts[_NUM_CALIBRATED:])
 
 
 def _add_outliers(file: Path, rng: np.random.Generator) -> None:
@@ -130,7 +144,6 @@ def _add_outliers(file: Path, rng: np.random.Generator) -> None:
     save_file(tensors, file, {"format": "pt"})
 
 
-def _write_texts(file: Path, texts: list[str]) -> Path:
+def _write_texts(file: Path, texts: list[str]) -> None:
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mindformers_glm.quantizer.gptq import GptqOptions, fit_clipped, round_gptq
+from mindformers_glm.quantizer.gptq import GptqOptions, choose_damping, fit_clipped, round_gptq
 from mindformers_glm.quantizer.weight_grid import WeightGrid
 
 PLAIN = GptqOptions(has_act_order=False, num_clip_steps=0)
@@ -111,6 +111,13 @@ def test_error_is_below_that_of_rounding_to_nearest(
         assert found.error == pytest.approx(damped, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "damping"), [(1, 0.01), (64, 0.01), (256, 0.0025), (10**6, 0.001)]
+)
+def test_many_tokens_need_less_damping(num_tokens: int, damping: float) -> None:
+    assert choose_damping(num_tokens, num_channels=64) == pytest.approx(damping)
+
+
 def test_rows_that_are_better_rounded_plainly_are() -> None:
     # One token: but for the damping, every column may take up what another leaves; clipped ranges
     # are chosen by what columns cost each by itself.
@@ -181,7 +188,7 @@ def test_clipped_ranges_are_the_best_of_those_tried(is_symmetric: bool) -> None:
     for row in range(5):
         column = weights[:, row].astype(np.float64)
         errors = {}
-        for share in np.linspace(1, 0.5, 11):
+        for share in np.linspace(1, 0.3, 11):
             low, high = column.min() * share, column.max() * share
             step = max(-low, high) / 7 if is_symmetric else (high - low) / 15
             zero = 0 if is_symmetric else np.round(-low / step) - 8

@@ -69,7 +69,7 @@ def test_a_token_of_zeros_stays_zero() -> None:
     assert np.isfinite(scales).all()
 
 
-@pytest.mark.parametrize("shape", ["normal", "outliers", "skewed", "few"])
+@pytest.mark.parametrize("shape", ["normal", "outliers", "channels", "skewed", "few"])
 def test_the_histograms_range_is_pytorchs(shape: str) -> None:
     torch = pytest.importorskip("torch")
     from torch.ao.quantization import HistogramObserver
@@ -78,6 +78,8 @@ def test_the_histograms_range_is_pytorchs(shape: str) -> None:
     x = rng.standard_normal((50, 1024)).astype(np.float32)
     if shape == "outliers":
         x[rng.random(x.shape) < 1e-4] *= 30
+    if shape == "channels":  # which no range serves beside the others
+        x[:, ::40] *= 30
     if shape == "skewed":
         x = np.exp(x).astype(np.float32)
     if shape == "few":

@@ -102,11 +102,32 @@ def test_sparse_switches_reach_the_recipe() -> None:
     assert (recipe.is_co_sparse, recipe.fraction) == (True, 0.05)
 
 
-def test_best_rounds_by_error_and_smooths_static_activations() -> None:
+def test_best_rounds_by_error_and_finds_ranges_by_histogram() -> None:
     recipe = _choose("--recipe", "best").recipe
-    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m1", HISTOGRAM)
+    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m4", HISTOGRAM)
     recipe = _choose("--recipe", "best", "--anti_method", "", "--act_method", "1").recipe
     assert (recipe.anti_method, recipe.act_method) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        ("", "m4"),
+        ("--format numpy", "m1"),
+        ("--disable_names model.layers.*.mlp.down_proj lm_head", "m4"),
+        ("--disable_names", "m1"),
+        ("--is_dynamic True", "m1"),
+        ("--w_bit 4 --is_dynamic True", "m5"),
+        ("--w_bit 4 --a_bit 16", "m5"),
+        ("--w_bit 4 --a_bit 16 --rounding nearest", "m5"),
+        ("--w_bit 4 --a_bit 16 --rounding awq", ""),
+        ("--a_bit 16", ""),
+        ("--w_bit 4 --is_lowbit True", ""),
+        ("--w_bit 16 --a_bit 16 --use_kvcache_quant True", ""),
+    ],
+)
+def test_best_smooths_by_what_was_measured_to_lose_least(words: str, method: str) -> None:
+    assert _choose("--recipe", "best", *words.split()).recipe.anti_method == method
 
 
 def test_the_tools_recipe_keeps_its_habits() -> None:
@@ -203,6 +224,8 @@ _NOTICED = {
         "--disable_level, --anti_method has no effect"
     ),
     "--open_outlier False": "open_outlier",
+    "--w_bit 4 --a_bit 16 --is_lowbit True": "open_outlier",
+    "--w_bit 4 --a_bit 16 --recipe msmodelslim --group_size 64": "group_size",
     "--fraction 0.05": "fraction",
     "--sigma_factor 2": "sigma_factor",
     "--a_bit 16 --act_method 2": "act_method",
