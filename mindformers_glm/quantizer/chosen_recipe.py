@@ -172,16 +172,10 @@ def _without_effect(options: QuantizeOptions) -> dict[str, bool]:
     """Options that only say more of something that was not chosen."""
     usual, sparse = QuantizeOptions(), is_sparse(options)
     idle = _names_of_weights(options) if options.w_bit == 16 else ""
-    is_grouped = choose_group_size(options) is not None
     return {
         f"{idle} has no effect: --w_bit 16 leaves weights as they are": bool(idle),
         "--part_file_size has no effect: --format numpy has one file of each kind": (
             options.part_file_size is not None and options.format == NUMPY_SET
-        ),
-        "--group_size has no effect with --recipe msmodelslim: the tool has groups with "
-        "--is_lowbit True --open_outlier False": (
-            options.group_size is not None
-            and (options.w_bit, sparse, is_grouped) == (4, False, False)
         ),
         "--group_size has no effect: weights in groups have 4 bits and are not sparse": (
             options.group_size is not None and (options.w_bit != 4 or sparse)

@@ -266,7 +266,7 @@ def check_static_input(layer: str, static_input: StaticInput, dtype: str) -> Non
     reciprocal = np.float32(1) / np.float32(static_input.scale)
     # bfloat16 has float32's range.
     with np.errstate(over="ignore"):
-        held = float(reciprocal.astype(np.float16 if dtype == "float16" else np.float32))
+        held = np.float16(reciprocal) if dtype == "float16" else np.float32(reciprocal)
     if not 0 < held < np.inf:
         raise UnsupportedError(
             f"{layer} has the input_scale {static_input.scale:.3g}, whose reciprocal {dtype} does "
