@@ -263,11 +263,11 @@ def check_static_input(layer: str, static_input: StaticInput, dtype: str) -> Non
     Raises:
         UnsupportedError: names it.
     """
-    reciprocal = np.float32(1) / np.float32(static_input.scale)
     # bfloat16 has float32's range.
+    numpy_dtype = np.dtype("float16" if dtype == "float16" else "float32")
     with np.errstate(over="ignore"):
-        held = np.float16(reciprocal) if dtype == "float16" else np.float32(reciprocal)
-    if not 0 < held < np.inf:
+        held = (1 / np.array([static_input.scale], np.float32)).astype(numpy_dtype)
+    if not 0 < held[0] < np.inf:
         raise UnsupportedError(
             f"{layer} has the input_scale {static_input.scale:.3g}, whose reciprocal {dtype} does "
             "not hold: set params_dtype and compute_dtype to bfloat16."

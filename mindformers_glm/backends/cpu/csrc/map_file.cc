@@ -11,7 +11,7 @@
 // Replaces the `bytes` at `data`, a private mapping that ends on a page or behind it, by those of
 // an open file from `offset` on, privately: what is written to them never reaches the file. A
 // negative `file` puts fresh zeroed memory back. The pages are there when this returns. What else
-// lies there would be lost: library.py gives it only memory that it knows (allocation.py).
+// lies there would be lost: mapped_memory.py gives it only memory that it knows (allocation.py).
 GLM_EXPORT int glm_map_file(void* data, int64_t bytes, int file, int64_t offset) {
   return glm::RunAot("glm_map_file", [&] {
     constexpr uintptr_t kHugePage = 2 << 20;
