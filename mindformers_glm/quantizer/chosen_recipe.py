@@ -116,15 +116,15 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
 def _best_anti_method(options: QuantizeOptions, activation: str, keeps_down: bool) -> str:
     """The least KL by measurement: docs/quantization.md, bench_quantizing.py's second table.
 
-    m5 lets few channels grow, for in groups of 4 bits all others get coarser by it; one scale of
-    all activations gains by m4, which flattens channels nearly whatever it costs the weights.
+    m3 searches what int4 groups gain by, and takes little where there is little to gain; one scale
+    of all activations gains by m4, which flattens channels nearly whatever it costs the weights.
     Where down projections are rounded too, that was too much on glm4-mini: m1 leaves them alone.
 
     Args:
         keeps_down: down projections stay float.
     """
     if options.w_bit == 4:
-        return "m5"
+        return "m3"
     # .npy files leave biases of float modules, which m4 may change, to the float model.
     if activation == STATIC and keeps_down and options.format != NUMPY_SET:
         return "m4"
