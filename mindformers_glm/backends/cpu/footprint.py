@@ -12,7 +12,7 @@ from mindformers_glm.core.sharding import FFN, QUERY
 # Rows of logits at a time: 32 x 151,552 float32 are 19 MB, and as many as there may be sequences,
 # up to the second number. So many are computed in the graph of the last layers, which saves a call
 # and a copy, more of them in a graph of their own, which reads the head once for each part.
-_FEW_SAMPLES, _MOST_SAMPLES = 32, 128
+FEW_SAMPLES, _MOST_SAMPLES = 32, 128
 # Activations of one layer that are alive at once besides qkv and the MLP's inner one: the residual
 # before the layer, between its branches and after it, and a branch's output.
 _LIVE_HIDDEN_STATES = 4
@@ -22,7 +22,7 @@ _LIVE_LOGITS = 2
 
 def count_samples(settings: RunnerSettings) -> int:
     """Rows of logits that the graph of the last layers computes."""
-    return min(max(_FEW_SAMPLES, settings.max_num_seqs), _MOST_SAMPLES)
+    return min(max(FEW_SAMPLES, settings.max_num_seqs), _MOST_SAMPLES)
 
 
 def count_memory(config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:

@@ -10,7 +10,7 @@ from mindspore import Tensor
 from mindformers_glm.backends.cpu import host_ranks, library
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 from mindformers_glm.backends.cpu.collectives import explain_failed_exchange
-from mindformers_glm.backends.cpu.footprint import count_memory, count_samples
+from mindformers_glm.backends.cpu.footprint import FEW_SAMPLES, count_memory, count_samples
 from mindformers_glm.backends.cpu.graphs import NetworkGraphs
 from mindformers_glm.backends.cpu.loading import kv_cache_arrays, load_network, weight_arrays
 from mindformers_glm.backends.cpu.network import GPTModel
@@ -120,7 +120,7 @@ class CpuModelRunner:
 
     def _sample_inputs_of(self, bucket: int, num_samples: int) -> "_SampleInputs":
         # A prompt by itself, the common case, gets a graph for one row.
-        if self._sends_all_rows and num_samples == 1 and bucket > self._max_samples:
+        if self._sends_all_rows and num_samples == 1 and bucket > FEW_SAMPLES:
             return self._sample_inputs[1]
         return self._sample_inputs[min(bucket, self._max_samples)]
 
