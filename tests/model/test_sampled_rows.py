@@ -56,6 +56,24 @@ def test_a_sampled_row_has_the_bits_it_has_among_all(
     np.testing.assert_array_equal(after_a_chunk, every[[44]])
 
 
+@pytest.mark.parametrize("params_dtype", ["float32", "bfloat16"])
+def test_rows_of_many_sequences_are_sampled_in_one_graph(params_dtype: str, tmp_path: Path) -> None:
+    folder = hf_oracle.save_random_checkpoint(tmp_path)
+    batch = _batch(list(range(_NUM_ROWS)))
+    found = []
+    for max_num_seqs in (32, _NUM_ROWS):
+        sizes = {"block_size": 16, "max_num_seqs": max_num_seqs}
+        with LLM(str(folder), params_dtype=params_dtype, **sizes) as llm:
+            runner = llm.engine.runner
+            found.append(runner.execute(batch))
+            num_joined = {32: 1, _NUM_ROWS: 0}[max_num_seqs]
+            assert sum(graph is runner._graphs.logits for graph, *_ in runner._compiled) in (
+                num_joined,
+                2 * num_joined,  # parts of 32 and of 13 rows have inputs of different sizes
+            )
+    np.testing.assert_array_equal(*found)
+
+
 def test_the_last_layer_runs_for_sampled_rows_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,14 +9,20 @@ from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.dtypes import DTYPE_BYTES
 from mindformers_glm.core.sharding import FFN, QUERY
 
-# Rows of logits at a time: 32 x 151,552 float32 are 19 MB. So many are computed in the graph of the
-# last layers, which saves a call, more of them in a graph of their own.
-MAX_SAMPLES = 32
+# Rows of logits at a time: 32 x 151,552 float32 are 19 MB, and as many as there may be sequences,
+# up to the second number. So many are computed in the graph of the last layers, which saves a call
+# and a copy, more of them in a graph of their own, which reads the head once for each part.
+FEW_SAMPLES, _MOST_SAMPLES = 32, 128
 # Activations of one layer that are alive at once besides qkv and the MLP's inner one: the residual
 # before the layer, between its branches and after it, and a branch's output.
 _LIVE_HIDDEN_STATES = 4
 # Logits of the head's largest bucket, and the copy that NumPy samples from.
 _LIVE_LOGITS = 2
+
+
+def count_samples(settings: RunnerSettings) -> int:
+    """Rows of logits that the graph of the last layers computes."""
+    return min(max(FEW_SAMPLES, settings.max_num_seqs), _MOST_SAMPLES)
 
 
 def count_memory(config: GlmConfig, settings: RunnerSettings) -> MemoryNeed:
@@ -90,7 +96,7 @@ def count_workspace_bytes(config: GlmConfig, settings: RunnerSettings) -> int:
     sizes = partition(config, settings.tensor_parallel)
     inner = sizes.qkv_size_per_partition + 2 * sizes.intermediate_size_per_partition
     row = _LIVE_HIDDEN_STATES * config.hidden_size + inner
-    sampled_rows = min(MAX_SAMPLES, settings.max_num_batched_tokens)
+    sampled_rows = min(count_samples(settings), settings.max_num_batched_tokens)
     # More rows than that are computed part by part and joined.
     all_rows = min(settings.max_num_seqs, settings.max_num_batched_tokens)
     joined_rows = all_rows if all_rows > sampled_rows else 0

@@ -10,7 +10,7 @@ from mindspore import Tensor
 from mindformers_glm.backends.cpu import host_ranks, library, mapped_memory
 from mindformers_glm.backends.cpu.attn_metadata import AttnMetadataBuffer
 from mindformers_glm.backends.cpu.collectives import explain_failed_exchange
-from mindformers_glm.backends.cpu.footprint import MAX_SAMPLES, count_memory
+from mindformers_glm.backends.cpu.footprint import FEW_SAMPLES, count_memory, count_samples
 from mindformers_glm.backends.cpu.graphs import NetworkGraphs
 from mindformers_glm.backends.cpu.loading import kv_cache_arrays, load_network, weight_arrays
 from mindformers_glm.backends.cpu.network import GPTModel
@@ -65,7 +65,8 @@ class CpuModelRunner:
         all_buckets = _SPLIT_ROW_BUCKETS if self._sends_all_rows else _ROW_BUCKETS
         buckets = [*(size for size in all_buckets if size < largest), largest]
         self._row_inputs = {rows: _RowInputs(rows, settings) for rows in buckets}
-        sample_buckets = {min(rows, MAX_SAMPLES) for rows in buckets}
+        self._max_samples = count_samples(settings)
+        sample_buckets = {min(rows, self._max_samples) for rows in buckets}
         self._sample_inputs = {samples: _SampleInputs(samples) for samples in sample_buckets}
 
     def load_weights(
@@ -108,7 +109,7 @@ class CpuModelRunner:
         if num_samples == 0 and len(batch.token_ids) > 0:  # without rows it is a step to warm up
             self._run(self._graphs.last_without_samples, inputs).asnumpy()
             return np.empty((0, self.vocab_size), np.float32)
-        if num_samples <= MAX_SAMPLES:
+        if num_samples <= self._max_samples:
             samples = self._sample_inputs_of(bucket, num_samples)
             inputs |= samples.fill(batch.sample_rows, batch.is_prompt)
             logits = self._run(self._graphs.last_with_logits, inputs)
@@ -119,16 +120,16 @@ class CpuModelRunner:
 
     def _sample_inputs_of(self, bucket: int, num_samples: int) -> "_SampleInputs":
         # A prompt by itself, the common case, gets a graph for one row.
-        if self._sends_all_rows and num_samples == 1 and bucket > MAX_SAMPLES:
+        if self._sends_all_rows and num_samples == 1 and bucket > FEW_SAMPLES:
             return self._sample_inputs[1]
-        return self._sample_inputs[min(bucket, MAX_SAMPLES)]
+        return self._sample_inputs[min(bucket, self._max_samples)]
 
     def _compute_logits(
         self, hidden_states: Tensor, sample_rows: np.ndarray, is_prompt: np.ndarray
     ) -> np.ndarray:
         logits = np.empty((len(sample_rows), self.vocab_size), np.float32)
-        for start in range(0, len(sample_rows), MAX_SAMPLES):
-            rows = sample_rows[start : start + MAX_SAMPLES]
+        for start in range(0, len(sample_rows), self._max_samples):
+            rows = sample_rows[start : start + self._max_samples]
             samples = self._sample_inputs[_smallest_bucket(self._sample_inputs, len(rows))]
             inputs = {"hidden_states": hidden_states, **samples.fill(rows, is_prompt)}
             part = self._run(self._graphs.logits, inputs)

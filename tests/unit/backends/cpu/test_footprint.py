@@ -127,14 +127,18 @@ def test_the_workspace_is_the_activations_of_a_step_its_logits_and_the_rotary_ta
     assert count_workspace_bytes(GLM_9B, settings) == expected
 
 
-def test_logits_of_more_sequences_than_a_graph_samples_are_counted_once_more() -> None:
-    few, many = (
+def test_logits_of_all_sequences_are_computed_together_up_to_128() -> None:
+    counted = [
         count_workspace_bytes(
             GLM_9B, RunnerSettings.with_defaults("bfloat16", 8192, max_num_seqs=num_seqs)
         )
-        for num_seqs in (32, 96)
-    )
-    assert many - few == 4 * 96 * 151552
+        for num_seqs in (1, 32, 96, 128, 129)
+    ]
+    row = 4 * 151552
+    assert [one - counted[0] for one in counted] == [
+        *(0, 0, 2 * 64 * row, 2 * 96 * row),
+        2 * 96 * row + 129 * row,  # in two parts, joined
+    ]
 
 
 # Sizes of a network whose activations are mostly of one kind, and its weights few.
