@@ -288,6 +288,7 @@ _WRONG = {
     "--rotation values --w_bit 16 --a_bit 16 --use_kvcache_quant True": "needs weights",
     "--rotation all": "values, residual",
     "--rotation values --format numpy": "float model",
+    "--format numpy --anti_method m4 --disable_level L2": "biases of linears",
 }
 
 
