@@ -121,7 +121,7 @@ SERVER = (
     _server(
         "prefill_tokens_beside_decode",
         INTEGER,
-        64,
+        256,
         "most tokens of prompts in a step that goes on with answers of others; 0: no limit",
         least=0,
         is_for_llm=True,

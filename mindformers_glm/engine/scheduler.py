@@ -189,8 +189,10 @@ class Scheduler:
         """Fill the step for people who wait: neither answers nor short prompts stand still.
 
         Beside answers under way, prompts get as many rows as these, or the configured number where
-        that is more. Prompts that are being read get equal shares, what a short one does not need
-        goes to the longer ones, and half is open to those that wait to begin.
+        that is more. Half is open to prompts that wait to begin. Of the rest, half is for the prompt
+        that has least left: read one after the other, most begin their answers sooner, and none
+        later than side by side. The others get equal shares, so a long one is never forgotten, and
+        what a short one does not need goes to the longer ones.
         """
         num_decodes = schedule.num_tokens
         if num_decodes:
@@ -200,9 +202,12 @@ class Scheduler:
         room = budget - schedule.num_tokens
         self._admit_waiting(schedule, budget - room // 2 if begun else budget)
         begun.sort(key=lambda sequence: sequence.num_pending)  # stable: the older one first
-        for num_left, sequence in zip(range(len(begun), 0, -1), begun, strict=True):
+        for place, sequence in enumerate(begun):
+            left = budget - schedule.num_tokens
             # Rounded up, or the last rows would be nobody's.
-            share = -((schedule.num_tokens - budget) // num_left)
+            share = -(-left // (len(begun) - place))
+            if place == 0:
+                share = max(share, left // 2)
             self._append_chunk(schedule, sequence, schedule.num_tokens + share)
 
     def _admit_waiting(self, schedule: Schedule, budget: int) -> None:

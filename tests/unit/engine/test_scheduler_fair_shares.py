@@ -76,6 +76,17 @@ def test_what_a_short_prompt_does_not_need_goes_to_the_long_ones() -> None:
     assert rows_of(run_step(scheduler)) == {20: 4, 500: 14, 600: 14}
 
 
+def test_half_of_the_step_is_for_the_prompt_that_has_least_left() -> None:
+    scheduler = make_scheduler(max_num_batched_tokens=64)
+    add(scheduler, 500)
+    run_step(scheduler)
+    add(scheduler, 600)
+    run_step(scheduler)
+    add(scheduler, 700)
+    run_step(scheduler)
+    assert rows_of(run_step(scheduler)) == {500: 32, 600: 16, 700: 16}
+
+
 def test_a_long_prompt_has_the_whole_step_while_nobody_else_can_begin() -> None:
     scheduler = make_scheduler(max_num_seqs=1)
     add(scheduler, 300)

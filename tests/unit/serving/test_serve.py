@@ -43,7 +43,7 @@ def test_defaults_are_safe() -> None:
         (["--enable-prefix-caching"], "enable_prefix_caching", True),
         (["--tool-call-parser", "glm_4"], "tool_call_parser", "glm_4"),
         (["--max-model-len", "4096"], "max_model_len", 4096),
-        ([], "prefill_tokens_beside_decode", 64),
+        ([], "prefill_tokens_beside_decode", 256),
         ([], "max_num_seqs", None),
         (["--options", "predict_batch_size=3"], "max_num_seqs", None),
     ],
