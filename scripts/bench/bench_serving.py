@@ -204,7 +204,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE", help="of ours")
     parser.add_argument("--parts", nargs="+", choices=["peers", "own"], default=["peers", "own"])
     parser.add_argument("--formats", default=list(FORMATS), type=_formats, metavar="bf16,int8")
-    parser.add_argument("--clients", default=[1, 4, 16, 64], type=_counts, metavar="1,4,16,64")
+    parser.add_argument("--clients", default=[1, 4, 16, 64], type=parse_counts, metavar="1,4,16,64")
     parser.add_argument("--requests_per_client", type=positive, default=1)
     parser.add_argument("--rounds", type=positive, default=1)
     parser.add_argument("--most_s", type=positive, default=60, help="of a server's turn")
@@ -227,7 +227,8 @@ def write_report(path: Path | None, report: list[dict[str, Any]]) -> None:
         path.write_text(json.dumps(report, indent=1))
 
 
-def _counts(text: str) -> list[int]:
+def parse_counts(text: str) -> list[int]:
+    """Numbers of clients: "1,4,16"."""
     return [positive(part) for part in text.split(",")]
 
 
