@@ -189,10 +189,10 @@ class Scheduler:
         """Fill the step for people who wait: neither answers nor short prompts stand still.
 
         Beside answers under way, prompts get as many rows as these, or the configured number where
-        that is more. Half is open to prompts that wait to begin. Of the rest, half is for the prompt
-        that has least left: read one after the other, most begin their answers sooner, and none
-        later than side by side. The others get equal shares, so a long one is never forgotten, and
-        what a short one does not need goes to the longer ones.
+        that is more. Half is open to prompts that wait to begin. Of the rest, half is for the one
+        that has least left: read one after the other, most begin their answers sooner than side by
+        side. The others get equal shares, so a long one is never forgotten, and what a short one
+        does not need goes to the longer ones.
         """
         num_decodes = schedule.num_tokens
         if num_decodes:

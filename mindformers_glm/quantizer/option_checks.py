@@ -150,8 +150,8 @@ def _check_format(options: QuantizeOptions) -> None:
         ),
         f"--rotation changes embeddings and norms, which --format {NUMPY_SET} leaves to the float "
         f"model: take --format {MSMODELSLIM}": bool(options.rotation) and layout == NUMPY_SET,
-        f"--anti_method m4 changes biases of linears, and --format {NUMPY_SET} leaves those of float "
-        "linears to the float model: leave --disable_names and --disable_level out, or take "
+        f"--anti_method m4 changes biases of linears, and --format {NUMPY_SET} leaves those of "
+        "float linears to the float model: leave --disable_names and --disable_level out, or take "
         f"--format {MSMODELSLIM}": (
             layout == NUMPY_SET
             and options.anti_method == "m4"
