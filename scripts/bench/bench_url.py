@@ -43,9 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("url", help="http://HOST:PORT/v1")
     parser.add_argument("--model", help="its name there; the first one of /v1/models")
     parser.add_argument("--api_key_file", type=Path)
-    parser.add_argument(
-        "--num_token_ids", type=positive, default=60_000, help="prompts are of these"
-    )
+    parser.add_argument("--num_token_ids", type=positive, default=60_000, help="of prompts")
     parser.add_argument("--clients", default=[1, 4, 16, 64], type=parse_counts, metavar="1,4,16,64")
     parser.add_argument("--rounds", type=positive, default=1)
     parser.add_argument("--most_s", type=positive, default=60, help="of a number of clients")

@@ -31,7 +31,7 @@ def test_failed_requests_are_the_exit_code(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_where_nothing_answers_a_sentence_says_so() -> None:
-    with pytest.raises(GlmError, match="names no model .* or --model NAME"):
+    with pytest.raises(GlmError, match=r"names no model .* or --model NAME"):
         bench_url.main(["http://127.0.0.1:9/v1"])
     with pytest.raises(GlmError, match="Cannot read --api_key_file /nowhere"):
         bench_url.main(["http://127.0.0.1:9/v1", "--api_key_file", "/nowhere"])
