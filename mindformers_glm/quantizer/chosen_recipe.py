@@ -76,13 +76,12 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
         # Where widths are mixed, what stays float is found by measuring.
         keeps_down = options.a_bit == 8 and options.target_bits is None
         disabled = list_down_projections(linears) if keeps_down else []
-    anti_method = options.anti_method
+    # What is asked for comes before what best would choose.
+    anti_method = options.anti_method or ("m1" if options.do_smooth else options.anti_method)
     if anti_method is None:
         smooths = is_best and not is_kv_only and options.rounding != BY_AWQ
         keeps_down = set(list_down_projections(linears)) <= resolve_names(disabled, linears)
         anti_method = _best_anti_method(options, activation, keeps_down) if smooths else ""
-    if options.do_smooth and not anti_method:
-        anti_method = "m1"
     kept = frozenset(linears) if is_kv_only else resolve_names(disabled, linears)
     has_search = is_best and not (is_kv_only or options.mm_tensor)
     usual_method = HISTOGRAM if is_best else MIN_MAX

@@ -60,10 +60,10 @@ class Histogram:
 
     def _spread(self, num_parts: int, first: int) -> np.ndarray:
         """Counts in bins of so many parts, the first of which has `first` parts before the old."""
-        parts = np.zeros(_NUM_BINS * num_parts)
-        old = np.repeat(self.counts, _PARTS)
-        parts[first : first + len(old)] = old[: len(parts) - first]
-        sums = parts.cumsum()[num_parts - 1 :: num_parts]
+        up_to = np.concatenate([[0], np.repeat(self.counts, _PARTS).cumsum()])
+        # Of old parts alone: where the range has grown a thousandfold, those of new bins are 2 GB.
+        ends = np.arange(1, _NUM_BINS + 1) * num_parts - first
+        sums = up_to[ends.clip(0, len(up_to) - 1)]
         before = np.concatenate([[0], sums[:-1]]).astype(np.float32)
         return (sums - before) / _PARTS
 

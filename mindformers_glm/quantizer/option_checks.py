@@ -151,11 +151,11 @@ def _check_format(options: QuantizeOptions) -> None:
         f"--rotation changes embeddings and norms, which --format {NUMPY_SET} leaves to the float "
         f"model: take --format {MSMODELSLIM}": bool(options.rotation) and layout == NUMPY_SET,
         f"--anti_method m4 changes biases of linears, and --format {NUMPY_SET} leaves those of "
-        "float linears to the float model: leave --disable_names and --disable_level out, or take "
-        f"--format {MSMODELSLIM}": (
+        "float linears to the float model: leave --disable_names, --disable_level and "
+        f"--target_bits out, or take --format {MSMODELSLIM}": (
             layout == NUMPY_SET
             and options.anti_method == "m4"
-            and bool(options.disable_names or options.disable_level)
+            and bool(options.disable_names or options.disable_level or options.target_bits)
         ),
         f"--format {AWQ} has weights of 4 bits, not of {options.w_bit}": layout == AWQ
         and options.w_bit != 4,

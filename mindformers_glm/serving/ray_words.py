@@ -14,7 +14,7 @@ from mindformers_glm.config.settings_reader import setting_from_text
 from mindformers_glm.core.errors import ConfigError
 
 _FOLDERS = ("pretrained_model_dir", "load_checkpoint")  # two names of one
-_KEY_FILE = "serve.api_key_file"
+_KEY_FILE, _TEMPLATE = "serve.api_key_file", "chat_template"
 
 
 def given_words(arguments: argparse.Namespace, config: RunConfig) -> list[str]:
@@ -23,12 +23,14 @@ def given_words(arguments: argparse.Namespace, config: RunConfig) -> list[str]:
     Names of files and folders become absolute ones: others may work in another folder.
     """
     words = []
+    template = _template_file(config)
     if arguments.config is not None:
         # One that is not here is beside the package, on every machine.
         file = Path(os.path.expanduser(arguments.config))
         words += ["--config", str(file.absolute() if file.is_file() else arguments.config)]
+    replaced = (*_FOLDERS, _KEY_FILE, *([_TEMPLATE] if template else []))
     for name, texts in arguments.given:
-        if setting_from_text(name, texts, arguments.command)[0].path in (*_FOLDERS, _KEY_FILE):
+        if setting_from_text(name, texts, arguments.command)[0].path in replaced:
             continue
         # --name=VALUE takes a value that begins with -.
         words += [f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts]
@@ -39,7 +41,21 @@ def given_words(arguments: argparse.Namespace, config: RunConfig) -> list[str]:
         words += [f"--{name}={folder}" for name in _FOLDERS]
     if arguments.command == "serve" and (keys := config.server["api_key_file"]) is not None:
         words.append(f"--{_KEY_FILE}={Path(os.path.expanduser(keys)).absolute()}")
+    if template:
+        words.append(f"--{_TEMPLATE}={template}")
     return words
+
+
+def _template_file(config: RunConfig) -> str:
+    """The file that writes conversations, by its whole name; "": none, or one of the checkpoint's.
+
+    A word alone may be the name of one of the checkpoint's templates, which comes before a file.
+    """
+    given = config.llm["chat_template"]
+    if not given or not ("." in given or os.sep in given):
+        return ""
+    file = os.path.abspath(os.path.expanduser(given))
+    return file if os.path.isfile(file) else ""
 
 
 def words_of(settings: Mapping[str, Any]) -> list[str]:

@@ -159,3 +159,16 @@ def test_width_looks_at_the_first_five_samples() -> None:
     rows = [slice(i, i + 1) for i in range(7)]
     assert width(x, rows) == pytest.approx(1, rel=0.05)
     assert width(np.zeros((2, 2), np.float32), rows[:2]) == 0
+
+
+def test_a_histogram_grows_by_any_factor_in_little_memory() -> None:
+    x = _rows()
+    factor = np.float32(2.0**24)  # so many parts of old bins that an array of them were 32 TiB
+    found = Histogram.of(x, is_tools=True).with_sample(x * factor)
+    low, high = found.search_range()
+    assert found.low == (x * factor).min()
+    assert found.high >= (x * factor).max()
+    assert found.low <= low < high <= found.high
+    counts = found.counts - Histogram.of(x * factor).counts
+    first = int(-found.low / (found.high - found.low) * len(counts))
+    np.testing.assert_allclose(counts[first - 1 : first + 2].sum(), x.size, rtol=0.02)

@@ -49,6 +49,12 @@ def test_nothing_given_is_w8a8_with_float_down_projections() -> None:
     assert (chosen.export.label, chosen.notices) == ("W8A8", ())
 
 
+@pytest.mark.parametrize("words", ["", "--w_bit 4 --a_bit 16", "--a_bit 16"])
+def test_do_smooth_is_m1_also_where_best_would_choose(words: str) -> None:
+    chosen = _choose("--recipe", "best", "--do_smooth", "True", *words.split())
+    assert chosen.recipe.anti_method == "m1"
+
+
 def test_options_have_the_names_and_defaults_of_the_example() -> None:
     options = _read()
     assert options.model_path == Path("in")
@@ -289,6 +295,7 @@ _WRONG = {
     "--rotation all": "values, residual",
     "--rotation values --format numpy": "float model",
     "--format numpy --anti_method m4 --disable_level L2": "biases of linears",
+    "--format numpy --anti_method m4 --target_bits 10": "biases of linears",
 }
 
 

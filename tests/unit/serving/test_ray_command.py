@@ -67,6 +67,31 @@ def test_files_are_found_from_another_folder(
     assert config.server["api_key_file"] == str(tmp_path / "keys")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--chat_template", "t.jinja"),
+        ("--options", "chat_template=t.jinja"),
+        ("--config", "c.yaml"),
+    ],
+)
+def test_a_template_is_found_from_another_folder(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.jinja").write_text("{{ messages }}")
+    (tmp_path / "c.yaml").write_text("chat_template: t.jinja\n")
+    handed_on = _handed_on(*words)
+    monkeypatch.chdir("/")
+    assert read_words(handed_on).llm["chat_template"] == str(tmp_path / "t.jinja")
+
+
+@pytest.mark.parametrize("template", ["{{ messages }}", "tool_use", "none.jinja", "x" * 5000])
+def test_a_template_that_is_no_file_stays_as_it_is(template: str, tmp_path: Path) -> None:
+    (tmp_path / "tool_use").touch()  # a name of the checkpoint's comes before a file's
+    handed_on = _handed_on("--chat_template", template)
+    assert handed_on == [f"--chat_template={template}"]
+
+
 def test_what_is_not_given_is_not_handed_on() -> None:
     assert _handed_on("--max_num_seqs", "4") == ["--max_num_seqs=4"]
 
