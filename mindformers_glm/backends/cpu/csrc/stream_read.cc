@@ -36,7 +36,7 @@ int64_t SumStreams(const int64_t* words) {
 }  // namespace
 }  // namespace glm
 
-// Reads `bytes` at `data` once with all threads, each as it reads weights for a single row; the
+// Reads `bytes` at `data` once with all threads, each in as many streams as WeightStreams says; the
 // return value keeps the compiler honest.
 GLM_EXPORT int64_t glm_stream_read(const void* data, int64_t bytes) {
   const int64_t* words = static_cast<const int64_t*>(data);
