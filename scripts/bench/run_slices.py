@@ -89,6 +89,8 @@ def run_slice(folder: Path, label: str, ranks: list[int], prompt: int, steps: in
 def run_all(arguments: argparse.Namespace) -> bool:
     """Write, run and remove one slice after the other."""
     all_good = True
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     for model in arguments.models:
         for name in arguments.forms:
             form = FORMS[name]
@@ -126,7 +128,7 @@ def main() -> int:
     parser.add_argument("--ranks", nargs="+", type=positive, default=[1, 2])
     parser.add_argument("--prompt", type=positive, default=128, help="tokens, at most 512")
     parser.add_argument("--steps", type=positive, default=8)
-    parser.add_argument("--folder", type=Path, help="place for one slice at a time")
+    parser.add_argument("--folder", type=Path, help="place for one slice at a time, made if new")
     arguments = parser.parse_args()
     print(describe_machine())
     print(f"{arguments.num_layers} layers, prompt {arguments.prompt}, {arguments.steps} steps")
