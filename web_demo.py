@@ -6,7 +6,7 @@ python web_demo.py --model_path DIR --tp_size 1
 import sys
 from pathlib import Path
 
-from mindformers_glm.serving.web_guide import main
+from mindformers_glm.serving.web.guide import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], Path(__file__).resolve().parent))

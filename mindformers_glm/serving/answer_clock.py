@@ -2,7 +2,7 @@
 
 import time
 
-from mindformers_glm.serving.chat_model import Piece
+from mindformers_glm.serving.chat.model import Piece
 
 
 class AnswerClock:

@@ -25,18 +25,18 @@ from mindformers_glm.version import __version__
 
 # What stdout answers where its disk takes no more; whoever writes a file has his own sentence.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-# Name -> file below mindformers_glm, and what --help says. The file has `add_arguments(parser)` and
+# Name -> file below serving/, and what --help says. The file has `add_arguments(parser)` and
 # `run(arguments)`, which returns the exit code; it is imported when its command is called.
 COMMANDS = {
-    "predict": ("serving.predict", "answer prompts with a GLM model"),
-    "serve": ("serving.serve", "answer OpenAI's requests over HTTP"),
-    "chat": ("serving.chat", "talk to a GLM model, or to a server with OpenAI's routes"),
-    "webui": ("serving.web", "show a chat in the browser, with a GLM model or a server's"),
-    "inspect": ("serving.inspect", "describe and check a checkpoint folder without loading it"),
-    "quantize": ("serving.quantize", "quantize a float checkpoint and write the result"),
-    "cache": ("serving.cache", "list, verify or clear packed caches of loaded weights"),
-    "download": ("serving.download", "download a published checkpoint, ready to run"),
-    "doctor": ("serving.doctor", "say whether models can run on this machine, and what would help"),
+    "predict": ("predict", "answer prompts with a GLM model"),
+    "serve": ("serve", "answer OpenAI's requests over HTTP"),
+    "chat": ("chat.command", "talk to a GLM model, or to a server with OpenAI's routes"),
+    "webui": ("web.command", "show a chat in the browser, with a GLM model or a server's"),
+    "inspect": ("inspect.command", "describe and check a checkpoint folder without loading it"),
+    "quantize": ("quantize", "quantize a float checkpoint and write the result"),
+    "cache": ("cache", "list, verify or clear packed caches of loaded weights"),
+    "download": ("download", "download a published checkpoint, ready to run"),
+    "doctor": ("doctor.command", "say whether models can run on this machine, and what would help"),
 }
 
 
@@ -129,7 +129,7 @@ def _run(words: list[str], prog: str, script_folder: Path | None) -> int:
             name, prog=full_name, allow_abbrev=False, help=help_text, description=help_text
         )
         if words[:1] == [name]:
-            module = import_module(f"mindformers_glm.{file}")
+            module = import_module(f"mindformers_glm.serving.{file}")
             command.set_defaults(run=module.run, reject=command.reject)
             module.add_arguments(command)
             command.add_argument("--version", action="store_true", help=version_help)

@@ -17,7 +17,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.model_names import default_folder, find_repository
 from mindformers_glm.core.errors import ConfigError, GlmError
 from mindformers_glm.serving.hubs import HUBS, DownloadError, Hub, Listing
-from mindformers_glm.serving.inspect import inspect_checkpoint
+from mindformers_glm.serving.inspect.command import inspect_checkpoint
 from mindformers_glm.system.files import MORE_TEMPLATES
 from mindformers_glm.system.log import note
 from mindformers_glm.system.sizes import format_bytes

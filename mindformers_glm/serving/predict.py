@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         # Upstream's deprecation warnings concern its developers.
         warnings.filterwarnings("ignore")
     if arguments.ray is not None:
-        from mindformers_glm.serving.ray_predict import predict_on_ray
+        from mindformers_glm.serving.ray.predict import predict_on_ray
 
         prompts = _read_and_check(config)
         _check_tokenizer(config)

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         return follow_rank_0(config, _llm_arguments(config))
     _check_packages()
     if arguments.ray is not None:
-        from mindformers_glm.serving.ray_serve import serve_on_ray
+        from mindformers_glm.serving.ray.serve import serve_on_ray
 
         return serve_on_ray(arguments, config)
     return serve(config, _typed_folder(arguments))
@@ -127,7 +127,7 @@ def serve(config: RunConfig, typed_folder: str | None) -> int:
 
 
 def _refuse_ranks(num_ranks: int) -> NoReturn:
-    from mindformers_glm.serving.ray_app import refuse_ranks
+    from mindformers_glm.serving.ray.app import refuse_ranks
 
     refuse_ranks(num_ranks)
 

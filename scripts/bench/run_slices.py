@@ -25,7 +25,7 @@ from quantized_slices import FORMS
 from released_models import MODELS
 
 from mindformers_glm.core.errors import GlmError
-from mindformers_glm.serving.inspect import inspect_folder
+from mindformers_glm.serving.inspect.command import inspect_folder
 
 MINI = REPO / "mindformers_glm" / "assets" / "glm4-mini"
 _MODELS = ["9b", "32b", "glm-4-9b-chat"]

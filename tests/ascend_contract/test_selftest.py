@@ -20,7 +20,7 @@ from mindformers_glm.backends.part_report import SelfTestReport
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.core.errors import MemoryBudgetError, UnsupportedError
-from mindformers_glm.serving.doctor_selftest import print_selftest
+from mindformers_glm.serving.doctor.selftest import print_selftest
 from tests.conftest import MINI
 from tests.model import hf_oracle
 from tests.model.dialects import save_dialect

@@ -30,7 +30,7 @@ INGRESS = "ServeReplica:mindformers-glm:Ingress"
 SERVER = "-m mindformers_glm serve"  # of a replica
 _TOO_SLOW = re.compile(r"timed out during startup|proxies not available after")
 _MOST_STARTS = 8
-_CALLBACK = "mindformers_glm.serving.ray_proxy:middlewares"
+_CALLBACK = "mindformers_glm.serving.ray.proxy:middlewares"
 _QUESTION = "请介绍一下北京"
 
 

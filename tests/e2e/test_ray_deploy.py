@@ -17,7 +17,7 @@ http_options: {{host: 127.0.0.1, port: {port}}}
 applications:
   - name: glm
     route_prefix: /glm
-    import_path: mindformers_glm.serving.ray_app:build
+    import_path: mindformers_glm.serving.ray.app:build
     args: {{replicas: 1, max: 2, queue: 2, downscale_delay_s: 5, settings: {{max_num_seqs: 4}}}}
 """
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import Glm4ForCausalLM
 
 from mindformers_glm import LLM
-from mindformers_glm.serving.inspect import inspect_checkpoint
+from mindformers_glm.serving.inspect.command import inspect_checkpoint
 from mindformers_glm.weights.packed_cache import FOLDER_NAME
 from tests.conftest import TOLERANCES, relative_error
 from tests.model import hf_oracle

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mindformers_glm import LLM, SamplingParams
-from mindformers_glm.serving.inspect import inspect_checkpoint
+from mindformers_glm.serving.inspect.command import inspect_checkpoint
 from mindformers_glm.tokenizer.detokenizer import byte_level_alphabet
 from tests.conftest import MINI
 

@@ -35,7 +35,7 @@ OUTSIDE = {
     "version": "system",
 }
 READ_THE_ENVIRONMENT = {
-    "serving/doctor.py",
+    "serving/doctor/command.py",
     "config/run_config.py",
     "config/launch_config.py",
     "config/environment.py",

@@ -11,7 +11,7 @@ from mindformers_glm import LLM
 from mindformers_glm.config.model_names import locate_folder
 from mindformers_glm.config.run_config import load_run_config
 from mindformers_glm.core.errors import CheckpointError, ConfigError
-from mindformers_glm.serving.inspect import inspect_checkpoint
+from mindformers_glm.serving.inspect.command import inspect_checkpoint
 from tests.unit.config.predict_arguments import predict_arguments
 from tests.unit.tiny_config import TINY_CONFIG
 

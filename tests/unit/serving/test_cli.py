@@ -101,7 +101,7 @@ def test_a_command_is_one_file_and_one_line(
     greet = ModuleType("mindformers_glm.serving.greet")
     vars(greet).update(add_arguments=add_arguments, run=run)
     monkeypatch.setitem(sys.modules, greet.__name__, greet)
-    monkeypatch.setitem(cli.COMMANDS, "greet", ("serving.greet", "say hello"))
+    monkeypatch.setitem(cli.COMMANDS, "greet", ("greet", "say hello"))
     assert cli.main(["greet", "--times", "2"]) == 7
     assert capsys.readouterr().out == "hello hello \n"
     assert cli.main(["greet", "--help"]) == 0

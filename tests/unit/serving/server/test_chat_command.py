@@ -15,9 +15,9 @@ from mindformers_glm.engine import open_model as open_model_module
 from mindformers_glm.engine.led_engine import LedEngine
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
-from mindformers_glm.serving.chat_model import LocalModel
-from mindformers_glm.serving.chat_server import ServerModel, sampling_fields
-from mindformers_glm.serving.chat_session import ChatSession
+from mindformers_glm.serving.chat.model import LocalModel
+from mindformers_glm.serving.chat.server import ServerModel, sampling_fields
+from mindformers_glm.serving.chat.session import ChatSession
 from tests.unit.serving.chat_user import User
 from tests.unit.serving.server.conftest import StartServer, _ScriptedBackend
 from tests.unit.serving.server.served_model import ASSISTANT, ServedModel

@@ -1,0 +1,1 @@
+"""`mindformers-glm doctor`: can models run on this machine, and what would help?"""

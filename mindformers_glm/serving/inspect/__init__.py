@@ -1,0 +1,1 @@
+"""`mindformers-glm inspect`: what a checkpoint folder is, without loading it."""

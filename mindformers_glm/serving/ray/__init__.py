@@ -1,0 +1,1 @@
+"""Several machines: the Ray Serve application, and `predict --ray`."""

@@ -1,0 +1,1 @@
+"""`mindformers-glm webui`, and web_demo.py: conversations in the browser."""
