@@ -15,7 +15,7 @@ from mindformers_glm.backends.cpu.fused_layers import WeightedModule
 from mindformers_glm.backends.cpu.program import Graph
 from mindformers_glm.backends.cpu.trace import Value
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.weights.checkpoint import TensorView
+from mindformers_glm.weights.tensor_view import TensorView
 from tests.conftest import relative_error
 from tests.kernels import reference
 
