@@ -17,6 +17,7 @@ from mindformers_glm.engine.answer_grammar import (
 )
 from mindformers_glm.engine.constraints import AnswerGrammar, ConstraintCompiler
 from mindformers_glm.engine.generation_defaults import DEFAULT_MAX_NEW_TOKENS
+from mindformers_glm.engine.input_processor import check_token_ids
 from mindformers_glm.engine.llm_arguments import (
     Prompt,
     ToolChoice,
@@ -26,7 +27,7 @@ from mindformers_glm.engine.llm_arguments import (
     is_list,
     read_tool_choice,
 )
-from mindformers_glm.engine.llm_engine import LLMEngine, check_token_ids
+from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.reply_reader import ReplyParsers, ReplyReader
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams

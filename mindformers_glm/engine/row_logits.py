@@ -9,7 +9,8 @@ import numpy as np
 from mindformers_glm.core.errors import MemoryBudgetError, PromptError
 from mindformers_glm.engine.batch import build_batch
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
-from mindformers_glm.engine.llm_engine import LLMEngine, check_token_ids
+from mindformers_glm.engine.input_processor import check_token_ids
+from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.engine.scheduler import Chunk
 from mindformers_glm.engine.sequence import Sequence
@@ -46,7 +47,7 @@ def iter_row_logits(engine: LLMEngine, token_ids: Items[int]) -> Generator[np.nd
     if len(token_ids) > engine.config.max_model_len:
         raise PromptError(
             f"{len(token_ids)} tokens were given and the limit is max_model_len="
-            f"{engine.config.max_model_len}: {engine.length_advice}."
+            f"{engine.config.max_model_len}: {engine.input_processor.length_advice}."
         )
     return _run_chunks(engine, token_ids)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,19 @@ from mindformers_glm.engine.sequence import Sequence
 from mindformers_glm.engine.stop_strings import StopStringMatcher
 from mindformers_glm.engine.thinking_limit import ThinkingLimit
 from mindformers_glm.tokenizer.vocabulary import Detokenizer
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why an answer has ended.
+
+    error: one sentence, where `reason` is "error".
+    stop_reason: the token or the text that ended it, if the request named it.
+    """
+
+    reason: FinishReason
+    error: str | None = None
+    stop_reason: int | str | None = None
 
 
 class RunningSample:
@@ -90,18 +103,13 @@ class RunningSample:
         self._new_text += self.matcher.feed(self._detokenizer.flush())
         self._new_text += self.matcher.flush()
 
-    def take_output(
-        self,
-        reason: FinishReason | None = None,
-        error: str | None = None,
-        stop_reason: int | str | None = None,
-    ) -> RequestOutput:
+    def take_output(self, ending: Ending | None = None) -> RequestOutput:
         sequence = self.sequence
         token_ids = sequence.generated_token_ids[len(self._token_ids) :].tolist()
         text, self._new_text = self._new_text, ""
         self._token_ids += token_ids
         self._pieces.append(text)
-        if reason is not None:
+        if ending is not None:
             self.is_done = True
             sequence.stop_guessing()
         settings = sequence.settings
@@ -117,10 +125,10 @@ class RunningSample:
             ),
             delta_token_ids=token_ids,
             delta_text=text,
-            finish_reason=reason,
-            error=error,
+            finish_reason=None if ending is None else ending.reason,
+            error=None if ending is None else ending.error,
             num_cached_tokens=sequence.num_cached_tokens or 0,
-            stop_reason=stop_reason,
+            stop_reason=None if ending is None else ending.stop_reason,
             prompt_logprobs=self._prompt_logprobs if has_prompt_logprobs else None,
         )
 

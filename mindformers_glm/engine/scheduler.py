@@ -15,9 +15,9 @@ beginning, so a shared prompt is computed once.
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from mindformers_glm.engine.block_keys import extend_block_keys
 from mindformers_glm.engine.block_pool import BlockPool
 from mindformers_glm.engine.engine_config import EngineConfig
+from mindformers_glm.engine.kv_cache_manager import KVCacheManager
 from mindformers_glm.engine.sequence import Sequence
 
 
@@ -70,18 +70,13 @@ class Scheduler:
     only decoding can run out of blocks. The youngest running sequence then gives its blocks back
     and waits, first in line, to be computed again with the tokens it has generated so far. The
     oldest one is never preempted, so there is always progress.
-
-    Full blocks are registered in the pool when the step that fills them is chosen, not when it is
-    done: all K and V of a step are written before any row attends, so sequences that start in the
-    same step can share them. If that step is then interrupted, `_undo_interrupted` withdraws them.
     """
 
     def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
         self._config = config
-        self._pool = pool
+        self._kv_cache = KVCacheManager(config, pool)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # oldest first
-        self._unfilled: set[int] = set()  # registered blocks that the step under way fills
         self.num_preemptions = 0
 
     @property
@@ -110,7 +105,7 @@ class Scheduler:
         self._undo_interrupted()
         queue = self._running if sequence in self._running else self._waiting
         queue.remove(sequence)
-        self._release_blocks(sequence)
+        self._kv_cache.release(sequence)
 
     def holds(self, sequence: Sequence) -> bool:
         """Whether a sequence was added and not removed since."""
@@ -138,7 +133,7 @@ class Scheduler:
 
     def complete(self, schedule: Schedule) -> None:
         """Note that K and V of the step's tokens are in the cache now."""
-        self._unfilled.clear()
+        self._kv_cache.end_step()
         for chunk in schedule.chunks:
             chunk.sequence.num_computed = chunk.end
 
@@ -151,10 +146,7 @@ class Scheduler:
         """
         sequence = chunk.sequence
         sequence.num_computed = chunk.end + num_accepted
-        self._register_blocks(sequence, chunk.end, sequence.num_computed)
-        num_kept = -(-sequence.num_computed // self._config.block_size)
-        self._pool.free(sequence.block_table[num_kept:])
-        del sequence.block_table[num_kept:]
+        self._kv_cache.keep_computed(sequence, chunk.end)
 
     def _schedule_decodes(self, schedule: Schedule) -> None:
         for sequence in list(self._running):
@@ -168,7 +160,7 @@ class Scheduler:
 
     def _make_room(self, sequence: Sequence, schedule: Schedule) -> bool:
         """Allocate the block for one more token; False if `sequence` itself had to go."""
-        while not self._allocate(sequence):
+        while not self._kv_cache.allocate(sequence):
             victim = self._running[-1]
             if victim is sequence and len(self._running) == 1:
                 self.remove(sequence)
@@ -215,33 +207,15 @@ class Scheduler:
             if len(self._running) == self._config.max_num_seqs:
                 return
             sequence = self._waiting[0]
-            if self._num_missing_blocks(sequence) > self._pool.num_blocks:
+            if not self._kv_cache.can_ever_hold(sequence):
                 schedule.unschedulable.append(self._waiting.popleft())
                 continue
-            if not self._give_first_blocks(sequence):
+            # One spare block for each running sequence: without it a newcomer could be preempted
+            # in the very next step, and its prompt computed for nothing.
+            if not self._kv_cache.start(sequence, num_spare=len(self._running)):
                 return
             self._running.append(self._waiting.popleft())
             self._append_chunk(schedule, sequence, budget)
-
-    def _give_first_blocks(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence the blocks that hold its beginning, and free ones for the rest.
-
-        False and nothing if too few are free. Its last token is always computed, for its logits.
-        """
-        if self._config.enable_prefix_caching:
-            num_full = sequence.num_reusable_tokens // self._config.block_size
-            self._extend_keys(sequence, num_full)
-            sequence.block_table = self._pool.take_cached(sequence.block_keys[:num_full])
-        num_shared_blocks = len(sequence.block_table)
-        # One spare block for each running sequence: without it a newcomer could be preempted in
-        # the very next step, and its prompt computed for nothing.
-        if not self._allocate(sequence, num_spare=len(self._running)):
-            self._release_blocks(sequence)
-            return False
-        sequence.num_computed = num_shared_blocks * self._config.block_size
-        if sequence.num_cached_tokens is None:
-            sequence.num_cached_tokens = sequence.num_computed
-        return True
 
     def _append_chunk(self, schedule: Schedule, sequence: Sequence, budget: int) -> None:
         """Let the step compute what is pending of a sequence, up to `budget` rows of all."""
@@ -261,44 +235,13 @@ class Scheduler:
                 )
             )
             schedule.num_tokens += end - sequence.num_computed
-            self._unfilled.update(self._register_blocks(sequence, sequence.num_computed, end))
-
-    def _register_blocks(self, sequence: Sequence, start: int, end: int) -> list[int]:
-        """Let others find the blocks that tokens [start, end) complete; return those registered."""
-        if not self._config.enable_prefix_caching:
-            return []
-        first, last = start // self._config.block_size, end // self._config.block_size
-        self._extend_keys(sequence, last)
-        keys, blocks = sequence.block_keys[first:last], sequence.block_table[first:last]
-        return [
-            block
-            for block, key in zip(blocks, keys, strict=True)
-            if self._pool.register(block, key)
-        ]
-
-    def _extend_keys(self, sequence: Sequence, num_blocks: int) -> None:
-        """Make sure of the keys of the sequence's first full blocks."""
-        extend_block_keys(
-            sequence.block_keys,
-            sequence.token_ids,
-            num_blocks,
-            self._config.block_size,
-            sequence.num_prompt_tokens if self._config.tells_prompts_apart else None,
-        )
+            self._kv_cache.fill(sequence, end)
 
     def _undo_interrupted(self) -> None:
-        """Withdraw the blocks that a step was to fill which never came to its end.
-
-        Sequences that started on such blocks have to start again.
-        """
-        if not self._unfilled:
-            return
-        self._pool.forget(self._unfilled)
-        for sequence in reversed(list(self._running)):
-            num_shared = sequence.num_computed // self._config.block_size
-            if not self._unfilled.isdisjoint(sequence.block_table[:num_shared]):
-                self._requeue(sequence)
-        self._unfilled.clear()
+        """Requeue what started on blocks that a step was to fill which never came to its end."""
+        for sequence in self._kv_cache.withdraw_unfilled(self._running):
+            self._requeue(sequence)
+        self._kv_cache.end_step()
 
     def _add_drafts(self, schedule: Schedule) -> None:
         """Let decoding sequences guess ahead; nobody else gets fewer rows or blocks for it.
@@ -314,10 +257,9 @@ class Scheduler:
             sequence = chunk.sequence
             if not chunk.is_sampled or chunk.num_rows > 1:
                 continue
-            num_blocks = len(sequence.block_table) + self._pool.num_free
             limit = min(
                 max_rows - schedule.num_tokens,
-                num_blocks * self._config.block_size - chunk.end,
+                self._kv_cache.count_room(sequence) - chunk.end,
                 sequence.max_tokens - chunk.end - 1,  # one token comes without a guess
             )
             if limit < 1:
@@ -329,28 +271,12 @@ class Scheduler:
                 draft = sequence.lookup.propose(sequence.token_ids, limit)
                 draft = draft if constraint is None else draft[: constraint.count_allowed(draft)]
             if draft:
-                self._allocate(sequence, num_ahead=len(draft))
+                self._kv_cache.allocate(sequence, num_ahead=len(draft))
                 schedule.chunks[index] = replace(chunk, draft=tuple(draft), is_forced=is_forced)
                 schedule.num_tokens += len(draft)
 
-    def _num_missing_blocks(self, sequence: Sequence, num_ahead: int = 0) -> int:
-        needed = -(-(sequence.num_tokens + num_ahead) // self._config.block_size)
-        return needed - len(sequence.block_table)
-
-    def _allocate(self, sequence: Sequence, *, num_ahead: int = 0, num_spare: int = 0) -> bool:
-        """Give the sequence blocks for all its tokens, or nothing if too few are free."""
-        missing = self._num_missing_blocks(sequence, num_ahead)
-        if missing + num_spare > self._pool.num_free:
-            return False
-        sequence.block_table += self._pool.allocate(missing)
-        return True
-
     def _requeue(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
-        self._release_blocks(sequence)
+        self._kv_cache.release(sequence)
         sequence.num_computed = 0
         self._waiting.appendleft(sequence)
-
-    def _release_blocks(self, sequence: Sequence) -> None:
-        self._pool.free(sequence.block_table)
-        sequence.block_table = []

@@ -24,7 +24,8 @@ from mindformers_glm.core.errors import ConfigError, GlmError, UnsupportedError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.engine.agreement import check_model_is_shared
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
-from mindformers_glm.engine.llm_engine import LLMEngine, check_token_ids
+from mindformers_glm.engine.input_processor import check_token_ids
+from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.open_model import OpenRunner, open_runner
 from mindformers_glm.models.generate import create_engine, generate
 from mindformers_glm.models.step_inputs import read_step

@@ -5,8 +5,6 @@ work. Views cost no memory of their own: they are the file's pages, dropped agai
 """
 
 import hashlib
-import mmap
-import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,15 +23,14 @@ from mindformers_glm.core.quantized_linear import (
     StoredTensors,
 )
 from mindformers_glm.core.sharding import BlockCuts, Piece, TensorParallel
-from mindformers_glm.system.files import open_file, require_folder
+from mindformers_glm.system.files import require_folder
+from mindformers_glm.weights.mapped_files import Identity, MappedFiles, read_identity
 from mindformers_glm.weights.numpy_set import has_numpy_set, lay_over, read_numpy_set
 from mindformers_glm.weights.quantized_view import QuantizedView
 from mindformers_glm.weights.shards import find_shards, has_shards, no_shards, single_file
 from mindformers_glm.weights.shares import find_share
 from mindformers_glm.weights.tensor_entry import TensorEntry
 from mindformers_glm.weights.tensor_view import ROW_MAXIMA, CutColumns, TensorView
-
-__all__ = ["Checkpoint", "TensorEntry", "TensorView"]
 
 # NumPy has no bfloat16: its bits travel as uint16.
 _NUMPY_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
@@ -43,7 +40,6 @@ _ARRAY_DTYPES = _NUMPY_DTYPES | {
     "float8_e4m3": np.uint8,
 }
 FindFormat = Callable[[Path, StoredTensors], CheckpointFormat | None]
-_MAX_FOLIO_BYTES = 2 * 2**20  # the page cache's largest unit on x86-64 and aarch64, 4 KiB pages
 
 
 class Checkpoint:
@@ -60,7 +56,7 @@ class Checkpoint:
         self,
         folder: Path,
         entries: dict[str, TensorEntry],
-        identities: dict[Path, tuple[int, int]],
+        identities: dict[Path, Identity],
         file_format: str,
         is_share: bool = False,
     ) -> None:
@@ -74,7 +70,7 @@ class Checkpoint:
         self.file_format = file_format
         self.quantized: CheckpointFormat | None = None
         self._identities = identities
-        self._mapped: dict[Path, _MappedFile] = {}
+        self._mapped = MappedFiles(identities)
 
     @classmethod
     def open(
@@ -119,9 +115,9 @@ class Checkpoint:
         else:
             shards = find_shards(path if of_set else place)
         entries: dict[str, TensorEntry] = {}
-        identities = {entry.file: _read_identity(entry.file) for entry in of_set}
+        identities = {entry.file: read_identity(entry.file) for entry in of_set}
         for file in shards.files:
-            identities[file] = _read_identity(file)
+            identities[file] = read_identity(file)
             for entry in shards.format.read(file):
                 if entry.name in entries:
                     raise CheckpointError(
@@ -129,8 +125,7 @@ class Checkpoint:
                         "remove the shard that does not belong here."
                     )
                 entries[entry.name] = entry
-        if shards.weight_map is not None:
-            _check_index(path if of_set else place, shards.weight_map, entries)
+        shards.check_index(path if of_set else place, entries)
         file_format = "NumPy" if of_set else shards.format.name
         if of_set:
             entries = lay_over(entries, of_set)
@@ -210,11 +205,11 @@ class Checkpoint:
                 f"{', '.join(_NUMPY_DTYPES)}."
             )
         dtype = np.dtype(_NUMPY_DTYPES[entry.dtype])
-        mapped = self._map(entry.file)
+        pages = self._mapped.pages(entry.file)
         if entry.num_bytes == 0:
             return TensorView(name, entry.dtype, np.empty(entry.shape, dtype), lambda *_: None)
         data = np.frombuffer(
-            mapped.pages, dtype, count=entry.num_bytes // dtype.itemsize, offset=entry.begin
+            pages, dtype, count=entry.num_bytes // dtype.itemsize, offset=entry.begin
         )
         data = data.reshape(entry.shape)
         row_bytes = entry.num_bytes // entry.shape[0] if entry.shape else entry.num_bytes
@@ -228,7 +223,7 @@ class Checkpoint:
             data = data[:, piece.columns.start : piece.columns.stop]
 
         def release_rows(begin: int, end: int) -> None:
-            self._release(entry.file, start + begin * row_bytes, start + end * row_bytes)
+            self._mapped.release(entry.file, start + begin * row_bytes, start + end * row_bytes)
 
         return TensorView(name, entry.dtype, data, release_rows, cut)
 
@@ -244,7 +239,7 @@ class Checkpoint:
         dtype = np.dtype(_ARRAY_DTYPES[entry.dtype])
         if entry.num_bytes == 0:
             return np.empty(entry.shape, dtype)
-        pages, count = self._map(entry.file).pages, entry.num_bytes // dtype.itemsize
+        pages, count = self._mapped.pages(entry.file), entry.num_bytes // dtype.itemsize
         data = np.frombuffer(pages, dtype, count=count, offset=entry.begin).reshape(entry.shape)
         if entry.dtype == "bfloat16":
             return (data.astype(np.uint32) << 16).view(np.float32)
@@ -266,84 +261,24 @@ class Checkpoint:
         if stored is None:
             is_whole = len(piece.columns) == rows.shape[1]
             return None if is_whole else CutColumns(rows, piece.columns, None)
-        pages, count = self._map(stored.file).pages, stored.num_bytes // 4
+        pages, count = self._mapped.pages(stored.file), stored.num_bytes // 4
         maxima = np.frombuffer(pages, np.float32, count=count, offset=stored.begin)
         return CutColumns(rows, piece.columns, maxima[piece.rows.start : piece.rows.stop])
 
     def release(self, name: str) -> None:
         """Drop the pages of one tensor from memory; a view of it stays valid and reads anew."""
         entry = self.entries[name]
-        self._release(entry.file, entry.begin, entry.end)
-
-    def _release(self, file: Path, begin: int, end: int) -> None:
-        if file not in self._mapped or begin == end:
-            return
-        # A page fault maps the whole folio around it, so reading a small norm makes up to 2 MiB of
-        # its neighbours resident. Those are clean file pages too: dropping them is harmless.
-        begin -= begin % _MAX_FOLIO_BYTES
-        end += -end % _MAX_FOLIO_BYTES
-        pages = self._mapped[file].pages
-        pages.madvise(mmap.MADV_DONTNEED, begin, min(end, len(pages)) - begin)
+        self._mapped.release(entry.file, entry.begin, entry.end)
 
     def close(self) -> None:
         """Close the files. Views taken before stay valid: they keep their mapping alive."""
-        for mapped in self._mapped.values():
-            mapped.close()
-        self._mapped.clear()
+        self._mapped.close()
 
     def __enter__(self) -> "Checkpoint":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def _map(self, file: Path) -> "_MappedFile":
-        """Return the mapping of `file`, made on first use.
-
-        Reading a mapped page beyond the file's end kills the process (SIGBUS), so the file is
-        looked at again for each view.
-        """
-        if file not in self._mapped:
-            try:
-                self._mapped[file] = _MappedFile(file, self._identities[file])
-            except OSError as problem:
-                raise CheckpointError(f"Cannot read {file}: {problem.strerror}.") from None
-        self._mapped[file].check_unchanged()
-        return self._mapped[file]
-
-
-class _MappedFile:
-    """A read-only shared mapping; the descriptor stays open to notice changes."""
-
-    def __init__(self, path: Path, identity: tuple[int, int]) -> None:
-        self._path, self._identity = path, identity
-        self._file = open_file(path)
-        try:
-            self.check_unchanged()
-            self.pages = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, CheckpointError):
-            self._file.close()
-            raise
-
-    def check_unchanged(self) -> None:
-        if _read_identity(self._file.fileno()) != self._identity:
-            raise CheckpointError(
-                f"{self._path} changed while it was being loaded: wait until it is complete, "
-                "then retry."
-            )
-
-    def close(self) -> None:
-        # Not pages.close(): that fails while a view lives. The mapping goes with its last view.
-        self._file.close()
-
-
-def _read_identity(file: Path | int) -> tuple[int, int]:
-    """Return (size, modification time) of a path or an open descriptor."""
-    try:
-        stat = os.stat(file)
-    except OSError as problem:
-        raise CheckpointError(f"Cannot read {file}: {problem.strerror}.") from None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _find_row_maxima(entries: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
@@ -375,21 +310,3 @@ def _refuse_quantized(path: Path, place: Path, find_format: FindFormat) -> None:
             "in the place of its own: give the float checkpoint, or unset ENABLE_QUANT and "
             "ENABLE_SPARSE."
         )
-
-
-def _check_index(
-    folder: Path, weight_map: dict[str, Path], entries: dict[str, TensorEntry]
-) -> None:
-    """Compare what the index says with what the shards hold."""
-    for name, file in weight_map.items():
-        if name not in entries or entries[name].file != file:
-            raise CheckpointError(
-                f"The index in {folder} says that {file.name} holds {name!r}, but it does not: "
-                "index and shards are not of one model, download both again."
-            )
-    for name, entry in entries.items():
-        if name not in weight_map:
-            raise CheckpointError(
-                f"{entry.file} holds {name!r}, which the index in {folder} does not name: "
-                "index and shards are not of one model, download both again."
-            )

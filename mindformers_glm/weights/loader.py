@@ -5,11 +5,12 @@ from typing import Any, Protocol
 
 from mindformers_glm.core.sharding import Piece
 from mindformers_glm.system.progress import Progress
-from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
+from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCache
 from mindformers_glm.weights.quantized_view import QuantizedView
 from mindformers_glm.weights.rules import SourceTensor, WeightRule, check_rules, count_bytes
 from mindformers_glm.weights.surplus import check_repeats, tell_surplus
+from mindformers_glm.weights.tensor_view import TensorView
 
 
 class WeightTarget(Protocol):

@@ -18,16 +18,15 @@ import numpy as np
 
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.system.files import open_file
-from mindformers_glm.weights.state_dict_pickle import (
+from mindformers_glm.weights.state_dict_pickle import StoredBytes, read_pickle
+from mindformers_glm.weights.tensor_entry import TensorEntry
+from mindformers_glm.weights.torch_tensors import (
     StateDictError,
     Storage,
-    StoredBytes,
     StoredTensor,
-    read_pickle,
     rebuild_tensor,
     require_state_dict,
 )
-from mindformers_glm.weights.tensor_entry import TensorEntry
 
 _NOT_SO = "is not a dictionary of tensors that msModelSlim saved with NumPy: copy it again"
 

@@ -20,14 +20,14 @@ from typing import BinaryIO
 
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.system.files import LFS_MAGIC, lfs_pointer_message, open_file
-from mindformers_glm.weights.state_dict_pickle import (
+from mindformers_glm.weights.state_dict_pickle import read_pickle
+from mindformers_glm.weights.tensor_entry import TensorEntry
+from mindformers_glm.weights.torch_tensors import (
     StateDictError,
     Storage,
     StoredTensor,
-    read_pickle,
     require_state_dict,
 )
-from mindformers_glm.weights.tensor_entry import TensorEntry
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of a long integer

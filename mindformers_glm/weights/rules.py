@@ -28,8 +28,9 @@ from mindformers_glm.core.sharding import (
 )
 from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.system.log import note
-from mindformers_glm.weights.checkpoint import Checkpoint, TensorEntry
+from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.shards import list_names
+from mindformers_glm.weights.tensor_entry import TensorEntry
 from mindformers_glm.weights.tensor_names import (
     KV_SCALES,
     LINEARS,

@@ -1,7 +1,7 @@
 """Find the weight files of a checkpoint folder: by its index, else by their names."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,27 @@ class Shards:
     format: WeightFormat
     files: list[Path]
     weight_map: dict[str, Path] | None
+
+    def check_index(self, folder: Path, entries: Mapping[str, TensorEntry]) -> None:
+        """Compare what the index of `folder` says with what the shards hold.
+
+        Raises:
+            CheckpointError: a tensor is not where the index says, or the index does not name it.
+        """
+        if self.weight_map is None:
+            return
+        for name, file in self.weight_map.items():
+            if name not in entries or entries[name].file != file:
+                raise CheckpointError(
+                    f"The index in {folder} says that {file.name} holds {name!r}, but it does not: "
+                    "index and shards are not of one model, download both again."
+                )
+        for name, entry in entries.items():
+            if name not in self.weight_map:
+                raise CheckpointError(
+                    f"{entry.file} holds {name!r}, which the index in {folder} does not name: "
+                    "index and shards are not of one model, download both again."
+                )
 
 
 def single_file(file: Path) -> Shards:

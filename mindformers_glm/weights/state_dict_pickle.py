@@ -3,9 +3,8 @@
 A pickle is a program: the standard library's reader would import and call whatever it names. This
 one knows the few operations that a dictionary of tensors is written with, and the only calls it
 makes are the functions of `_CALLS` below, so nothing of a file is ever run. `pickletools.genops`
-cuts the bytes into operations.
-Sources: `pickletools` of Python 3.11 (the operations); torch 2.13 `torch/serialization.py`
-(`_save`, `_legacy_save`) and `torch/_utils.py` (`_rebuild_tensor_v2`).
+cuts the bytes into operations; torch_tensors.py says what tensors are made of.
+Source: `pickletools` of Python 3.11 (the operations).
 """
 
 import pickletools
@@ -13,57 +12,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol
 
-_STORAGES = {  # name in the file -> (name used here, bytes of an element)
-    "torch.FloatStorage": ("float32", 4),
-    "torch.HalfStorage": ("float16", 2),
-    "torch.BFloat16Storage": ("bfloat16", 2),
-    "torch.DoubleStorage": ("float64", 8),
-    "torch.LongStorage": ("int64", 8),
-    "torch.IntStorage": ("int32", 4),
-    "torch.ShortStorage": ("int16", 2),
-    "torch.CharStorage": ("int8", 1),
-    "torch.ByteStorage": ("uint8", 1),
-    "torch.BoolStorage": ("bool", 1),
-}
+from mindformers_glm.weights.torch_tensors import (
+    STORAGE_TYPES,
+    Global,
+    StateDictError,
+    Storage,
+    read_storage,
+    rebuild_parameter,
+    rebuild_tensor,
+    require,
+)
+
 # Operations that hold bytes, and how many bytes tell their length.
 _BYTES = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8}
-_MOST_DIMENSIONS = 64  # torch's own limit
-_MAX_SIZE = 2**63 - 1
 _MAX_OPERATIONS = 200_000  # a tensor takes 33; a million take seconds
-
-
-class StateDictError(Exception):
-    """A file is no plain state dict; the message says why and follows the file's name."""
-
-
-@dataclass(frozen=True)
-class Storage:
-    """The bytes that one or more tensors share; `key` names them in the file."""
-
-    key: str
-    dtype: str
-    element_bytes: int
-    num_elements: int
-
-    @property
-    def num_bytes(self) -> int:
-        return self.num_elements * self.element_bytes
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A part of a storage in row-major order, beginning at element `offset`."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Global:
-    """A class or function that the pickle names."""
-
-    name: str
 
 
 @dataclass
@@ -147,29 +109,6 @@ def read_pickle(
     return value, state.storages
 
 
-def require_state_dict(value: Any) -> dict[str, StoredTensor]:
-    """Return what was read if it maps names to tensors; StateDictError otherwise."""
-    if not isinstance(value, dict):
-        raise StateDictError(
-            f"holds a {type(value).__name__}, not a state dict: save the model's state_dict() alone"
-        )
-    for name, tensor in value.items():
-        if not isinstance(tensor, StoredTensor):
-            raise StateDictError(
-                f"holds {name[:100]!r}, which is not a tensor: save the model's state_dict() alone"
-            )
-    return value
-
-
-def _require(is_sound: bool, what: str) -> None:
-    if not is_sound:
-        raise StateDictError(f"{what}: the file is corrupt or not a state dict")
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _MAX_SIZE
-
-
 def _push(state: _State, value: Any) -> None:
     state.stack.append(value)
 
@@ -181,17 +120,17 @@ def _push_mark(state: _State, _: None) -> None:
 
 def _push_global(state: _State, module_and_name: str) -> None:
     name = module_and_name.replace(" ", ".")
-    if name not in state.calls and name not in _STORAGES:
+    if name not in state.calls and name not in STORAGE_TYPES:
         raise StateDictError(
             f"asks for {name[:100]!r}, but only plain dense tensors are loaded (nothing of the "
             "file was run): save the model's state_dict() alone, or use .safetensors files"
         )
-    state.stack.append(_Global(name))
+    state.stack.append(Global(name))
 
 
 def _push_stack_global(state: _State, _: None) -> None:
     name, module = state.stack.pop(), state.stack.pop()
-    _require(isinstance(name, str) and isinstance(module, str), "names a class by another type")
+    require(isinstance(name, str) and isinstance(module, str), "names a class by another type")
     _push_global(state, f"{module} {name}")
 
 
@@ -217,7 +156,7 @@ def _append_since_mark(state: _State, _: None) -> None:
 
 
 def _extend(state: _State, items: list[Any]) -> None:
-    _require(isinstance(state.stack[-1], list), "appends to what is not a list")
+    require(isinstance(state.stack[-1], list), "appends to what is not a list")
     state.stack[-1].extend(items)
 
 
@@ -232,11 +171,11 @@ def _set_since_mark(state: _State, _: None) -> None:
 
 def _set(state: _State, items: list[Any]) -> None:
     mapping = state.stack[-1]
-    _require(isinstance(mapping, dict) and len(items) % 2 == 0, "fills what is not a dictionary")
+    require(isinstance(mapping, dict) and len(items) % 2 == 0, "fills what is not a dictionary")
     for key, value in zip(items[0::2], items[1::2], strict=True):
         # Text only: the hash of a deeply nested tuple would exhaust the C stack.
-        _require(isinstance(key, str), "has a dictionary key that is not a text")
-        _require(key not in mapping, f"names {key[:100]!r} twice")
+        require(isinstance(key, str), "has a dictionary key that is not a text")
+        require(key not in mapping, f"names {key[:100]!r} twice")
         mapping[key] = value
 
 
@@ -258,83 +197,33 @@ def _drop_attributes(state: _State, _: None) -> None:
     if hasattr(state.stack[-1], "build"):
         state.stack[-1].build(attributes)
         return
-    _require(isinstance(state.stack[-1], dict), "sets attributes of what is not a dictionary")
+    require(isinstance(state.stack[-1], dict), "sets attributes of what is not a dictionary")
 
 
 def _reduce(state: _State, _: None) -> None:
     arguments, function = state.stack.pop(), state.stack.pop()
-    is_call = isinstance(function, _Global) and isinstance(arguments, tuple)
-    _require(is_call and function.name in state.calls, "calls what is not a function")
+    is_call = isinstance(function, Global) and isinstance(arguments, tuple)
+    require(is_call and function.name in state.calls, "calls what is not a function")
     state.stack.append(state.calls[function.name](arguments))
 
 
 def _name_storage(state: _State, _: None) -> None:
-    """BINPERSID: ("storage", type, key, device, elements), in the older format then a view."""
-    named = state.stack.pop()
-    is_sound = (
-        isinstance(named, tuple)
-        and len(named) in (5, 6)
-        and named[0] == "storage"
-        and isinstance(named[1], _Global)
-        and named[1].name in _STORAGES
-        and isinstance(named[2], str)
-        and _is_size(named[4])
-        and named[5:] in ((), (None,))
-    )
-    _require(is_sound, "names a storage in a way that torch.save does not")
-    storage = Storage(named[2], *_STORAGES[named[1].name], named[4])
+    """BINPERSID: what a pickle keeps beside it, which of torch.save is a storage."""
+    storage = read_storage(state.stack.pop())
     known = state.storages.setdefault(storage.key, storage)
-    _require(known == storage, f"describes its storage {storage.key[:100]!r} in two ways")
+    require(known == storage, f"describes its storage {storage.key[:100]!r} in two ways")
     state.stack.append(storage)
 
 
 def _new_mapping(arguments: tuple[Any, ...]) -> dict[str, Any]:
-    _require(not arguments, "makes an OrderedDict from values")
+    require(not arguments, "makes an OrderedDict from values")
     return {}
-
-
-def rebuild_tensor(arguments: tuple[Any, ...]) -> StoredTensor:
-    """(storage, offset, shape, strides, requires_grad, backward hooks[, metadata])."""
-    _require(len(arguments) in (6, 7), "describes a tensor in a way that torch.save does not")
-    storage, offset, shape, strides = arguments[:4]
-    is_sound = (
-        isinstance(storage, Storage)
-        and _is_size(offset)
-        and isinstance(shape, tuple)
-        and isinstance(strides, tuple)
-        and len(shape) == len(strides) <= _MOST_DIMENSIONS
-        and all(_is_size(size) for size in (*shape, *strides))
-        and arguments[6:] in ((), (None,), ({},))
-    )
-    _require(is_sound, "describes a tensor in a way that torch.save does not")
-    if not _is_row_major(shape, strides):
-        raise StateDictError(
-            f"holds a tensor of shape {list(shape)} with strides {list(strides)}, which is not "
-            "contiguous: save it after .contiguous()"
-        )
-    return StoredTensor(storage, offset, shape)
-
-
-def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    expected = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size > 1 and stride != expected:
-            return 0 in shape  # without elements any stride will do
-        expected *= size
-    return True
-
-
-def _rebuild_parameter(arguments: tuple[Any, ...]) -> StoredTensor:
-    """(tensor, requires_grad, backward hooks)."""
-    is_sound = len(arguments) == 3 and isinstance(arguments[0], StoredTensor)
-    _require(is_sound, "describes a parameter in a way that torch.save does not")
-    return arguments[0]
 
 
 _CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "collections.OrderedDict": _new_mapping,
     "torch._utils._rebuild_tensor_v2": rebuild_tensor,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter": rebuild_parameter,
 }
 
 _OPERATIONS: dict[str, Callable[[_State, Any], None]] = {

@@ -24,7 +24,7 @@ from machine import describe_machine, positive, run_main
 
 from mindformers_glm import LLM, SamplingParams
 from mindformers_glm.backends.cpu import library
-from mindformers_glm.engine import llm_engine
+from mindformers_glm.engine import answer_sampler, llm_engine
 from mindformers_glm.engine.running_request import RunningSample
 
 LIMIT = 0.03
@@ -74,7 +74,7 @@ def watched(llm: LLM) -> Iterator[Stopwatch]:
     engine = llm.engine
     runner, scheduler = engine.runner, engine.scheduler
     run, schedule = runner._run, scheduler.schedule
-    build_batch, sample_token = llm_engine.build_batch, llm_engine.sample_token
+    build_batch, sample_token = llm_engine.build_batch, answer_sampler.sample_token
     add_text = RunningSample.add_text
 
     def run_to_end(cell: Any, *tensors: Any) -> Any:
@@ -85,13 +85,13 @@ def watched(llm: LLM) -> Iterator[Stopwatch]:
     runner._run = watch.wrap("model", run_to_end)
     scheduler.schedule = watch.wrap("schedule", schedule)
     llm_engine.build_batch = watch.wrap("batch", build_batch)
-    llm_engine.sample_token = watch.wrap("sample", sample_token)
+    answer_sampler.sample_token = watch.wrap("sample", sample_token)
     RunningSample.add_text = watch.wrap("text", add_text)
     try:
         yield watch
     finally:
         runner._run, scheduler.schedule = run, schedule
-        llm_engine.build_batch, llm_engine.sample_token = build_batch, sample_token
+        llm_engine.build_batch, answer_sampler.sample_token = build_batch, sample_token
         RunningSample.add_text = add_text
 
 

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.engine import llm_engine as llm_engine_module
+from mindformers_glm.engine import answer_sampler
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.tokenizer.replies import ParsedReply, ToolCall
@@ -55,7 +55,7 @@ _TOOL_TEMPLATE = (
 def _write_answer(monkeypatch: pytest.MonkeyPatch, llm: LLM, text: str) -> None:
     """Make the engine write this text, letter by letter."""
     token_ids = iter(ids_of(text, llm))
-    monkeypatch.setattr(llm_engine_module, "sample_token", lambda *row: next(token_ids))
+    monkeypatch.setattr(answer_sampler, "sample_token", lambda *row: next(token_ids))
 
 
 def test_the_answer_to_a_conversation_is_told_apart(
@@ -149,7 +149,7 @@ def test_each_of_several_answers_is_told_apart(
     texts = ['f\n{"x": 1}', 'ab\nf\n{"x": 2}', "cd"]
     letters = [iter([*ids_of(text, llm), 256]) for text in texts]
     monkeypatch.setattr(
-        llm_engine_module,
+        answer_sampler,
         "sample_token",
         lambda logits, sequence, allowed: next(letters[sequence.sample_index]),
     )

@@ -6,7 +6,7 @@ import pytest
 
 from mindformers_glm.backends.runner import ModelBatch
 from mindformers_glm.core.errors import PromptError
-from mindformers_glm.engine import llm_engine
+from mindformers_glm.engine import answer_sampler
 from mindformers_glm.engine.generation_defaults import GenerationDefaults
 from mindformers_glm.engine.llm_engine import LLMEngine
 from mindformers_glm.engine.running_request import RunningSample
@@ -251,7 +251,7 @@ def _break_at(monkeypatch: pytest.MonkeyPatch, at_call: int) -> None:
             raise ZeroDivisionError("of the test")
         return sample_token(logits, sequence)
 
-    monkeypatch.setattr(llm_engine, "sample_token", broken_once)
+    monkeypatch.setattr(answer_sampler, "sample_token", broken_once)
 
 
 @pytest.mark.parametrize("at_call", [1, 2, 5])
@@ -346,7 +346,7 @@ def test_an_interrupt_while_tokens_are_sampled_loses_none(
             signal.raise_signal(signal.SIGINT)
         return sample_token(logits, sequence)
 
-    monkeypatch.setattr(llm_engine, "sample_token", interrupted_once)
+    monkeypatch.setattr(answer_sampler, "sample_token", interrupted_once)
     with pytest.raises(KeyboardInterrupt):
         engine.step()
     last = {output.request_id: output for output in run_all(engine)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindformers_glm.engine import llm_engine as llm_engine_module
+from mindformers_glm.engine import answer_sampler
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
 from mindformers_glm.engine.sequence import Sequence
@@ -39,7 +39,7 @@ def _make_prompts(llm: LLM) -> Iterator[tuple[list[int], str]]:
 def test_streamed_text_is_the_returned_text(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(llm_engine_module, "sample_token", _echo)
+    monkeypatch.setattr(answer_sampler, "sample_token", _echo)
     llm = LLM(checkpoint)
     params = SamplingParams(max_tokens=_NUM_BYTES + 1, stop=stop)
     prompts, texts = zip(*_make_prompts(llm), strict=True)

@@ -16,7 +16,7 @@ pytest.importorskip("llguidance")
 
 from tokenizers import Tokenizer
 
-from mindformers_glm.engine import llm_engine as llm_engine_module
+from mindformers_glm.engine import answer_sampler
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.request_output import RequestOutput
 from mindformers_glm.engine.sampling_params import SamplingParams
@@ -325,7 +325,7 @@ def _open_thinking(folder: Path, special_tokens: list[str]) -> LLM:
 def test_only_what_follows_the_thoughts_has_the_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, written: str, tags: list[str]
 ) -> None:
-    sample_token = llm_engine_module.sample_token
+    sample_token = answer_sampler.sample_token
     with _open_thinking(tmp_path, ["<|assistant|>", *tags]) as llm:
         script = ids_of(written, llm)
 
@@ -336,7 +336,7 @@ def test_only_what_follows_the_thoughts_has_the_form(
                 return token_id
             return sample_token(logits, sequence, allowed)
 
-        monkeypatch.setattr(llm_engine_module, "sample_token", sample)
+        monkeypatch.setattr(answer_sampler, "sample_token", sample)
         params = _params(_FORMS[0], temperature=1.0, seed=2)
         output = llm.chat([{"role": "user", "content": prompt}], params)
     assert output.finish_reason == "stop"

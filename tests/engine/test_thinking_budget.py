@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from mindformers_glm.core.errors import ConfigError
-from mindformers_glm.engine import llm_engine as llm_engine_module
+from mindformers_glm.engine import answer_sampler
 from mindformers_glm.engine.llm import LLM
 from mindformers_glm.engine.sampling_params import SamplingParams
 from tests.e2e.random_checkpoint import write_checkpoint
@@ -53,7 +53,7 @@ def _no_chance(tags: list[str]) -> dict[int, float]:
 def _script(monkeypatch: pytest.MonkeyPatch, llm: LLM, text: str) -> None:
     """Let the model write a text where it may choose, and then what its logits say."""
     script = ids_of(text, llm)
-    sample_token = llm_engine_module.sample_token
+    sample_token = answer_sampler.sample_token
 
     def sample(logits: Any, sequence: Any, allowed: Any) -> int:
         place = sequence.num_generated
@@ -61,7 +61,7 @@ def _script(monkeypatch: pytest.MonkeyPatch, llm: LLM, text: str) -> None:
             return script[place]
         return sample_token(logits, sequence, allowed)
 
-    monkeypatch.setattr(llm_engine_module, "sample_token", sample)
+    monkeypatch.setattr(answer_sampler, "sample_token", sample)
 
 
 def _count_thoughts(token_ids: Sequence[int], llm: LLM) -> int:

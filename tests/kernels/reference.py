@@ -1,8 +1,8 @@
 """The definition of every operator in NumPy: what the C++ kernels are tested against.
 
-Arguments come in the order of the operators (fused_layers.py), with weights as plain matrices
-[N, K] instead of tiles. Activations are float32 [M, width]. Rows from `num_rows` on are not
-computed and come back as zeros here; the kernels leave them as they were.
+Arguments come in the order of the operators (fused_layers.py, paged_attention.py), with weights as
+plain matrices [N, K] instead of tiles. Activations are float32 [M, width]. Rows from `num_rows` on
+are not computed and come back as zeros here; the kernels leave them as they were.
 
 bfloat16 arrays are held as float32 values that bfloat16 can represent (`round_to`).
 Source of the arithmetic: transformers 4.51.3, models/glm4/modeling_glm4.py.

@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindformers_glm.backends.cpu import fused_layers, loading, mapped_memory, tile_packing
+from mindformers_glm.backends.cpu import (
+    fused_layers,
+    loading,
+    mapped_memory,
+    tile_packing,
+    weighted_module,
+)
 from mindformers_glm.backends.cpu.allocation import HUGE_PAGE, allocate, count_numa_nodes
 from mindformers_glm.backends.cpu.parameters import as_parameter
 from mindformers_glm.config.runner_settings import RunnerSettings
@@ -41,7 +47,7 @@ def test_nodes_are_counted(tmp_path: Path):
 def test_weights_are_placed_before_loading_where_there_are_several_nodes(monkeypatch, num_nodes):
 
     touched: list[tuple[int, ...]] = []
-    monkeypatch.setattr(fused_layers, "count_numa_nodes", lambda: num_nodes)
+    monkeypatch.setattr(weighted_module, "count_numa_nodes", lambda: num_nodes)
     monkeypatch.setattr(mapped_memory, "first_touch", lambda array: touched.append(array.shape))
     settings = RunnerSettings.with_defaults("float32", 64)
     fused_layers.NormLinear(64, 48, True, 16, 1e-5, settings, "linear_qkv").place_weights()

@@ -11,11 +11,11 @@ import mindspore as ms
 from mindspore import Tensor
 
 from mindformers_glm.backends.cpu import fused_layers
-from mindformers_glm.backends.cpu.fused_layers import WeightedModule
 from mindformers_glm.backends.cpu.program import Graph
 from mindformers_glm.backends.cpu.trace import Value
+from mindformers_glm.backends.cpu.weighted_module import WeightedModule
 from mindformers_glm.config.runner_settings import RunnerSettings
-from mindformers_glm.weights.checkpoint import TensorView
+from mindformers_glm.weights.tensor_view import TensorView
 from tests.conftest import relative_error
 from tests.kernels import reference
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from mindformers_glm.backends.cpu import library, mapped_memory, tile_packing
 from mindformers_glm.backends.cpu.allocation import count_numa_nodes
-from mindformers_glm.backends.cpu.fused_layers import WeightedModule
 from mindformers_glm.backends.cpu.network import GPTModel
 from mindformers_glm.backends.cpu.parameters import LoadInto
+from mindformers_glm.backends.cpu.weighted_module import WeightedModule
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.system.interrupts import restore_interrupt_handler

@@ -17,11 +17,11 @@ from mindformers_glm.backends.cpu.fused_layers import (
     Linear,
     NormGatedLinear,
     NormLinear,
-    PagedAttention,
     ResidualAdd,
     RmsNorm,
     RmsNormAdd,
 )
+from mindformers_glm.backends.cpu.paged_attention import PagedAttention
 from mindformers_glm.backends.cpu.rotary import build_cos_sin_table
 from mindformers_glm.backends.cpu.row_parallel import RowParallelLinear
 from mindformers_glm.backends.cpu.trace import Module, Value

@@ -159,10 +159,10 @@ def test_a_rank_that_cannot_take_a_request_ends_its_process(
     pair = _Pair(checkpoint, monkeypatch)
     steps: list[None] = []
 
-    def refuse(token_ids: list[int]) -> None:
+    def refuse(*request: object) -> None:
         raise PromptError("there is no memory for it")
 
-    monkeypatch.setattr(pair.engines[1], "_check_prompt", refuse)
+    monkeypatch.setattr(pair.engines[1].input_processor, "make_request", refuse)
     monkeypatch.setattr(pair.engines[1], "step", lambda: steps.append(None))
     assert pair.led.submit(pair.request("a")) is None
     pair.led.step()

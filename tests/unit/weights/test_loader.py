@@ -11,9 +11,10 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.partition import cut_blocks
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.core.sharding import TensorParallel
-from mindformers_glm.weights.checkpoint import Checkpoint, TensorView
+from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
 from mindformers_glm.weights.rules import build_rules, resolve_attention_bias
+from mindformers_glm.weights.tensor_view import TensorView
 from tests.unit.core.glm_9b import GLM_9B
 
 
