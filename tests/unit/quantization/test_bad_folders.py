@@ -118,6 +118,11 @@ def _remove_description(folder: Path) -> None:
     file.unlink()
 
 
+def _lose_weight_scale(folder: Path) -> None:
+    change_tensor("weight_scale", lambda _: None)(folder)
+    change_json(_DESCRIPTION, lambda raw: raw.pop(f"{_LAYER}.weight_scale"))(folder)
+
+
 BAD: dict[str, tuple[str, Change, str]] = {
     "truncated description": ("slim-w8a16", cut_off, "is not valid JSON"),
     "description names a tensor that is not there": (
@@ -229,10 +234,7 @@ BAD: dict[str, tuple[str, Change, str]] = {
     ),
     "one of the scales of a W8A8 layer": (
         "slim-w8a8",
-        lambda folder: (
-            change_tensor("weight_scale", lambda _: None)(folder),
-            change_json(_DESCRIPTION, lambda raw: raw.pop(f"{_LAYER}.weight_scale"))(folder),
-        )[0],
+        _lose_weight_scale,
         "1 missing: model.layers.1.mlp.down_proj.weight_scale",
     ),
     "a fraction for an offset of inputs": (
