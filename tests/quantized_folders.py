@@ -201,7 +201,13 @@ def _shuffle(groups: np.ndarray) -> np.ndarray:
     return np.random.default_rng(len(groups)).permutation(groups)
 
 
-def _slim(bits: int, group: int | None = None, is_packed: bool = True, is_symmetric: bool = True):
+def _slim(
+    bits: int,
+    group: int | None = None,
+    is_packed: bool = True,
+    is_symmetric: bool = True,
+    is_flat: bool = False,
+):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
         groups = columns // (group or columns)
         codes, scales = _codes(rng, bits, rows, columns), _scales(rng, bits, rows, groups)
@@ -212,20 +218,22 @@ def _slim(bits: int, group: int | None = None, is_packed: bool = True, is_symmet
         if bits == 4 and is_packed:
             weight = _pairs(codes) if group is None else _pairs(codes.T).T
         parts = {"weight": weight, "weight_scale": scales, "weight_offset": zeros}
+        if is_flat:
+            parts |= {name: parts[name][:, 0] for name in ("weight_scale", "weight_offset")}
         return parts, _meaning(codes, scales, zeros)
 
     return make
 
 
-def _slim_static(deq: type, has_scales: bool = True):
+def _slim_static(deq: type, has_scales: bool = True, inputs: type = np.float32):
     def make(rng: np.random.Generator, rows: int, columns: int) -> tuple[Tensors, np.ndarray]:
         codes, scales = _codes(rng, 8, rows, columns), _scales(rng, 8, rows, 1)
         input_scale = np.array([0.03125], np.float32)  # a power of two: the product is exact
         deq_scale = scales[:, 0] * input_scale
         parts = {
             "weight": codes,
-            "input_scale": input_scale,
-            "input_offset": np.array([3], np.float32),
+            "input_scale": input_scale.astype(inputs),
+            "input_offset": np.array([3], inputs),
             "quant_bias": rng.integers(-999, 999, rows).astype(np.int32),
             "deq_scale": deq_scale if deq is np.float32 else deq_scale.view(np.int32).astype(deq),
         }
@@ -454,6 +462,15 @@ WEIGHT_ONLY = {
     "slim-w8a16-asymmetric": Case(
         _slim(8, is_symmetric=False), kind="W8A16", description=_NEW, is_kept=True
     ),
+    "slim-w8a16-groups": Case(
+        _slim(8, GROUP), kind="W8A16", description=_NEW | {"group_size": GROUP}, is_kept=True
+    ),
+    "slim-old-w8a16-groups-asymmetric": Case(
+        _slim(8, GROUP, is_symmetric=False), {"quantize": "w8a16"}, kind="W8A16", is_kept=True
+    ),
+    "slim-w8a16-flat-scales": Case(
+        _slim(8, is_symmetric=False, is_flat=True), kind="W8A16", description=_NEW, is_kept=True
+    ),
     "slim-w4a16": Case(_slim(4), kind="W4A16", description=_NEW, is_kept=True),
     "slim-w4a16-groups": Case(
         _slim(4, GROUP), kind="W4A16", description=_NEW | {"group_size": GROUP}, is_kept=True
@@ -534,6 +551,9 @@ CHATGLM = {
 WITH_ACTIVATIONS = {
     "slim-w8a8": Case(_slim_static(np.float32), kind="W8A8", description=_NEW, is_kept=True),
     "slim-w8a8-int64": Case(_slim_static(np.int64), kind="W8A8", is_kept=True),
+    "slim-w8a8-of-a-card": Case(  # inputs in the model's type; older: no scales of weights
+        _slim_static(np.int64, False, np.float16), kind="W8A8", is_kept=True
+    ),
     "slim-w8a8-mix": Case(
         _slim_static(np.float32), kind="W8A8_MIX", description=_NEW, is_kept=True
     ),

@@ -5,7 +5,7 @@ Sources: what llm-compressor 0.5.1 writes, compared with its own logits; the fie
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from mindformers_glm.quantization.plain_format import PlainFormat
 _INTS, _FLOATS = "int-quantized", "float-quantized"
 _FORMATS = (PACKED, _INTS, _FLOATS, "naive-quantized")
 _KV_SCALE = re.compile(r".+\.([kv]_|[kv]_proj\.output_)(scale|zero_point)")
+_PATTERN, _CLASS = "re:", "Linear"  # what a target may be besides a layer's whole name
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,15 @@ class CompressedTensorsFormat(PlainFormat):
         return f"compressed-tensors ({', '.join(sorted({group.layout for group in self.groups}))})"
 
     def linear(self, layer: str, shape: tuple[int, int]) -> CompressedLinear | None:
-        """See CheckpointFormat; a layer's own name comes before its class."""
-        if any(_is_match(pattern, layer) for pattern in self.ignored):
+        """See CheckpointFormat."""
+        if _find_target(self.ignored, layer) is not None:
             return None
-        named = [g for g in self.groups if any(_is_match(target, layer) for target in g.targets)]
-        by_class = [group for group in self.groups if "Linear" in group.targets]
-        for group in (named or by_class)[:1]:
-            return CompressedLinear(layer, shape, group, self.source)
-        return None
+        # Of a target that several groups name, the tool takes the last one's scheme.
+        by_target = {target: group for group in self.groups for target in group.targets}
+        target = _find_target(by_target, layer)
+        if target is None:
+            return None
+        return CompressedLinear(layer, shape, by_target[target], self.source)
 
     def surplus(self) -> Mapping[str, str]:
         """See CheckpointFormat."""
@@ -60,10 +62,21 @@ class CompressedTensorsFormat(PlainFormat):
         return {name: "a zero point of a symmetric layer" for name in names if name.endswith(end)}
 
 
-def _is_match(pattern: str, layer: str) -> bool:
-    if pattern.startswith("re:"):
-        return re.match(pattern.removeprefix("re:"), layer) is not None
-    return pattern == layer
+def _find_target(targets: Iterable[str], layer: str) -> str | None:
+    """The one that counts of all that name a layer, in whatever order groups name them.
+
+    As the tool ranks them: the whole name before patterns, those by the alphabet, and both before
+    what fits the class. Source: `find_name_or_class_matches` of compressed-tensors 0.9, and
+    `match_named_modules`, which has taken its place.
+    """
+    ranked = sorted(targets, key=lambda target: (_PATTERN in target, target))
+    return next((t for name in (layer, _CLASS) for t in ranked if _is_match(t, name)), None)
+
+
+def _is_match(target: str, name: str) -> bool:
+    if target.startswith(_PATTERN):
+        return re.match(target.removeprefix(_PATTERN), name) is not None
+    return target == name
 
 
 def open_format(
@@ -96,7 +109,7 @@ def open_format(
         except UnsupportedError as problem:
             raise UnsupportedError(f"{where}, {name!r:.40}: {problem}") from None
     names = [*ignored, *(target for group in found for target in group.targets)]
-    patterns = (name.removeprefix("re:") for name in names if name.startswith("re:"))
+    patterns = (name.removeprefix(_PATTERN) for name in names if name.startswith(_PATTERN))
     checks.check_patterns(patterns, where)
     return CompressedTensorsFormat(tuple(found), tuple(ignored), source)
 

@@ -216,8 +216,9 @@ def open_format(raw: Mapping[str, Any], where: str, source: StoredTensors) -> Wo
         UnsupportedError: a variant that this version does not read.
     """
     is_awq = raw.get("quant_method") == "awq"
-    named = raw.get("checkpoint_format") or raw.get("format") or raw.get("version")
-    layout = str(named or ("gemm" if is_awq else "gptq")).lower()
+    named = (raw.get(key) for key in ("checkpoint_format", "format", "version"))
+    usual = "gemm" if is_awq else "gptq"
+    layout = str(next((name for name in named if name is not None), usual)).lower()
     wanted = ("gemm",) if is_awq else ("gptq", "gptq_v2")
     if layout not in wanted:
         raise UnsupportedError(

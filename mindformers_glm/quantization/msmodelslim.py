@@ -14,12 +14,13 @@ from typing import Any
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.quantized_linear import (
+    FLOAT,
     QuantizedLinear,
     StoredTensors,
     TensorHeader,
 )
 from mindformers_glm.quantization.kv_scales import list_kv_scales
-from mindformers_glm.quantization.msmodelslim_linear import TYPES, ModelSlimLinear
+from mindformers_glm.quantization.msmodelslim_linear import TYPES, ModelSlimLinear, TensorType
 from mindformers_glm.quantization.shifted_norms import (
     find_norm_bias,
     list_norm_biases,
@@ -86,8 +87,18 @@ class ModelSlimFormat:
                 f"{layer} is {kind} by {self.file.name}, which is not one of {', '.join(TYPES)}, "
                 "FLOAT."
             )
-        group_size = self.group_size if TYPES[kind].bits == 4 else None
-        return ModelSlimLinear(layer, shape, kind, group_size, self.is_packed, self.source)
+        size = self._group_size_of(layer, shape[1], TYPES[kind])
+        return ModelSlimLinear(layer, shape, kind, size, self.is_packed, self.source)
+
+    def _group_size_of(self, layer: str, num_columns: int, kind: TensorType) -> int | None:
+        """Groups of int8 are told by the scales: most folders have them by rows."""
+        if kind.bits == 4:
+            return self.group_size
+        scales = self.source.entries.get(f"{layer}.weight_scale")
+        if kind.activation != FLOAT or scales is None or len(scales.shape) != 2:
+            return None
+        groups = scales.shape[1]
+        return (self.group_size or max(num_columns // groups, 1)) if groups > 1 else None
 
     def surplus(self) -> Mapping[str, str]:
         """See CheckpointFormat."""

@@ -1,6 +1,8 @@
 """A linear layer in a folder of msModelSlim: which tensors it has, and what they mean.
 
-Source: outputs of msModelSlim 26.1.0, as msmodelslim.py, which tells the type of each layer.
+Source: outputs of msModelSlim 26.1.0, as msmodelslim.py, which tells the type of each layer; the
+tool's page on its weight format for int8 by groups, scales without a second axis, numbers of inputs
+in the model's own type (written on a card), and W8A8 without scales of weights (older versions).
 """
 
 from collections.abc import Mapping
@@ -27,15 +29,19 @@ from mindformers_glm.quantization import checks, packing
 _PEEKED_ROWS = 16
 _NUM_RANKS = 16  # of W4A8's biases
 _FLOAT_TYPES = ("float32", "float16", "bfloat16")
+_NUMBERS = (*_FLOAT_TYPES, "int8", "int32", "int64")  # of offsets, which are whole
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """A type of the description: bits of a weight, and what else lies beside it."""
+    """A type of the description: bits of a weight, and what else lies beside it.
+
+    has_weight_scales: None: as the folder has it.
+    """
 
     bits: int
     activation: str = FLOAT
-    has_weight_scales: bool = True
+    has_weight_scales: bool | None = True
     has_second_scales: bool = False
 
     @property
@@ -44,7 +50,7 @@ class TensorType:
 
 
 TYPES = {
-    "W8A8": TensorType(8, STATIC),
+    "W8A8": TensorType(8, STATIC, has_weight_scales=None),
     "W8A8_MIX": TensorType(8, MIXED),
     "W8A8S": TensorType(8, STATIC, has_weight_scales=False),
     "W8A8_DYNAMIC": TensorType(8, DYNAMIC),
@@ -93,10 +99,12 @@ class ModelSlimLinear:
         found, (num_rows, num_columns) = TYPES[self.kind], self.shape
         groups = checks.count_groups(self.layer, num_columns, self.group_size)
         specs = {"weight": TensorSpec(self._weight_shape(), ("int8",))}
-        one, rows = TensorSpec((1,), ("float32",)), (num_rows,)
-        scale = TensorSpec((num_rows, 1 if found.has_second_scales else groups), _FLOAT_TYPES)
-        if found.has_weight_scales:
-            specs |= {"weight_scale": scale, "weight_offset": scale}
+        rows = (num_rows,)
+        if self._has_weight_scales:
+            by_group = (num_rows, 1 if found.has_second_scales else groups)
+            for name in ("weight_scale", "weight_offset"):
+                is_flat = by_group[1] == 1 and self._shape_of(name) == rows
+                specs[name] = TensorSpec(rows if is_flat else by_group, _FLOAT_TYPES)
         if found.has_second_scales:
             specs |= {
                 "weight_scale_second": TensorSpec((num_rows, groups), _FLOAT_TYPES),
@@ -104,7 +112,8 @@ class ModelSlimLinear:
                 "scale_bias": TensorSpec((num_rows, self._count_biases()), _FLOAT_TYPES),
             }
         if found.is_static:
-            specs |= {"input_scale": one, "input_offset": one}
+            specs["input_scale"] = TensorSpec((1,), _FLOAT_TYPES)
+            specs["input_offset"] = TensorSpec((1,), _NUMBERS)
             specs["quant_bias"] = TensorSpec(rows, ("int32",))
             # int64 where the model is float16: the bits of a float32 in the lower half.
             specs["deq_scale"] = TensorSpec(rows, ("int64", "float32"))
@@ -137,10 +146,20 @@ class ModelSlimLinear:
             contains_bias=True,
         )
 
+    @property
+    def _has_weight_scales(self) -> bool:
+        known = TYPES[self.kind].has_weight_scales
+        names = (f"{self.layer}.weight_scale", f"{self.layer}.weight_offset")
+        return any(name in self.source.entries for name in names) if known is None else known
+
+    def _shape_of(self, name: str) -> tuple[int, ...] | None:
+        entry = self.source.entries.get(f"{self.layer}.{name}")
+        return None if entry is None else entry.shape
+
     def _count_biases(self) -> int:
         """One, or one for each of 16 ranks where cards split columns; none is used here."""
-        entry = self.source.entries.get(f"{self.layer}.scale_bias")
-        return _NUM_RANKS if entry is not None and entry.shape[1:] == (_NUM_RANKS,) else 1
+        shape = self._shape_of("scale_bias")
+        return _NUM_RANKS if shape is not None and shape[1:] == (_NUM_RANKS,) else 1
 
     def _peek_static_input(self) -> StaticInput | None:
         return checks.peek_static_input(
@@ -193,11 +212,11 @@ class ModelSlimLinear:
         self, stored: Mapping[str, np.ndarray], lines: slice, taken: slice
     ) -> np.ndarray:
         found = TYPES[self.kind]
-        if not found.has_weight_scales:  # W8A8S: only their product with the input's is there
+        if not self._has_weight_scales:  # only their product with the input's is there
             scale = checks.as_scales(self._get(stored, "input_scale"), f"{self.layer}.input_scale")
             return (self._read_deq_scale(stored)[lines] / scale[0])[:, None]
         name = f"{self.layer}.weight_scale"
-        whole = stored[name][lines]
+        whole = _by_row(stored[name])[lines]
         scales = checks.as_scales(whole if found.has_second_scales else whole[:, taken], name)
         if found.has_second_scales:
             name = f"{self.layer}.weight_scale_second"
@@ -209,7 +228,7 @@ class ModelSlimLinear:
         self, stored: Mapping[str, np.ndarray], lines: slice, taken: slice
     ) -> np.ndarray | None:
         found = TYPES[self.kind]
-        if not found.has_weight_scales:
+        if not self._has_weight_scales:
             return None
         name = f"{self.layer}.weight_offset"
         if found.has_second_scales:
@@ -219,7 +238,12 @@ class ModelSlimLinear:
                     "the model again."
                 )
             name += "_second"
-        return checks.as_zeros(stored[name][lines, taken], name)
+        return checks.as_zeros(_by_row(stored[name])[lines, taken], name)
 
     def _read_deq_scale(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
         return checks.as_deq_scales(self._get(stored, "deq_scale"), f"{self.layer}.deq_scale")
+
+
+def _by_row(values: np.ndarray) -> np.ndarray:
+    """[rows, groups] of one for each row, which may have no second axis."""
+    return values[:, None] if values.ndim == 1 else values

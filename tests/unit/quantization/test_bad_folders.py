@@ -118,6 +118,11 @@ def _remove_description(folder: Path) -> None:
     file.unlink()
 
 
+def _lose_weight_scale(folder: Path) -> None:
+    change_tensor("weight_scale", lambda _: None)(folder)
+    change_json(_DESCRIPTION, lambda raw: raw.pop(f"{_LAYER}.weight_scale"))(folder)
+
+
 BAD: dict[str, tuple[str, Change, str]] = {
     "truncated description": ("slim-w8a16", cut_off, "is not valid JSON"),
     "description names a tensor that is not there": (
@@ -207,6 +212,41 @@ BAD: dict[str, tuple[str, Change, str]] = {
         change_json(_DESCRIPTION, lambda raw: raw.update(group_size=7)),
         "groups of 7 do not",
     ),
+    "int8 groups do not divide": (
+        "slim-old-w8a16-groups-asymmetric",
+        change_tensor("weight_scale", lambda array: array[:, :2].repeat(4, axis=1)[:, :7]),
+        "groups of 13 do not",
+    ),
+    "int8 groups of another size": (
+        "slim-w8a16-groups",
+        change_json(_DESCRIPTION, lambda raw: raw.update(group_size=16)),
+        "q_proj.weight_scale is [64, 2], expected [64, 4]",
+    ),
+    "int8 groups without their offsets": (
+        "slim-w8a16-groups",
+        change_tensor("weight_offset", lambda array: array[:, :1].copy()),
+        "down_proj.weight_offset is [64, 1], expected [64, 3]",
+    ),
+    "scales without an axis of too few rows": (
+        "slim-w8a16-flat-scales",
+        change_tensor("weight_scale", lambda array: array[1:].copy()),
+        "down_proj.weight_scale is [63], expected [64, 1]",
+    ),
+    "one of the scales of a W8A8 layer": (
+        "slim-w8a8",
+        _lose_weight_scale,
+        "1 missing: model.layers.1.mlp.down_proj.weight_scale",
+    ),
+    "a fraction for an offset of inputs": (
+        "slim-w8a8-of-a-card",
+        change_tensor("input_offset", set_first(0.5)),
+        "down_proj.input_offset holds 0.5, expected a whole number",
+    ),
+    "an infinite scale of inputs": (
+        "slim-w8a8-of-a-card",
+        change_tensor("input_scale", set_first(np.inf)),
+        "not a positive number",
+    ),
     "wrong type": (
         "slim-w8a16",
         change_tensor("weight", lambda array: array.astype(np.int16)),
@@ -255,6 +295,11 @@ BAD: dict[str, tuple[str, Change, str]] = {
     "marlin": ("gptq-v1", _quantization(is_marlin_format=True), "is_marlin_format True"),
     "marlin by name": ("gptq-v1", _quantization(checkpoint_format="marlin"), "layout 'marlin'"),
     "a format by another name": ("gptq-v1", _quantization(format="bitblas"), "layout 'bitblas'"),
+    "a version that is none": (
+        "gptq-v2-reordered-asymmetric",
+        _quantization(checkpoint_format=False),
+        "layout 'false', expected gptq or gptq_v2",
+    ),
     "words of bytes": ("gptq-v1", _quantization(pack_dtype="int8"), "pack_dtype 'int8'"),
     "rotated": ("gptq-v1", _quantization(rotation="hadamard"), "has rotation 'hadamard'"),
     "a low-rank correction": ("gptq-v1", _quantization(adapter={"rank": 8}), "has adapter {'r"),

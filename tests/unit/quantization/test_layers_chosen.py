@@ -151,3 +151,38 @@ def test_settings_that_change_nothing_in_the_tensors_are_let_through(
     known = scheme(found.linear(layers[0], (64, 64)))
     assert known is not None
     assert (known.weight_bits, known.group_size) == (4, 32)
+
+
+_Q_PROJ = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("targets", "chosen"),
+    [
+        (["re:.*q_proj", _Q_PROJ], 1),  # the whole name before a pattern
+        ([_Q_PROJ, "re:.*q_proj"], 0),
+        (["re:.*q_proj", "re:.*attn.*"], 1),  # patterns by the alphabet
+        (["re:.*attn.*", "re:.*q_proj"], 0),
+        (["Linear", "re:.*q_proj"], 1),  # a name before the class
+        (["Linear", "Linear"], 1),  # the last of the same
+        (["re:.*Linear", "re:z"], 0),  # a pattern of the class
+        (["re:model$", "Linear"], 1),
+        (["re:q_proj", "q_proj"], None),  # from the beginning, or the whole
+    ],
+)
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_of_several_targets_the_tools_first_counts(
+    targets: list[str], chosen: int | None, is_ignored: bool
+) -> None:
+    keys = folders._ct_keys("pack-quantized", {"num_bits": 4})["quantization_config"]
+    group = keys["config_groups"]["group_0"]
+    found = [
+        group | {"targets": [target], "weights": group["weights"] | {"num_bits": bits}}
+        for target, bits in zip(targets, (4, 8), strict=True)
+    ]
+    raw = keys | {"config_groups": {"first": found[0], "second": found[1]}}
+    raw["ignore"] = targets if is_ignored else []
+    form = compressed_tensors.open_format(raw, "config.json", Stored())
+    known = scheme(form.linear(_Q_PROJ, (64, 64)))
+    wanted = None if chosen is None or is_ignored else (4, 8)[chosen]
+    assert (None if known is None else known.weight_bits) == wanted
