@@ -8,7 +8,6 @@ without --data_path, those that ship with the project. Sparse weights have six f
 and offsets of weights are in deq_scale.npy.
 """
 
-import argparse
 import os
 import signal
 import sys
@@ -24,15 +23,22 @@ def _exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> int:
-    """Return the exit code of `mindformers-glm quantize`."""
+    """Return the exit code: that of `mindformers-glm quantize`, 1 after any wrong use."""
+    from mindformers_glm.serving.cli import report_problems
+
+    return report_problems(_export, line_code=1)
+
+
+def _export() -> int:
+    from mindformers_glm.config.sentence_parser import SentenceParser
     from mindformers_glm.serving.cli import main as run
 
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = SentenceParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--float_weight", metavar="DIR", required=True, help="the float model")
     parser.add_argument("--data_path", metavar="FILE", help="calibration texts")
     parser.add_argument("--quant_weight", metavar="OUT", required=True, help="a new folder")
     parser.add_argument("--sparse", action="store_true", help="W8A8S")
-    arguments = parser.parse_args()
+    arguments = parser.read(sys.argv[1:])
     words = ["--model_path", arguments.float_weight, "--save_directory", arguments.quant_weight]
     if arguments.data_path is not None:
         words += ["--calib_file", arguments.data_path]

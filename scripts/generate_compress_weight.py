@@ -21,12 +21,12 @@ def _exit_at_once(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> int:
-    """Return the exit code: 1 after an error of the user, 2 of the line, 130 if interrupted."""
+    """Return the exit code: 1 after an error of the user, 130 if interrupted."""
     from mindformers_glm.serving.cli import report_problems
 
     for number in (signal.SIGINT, signal.SIGTERM):  # unwinds, so nothing is left
         signal.signal(number, signal.default_int_handler)
-    return report_problems(_copy)
+    return report_problems(_copy, line_code=1)
 
 
 def _copy() -> int:

@@ -2,7 +2,8 @@
 
     python scripts/quant_glm.py --model_path DIR --save_directory OUT --w_bit 8 --a_bit 8
 
-docs/quantization.md says which recipe to take when; --help lists all options.
+docs/quantization.md says which recipe to take when; --help lists all options. Wrong use is one
+sentence and exit code 1.
 """
 
 import os
@@ -26,4 +27,4 @@ if __name__ == "__main__":
 
     from mindformers_glm.serving.cli import main
 
-    sys.exit(main(["quantize", *sys.argv[1:]], prog="quant_glm.py"))
+    sys.exit(main(["quantize", *sys.argv[1:]], prog="quant_glm.py", line_code=1))

@@ -16,6 +16,8 @@ import numpy as np
 REPLACED = ".replaced"
 # How activations enter the product.
 FLOAT, STATIC, DYNAMIC, MIXED = "float", "static", "dynamic", "mixed"
+# What surplus() says of a matrix that lies there a second time, whole beside its parts.
+JOINED_PARTS = "its parts for ranks joined"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mindformers_glm.core.errors import CheckpointError, UnsupportedError
-from mindformers_glm.core.quantized_linear import QuantizedLinear
+from mindformers_glm.core.quantized_linear import JOINED_PARTS, QuantizedLinear
 from mindformers_glm.core.segmented_linear import FloatPart, SegmentedLinear
 
 _PART = re.compile(r"(.+)\.tp_list\.\d+\.weight")
@@ -30,7 +30,7 @@ def list_unused(names: Iterable[str]) -> dict[str, str]:
     """What CheckpointFormat.surplus says: repeated matrices, and scales of exchanged sums."""
     known = list(names)
     layers = {match[1] for name in known if (match := _PART.fullmatch(name))}
-    found = {f"{layer}.weight": "its parts for ranks joined" for layer in layers}
+    found = {f"{layer}.weight": JOINED_PARTS for layer in layers}
     scales = {name for name in known if _EXCHANGE_SCALE.fullmatch(name)}
     return {name: what for name, what in found.items() if name in known} | dict.fromkeys(
         sorted(scales), "scales of int8 sums between cards"

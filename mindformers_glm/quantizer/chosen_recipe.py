@@ -27,7 +27,7 @@ from mindformers_glm.quantizer.option_checks import (
 from mindformers_glm.quantizer.options import AS_THE_TOOL, BEST, QuantizeOptions
 from mindformers_glm.quantizer.recipe import AWQ as BY_AWQ
 from mindformers_glm.quantizer.recipe import GPTQ as BY_GPTQ
-from mindformers_glm.quantizer.recipe import HISTOGRAM, MIN_MAX, NEAREST, Recipe
+from mindformers_glm.quantizer.recipe import HISTOGRAM, MIN_MAX, NEAREST, SEARCHED, Recipe
 from mindformers_glm.quantizer.rounding import label_of
 
 _BYTES = 2**30  # of a GB, as the tool counts part_file_size
@@ -84,7 +84,7 @@ def _make_recipe(options: QuantizeOptions, linears: Sequence[str]) -> Recipe:
         anti_method = _best_anti_method(options, activation, keeps_down) if smooths else ""
     kept = frozenset(linears) if is_kv_only else resolve_names(disabled, linears)
     has_search = is_best and not (is_kv_only or options.mm_tensor)
-    usual_method = HISTOGRAM if is_best else MIN_MAX
+    usual_method = SEARCHED if is_best else MIN_MAX
     return Recipe(
         weight_bits=8 if has_outliers or is_kv_only else options.w_bit,
         activation=activation,
@@ -232,7 +232,8 @@ def _mindie_keys(options: QuantizeOptions, recipe: Recipe) -> dict[str, Any]:
         "a_bit": options.a_bit,
         "dev_type": options.device_type,
         "fraction": options.fraction,
-        "act_method": recipe.act_method,
+        # Of the tool's three, the one that cuts off by error, too.
+        "act_method": HISTOGRAM if recipe.act_method == SEARCHED else recipe.act_method,
         "co_sparse": options.co_sparse,
         "anti_method": recipe.anti_method,
         "disable_level": f"L{options.disable_level}",

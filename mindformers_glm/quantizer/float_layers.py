@@ -16,6 +16,7 @@ from mindformers_glm.backends import FloatOperators, make_float_operators
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.quantizer.rotation import Rotation
+from mindformers_glm.quantizer.tool_floats import norm_as_the_tool, swiglu_as_the_tool
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.tensor_names import (
     FC1,
@@ -76,8 +77,8 @@ class FloatNetwork:
     Args:
         checkpoint: float, of tensors that `weights.rules.check_rules` has passed.
         samples: token ids of each sequence; none: layers can be read and not run.
-        is_exact: products are float32 throughout; else 16 bits of each factor count where the
-            machine is faster so.
+        is_exact: products are float32 throughout, norms and SwiGLU as msModelSlim has them; else
+            16 bits of each factor count where the machine is faster so.
         rotation: what tensors are read with; None: as they are.
     """
 
@@ -214,11 +215,20 @@ class FloatNetwork:
             hidden[rows] += self._norm_if_any(product(rows), tensors, _POST_MLP)
         return hidden
 
+    def norm(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """RMS norm of float32 [rows, channels]; the tool's own bits where products are exact."""
+        if self._is_exact:
+            return norm_as_the_tool(x, weight, self.config.rms_norm_eps)
+        return self.operators.norm(x, weight)
+
     def _activate(self, product: Product, hidden: np.ndarray) -> np.ndarray:
         """silu(gate) * up, some rows at a time."""
         activated = np.empty((len(hidden), self.config.intermediate_size), np.float32)
         for rows in _chunks(len(hidden)):
             gate, up = np.split(product(rows), 2, axis=1)
+            if self._is_exact:
+                activated[rows] = swiglu_as_the_tool(gate, up)
+                continue
             with np.errstate(over="ignore"):  # exp(-gate) may be infinite: the quotient is 0 then
                 np.divide(gate, 1 + np.exp(-gate), out=activated[rows])
             activated[rows] *= up
@@ -227,7 +237,7 @@ class FloatNetwork:
     def _norm(self, x: np.ndarray, tensors: Tensors, parameter: str) -> np.ndarray:
         name = self.names.norms[parameter]
         return add_bias(
-            self.operators.norm(x, tensors[name]),
+            self.norm(x, tensors[name]),
             tensors.get(f"{name.removesuffix('.weight')}.bias"),
         )
 

@@ -33,6 +33,7 @@ from mindformers_glm.quantizer.output_error import (
     measure_weight_error,
     spread_rows,
 )
+from mindformers_glm.quantizer.range_search import search_range
 from mindformers_glm.quantizer.rank_parts import (
     ROW_PARALLEL,
     ExchangeObserver,
@@ -40,7 +41,7 @@ from mindformers_glm.quantizer.rank_parts import (
     cut_columns,
     join_parts,
 )
-from mindformers_glm.quantizer.recipe import Recipe
+from mindformers_glm.quantizer.recipe import SEARCHED, Recipe
 from mindformers_glm.quantizer.result import ExchangeScales, LayerResult, QuantizedModule
 from mindformers_glm.quantizer.rounding import round_module
 
@@ -74,7 +75,12 @@ class LayerRounding:
             return self._multiply_in_parts(modules[0], x, rounded[0])
         given, observed = LinearInput(x, self._network.sample_rows), None
         if any(rounded) and self._recipe.activation in (STATIC, MIXED):
-            observed = _observe(self._network, self._recipe, x)
+            weights = [
+                self._tensors[f"{name}.weight"]
+                for name, is_rounded in zip(modules, rounded, strict=True)
+                if is_rounded
+            ]
+            observed = _observe(self._network, self._recipe, x, weights)
         products = [
             self._round(name, given, observed) if is_rounded else self._keep(name, x)
             for name, is_rounded in zip(modules, rounded, strict=True)
@@ -127,7 +133,7 @@ class LayerRounding:
         if x is not None:
             given = LinearInput(x, network.sample_rows)
             if recipe.activation in (STATIC, MIXED):
-                static = _observe(network, recipe, x).whole
+                static = _observe(network, recipe, x, [weight]).whole
         module = round_module(name, weight, None, recipe, given, static)
         error = measure_weight_error(weight, module.rows)
         return LayerResult((replace(module, error=error),), {})
@@ -152,7 +158,9 @@ class LayerRounding:
             own = np.ascontiguousarray(weight[:, columns])
             if is_rounded:
                 has_range = recipe.activation in (STATIC, MIXED)
-                observed = _observe(self._network, recipe, given.x) if has_range else None
+                observed = None
+                if has_range:
+                    observed = _observe(self._network, recipe, given.x, [own])
                 static = None if observed is None else observed.whole
                 parts.append(round_module(name, own, None, recipe, given, static))
                 outputs.append(self._product_of(parts[-1], given, observed)(everything))
@@ -246,7 +254,13 @@ class LayerRounding:
         return round_static(x, scales[rows], offsets[rows]), scales[rows]
 
 
-def _observe(network: FloatNetwork, recipe: Recipe, x: np.ndarray) -> ObservedRange:
+def _observe(
+    network: FloatNetwork, recipe: Recipe, x: np.ndarray, weights: Sequence[np.ndarray]
+) -> ObservedRange:
+    """The range of an input, which linears of these weights take."""
+    if recipe.act_method == SEARCHED:
+        found = search_range(x, weights)
+        return ObservedRange(found, (found,) * len(network.sample_rows))
     return observe(x, network.sample_rows, recipe.act_method, recipe.is_msmodelslim)
 
 

@@ -34,7 +34,7 @@ from mindformers_glm.weights.fingerprint import checkpoint_fingerprint
 from mindformers_glm.weights.tensor_names import TENSOR_NAMES
 
 # Raise it when the same job would give other bytes, or its files have another form.
-_WORK_VERSION = 3
+_WORK_VERSION = 4
 # Streams of activations: what the quantized layers make, and the float ones where those are asked.
 _QUANTIZED, _FLOAT = "quantized", "float"
 
@@ -150,7 +150,7 @@ class _Run:
         weight, x = tensors[names.output[0]], None
         if self._is_run:
             norm = tensors[names.final_norm[0]]
-            x = self._network.operators.norm(activations[_QUANTIZED], norm)
+            x = self._network.norm(activations[_QUANTIZED], norm)
         module_name = names.output[0].removesuffix(".weight")
         result = LayerRounding.round_output(self._network, self._recipe, module_name, weight, x)
         self._folder.save_result(result)

@@ -18,6 +18,7 @@ from mindformers_glm.quantizer.calibration_texts import (
     tokenize_texts,
 )
 from mindformers_glm.quantizer.chosen_recipe import ChosenRecipe, choose_recipe
+from mindformers_glm.quantizer.export.shape_checks import check_heads, check_shapes
 from mindformers_glm.quantizer.export.write_folder import (
     FLOAT,
     Written,
@@ -64,6 +65,8 @@ def quantize_folder(options: QuantizeOptions) -> QuantizedFolder:
         rules = build_rules(config)
         check_rules(rules, checkpoint)
         chosen = choose_recipe(options, list_linears(rules))
+        check_heads(config, chosen.recipe.num_ranks)
+        check_shapes(checkpoint, rules, chosen.recipe, chosen.export)
         for notice in chosen.notices:
             note(notice)
         samples = _read_samples(options, chosen, source, config)

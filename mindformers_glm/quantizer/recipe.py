@@ -11,6 +11,7 @@ NEAREST, GPTQ, AWQ = "nearest", "gptq", "awq"
 VALUES, RESIDUAL = "values", "residual"
 # How the range of a static activation is found (msModelSlim's act_method 1, 2, 3).
 MIN_MAX, HISTOGRAM, AUTOMATIC = 1, 2, 3
+SEARCHED = 4  # ours: by the error of the output (range_search.py)
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Recipe:
             groups are on a second level, beside one of each row.
         is_symmetric: weights have no zero points.
         is_per_tensor: a whole weight has one scale, which stands in each of its rows (mm_tensor).
-        act_method: of static activations: MIN_MAX, HISTOGRAM or AUTOMATIC.
+        act_method: of static activations: MIN_MAX, HISTOGRAM, AUTOMATIC or SEARCHED.
         anti_method: "" or m1 to m5, before anything is rounded.
         disable_names: modules of the checkpoint that stay float.
         disable_level: as many of the layers with the widest inputs stay float besides.

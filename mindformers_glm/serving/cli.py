@@ -1,7 +1,8 @@
 """The console command `mindformers-glm`: one subcommand per thing a user does.
 
 Exit codes: 0 done; 1 an error of the user, a prompt that failed, or a defect; 2 a command line
-that cannot be understood; 130 interrupted; 141 nobody reads the output any more.
+that cannot be understood (1 of the guides' quantizing scripts, which know one code for wrong use);
+130 interrupted; 141 nobody reads the output any more.
 """
 
 # Little is imported before `main` can answer Ctrl-C; the functions below import the rest.
@@ -45,6 +46,7 @@ def main(
     *,
     prog: str = "mindformers-glm",
     script_folder: Path | None = None,
+    line_code: int = 2,
 ) -> int:
     """Run one command and return its exit code; errors become one sentence on stderr.
 
@@ -52,6 +54,7 @@ def main(
         argv: the arguments, sys.argv's unless given.
         prog: how the command is called in help texts.
         script_folder: where relative --config names are also looked for.
+        line_code: the exit code of a command line that cannot be understood.
     """
     open_closed_streams()
     on_interrupt(exit_at_once)
@@ -61,14 +64,18 @@ def main(
     words = list(sys.argv[1:] if argv is None else argv)
     set_verbose(asks_for_verbose(words))  # until the settings are known: YAML may give it too
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    exit_code = report_problems(lambda: _run(words, prog, script_folder))
+    exit_code = report_problems(lambda: _run(words, prog, script_folder), line_code)
     if exit_code != 0 and is_launched():
         leave_at_once(exit_code)
     return exit_code
 
 
-def report_problems(run: Callable[[], int]) -> int:
-    """Run a program and return its exit code; what ends it is one sentence on stderr."""
+def report_problems(run: Callable[[], int], line_code: int = 2) -> int:
+    """Run a program and return its exit code; what ends it is one sentence on stderr.
+
+    Args:
+        line_code: see `main`.
+    """
     from mindformers_glm.config.sentence_parser import CommandLineError
 
     try:
@@ -76,7 +83,7 @@ def report_problems(run: Callable[[], int]) -> int:
         sys.stdout.flush()  # so that a closed pipe is noticed here
         return exit_code
     except CommandLineError as problem:
-        return _fail(problem, 2)
+        return _fail(problem, line_code)
     except GlmError as problem:
         return _fail(problem, 1)
     except KeyboardInterrupt:

@@ -43,6 +43,7 @@ from mindformers_glm.weights.tensor_names import (
 _LAYER_NUMBER = re.compile(r"[a-z.]+\.layers\.(\d+)\.")
 # What training and export tools leave in a checkpoint and a run does not need; nothing else is let
 # through. TRL, LLaMA-Factory: v_head.summary; trlx: v_head.0, v_head.2; OpenRLHF: score.
+ALL_ZEROS = "all zeros"  # what `find_surplus` says of tensors that are
 _SURPLUS = {
     "constants of RoPE, which follow from config.json": re.compile(
         r"(model|transformer)\.((encoder\.)?layers\.\d+\.self_att(n|ention)\.)?"
@@ -281,7 +282,7 @@ def find_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> dict[st
                 found[name] = what
     if (form := checkpoint.quantized) is not None:
         found |= {name: what for name, what in form.surplus().items() if name not in used}
-        zeros = {name: f"{what}, all zeros" for name, what in form.zeros().items()}
+        zeros = {name: f"{what}, {ALL_ZEROS}" for name, what in form.zeros().items()}
         found |= {name: what for name, what in zeros.items() if name not in used}
     return found
 

@@ -7,16 +7,20 @@ import numpy as np
 
 from mindformers_glm.config.adapter import find_adapter
 from mindformers_glm.core.errors import CheckpointError
+from mindformers_glm.core.quantized_linear import JOINED_PARTS
 from mindformers_glm.core.sharding import Piece
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import WeightRule, find_surplus
+from mindformers_glm.weights.rules import ALL_ZEROS, WeightRule, find_surplus
 from mindformers_glm.weights.shards import list_files, list_names
 
 
 def tell_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
-    """Note what of the folder is not used, a line for files and tensors, one for an adapter."""
-    if unused := describe_surplus(rules, checkpoint):
+    """Note what of the folder is not used, a line for files and tensors, one for an adapter.
+
+    Not what leaves nothing out: zeros, and matrices whose parts are used. `inspect` names these.
+    """
+    if unused := describe_surplus(rules, checkpoint, is_lost=True):
         note(f"not used of {checkpoint.folder}: {unused}")
     if adapter := find_adapter(checkpoint.folder):
         note(
@@ -25,13 +29,20 @@ def tell_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> None:
         )
 
 
-def describe_surplus(rules: Sequence[WeightRule], checkpoint: Checkpoint) -> str:
-    """Name surplus files and tensors by what they are; empty where there are none."""
+def describe_surplus(
+    rules: Sequence[WeightRule], checkpoint: Checkpoint, is_lost: bool = False
+) -> str:
+    """Name surplus files and tensors by what they are; empty where there are none.
+
+    Args:
+        is_lost: only what has something to say that the network does not.
+    """
     names: dict[str, list[str]] = {}
     if unread := _find_unread_files(checkpoint):
         names["other weights run in their place"] = unread
     for name, what in find_surplus(rules, checkpoint).items():
-        names.setdefault(what, []).append(name)
+        if not (is_lost and (what == JOINED_PARTS or what.endswith(ALL_ZEROS))):
+            names.setdefault(what, []).append(name)
     return "; ".join(f"{list_names(found)} ({what})" for what, found in names.items())
 
 

@@ -2,6 +2,7 @@
 
     python scripts/bench/bench_quantizing.py --folder TABLE
     python scripts/bench/bench_quantizing.py --folder TABLE --models mini --rows 'W8A8, *'
+    python scripts/bench/bench_quantizing.py --folder OTHER --models glm --seed 1000
 
 For glm4-mini and two random models with outliers (outlier_models.py): each folder is made as
 `mindformers-glm quantize` makes it and run as it is served, with products in float32. KL is the
@@ -142,6 +143,9 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, help="keeps models and figures for the next run; none: nothing is"
     )
+    parser.add_argument(
+        "--seed", type=int, help="of other models and texts than the table's, in another folder"
+    )
     arguments = parser.parse_args()
     rows = [
         row
@@ -153,7 +157,7 @@ def main() -> int:
     print(describe_machine(), flush=True)
     with ExitStack() as stack:
         folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        models = [prepare_model(name, folder / name) for name in arguments.models]
+        models = [prepare_model(name, folder / name, arguments.seed) for name in arguments.models]
         all_cells = [
             MeasuredCells(folder / name / "cells", model)
             for name, model in zip(arguments.models, models, strict=True)

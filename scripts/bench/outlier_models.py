@@ -27,7 +27,7 @@ from mindformers_glm.tokenizer.fast_tokenizer import new_fast_tokenizer
 
 MINI = "mini"
 MODELS = ("glm", "glm4", MINI)
-_SEEDS = {"glm": 2, "glm4": 1}
+_SEEDS, _MINI_SEED = {"glm": 2, "glm4": 1}, 3
 _ASSET = REPO / "mindformers_glm" / "assets" / "glm4-mini"
 _FLOAT, _CALIBRATION, _TEXTS = "float", "calibration.jsonl", "texts.jsonl"
 _NUM_CALIBRATED, _NUM_MEASURED = 32, 16
@@ -78,15 +78,20 @@ class MeasuredModel:
     questions: Path | None = None
 
 
-def prepare_model(name: str, folder: Path) -> MeasuredModel:
-    """One of MODELS, made in a folder, which appears whole; what is there is taken as it is."""
+def prepare_model(name: str, folder: Path, seed: int | None = None) -> MeasuredModel:
+    """One of MODELS, made in a folder, which appears whole; what is there is taken as it is.
+
+    Args:
+        seed: of another random model and its texts than the table's; of glm4-mini's calibration.
+            Seeds less than 48 apart share prompts.
+    """
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(folder) as made:
             if name == MINI:
-                _write_conversations(made / _CALIBRATION)
+                _write_conversations(made / _CALIBRATION, _MINI_SEED if seed is None else seed)
             else:
-                _make_random(name, made, _SEEDS[name])
+                _make_random(name, made, _SEEDS[name] if seed is None else seed)
     if name == MINI:
         return MeasuredModel(
             "glm4-mini", _ASSET, folder / _CALIBRATION, None, _ASSET / "heldout.jsonl"
@@ -96,7 +101,7 @@ def prepare_model(name: str, folder: Path) -> MeasuredModel:
     )
 
 
-def _write_conversations(file: Path) -> None:
+def _write_conversations(file: Path, seed: int) -> None:
     """Some of glm4-mini's training mixture, by its own chat template."""
     sys.path.insert(0, str(REPO / "scripts"))
     from glm4_mini.corpus import training_examples
@@ -109,7 +114,7 @@ def _write_conversations(file: Path) -> None:
         given = tools or None
         return str(writer.apply_chat_template(whole, given, chat_template=template, tokenize=False))
 
-    examples = training_examples(seed=3)
+    examples = training_examples(seed=seed)
     trained = [next(examples) for _ in range(_NUM_CALIBRATED)]
     _write_texts(file, [write(list(one.messages), one.answer, list(one.tools)) for one in trained])
 

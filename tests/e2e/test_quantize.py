@@ -134,6 +134,23 @@ def test_a_wrong_script_call_is_one_sentence(words: str, work: Path) -> None:
     assert _WRONG_SCRIPTS[words] in run.errors[0]
 
 
+_WRONG_LINES = {
+    "quant_glm.py --w_bits 8": "unrecognized arguments: --w_bits 8",
+    "quant_glm.py --w_bit": "--w_bit: expected one argument",
+    "quant_glm.py --w_bit 5": "--w_bit must be",
+    "export_quant_weight.py --float_weight in": "required: --quant_weight",
+    "generate_compress_weight.py --weight_path in": "required: --save_path",
+}
+
+
+@pytest.mark.parametrize("words", _WRONG_LINES)
+def test_a_guides_script_has_one_exit_code_for_wrong_use(words: str, work: Path) -> None:
+    name, *others = words.split()
+    run = _run(work, sys.executable, str(_SCRIPTS / name), *others)
+    assert (run.exit_code, len(run.errors)) == (1, 1)
+    assert _WRONG_LINES[words] in run.errors[0]
+
+
 _WRONG = {
     "no place": ("--model_path {in}", "--save_directory is needed"),
     "the source": ("--model_path {in} --save_directory {in}", "own folder"),

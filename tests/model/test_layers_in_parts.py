@@ -21,7 +21,11 @@ SIZES = [({"intermediate_size": 128}, 5e-3), ({"intermediate_size": 100, "head_d
 @pytest.mark.parametrize(("sizes", "bound"), SIZES, ids=["groups", "no groups"])
 @pytest.mark.parametrize("num_parts", [2, 4])
 def test_each_part_is_rounded_by_its_own_scale(
-    num_parts: int, sizes: dict[str, int], bound: float, tmp_path: Path
+    num_parts: int,
+    sizes: dict[str, int],
+    bound: float,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = hf_oracle.save_random_checkpoint(tmp_path / "float", **sizes)
     meant, layers = part_folders.write(source, tmp_path / "q", num_parts)
@@ -40,3 +44,6 @@ def test_each_part_is_rounded_by_its_own_scale(
         error = relative_error(llm.logits(PROMPT), expected)
         assert len(llm.settings.rounded_columns) == len(layers) == 3
     assert error < bound, error
+    told = capsys.readouterr().err
+    assert "gather_scale" in told
+    assert "parts for ranks" not in told  # the whole matrices leave nothing out

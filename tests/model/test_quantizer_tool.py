@@ -66,7 +66,7 @@ CASES = {
     "glm4_w8a8s_lowbit": Case(replace(_W8A8, is_sparse=True), 2.7e-3, 5),
 }
 # Scales of an int8 cache: those of the first layer, of all layers. They are the float network's.
-_KV_ERRORS = {"glm_w8a8c8": (4e-7, 2e-4), "chatglm_w8a8c8": (4e-7, 1e-6)}
+_KV_ERRORS = {"glm_w8a8c8": (4e-7, 2e-4), "chatglm_w8a8c8": (4e-7, 1.5e-6)}
 
 
 @pytest.fixture(scope="module")

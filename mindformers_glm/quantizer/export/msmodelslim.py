@@ -9,7 +9,7 @@ msmodelslim.py was compared with; W4A8_DYNAMIC by the tool's own saver of its se
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from mindformers_glm.quantizer.export.new_tensor import (
     split_columns,
 )
 from mindformers_glm.quantizer.export.safetensors_writer import SafetensorsWriter
+from mindformers_glm.quantizer.recipe import Recipe
 from mindformers_glm.quantizer.result import ExchangeScales, KvScales, QuantizedModule
+from mindformers_glm.quantizer.rounding import has_two_levels
 from mindformers_glm.quantizer.static_terms import compute_static_terms
 
 _FLOAT, _C8 = "FLOAT", "C8"
@@ -192,14 +194,47 @@ class ModelSlimLayout:
         if not self._is_new or module.weight_bits != 4:
             return codes
         is_by_rows = module.group_size is not None or module.second_scales is not None
-        if codes.shape[0 if is_by_rows else 1] % 2:
-            raise UnsupportedError(
-                f"{module.name} is {codes.shape[0]} by {codes.shape[1]}, which int4 in pairs "
-                "cannot be: take --mindie_format."
-            )
+        _check_pairs(module.name, codes.shape, is_by_rows)
         if is_by_rows:
             return np.ascontiguousarray(packing.pack(codes.T, 4).T).view(np.int8)
         return packing.pack(codes, 4).view(np.int8)
+
+
+def check_slim_shape(
+    name: str, shape: Sequence[int], recipe: Recipe, num_ranks: int, is_new: bool
+) -> None:
+    """Refuse a matrix that the format cannot hold, before anything is calibrated.
+
+    Args:
+        shape: [rows, columns], of the whole matrix.
+        num_ranks: in parts for so many; 1: it is not split.
+        is_new: the new layout, with two int4 to a byte.
+    Raises:
+        UnsupportedError: pairs of int4, or 16 ranks of W4A8_DYNAMIC, cannot be made of it.
+    """
+    num_rows, num_columns = shape
+    if is_new and recipe.weight_bits == 4 and not recipe.is_sparse:
+        part = (num_rows, num_columns // num_ranks)
+        what = f"{name}, for each of {num_ranks} ranks," if num_ranks > 1 else name
+        _check_pairs(what, part, recipe.group_size is not None)
+    if has_two_levels(recipe):
+        _check_rank_columns(name, num_columns)
+
+
+def _check_pairs(name: str, shape: Sequence[int], is_by_rows: bool) -> None:
+    if shape[0 if is_by_rows else 1] % 2:
+        raise UnsupportedError(
+            f"{name} is {shape[0]} by {shape[1]}, which int4 in pairs cannot be: take "
+            "--mindie_format."
+        )
+
+
+def _check_rank_columns(name: str, num_columns: int) -> None:
+    if _ROW_PARALLEL.fullmatch(name) and num_columns % _NUM_RANKS:
+        raise UnsupportedError(
+            f"{name} has {num_columns} columns, which W4A8_DYNAMIC must split for {_NUM_RANKS} "
+            "ranks."
+        )
 
 
 def _part_name(module: str, rank: int) -> str:
@@ -215,10 +250,6 @@ def _make_scale_bias(module: QuantizedModule) -> np.ndarray:
     weights = module.rows.dequantized()
     num_rows, num_columns = weights.shape
     parts = _NUM_RANKS if _ROW_PARALLEL.fullmatch(module.name) else 1
-    if num_columns % parts:
-        raise UnsupportedError(
-            f"{module.name} has {num_columns} columns, which W4A8_DYNAMIC must split for "
-            f"{_NUM_RANKS} ranks."
-        )
+    _check_rank_columns(module.name, num_columns)
     sums = weights.reshape(num_rows, parts, -1).sum(axis=2, dtype=np.float32)
     return np.float32(8) * sums

@@ -10,7 +10,7 @@ README (2.x).
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,20 @@ from mindformers_glm.quantizer.result import KvScales, QuantizedModule
 
 _LABELS = ("W4A16", "W8A16")
 _LARGEST_LOSS = 2.0**-10  # of a scale that becomes float16
+
+
+def check_words(name: str, shape: Sequence[int], bits: int) -> None:
+    """Refuse a matrix [rows, columns] that does not fill words.
+
+    Raises:
+        UnsupportedError: one side is no multiple of what a word holds.
+    """
+    per_word = 32 // bits
+    if any(size % per_word for size in shape):
+        raise UnsupportedError(
+            f"{name} is {shape[0]} by {shape[1]}, which words of {per_word} values cannot be: "
+            f"take --format {MSMODELSLIM}."
+        )
 
 
 class WordLayout(ABC):
@@ -95,17 +109,14 @@ class WordLayout(ABC):
         return [name for name in self._linears if name not in self._kinds]
 
     def _check(self, module: QuantizedModule) -> None:
-        per_word = 32 // module.weight_bits
         problem = ""
         if module.label not in _LABELS:
             problem = f"is {module.label}, and the format {self.name} has {', '.join(_LABELS)}"
         elif module.weight_bits not in self.bits:
             problem = f"has {module.weight_bits} bits, and the format {self.name} has 4"
-        elif any(size % per_word for size in module.rows.codes.shape):
-            shape = " by ".join(map(str, module.rows.codes.shape))
-            problem = f"is {shape}, which words of {per_word} values cannot be"
         if problem:
             raise UnsupportedError(f"{module.name} {problem}: take --format {MSMODELSLIM}.")
+        check_words(module.name, module.rows.codes.shape, module.weight_bits)
 
     @abstractmethod
     def _encode(

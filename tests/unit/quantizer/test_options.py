@@ -11,7 +11,7 @@ from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, STATIC
 from mindformers_glm.quantizer.chosen_recipe import ChosenRecipe, choose_recipe
 from mindformers_glm.quantizer.module_names import resolve_names
 from mindformers_glm.quantizer.options import QuantizeOptions, add_options, read_options
-from mindformers_glm.quantizer.recipe import HISTOGRAM, Recipe
+from mindformers_glm.quantizer.recipe import HISTOGRAM, SEARCHED, Recipe
 
 _PLACES = ("--model_path", "in", "--save_directory", "out")
 _GLM = [
@@ -108,9 +108,12 @@ def test_sparse_switches_reach_the_recipe() -> None:
     assert (recipe.is_co_sparse, recipe.fraction) == (True, 0.05)
 
 
-def test_best_rounds_by_error_and_finds_ranges_by_histogram() -> None:
+def test_best_rounds_and_finds_ranges_by_error() -> None:
     recipe = _choose("--recipe", "best").recipe
-    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m4", HISTOGRAM)
+    assert (recipe.rounding, recipe.anti_method, recipe.act_method) == ("gptq", "m4", SEARCHED)
+    keys = _choose("--recipe", "best", "--mindie_format").export.mindie_keys
+    assert keys is not None
+    assert keys["act_method"] == HISTOGRAM  # of those that MindIE knows
     recipe = _choose("--recipe", "best", "--anti_method", "", "--act_method", "1").recipe
     assert (recipe.anti_method, recipe.act_method) == ("", 1)
 
