@@ -11,7 +11,13 @@ from functools import partial
 from typing import Any, NoReturn
 
 from mindformers_glm.config.sentence_parser import CommandLineError
-from mindformers_glm.config.serve_settings import OTHER_NAMES, SWITCHES, WITHOUT_EFFECT
+from mindformers_glm.config.serve_settings import (
+    DTYPE_NAMES,
+    DTYPE_SETTINGS,
+    OTHER_NAMES,
+    SWITCHES,
+    WITHOUT_EFFECT,
+)
 from mindformers_glm.config.setting import Setting
 from mindformers_glm.config.settings_reader import (
     COMMAND_LINE,
@@ -52,6 +58,7 @@ def add_other_names(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", action=_StoreAs, const=(path, None), help=argparse.SUPPRESS
         )
+    parser.add_argument("--dtype", action=_StoreDtype, help=argparse.SUPPRESS)
     for name, (path, text) in SWITCHES.items():
         parser.add_argument(
             f"--{name}", action=_StoreAs, const=(path, text), nargs=0, help=argparse.SUPPRESS
@@ -133,6 +140,21 @@ class _StoreAs(argparse.Action):
     ) -> None:
         path, text = self.const
         namespace.given = (*namespace.given, (path, [values if text is None else text]))
+
+
+class _StoreDtype(argparse.Action):
+    """Collects vLLM's --dtype as the settings that it stands for."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values != "auto":
+            name = DTYPE_NAMES.get(values, values)
+            namespace.given += tuple((path, [name]) for path in DTYPE_SETTINGS)
 
 
 class _StoreGiven(argparse.Action):

@@ -60,23 +60,27 @@ def api_keys(
     Raises:
         ConfigError: the file cannot be read or holds none, or a key cannot stand in a header.
     """
-    keys = list(given)
+    keys = [(key, "--api_key or serve.api_key") for key in given]
     if file is not None:
         try:
             text = Path(os.path.expanduser(file)).read_text(encoding="ascii")
-            lines = [line for line in map(str.strip, text.splitlines()) if line]
+            lines = list(map(str.strip, text.splitlines()))
         except OSError as problem:
             raise ConfigError(f"Cannot read api_key_file {file}: {problem.strerror}.") from None
         except UnicodeDecodeError:
             lines = []
-        if not lines:
+        if not any(lines):
             raise ConfigError(f"api_key_file {file} must hold a key of ASCII characters a line.")
-        keys += lines
+        places = enumerate(lines, start=1)
+        keys += [(line, f"line {place} of api_key_file {file}") for place, line in places if line]
     if from_variable := (os.environ if environ is None else environ).get("MINDFORMERS_GLM_API_KEY"):
-        keys.append(from_variable)
-    if not all(key.isascii() and key.isprintable() and " " not in key and key for key in keys):
-        raise ConfigError("An API key must be ASCII characters without blanks.")
-    return tuple(dict.fromkeys(keys))
+        keys.append((from_variable, "the variable MINDFORMERS_GLM_API_KEY"))
+    for key, place in keys:  # the sentence must not tell a key
+        if not (key.isascii() and key.isprintable() and " " not in key and key):
+            raise ConfigError(
+                f"An API key must be ASCII characters without blanks, that of {place} is not."
+            )
+    return tuple(dict.fromkeys(key for key, _ in keys))
 
 
 def launched_rank(model_parallel: object) -> int:

@@ -60,27 +60,40 @@ def read_mindie_config(path: Path) -> dict[str, Any]:
             raise UnsupportedError(
                 f"{path}: {key}={found[key]!r} is not supported: set it to {neutral[0]}."
             )
-    is_encrypted = found.pop("ServerConfig.httpsEnabled", False)
-    if not is_encrypted:
+    if _take_switch(found, "ServerConfig.httpsEnabled", path):
+        if not all(found.get(key) for key in _TLS):
+            raise ConfigError(
+                f"{path}: httpsEnabled true needs tlsCert and tlsPk, or nothing would be "
+                "encrypted: give both, or set it to false."
+            )
+    else:
         for key in _TLS:
             found.pop(key, None)
-    all_addresses = found.pop("ServerConfig.allowAllZeroIpListening", False)
+    all_addresses = _take_switch(found, "ServerConfig.allowAllZeroIpListening", path)
     if found.get("ServerConfig.ipAddress") in ("0.0.0.0", "::") and not all_addresses:
         raise ConfigError(
             f"{path}: ipAddress listens on all addresses, which allowAllZeroIpListening false "
             "forbids: set it to true, or give one address."
         )
-    ids = found.pop("BackendConfig.npuDeviceIds", None)
     settings = {name: found[key] for key, name in _SETTINGS.items() if key in found}
-    match ids:
+    match found.get("BackendConfig.npuDeviceIds"):
         case [[int(device_id)]]:
             settings["context.device_id"] = device_id
-    if settings.get("parallel_config.model_parallel", 1) > 1:
+            del found["BackendConfig.npuDeviceIds"]
+    num_ranks = settings.get("parallel_config.model_parallel")
+    if isinstance(num_ranks, int) and num_ranks > 1:  # what is none is told with all settings
         settings["use_parallel"] = True
     if idle := sorted(found.keys() - _SETTINGS.keys() - _NEUTRAL.keys()):
         names = ", ".join(key.rpartition(".")[2] for key in idle)
         note(f"{path} has keys that change nothing here: {names}")
     return settings
+
+
+def _take_switch(found: dict[str, Any], key: str, path: Path) -> bool:
+    value = found.pop(key, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{path}: {key} must be true or false, got {value!r:.80}.")
+    return value
 
 
 def _flatten(tree: Mapping[str, Any], path: Path, prefix: str = "") -> dict[str, Any]:

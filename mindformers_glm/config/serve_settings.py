@@ -20,12 +20,14 @@ from mindformers_glm.config.value_types import (
 # vLLM's and vastgenx's spellings of settings -> ours, on the command line of `serve`.
 OTHER_NAMES = {
     "model": "pretrained_model_dir",
-    "dtype": "model.model_config.params_dtype",
     "block_size": "model.model_config.block_size",
     "tensor_parallel_size": "parallel_config.model_parallel",
     "max_device_memory": "context.max_device_memory",
     "batch_size": "serve.max_num_seqs",
 }
+# vLLM's --dtype is one type of weights and products, with names of its own; auto sets neither.
+DTYPE_SETTINGS = ("model.model_config.params_dtype", "model.model_config.compute_dtype")
+DTYPE_NAMES = {"half": "float16", "float": "float32"}
 # Switches of vLLM -> (our setting, its value).
 SWITCHES = {
     "no_enable_prefix_caching": ("enable_prefix_caching", "False"),

@@ -1,6 +1,7 @@
 """`mindformers-glm serve [DIR]`: a model behind OpenAI's routes."""
 
 import argparse
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mindformers_glm.serving.server.run_server import ListenSettings
 
 _ENGINE_STOP_S = 30.0
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s\"',]+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if config.rank > 0 and arguments.ray is None:
         return follow_rank_0(config, _llm_arguments(config))
     _check_packages()
+    _check_origins(config.server["allowed_origins"])
     if arguments.ray is not None:
         from mindformers_glm.serving.ray.serve import serve_on_ray
 
@@ -211,6 +214,16 @@ def _tell_ready(
 
 def _name_ranks(llm: "LLM") -> str:
     return f", on {llm.group.size} ranks" if llm.group.size > 1 else ""
+
+
+def _check_origins(origins: Sequence[str]) -> None:
+    """Refuse what no browser calls a page's origin: it would forbid all pages in silence."""
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                "allowed_origins must be origins of web pages, such as https://HOST or "
+                f"http://HOST:PORT without a path, or *, got {origin!r:.80}."
+            )
 
 
 def _check_packages() -> None:

@@ -26,6 +26,7 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "n": ((1,), "send several requests"),
 }
 _CHOICES = {"auto": "auto", "none": "none", "any": "required"}
+_THINKING = ("enabled", "disabled", "adaptive")  # adaptive: as the model does by itself
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -72,28 +73,35 @@ def read_conversation(fields: Fields) -> tuple[Fields, list[dict[str, Any]]]:
         raise RequestError(400, "messages must be a list of at least one.", param="messages")
     for message in given:
         messages += _read_message(message)
-    return fields.with_members(_as_of_chat(fields)), messages
+    members = _as_of_chat(fields)
+    # An assistant's message at the end is the beginning of the answer.
+    is_begun = messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]
+    if is_begun and fields.raw("continue_final_message") is None:
+        members["continue_final_message"] = True
+    return fields.with_members(members), messages
 
 
 def _as_of_chat(fields: Fields) -> dict[str, Any]:
     members: dict[str, Any] = {}
     if tools := fields.take("tools", list):
         members["tools"] = list(map(_read_tool, tools))
-    choice = fields.take("tool_choice", dict, {})
-    given = Fields(choice, "tool_choice")
-    kind = given.take("type", str, "auto")
+    choice = fields.inner("tool_choice")
+    kind = choice.take("type", str, "auto")
     if kind == "tool":
-        name = {"name": choice.get("name")}
+        name = {"name": choice.take("name", str)}
         members["tool_choice"] = {"type": "function", "function": name}
     elif kind in _CHOICES:
         members["tool_choice"] = _CHOICES[kind]
     else:
-        raise fields.wrong("tool_choice", "of type auto, any, tool or none", choice)
-    members["parallel_tool_calls"] = not given.take("disable_parallel_tool_use", bool, False)
-    thinking = fields.take("thinking", dict, {})
-    if (kind := thinking.get("type")) in ("enabled", "disabled"):
+        raise choice.wrong("type", "auto, any, tool or none", kind)
+    members["parallel_tool_calls"] = not choice.take("disable_parallel_tool_use", bool, False)
+    thinking = fields.inner("thinking")
+    kind = thinking.take("type", str)
+    if kind not in _THINKING and fields.raw("thinking"):
+        raise thinking.wrong("type", "enabled, disabled or adaptive", kind)
+    if kind in ("enabled", "disabled"):
         members["enable_thinking"] = kind == "enabled"
-    if kind == "enabled" and (budget := thinking.get("budget_tokens")) is not None:
+    if kind == "enabled" and (budget := thinking.raw("budget_tokens")) is not None:
         members["thinking_token_budget"] = budget
     return members
 

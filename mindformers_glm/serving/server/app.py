@@ -23,7 +23,7 @@ from mindformers_glm.serving.server.door import AccessLog, KeyGuard, allow_origi
 from mindformers_glm.serving.server.errors import RequestError
 from mindformers_glm.serving.server.fields import Fields
 from mindformers_glm.serving.server.metrics import CONTENT_TYPE
-from mindformers_glm.serving.server.service import Service, json_response
+from mindformers_glm.serving.server.service import Service, json_response, warning_headers
 from mindformers_glm.version import __version__
 
 Handler = Callable[[HttpRequest, Service], Awaitable[ASGIApp]]
@@ -88,7 +88,8 @@ async def _count_tokens(http: HttpRequest, service: Service) -> Response:
     token_ids, _ = await service.link.run_beside(
         lambda: service.frontend.encode(messages, tools, options)
     )
-    return json_response({"input_tokens": len(token_ids)})
+    headers = warning_headers(chat.ignored(is_answer=False))
+    return json_response({"input_tokens": len(token_ids)}, headers=headers)
 
 
 _PLAIN: tuple[tuple[str, str, Handler], ...] = (

@@ -83,10 +83,10 @@ class StreamOptions:
 def read_stream(fields: Fields) -> tuple[bool, StreamOptions]:
     """Whether the answer comes as events, and what these tell."""
     is_stream = fields.take("stream", bool, False)
-    given = fields.take("stream_options", dict, {})
-    if given and not is_stream:
+    options = StreamOptions(fields.inner("stream_options"))
+    if fields.raw("stream_options") and not is_stream:
         raise RequestError(400, "stream_options needs stream true.", param="stream_options")
-    return is_stream, StreamOptions(Fields(given, "stream_options"))
+    return is_stream, options
 
 
 class ChatForm:

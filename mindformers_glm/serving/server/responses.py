@@ -26,6 +26,10 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "top_logprobs": ((0,), "use /v1/chat/completions"),
     "max_tool_calls": ((), "set parallel_tool_calls false"),
     "n": ((1,), "send several requests"),
+    "response_format": ((), "use text.format"),
+}
+_UNSUPPORTED_TEXT: dict[str, tuple[tuple[Any, ...], str]] = {
+    "verbosity": (("medium",), "say it in a message"),
 }
 # Members of a Response that repeat the request, with their defaults.
 _REPEATED: dict[str, Any] = {
@@ -104,10 +108,9 @@ def _as_of_chat(fields: Fields) -> dict[str, Any]:
     choice = fields.raw("tool_choice")
     if isinstance(choice, dict) and choice.get("type") == "function":
         members["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
-    text = fields.take("text", dict, {})
-    structure = text.get("format") or {"type": "text"}
-    if not isinstance(structure, dict):
-        raise fields.wrong("text", 'an object such as {"format": {"type": "text"}}', text)
+    text = fields.inner("text")
+    text.refuse(_UNSUPPORTED_TEXT)
+    structure = text.take("format", dict) or {"type": "text"}
     if structure.get("type") == "json_schema":
         schema = {key: value for key, value in structure.items() if key != "type"}
         structure = {"type": "json_schema", "json_schema": schema}

@@ -44,14 +44,15 @@ def _read(fields: Fields, service: Service, *, is_stream: bool) -> Asked:
     if text is None:
         raise RequestError(400, "inputs must be a text.", param="inputs")
     fields.take("stream", bool)  # the route says it
-    given = Fields(fields.take("parameters", dict, {}), "parameters")
+    given = fields.inner("parameters")
     given.refuse(UNSUPPORTED)
     extra: dict[str, Any] = {"logprobs": 0}
-    if (grammar := given.take("grammar", dict)) is not None:
-        kind = grammar.get("type")
-        if kind not in ("json", "regex"):
-            raise given.wrong("grammar", "of type json or regex", grammar)
-        extra |= read_structure(Fields({f"guided_{kind}": grammar.get("value")}))
+    grammar = given.inner("grammar")
+    if (whole := given.raw("grammar")) is not None:
+        kind, value = grammar.raw("type"), grammar.raw("value")
+        if kind not in ("json", "regex") or value is None:
+            raise given.wrong("grammar", '{"type": "json" or "regex", "value": ...}', whole)
+        extra |= read_structure(Fields({f"guided_{kind}": value}))
     if all(given.raw(name) is None for name in _WISHES):
         extra["do_sample"] = False
     if given.raw("max_new_tokens") is None:
@@ -68,8 +69,7 @@ def _read(fields: Fields, service: Service, *, is_stream: bool) -> Asked:
         has_details=given.take("details", bool, False),
     )
     path = STREAM_PATH if is_stream else PATH
-    ignored = [*fields.ignored(), *given.ignored()]
-    return Asked([text], params, form, ErrorEvent(path), is_stream, ignored=ignored)
+    return Asked([text], params, form, ErrorEvent(path), is_stream, ignored=fields.ignored())
 
 
 class GenerateForm:

@@ -44,7 +44,9 @@ async def detokenize(http: HttpRequest, service: Service) -> Response:
     """The text of token ids."""
     fields = await service.read_fields(http)
     service.read_model(fields)
-    token_ids = fields.take("tokens", list, [])
+    token_ids = fields.take("tokens", list)
+    if token_ids is None:
+        raise fields.wrong("tokens", "a list of token ids", None)
     limit = service.tokenizer.num_token_ids
     for token_id in token_ids:
         if type(token_id) is not int or not 0 <= token_id < limit:

@@ -54,6 +54,10 @@ def test_keys_become_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("server", "backend", "part"),
     [
         ({"ipAddress": "0.0.0.0"}, {}, "allowAllZeroIpListening"),
+        ({"ipAddress": "::", "allowAllZeroIpListening": "no"}, {}, "must be true or false"),
+        ({"httpsEnabled": True}, {}, "needs tlsCert and tlsPk"),
+        ({"httpsEnabled": True, "tlsCert": "server.pem", "tlsPk": ""}, {}, "tlsCert and tlsPk"),
+        ({"httpsEnabled": "yes"}, {}, "httpsEnabled must be true or false"),
         ({}, {"modelInstanceNumber": 2}, "modelInstanceNumber=2"),
         ({}, {"ModelDeployConfig": {"truncation": True}}, "truncation=True"),
         ({}, {"ModelDeployConfig": {"ModelConfig": [MODEL, MODEL]}}, "a list of one model"),
@@ -64,6 +68,22 @@ def test_what_would_change_answers_is_refused(
 ) -> None:
     with pytest.raises(GlmError, match=part):
         read_mindie_config(_write(tmp_path, server, **backend))
+
+
+@pytest.mark.parametrize("size", ["2", None, [2], 2.0])
+def test_a_size_that_is_no_number_is_left_to_who_reads_settings(tmp_path: Path, size: Any) -> None:
+    models = [MODEL | {"worldSize": size}]
+    settings = read_mindie_config(_write(tmp_path, {}, ModelDeployConfig={"ModelConfig": models}))
+    assert settings["parallel_config.model_parallel"] == size
+    assert "use_parallel" not in settings
+
+
+def test_devices_that_are_not_taken_over_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = read_mindie_config(_write(tmp_path, {}, npuDeviceIds=[[0, 1]]))
+    assert "context.device_id" not in settings
+    assert "change nothing here: npuDeviceIds" in capsys.readouterr().err
 
 
 def test_another_json_file_is_refused(tmp_path: Path) -> None:

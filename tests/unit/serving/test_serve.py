@@ -38,6 +38,10 @@ def test_defaults_are_safe() -> None:
         (["--batch_size", "16"], "max_num_seqs", 16),
         (["--max-num-batched-tokens", "256"], "max_num_batched_tokens", 256),
         (["--dtype", "bfloat16"], "params_dtype", "bfloat16"),
+        (["--dtype", "half"], "params_dtype", "float16"),
+        (["--dtype", "float32"], "compute_dtype", "float32"),
+        (["--dtype=float"], "params_dtype", "float32"),
+        (["--dtype", "auto"], "params_dtype", "bfloat16"),
         (["--block-size", "16"], "block_size", 16),
         (["--no-enable-prefix-caching"], "enable_prefix_caching", False),
         (["--enable-prefix-caching"], "enable_prefix_caching", True),
@@ -105,6 +109,35 @@ def test_keys_come_from_three_places(tmp_path: Path) -> None:
     for given, file in ([], str(path)), (["a b"], None), ([""], None), (["ключ"], None):
         with pytest.raises(ConfigError):
             api_keys(given, file, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "environ", "place"),
+    [
+        (["a b"], "", {}, "--api_key"),
+        ([], "good\n\na b\n", {}, "line 3 of api_key_file"),
+        ([], "", {"MINDFORMERS_GLM_API_KEY": "a b"}, "the variable MINDFORMERS_GLM_API_KEY"),
+    ],
+)
+def test_a_wrong_key_is_told_by_its_place_and_not_shown(
+    tmp_path: Path, given: list[str], text: str, environ: dict[str, str], place: str
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=place) as found:
+        api_keys(given, str(path) if text else None, environ)
+    assert "a b" not in str(found.value)
+
+
+@pytest.mark.parametrize("origin", ["*", "https://page.test", "http://[::1]:80", "app://x"])
+def test_origins_of_pages_are_taken(origin: str) -> None:
+    serve._check_origins((origin,))
+
+
+@pytest.mark.parametrize("origin", ["page.test", '["*"]', "https://page.test/", "", "null"])
+def test_what_is_no_origin_of_a_page_is_refused(origin: str) -> None:
+    with pytest.raises(ConfigError, match="allowed_origins must be origins"):
+        serve._check_origins(("https://page.test", origin))
 
 
 def test_a_port_that_is_none_is_refused() -> None:
