@@ -20,9 +20,9 @@ from mindformers_glm.system.log import note
 from mindformers_glm.tokenizer import GlmTokenizer, check_vocabulary, open_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCacheSettings
+from mindformers_glm.weights.rule_checks import check_rules
 from mindformers_glm.weights.rules import (
     build_rules,
-    check_rules,
     find_stored_schemes,
     resolve_attention_bias,
 )

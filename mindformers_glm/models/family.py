@@ -32,9 +32,9 @@ from mindformers_glm.models.step_inputs import read_step
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rule_checks import check_rules
 from mindformers_glm.weights.rules import (
     build_rules,
-    check_rules,
     find_stored_schemes,
     resolve_attention_bias,
 )

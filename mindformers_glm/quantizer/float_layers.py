@@ -75,7 +75,7 @@ class FloatNetwork:
     """Runs the layers of a checkpoint on sequences that are calibrated with, all at once.
 
     Args:
-        checkpoint: float, of tensors that `weights.rules.check_rules` has passed.
+        checkpoint: float, of tensors that `weights.rule_checks.check_rules` has passed.
         samples: token ids of each sequence; none: layers can be read and not run.
         is_exact: products are float32 throughout, norms and SwiGLU as msModelSlim has them; else
             16 bits of each factor count where the machine is faster so.

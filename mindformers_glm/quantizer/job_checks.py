@@ -11,7 +11,8 @@ from mindformers_glm.quantizer.recipe import NEAREST, Recipe
 from mindformers_glm.quantizer.rotation import Rotation
 from mindformers_glm.quantizer.rounding import check_columns, check_recipe
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules, resolve_attention_bias
 from mindformers_glm.weights.tensor_names import TENSOR_NAMES
 
 

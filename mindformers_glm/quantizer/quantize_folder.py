@@ -36,7 +36,8 @@ from mindformers_glm.system.log import note
 from mindformers_glm.system.new_file import check_new_file
 from mindformers_glm.tokenizer import check_vocabulary, load_tokenizer
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules, resolve_attention_bias
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from mindformers_glm.system.progress import Progress
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.packed_cache import PackedCache
 from mindformers_glm.weights.quantized_view import QuantizedView
-from mindformers_glm.weights.rules import SourceTensor, WeightRule, check_rules, count_bytes
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import SourceTensor, WeightRule, count_bytes
 from mindformers_glm.weights.surplus import check_repeats, tell_surplus
 from mindformers_glm.weights.tensor_view import TensorView
 

@@ -22,7 +22,8 @@ from mindformers_glm.system.new_folder import new_folder
 from mindformers_glm.system.progress import Progress
 from mindformers_glm.system.sizes import format_bytes
 from mindformers_glm.weights.checkpoint import Checkpoint, FindFormat
-from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules, resolve_attention_bias
 from mindformers_glm.weights.share_tensors import QuantizedShare, ShareTensor, share_tensor
 from mindformers_glm.weights.shares import (
     FORMAT_VERSION,

@@ -11,7 +11,8 @@ from mindformers_glm.core.quantized_linear import JOINED_PARTS
 from mindformers_glm.core.sharding import Piece
 from mindformers_glm.system.log import note
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import ALL_ZEROS, WeightRule, find_surplus
+from mindformers_glm.weights.rule_checks import ALL_ZEROS, find_surplus
+from mindformers_glm.weights.rules import WeightRule
 from mindformers_glm.weights.shards import list_files, list_names
 
 

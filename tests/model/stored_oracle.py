@@ -18,7 +18,8 @@ from mindformers_glm.core.quantized_linear import DYNAMIC, FLOAT, MIXED, StaticA
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.quantized_view import QuantizedView
-from mindformers_glm.weights.rules import WeightRule, build_rules, check_rules
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import WeightRule, build_rules
 
 # By the ends of our names: Hugging Face's modules, each a matrix or an equal share of its rows.
 _MODULES = {

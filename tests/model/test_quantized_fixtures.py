@@ -17,7 +17,8 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.segmented_linear import SegmentedLinear
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules
 from tests.conftest import relative_error
 from tests.model import chatglm_layout, hf_oracle, stored_oracle
 

@@ -29,7 +29,7 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.config.runner_settings import RunnerSettings
 from mindformers_glm.system.interrupts import delay_interrupts, interrupts_raise
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import check_rules
+from mindformers_glm.weights.rule_checks import check_rules
 
 # Upstream's names of the network's two graphs. MindSpore looks no further than at such a phase once
 # its graph is compiled, so the inputs' sizes must be left open.

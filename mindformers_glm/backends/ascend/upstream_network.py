@@ -35,9 +35,9 @@ from mindformers_glm.core.stored_schemes import StoredSchemes
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.system.files import read_json_if_present
 from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rule_checks import check_rules
 from mindformers_glm.weights.rules import (
     WeightRule,
-    check_rules,
     find_stored_schemes,
     resolve_attention_bias,
 )

@@ -38,12 +38,8 @@ from mindformers_glm.quantizer.result import LayerResult
 from mindformers_glm.system.files import read_json_object
 from mindformers_glm.system.new_folder import new_folder
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import (
-    build_rules,
-    check_rules,
-    find_surplus,
-    resolve_attention_bias,
-)
+from mindformers_glm.weights.rule_checks import check_rules, find_surplus
+from mindformers_glm.weights.rules import build_rules, resolve_attention_bias
 from mindformers_glm.weights.share_writer import copy_other_files
 
 FOLDER_MODE = 0o750  # as the tool makes folders

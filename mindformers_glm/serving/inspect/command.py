@@ -34,12 +34,11 @@ from mindformers_glm.tokenizer import (
     open_tokenizer,
 )
 from mindformers_glm.weights.checkpoint import Checkpoint
+from mindformers_glm.weights.rule_checks import check_rules, find_surplus
 from mindformers_glm.weights.rules import (
     WeightRule,
     build_rules,
-    check_rules,
     find_stored_schemes,
-    find_surplus,
     resolve_attention_bias,
     without_kv_scales,
 )

@@ -11,7 +11,8 @@ from released_models import MODELS
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules
 
 _GLM = {
     "hidden_size": 128,

@@ -13,7 +13,8 @@ from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError, GlmError, UnsupportedError
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules
 from mindformers_glm.weights.surplus import check_repeats
 from tests import part_folders
 from tests import quantized_folders as folders

@@ -17,7 +17,8 @@ from mindformers_glm.core.sharding import LARGEST_GROUP, TensorParallel
 from mindformers_glm.quantization.share_format import DESCRIPTION_NAME, ShareEncoder
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import WeightRule, build_rules, check_rules, list_schemes
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import WeightRule, build_rules, list_schemes
 from mindformers_glm.weights.share_writer import write_shares
 from mindformers_glm.weights.shares import MANIFEST_NAME
 from tests import part_folders

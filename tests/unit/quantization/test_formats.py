@@ -14,7 +14,8 @@ from mindformers_glm.core.quantized_linear import StoredScheme
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import SourceTensor, build_rules, check_rules, list_schemes
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import SourceTensor, build_rules, list_schemes
 from mindformers_glm.weights.surplus import check_repeats
 from tests import quantized_folders as folders
 from tests.unit.quantization.float_folder import write_float_folder

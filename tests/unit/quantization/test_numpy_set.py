@@ -15,7 +15,8 @@ from mindformers_glm.core.errors import CheckpointError, GlmError, UnsupportedEr
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.quantization.stored_format import find_format
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules
 from mindformers_glm.weights.surplus import check_repeats
 from tests import numpy_sets
 from tests.unit.quantization.float_folder import write_float_folder

@@ -11,7 +11,8 @@ from mindformers_glm.quantizer.export.layout import ExportSettings
 from mindformers_glm.quantizer.export.write_folder import write_folder
 from mindformers_glm.quantizer.result import QuantizedModule
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules, resolve_attention_bias
 from tests.unit.quantization.float_folder import write_float_folder
 from tests.unit.quantizer.rounded_layers import round_layers
 

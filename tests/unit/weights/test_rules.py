@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 from mindformers_glm.config.glm_config import GlmConfig
 from mindformers_glm.core.errors import CheckpointError
 from mindformers_glm.weights.checkpoint import Checkpoint
-from mindformers_glm.weights.rules import build_rules, check_rules, resolve_attention_bias
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules, resolve_attention_bias
 
 
 def check(folder: Path) -> None:

@@ -12,7 +12,8 @@ from mindformers_glm.core.errors import CheckpointError, UnsupportedError
 from mindformers_glm.core.sharding import TensorParallel
 from mindformers_glm.weights.checkpoint import Checkpoint
 from mindformers_glm.weights.loader import load_weights
-from mindformers_glm.weights.rules import build_rules, check_rules
+from mindformers_glm.weights.rule_checks import check_rules
+from mindformers_glm.weights.rules import build_rules
 from mindformers_glm.weights.shards import find_shards
 from mindformers_glm.weights.share_writer import write_shares
 
