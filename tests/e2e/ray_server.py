@@ -157,9 +157,14 @@ class RayServer(Program):
         return addresses(self.url)
 
     def wait_for_replicas(self, count: int) -> set[str]:
-        """The addresses of so many."""
-        self.wait_for(lambda: len(self.addresses()) == count)
-        return self.addresses()
+        """The addresses of so many that answer: a killed one is listed for a while."""
+
+        def find() -> set[str]:
+            found = self.addresses()
+            return found if len(found) == count and all(map(is_healthy, found)) else set()
+
+        found: set[str] = self.wait_for(find)
+        return found
 
 
 def start_server(folder: Path, *words: str, **options: Any) -> RayServer:
@@ -176,6 +181,15 @@ def addresses(url: str) -> set[str]:
         return set()
     ready = [one["targets"] for one in groups if one["labels"]["state"] == "ready"]
     return {target for targets in ready for target in targets}
+
+
+def is_healthy(address: str) -> bool:
+    """Whether the server there answers."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/health", timeout=5) as page:
+            return bool(page.status == 200)
+    except OSError:
+        return False
 
 
 def ask(url: str, number: int, *, stream: bool = False, max_tokens: int = 24) -> str:
